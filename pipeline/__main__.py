@@ -1,0 +1,5 @@
+"""`python -m pipeline` is `mkhspc`."""
+
+from pipeline.cli import main
+
+main()

@@ -1,0 +1,94 @@
+"""The `mkhspc` command: parse, call, translate errors.
+
+Commands are imported when they are called, so `mkhspc --help` reads none of the scientific stack.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from pipeline import __version__
+from pipeline.errors import MkhspcError
+
+COMMANDS = {
+    "demo": ("pipeline.cli.demo", "The whole journey on simulated slides, in about two minutes."),
+    "inspect": ("pipeline.cli.inspect", "What a CZI file holds: scenes, pixel size, tissue, tiles."),
+    "segment": ("pipeline.cli.segment", "Find, measure and crop the cells of one or more slides."),
+    "refilter": ("pipeline.cli.refilter", "Change the size filter of a run; no detector runs again."),
+    "merge": ("pipeline.cli.merge", "Put the finished tiles of a run together into its tables."),
+    "status": ("pipeline.cli.status", "How far a run is: tiles done, failed and left by slide."),
+    "gallery": ("pipeline.cli.gallery", "Make the static labelling site of a run."),
+    "serve": ("pipeline.cli.serve", "Look at a site on this machine."),
+    "publish": ("pipeline.cli.publish", "Put a site on a branch of a git repository (GitHub Pages)."),
+    "convert": ("pipeline.cli.convert", "Turn exported labels into training data."),
+    "train": ("pipeline.cli.train", "Train a classifier for each cell type."),
+    "validate": ("pipeline.cli.validate", "Judge classifiers on groups that they have not seen."),
+    "score": ("pipeline.cli.score", "Score every cell of a run with classifiers."),
+    "report": ("pipeline.cli.report", "Counts and densities by slide and by group."),
+    "doctor": ("pipeline.cli.doctor", "What is installed here and what is missing."),
+}
+"""Every command: the module that holds it under its own name, and its line in `mkhspc --help`."""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported only when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(COMMANDS[cmd_name][0])
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="mkhspc")
+@click.option("-v", "--verbose", is_flag=True, help="Show a traceback with an error.")
+def cli(verbose: bool) -> None:
+    """Megakaryocytes (MK) and stem/progenitor cells (HSPC) in CZI scans of H&E bone marrow.
+
+    \b
+    Start here:
+      mkhspc demo --out demo-out --serve
+      mkhspc inspect slide.czi
+      mkhspc segment --czi-path slide.czi --output-dir run --sample-fraction 0.02
+      mkhspc gallery --run run --out site
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: runs a command and ends the process with its exit code."""
+    sys.exit(run_command(sys.argv[1:] if arguments is None else arguments))
+
+
+def run_command(arguments: list[str]) -> int:
+    """Runs `mkhspc` with these arguments and returns its exit code."""
+    verbose = bool({"-v", "--verbose"} & set(arguments[:1]))
+    try:
+        outcome: Any = cli.main(arguments, prog_name="mkhspc", standalone_mode=False)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("mkhspc: interrupted; run the same command again to go on", err=True)
+        return 130
+    except MkhspcError as error:
+        if verbose:
+            traceback.print_exc()
+        click.echo(f"mkhspc: {error}", err=True)
+        return error.exit_code
+    return outcome if isinstance(outcome, int) else 0

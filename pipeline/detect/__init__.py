@@ -1,0 +1,1 @@
+"""Detectors: one window of a slide in, the outlines of one type of cell out."""

@@ -1,0 +1,1 @@
+"""Tiles to parts, in parallel, resumable; parts to tables."""

@@ -1,0 +1,1 @@
+"""A run as a static site: pages, sprites, serving and publishing."""

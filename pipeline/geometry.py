@@ -1,0 +1,162 @@
+"""Boxes, masks and contours in pixels, and their physical sizes.
+
+Coordinates are level-0 pixels of a scene: origin at the scene's top-left corner, x to the right,
+y down. A pixel (x, y) covers the square [x, x+1) x [y, y+1), boxes are half-open, and a contour
+runs along pixel edges, so that the area inside it is exactly the number of pixels of its mask.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+BoolMask = NDArray[np.bool_]
+IntArray = NDArray[np.int32]
+
+
+@dataclass(frozen=True, order=True)
+class Box:
+    """A half-open rectangle [x0, x1) x [y0, y1) in pixels."""
+
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+
+    @property
+    def width(self) -> int:
+        return self.x1 - self.x0
+
+    @property
+    def height(self) -> int:
+        return self.y1 - self.y0
+
+    @property
+    def area_px(self) -> int:
+        return max(0, self.width) * max(0, self.height)
+
+    def grown(self, margin_px: int) -> Box:
+        """The box with `margin_px` added on every side."""
+        return Box(self.x0 - margin_px, self.y0 - margin_px, self.x1 + margin_px, self.y1 + margin_px)
+
+    def shifted(self, dx: int, dy: int) -> Box:
+        return Box(self.x0 + dx, self.y0 + dy, self.x1 + dx, self.y1 + dy)
+
+    def clipped(self, outer: Box) -> Box:
+        """The part of this box inside `outer` (may be empty, never inverted)."""
+        x0, y0 = max(self.x0, outer.x0), max(self.y0, outer.y0)
+        return Box(x0, y0, max(x0, min(self.x1, outer.x1)), max(y0, min(self.y1, outer.y1)))
+
+    def contains_point(self, x: float, y: float) -> bool:
+        return self.x0 <= x < self.x1 and self.y0 <= y < self.y1
+
+    def slices_in(self, outer: Box) -> tuple[slice, slice]:
+        """Row and column slices of this box inside an array that covers `outer`."""
+        return (
+            slice(self.y0 - outer.y0, self.y1 - outer.y0),
+            slice(self.x0 - outer.x0, self.x1 - outer.x0),
+        )
+
+
+def um_to_px(length_um: float, um_per_px: float) -> int:
+    """A length in µm as whole pixels, rounded up: for margins and reaches."""
+    return math.ceil(length_um / um_per_px - 1e-9)
+
+
+def area_um2(area_px: float, um_per_px: float) -> float:
+    """An area in level-0 pixels as µm²."""
+    return area_px * um_per_px * um_per_px
+
+
+def equivalent_diameter(area: float) -> float:
+    """Diameter of the circle of this area, in the square root of the area's unit."""
+    return math.sqrt(4.0 * area / math.pi)
+
+
+def normalise_mask(mask: BoolMask) -> BoolMask:
+    """The largest 4-connected piece of `mask` with its holes filled, shape (h, w) bool.
+
+    A 4-connected region whose 4-connected background holes are filled has an outline that never
+    touches itself, so its contour is a simple polygon. Empty in, empty out. Of pieces of equal
+    size the first in raster order wins.
+    """
+    labels, count = ndimage.label(mask)
+    if count > 1:
+        sizes = np.bincount(labels.ravel())
+        sizes[0] = 0
+        mask = labels == int(sizes.argmax())
+    filled: BoolMask = ndimage.binary_fill_holes(mask)
+    return filled
+
+
+def mask_to_contour(mask: BoolMask, x0_px: int = 0, y0_px: int = 0) -> IntArray:
+    """Outline of a normalised mask along pixel edges.
+
+    Args:
+        mask: (h, w) bool, one 4-connected region without holes (see `normalise_mask`).
+        x0_px: x of the mask's left edge.
+        y0_px: y of the mask's top edge.
+
+    Returns:
+        (n, 2) int32 corner points x, y: a simple polygon, not closed by repetition, without
+        collinear points; its shoelace area equals `mask.sum()`.
+
+    Raises:
+        ValueError: if the mask is empty.
+    """
+    # On the mask at twice its size every border pixel belongs to exactly one pixel corner:
+    # (p + 1) // 2. The chain that cv2 traces, mapped so, is the outline along pixel edges.
+    doubled = cv2.resize(mask.astype(np.uint8), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
+    chains, _ = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    if not chains:
+        raise ValueError("the mask is empty: it has no contour")
+    points = (max(chains, key=len)[:, 0, :] + 1) // 2
+    points = points[np.any(points != np.roll(points, 1, axis=0), axis=1)]
+    before, after = points - np.roll(points, 1, axis=0), np.roll(points, -1, axis=0) - points
+    is_corner = before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]
+    outline: IntArray = (points[is_corner] + (x0_px, y0_px)).astype(np.int32)
+    return outline
+
+
+def contour_to_mask(contour: NDArray[np.integer[Any]], box: Box) -> BoolMask:
+    """Pixels inside a pixel-edge contour: the inverse of `mask_to_contour`.
+
+    Args:
+        contour: (n, 2) integers x, y along pixel edges (horizontal and vertical steps only).
+        box: the region to fill; the result has shape (box.height, box.width).
+    """
+    flips = np.zeros((box.height + 1, box.width + 1), np.int32)
+    start, end = contour - (box.x0, box.y0), np.roll(contour, -1, axis=0) - (box.x0, box.y0)
+    for (xa, ya), (xb, yb) in zip(start, end, strict=True):
+        if xa == xb:  # only vertical edges toggle inside and outside along a row
+            low, high = sorted((int(ya), int(yb)))
+            flips[max(0, low) : max(0, high), min(max(0, int(xa)), box.width)] += 1
+    inside: BoolMask = np.cumsum(flips[:-1, :-1], axis=1) % 2 == 1
+    return inside
+
+
+def polygon_area_px(contour: NDArray[np.integer[Any]]) -> float:
+    """Shoelace area of an (n, 2) polygon, in pixels."""
+    x, y = contour[:, 0].astype(np.float64), contour[:, 1].astype(np.float64)
+    return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2.0
+
+
+def mask_centroid(mask: BoolMask) -> tuple[float, float]:
+    """Centre of mass (x, y) of a mask, in pixels from its top-left corner.
+
+    Pixel centres lie at +0.5, so a mask of the single pixel (0, 0) has its centroid at (0.5, 0.5).
+    """
+    ys, xs = np.nonzero(mask)
+    return float(xs.mean()) + 0.5, float(ys.mean()) + 0.5
+
+
+def mask_length_px(mask: BoolMask) -> float:
+    """Longest distance between two pixel corners of a non-empty mask (maximum Feret diameter)."""
+    hull = cv2.convexHull(mask_to_contour(mask))[:, 0, :].astype(np.float64)
+    return float(np.hypot(*(hull[:, None, :] - hull[None, :, :]).T).max())

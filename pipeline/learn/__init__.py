@@ -1,0 +1,1 @@
+"""Expert labels to classifiers to scores."""

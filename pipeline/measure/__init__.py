@@ -1,0 +1,1 @@
+"""Numbers and crops of detected cells: shape, colour, texture, lossless images."""

@@ -1,0 +1,77 @@
+"""Every path of a run, in one place."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import InputError
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """Paths inside a run directory. Making one touches no file."""
+
+    root: Path
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / "manifest.json"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    def plan(self, slide_id: str) -> Path:
+        """The frozen tile plan of a slide, with its tissue masks and calibration."""
+        return self.root / "tiles" / f"{slide_id}.parquet"
+
+    def part(self, slide_id: str, tile_id: str) -> Path:
+        """The cells of one finished tile. Present = done."""
+        return self.root / "parts" / slide_id / f"{tile_id}.parquet"
+
+    def finished_tiles(self, slide_id: str) -> set[str]:
+        """Ids of the tiles of a slide whose part is there."""
+        return {path.stem for path in (self.root / "parts" / slide_id).glob("*.parquet")}
+
+    def cells(self, slide_id: str) -> Path:
+        return self.root / "cells" / f"{slide_id}.parquet"
+
+    def crops(self, slide_id: str) -> Path:
+        return self.root / "crops" / f"{slide_id}.parquet"
+
+    def scores(self, slide_id: str) -> Path:
+        return self.root / "scores" / f"{slide_id}.parquet"
+
+
+def slide_id_of(path: Path) -> str:
+    """A slide's id: its file stem with every character outside `A-Za-z0-9.-` made `_`.
+
+    The result is safe as a file name, in HTML, in a shell and in a cell id.
+
+    Raises:
+        InputError: if nothing of the name is left.
+    """
+    safe = re.sub(r"[^A-Za-z0-9.-]+", "_", path.stem).strip("._-")
+    if not safe:
+        raise InputError("the file name gives no slide id", where=path, fix="rename the slide")
+    return safe
+
+
+def distinct_slide_ids(paths: list[Path]) -> dict[str, Path]:
+    """Slide ids and their files, in the order given; a file given twice counts once.
+
+    Raises:
+        InputError: two different files share one id.
+    """
+    slides: dict[str, Path] = {}
+    for path in paths:
+        slide_id = slide_id_of(path)
+        other = slides.setdefault(slide_id, path)
+        if other.resolve() != path.resolve():
+            raise InputError(
+                f"two slides have the name '{slide_id}': {other} and {path}",
+                fix="rename one of them: cells are known by their slide's name",
+            )
+    return slides

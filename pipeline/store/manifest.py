@@ -1,0 +1,184 @@
+"""The manifest: what a run was asked to do, resolved once and read by every later stage."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import CELL_TYPES, AreaRange, CellType, RunConfig, config_hash, from_dict, to_dict
+from pipeline.errors import InputError
+from pipeline.store import atomic
+from pipeline.store.layout import RunLayout
+
+FORMAT = "mkhspc-run"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class SceneEntry:
+    """A scene of a slide: its index in the file and its size in level-0 pixels."""
+
+    scene: int
+    width_px: int
+    height_px: int
+
+
+@dataclass(frozen=True)
+class SlideEntry:
+    """A slide of the run. `code` is what annotators see instead of its name."""
+
+    slide_id: str
+    path: str
+    size_bytes: int
+    um_per_px: float
+    scenes: tuple[SceneEntry, ...]
+    code: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Contents of `RUN/manifest.json`.
+
+    Attributes:
+        config: the resolved config that created the run.
+        identity: the settings that decide which cells there are; `config_hash` is their hash.
+        dataset: names the run in the gallery and in exported labels; never changes.
+        filter: the size filter in force, per cell type: a view on the stored cells.
+        detectors: the detector in use per cell type, and why it was chosen.
+        versions: of the libraries whose numbers enter the results.
+    """
+
+    config: RunConfig
+    identity: Mapping[str, Any]
+    dataset: str
+    slides: tuple[SlideEntry, ...]
+    filter: Mapping[CellType, AreaRange]
+    detectors: Mapping[CellType, str]
+    versions: Mapping[str, str]
+    model_hashes: Mapping[str, str]
+
+    @property
+    def config_hash(self) -> str:
+        return config_hash(self.identity)
+
+    def slide(self, slide_id: str) -> SlideEntry:
+        for slide in self.slides:
+            if slide.slide_id == slide_id:
+                return slide
+        raise InputError(f"the run has no slide '{slide_id}'")
+
+    def stored(self, cell_type: CellType) -> AreaRange:
+        """The areas that are on disk: the filter can be any range within."""
+        return AreaRange(*self.identity[f"{cell_type}.stored_area_um2"])
+
+    def with_filter(self, areas: Mapping[CellType, AreaRange]) -> Manifest:
+        return replace(self, filter={**self.filter, **areas})
+
+
+def dataset_name(run_hash: str, slide_ids: list[str]) -> str:
+    """12 hexadecimal digits that name a run by its identity and its first slides."""
+    text = json.dumps([run_hash, sorted(slide_ids)])
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def blind_codes(seed: int, slide_ids: list[str], taken: int = 0) -> dict[str, str]:
+    """Codes S01, S02, ... in an order that the names do not give away.
+
+    Args:
+        taken: how many codes are in use already; new slides get the next ones.
+    """
+
+    def draw(slide_id: str) -> str:
+        return hashlib.sha256(f"{seed}/code/{slide_id}".encode()).hexdigest()
+
+    return {s: f"S{taken + i:02d}" for i, s in enumerate(sorted(slide_ids, key=draw), start=1)}
+
+
+def write(layout: RunLayout, manifest: Manifest) -> None:
+    """Replaces the manifest in one step."""
+    atomic.write_text(layout.manifest, dumps(manifest))
+
+
+def create(layout: RunLayout, manifest: Manifest) -> Manifest:
+    """Creates the manifest, or reads the one that another process created first."""
+    try:
+        with atomic.creating(layout.manifest) as temporary:
+            temporary.write_text(dumps(manifest), encoding="utf-8")
+    except FileExistsError:
+        return read(layout)
+    return manifest
+
+
+def read(layout: RunLayout) -> Manifest:
+    """Reads the manifest of a run.
+
+    Raises:
+        InputError: there is none, it is damaged, or it was edited so that its hash is wrong.
+    """
+    try:
+        return loads(layout.manifest.read_text(encoding="utf-8"), layout.manifest)
+    except FileNotFoundError as error:
+        raise InputError(
+            "is no run: it has no manifest.json", where=layout.root, fix="make one with `mkhspc segment`"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot be read ({error})", where=layout.manifest) from error
+
+
+def dumps(manifest: Manifest) -> str:
+    """The manifest as JSON text, the same for the same manifest."""
+    return atomic.dump_json(
+        {
+            "format": FORMAT,
+            "version": VERSION,
+            "dataset": manifest.dataset,
+            "config_hash": manifest.config_hash,
+            "identity": dict(manifest.identity),
+            "seed": manifest.config.run.seed,
+            "filter": {k: asdict(v) for k, v in manifest.filter.items()},
+            "detectors": dict(manifest.detectors),
+            "model_hashes": dict(manifest.model_hashes),
+            "versions": dict(manifest.versions),
+            "blind_codes": {s.slide_id: s.code for s in manifest.slides},
+            "slides": [asdict(slide) for slide in manifest.slides],
+            "config": to_dict(manifest.config),
+        }
+    )
+
+
+def loads(text: str, where: Path) -> Manifest:
+    """The manifest in a JSON text; `where` is named in errors."""
+    try:
+        data = json.loads(text)
+        if data.get("format") != FORMAT or data.get("version") != VERSION:
+            raise InputError(
+                f"is not the manifest of a run of version {VERSION}", where=where,
+                fix="segment into a new directory",
+            )
+        manifest = Manifest(
+            config=from_dict(data["config"]),
+            identity=data["identity"],
+            dataset=data["dataset"],
+            slides=tuple(
+                SlideEntry(**{**s, "scenes": tuple(SceneEntry(**e) for e in s["scenes"])})
+                for s in data["slides"]
+            ),
+            filter={t: AreaRange(**data["filter"][t]) for t in CELL_TYPES},
+            detectors=data["detectors"],
+            versions=data["versions"],
+            model_hashes=data["model_hashes"],
+        )
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"is damaged ({error!r})", where=where, fix="restore it, or segment into a new directory"
+        ) from error
+    if data["config_hash"] != manifest.config_hash:
+        raise InputError(
+            "was edited: its settings no longer fit its config_hash", where=where,
+            fix="restore the original: tiles were made with the settings it had",
+        )
+    return manifest

@@ -1,0 +1,92 @@
+"""Parquet tables of a run: written whole, checked against their schema, tied to a config hash.
+
+The same rows always give the same bytes: row groups have a fixed length, and no path, time or
+host name is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import InputError
+from pipeline.store import atomic
+
+ROWS_PER_GROUP = 65_536
+CONFIG_HASH_KEY = "mkhspc:config_hash"
+
+
+def write_table(
+    path: Path, table: pa.Table, config_hash: str, *, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes a table under its final name in one step, with its config hash inside."""
+    with atomic.replacing(path) as temporary:
+        _write(temporary, table, config_hash, metadata or {})
+
+
+def create_table(
+    path: Path, table: pa.Table, config_hash: str, *, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Like `write_table`; raises `FileExistsError` when another process was first."""
+    with atomic.creating(path) as temporary:
+        _write(temporary, table, config_hash, metadata or {})
+
+
+def _write(path: Path, table: pa.Table, config_hash: str, metadata: Mapping[str, str]) -> None:
+    stored = table.replace_schema_metadata({CONFIG_HASH_KEY: config_hash, **metadata})
+    pq.write_table(
+        stored.combine_chunks(), path, compression="zstd", row_group_size=ROWS_PER_GROUP
+    )
+
+
+def read_table(
+    path: Path, config_hash: str, *, columns: list[str] | None = None
+) -> pa.Table:
+    """Reads a table of the run with this config hash.
+
+    Args:
+        columns: the columns wanted, or None for all.
+
+    Raises:
+        InputError: the file is missing, damaged, lacks a column, or belongs to another run.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            _check_hash(file.schema_arrow, config_hash, path)
+            missing = sorted(set(columns or ()) - set(file.schema_arrow.names))
+            if missing:
+                raise InputError(f"has no column {', '.join(missing)}", where=path)
+            return file.read(columns=columns)
+    except FileNotFoundError as error:
+        raise InputError("is missing", where=path, fix="run `mkhspc segment` first") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"is damaged ({error})", where=path) from error
+
+
+def read_schema(path: Path) -> pa.Schema:
+    """The schema of a table with its metadata, without reading a row."""
+    try:
+        return pq.read_schema(path)
+    except FileNotFoundError as error:
+        raise InputError("is missing", where=path, fix="run `mkhspc segment` first") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"is damaged ({error})", where=path) from error
+
+
+def metadata_of(table_or_schema: pa.Table | pa.Schema) -> dict[str, str]:
+    """The text metadata stored with a table."""
+    schema = table_or_schema.schema if isinstance(table_or_schema, pa.Table) else table_or_schema
+    return {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
+
+
+def _check_hash(schema: pa.Schema, config_hash: str, path: Path) -> None:
+    found = metadata_of(schema).get(CONFIG_HASH_KEY, "none")
+    if found != config_hash:
+        raise InputError(
+            f"belongs to a run with another configuration (hash {found}, this run has {config_hash})",
+            where=path,
+            fix="use the run that made it, or segment into a new directory",
+        )

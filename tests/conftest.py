@@ -1,0 +1,42 @@
+"""Fixtures that every test may use, and the rule that a required skip is a failure."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def skip_or_fail(variable: str, reason: str) -> None:
+    """Skips a test, or fails it when `variable` says that what it needs must be there."""
+    if os.environ.get(variable) == "1":
+        pytest.fail(f"{reason}, and {variable}=1 is set")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the source tree."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real slides beside the repository; tests that use it are marked `shared`."""
+    path = ROOT.parent / "shared"
+    if not (path / "data" / "marrow" / "marrow.czi").exists():
+        skip_or_fail("REQUIRE_SHARED", "the real marrow slides are not beside the repository")
+    return path
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of a Chromium binary; tests that use it are marked `browser`."""
+    for candidate in ("/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"):
+        if Path(candidate).exists():
+            return candidate
+    skip_or_fail("REQUIRE_BROWSER", "no Chromium found (Debian: apt-get install chromium)")
+    raise AssertionError("unreachable")

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from pipeline.geometry import Box
 
+READABLE_COMPRESSIONS = ("uncompressed", "jpeg-xr", "zstd0", "zstd1")
+"""What libCZI decodes; old microscopes also wrote JPEG and LZW."""
+
 
 @dataclass(frozen=True)
 class SceneInfo:
@@ -44,6 +47,9 @@ class SlideInfo:
         pixel_type: as the file names it, such as 'bgr24' or 'gray16'.
         compressions: of its sub-blocks, such as ('zstd1',), sorted.
         pyramid_levels: reduction factors of the stored pyramid, level 0 first, such as (1, 2).
+        pixel_size_fault: why `um_per_px` is None, such as 'the file states no pixel size'.
+        planes: dimensions with more than one index, such as (('Z', 5),); of Z the middle plane is
+            read, of the others the first.
     """
 
     slide_id: str
@@ -56,8 +62,20 @@ class SlideInfo:
     is_mosaic: bool
     compressions: tuple[str, ...]
     pyramid_levels: tuple[int, ...]
+    pixel_size_fault: str = ""
+    planes: tuple[tuple[str, int], ...] = ()
 
     @property
     def is_rgb(self) -> bool:
         """A brightfield colour slide; anything else can be inspected but not segmented."""
         return self.pixel_type == "bgr24"
+
+    @property
+    def unreadable_because(self) -> str:
+        """Why its pixels cannot be read as an H&E slide, or '' when they can."""
+        if not self.is_rgb:
+            return f"is not an H&E brightfield slide: pixel type {self.pixel_type}"
+        unknown = [name for name in self.compressions if name not in READABLE_COMPRESSIONS]
+        if unknown:
+            return f"its images are compressed as {', '.join(unknown)}, which cannot be read"
+        return ""

@@ -92,6 +92,23 @@ def write_cells(layout: RunLayout, manifest: Manifest, slide_id: str, cells: pa.
     )
 
 
+def rewrite_in_filter(layout: RunLayout, manifest: Manifest, slide_id: str) -> None:
+    """Brings the column `in_filter` on disk up to the manifest's filter; other columns stay."""
+    path = layout.cells(slide_id)
+    schema = tables.read_schema(path)
+    with pq.ParquetFile(path) as file:
+        tables.write_stream(
+            path,
+            schema,
+            (
+                with_in_filter(pa.Table.from_batches([batch]), manifest.filter)
+                for batch in file.iter_batches(tables.ROWS_PER_GROUP)
+            ),
+            manifest.config_hash,
+            metadata=tables.metadata_of(schema),
+        )
+
+
 def write_crops(layout: RunLayout, manifest: Manifest, slide_id: str, crops: pa.Table) -> None:
     """Writes one slide's crops, checked against the schema."""
     tables.write_table(layout.crops(slide_id), crops.cast(CROPS), manifest.config_hash)

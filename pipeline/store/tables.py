@@ -6,7 +6,7 @@ host name is stored.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -40,6 +40,50 @@ def _write(path: Path, table: pa.Table, config_hash: str, metadata: Mapping[str,
     pq.write_table(
         stored.combine_chunks(), path, compression="zstd", row_group_size=ROWS_PER_GROUP
     )
+
+
+def write_stream(
+    path: Path,
+    schema: pa.Schema,
+    pieces: Iterable[pa.Table],
+    config_hash: str,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    rows_per_group: int = ROWS_PER_GROUP,
+) -> int:
+    """Writes pieces one after another as one table, with only a row group in memory.
+
+    Row groups have a fixed length whatever the length of the pieces, so the same rows give the
+    same bytes however they were cut.
+
+    Returns:
+        The number of rows written.
+    """
+    stored = schema.with_metadata({CONFIG_HASH_KEY: config_hash, **(metadata or {})})
+    rows = 0
+    with (
+        atomic.replacing(path) as temporary,
+        pq.ParquetWriter(temporary, stored, compression="zstd") as writer,
+    ):
+        for group in _regrouped(pieces, rows_per_group):
+            writer.write_table(group.cast(stored), row_group_size=rows_per_group)
+            rows += len(group)
+    return rows
+
+
+def _regrouped(pieces: Iterable[pa.Table], length: int) -> Iterator[pa.Table]:
+    held: list[pa.Table] = []
+    for piece in pieces:
+        held.append(piece)
+        if sum(map(len, held)) >= length:
+            joined = pa.concat_tables(held).combine_chunks()
+            whole = len(joined) // length * length
+            for start in range(0, whole, length):
+                yield joined.slice(start, length)
+            held = [joined.slice(whole)]
+    rest = [piece for piece in held if len(piece)]
+    if rest:
+        yield pa.concat_tables(rest).combine_chunks()
 
 
 def read_table(

@@ -1,0 +1,56 @@
+# What a user types: make demo, make test, make bench, make lint.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test bench lint clean install install-dev tools
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    install into .venv and run the whole journey on simulated slides, into ./demo-out"
+	@echo "make test    install what the tests need and run them all"
+	@echo "make lint    ruff, mypy and the order of imports"
+	@echo "make bench   measure; ONLY=engine|gallery|learn for one part, FULL=1 for the long ones"
+	@echo "make clean   remove .venv and everything made"
+
+install: .make/installed
+install-dev: .make/installed-dev
+
+demo: install
+	@$(BIN)/mkhspc demo --out demo-out
+
+test: install-dev tools
+	@$(BIN)/python -m pytest
+
+lint: install-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_imports.py
+
+bench: install-dev
+	@$(BIN)/python tests/bench $(if $(ONLY),--only $(ONLY)) $(if $(FULL),--full)
+
+tools:
+	@sh scripts/test-tools.sh
+
+.make/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "mkhspc needs Python 3.11 or later; give one: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "python3 cannot make a virtual environment; Debian: apt-get install python3-venv" >&2; exit 1; }
+	@mkdir -p .make && touch $@
+
+.make/installed: .make/venv pyproject.toml
+	@echo "installing mkhspc into $(VENV) ..."
+	@$(BIN)/pip install --quiet --editable .
+	@touch $@
+
+.make/installed-dev: .make/installed pyproject.toml
+	@echo "installing what the tests need into $(VENV) ..."
+	@$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .make demo-out bench.json build dist

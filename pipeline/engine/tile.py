@@ -1,0 +1,166 @@
+"""One tile: pixels in, the finished table of its cells out.
+
+A cell belongs to the tile whose core holds its centroid. The window read is the core with a halo
+that covers the longest cell and the reach of every filter, so each cell is seen whole, and in the
+same way, by the tile that owns it, whatever the size or place of the tiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.config import CELL_TYPES, AreaRange, CellType
+from pipeline.detect.contract import Detection, Detector, Window
+from pipeline.geometry import Box, mask_to_contour, um_to_px
+from pipeline.measure.crops import CROP_SIZE_UM, crop_box, encode_crop
+from pipeline.measure.features import FEATURE_NAMES, measure
+from pipeline.measure.regions import PackedMasks
+from pipeline.slide.czi import CziSlide
+from pipeline.slide.tiles import Tile, TilePlan
+from pipeline.slide.tissue import TissueMask
+from pipeline.store.schema import cell_names, part_schema
+
+MOSTLY_INSIDE = 0.5
+"""An HSPC with more than this share of its pixels in an MK candidate is marked as inside it."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is looked for, the same for every tile of a run."""
+
+    detectors: Mapping[CellType, Detector]
+    stored: Mapping[CellType, AreaRange]
+
+    def halo_px(self, um_per_px: float) -> int:
+        """Longest cell allowed plus the farthest reach of a detector, and room for a crop."""
+        longest_um = max(area.max_length_um for area in self.stored.values())
+        reach_um = max(detector.reach_um for detector in self.detectors.values())
+        return um_to_px(max(longest_um + reach_um, max(CROP_SIZE_UM.values())), um_per_px)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """All detections of one type in a window, named, with those that the tile owns."""
+
+    cell_type: CellType
+    detector: str
+    detections: Sequence[Detection]
+    centroids_px: NDArray[np.float64]
+    areas_px: NDArray[np.int64]
+    ids: Sequence[str]
+    in_tissue: NDArray[np.bool_]
+    owned: NDArray[np.intp]
+
+
+def find_cells(slide: CziSlide, plan: TilePlan, tile: Tile, recipe: Recipe) -> pa.Table:
+    """Reads a tile's window and returns its part: one row per cell the tile owns.
+
+    Rows are ordered by type, then by y and x of the centroid; the schema is that of
+    `store.schema.part_schema`. A tile without cells gives a table without rows.
+    """
+    window = _read_window(slide, plan, tile, recipe)
+    tissue = plan.tissue[tile.scene]
+    slide_id = slide.info.slide_id
+    found = {t: _find(window, tissue, tile, recipe, t, slide_id) for t in CELL_TYPES}
+    inside = _inside_mk(found["mk"], found["hspc"])
+    rows = [
+        _rows(window, tissue, tile, found[t], inside if t == "hspc" else {}, slide_id)
+        for t in CELL_TYPES
+    ]
+    return pa.concat_tables(rows)
+
+
+def _read_window(slide: CziSlide, plan: TilePlan, tile: Tile, recipe: Recipe) -> Window:
+    box = tile.read_box(recipe.halo_px(slide.um_per_px))
+    return Window(
+        rgb=slide.read(tile.scene, box),
+        box=box,
+        um_per_px=slide.um_per_px,
+        calibration=plan.calibration[tile.scene],
+    )
+
+
+def _find(
+    window: Window, tissue: TissueMask, tile: Tile, recipe: Recipe, cell_type: CellType, slide_id: str
+) -> _Found:
+    detector = recipe.detectors[cell_type]
+    detections = detector.detect(window, recipe.stored[cell_type])
+    packed = PackedMasks.from_detections(detections, window.box)
+    centroids_px, areas_px = packed.centroids_px, packed.areas_px
+    places = [(float(x), float(y)) for x, y in centroids_px]
+    names = cell_names(slide_id, tile.scene, cell_type, places, areas_px.tolist())
+    x_px, y_px = centroids_px[:, 0], centroids_px[:, 1]
+    in_tissue = tissue.contains(x_px, y_px)
+    core = tile.core
+    in_core = (x_px >= core.x0) & (x_px < core.x1) & (y_px >= core.y0) & (y_px < core.y1)
+    owned = np.flatnonzero(in_core & in_tissue)
+    owned = owned[np.lexsort((areas_px[owned], x_px[owned], y_px[owned]))]
+    ids = [str(name) for name in names]
+    return _Found(cell_type, detector.name, detections, centroids_px, areas_px, ids, in_tissue, owned)
+
+
+def _inside_mk(mk: _Found, hspc: _Found) -> dict[int, str]:
+    """For owned HSPC by index: the id of the MK candidate that holds most of it."""
+    if not len(hspc.owned) or not len(mk.detections):
+        return {}
+    boxes = np.array([_corners(hspc.detections[i].box) for i in hspc.owned])
+    best: dict[int, tuple[float, str]] = {}
+    for j in np.flatnonzero(mk.in_tissue):
+        outer = mk.detections[j]
+        x0, y0, x1, y1 = _corners(outer.box)
+        near = (boxes[:, 0] < x1) & (boxes[:, 2] > x0) & (boxes[:, 1] < y1) & (boxes[:, 3] > y0)
+        for i in hspc.owned[near]:
+            share = _overlap_px(hspc.detections[i], outer) / int(hspc.areas_px[i])
+            if share > MOSTLY_INSIDE:
+                best[int(i)] = max(best.get(int(i), (0.0, "")), (share, mk.ids[j]))
+    return {i: mk_id for i, (_, mk_id) in best.items()}
+
+
+def _corners(box: Box) -> tuple[int, int, int, int]:
+    return box.x0, box.y0, box.x1, box.y1
+
+
+def _overlap_px(a: Detection, b: Detection) -> int:
+    common = a.box.clipped(b.box)
+    return int(np.count_nonzero(a.mask[common.slices_in(a.box)] & b.mask[common.slices_in(b.box)]))
+
+
+def _rows(
+    window: Window, tissue: TissueMask, tile: Tile, found: _Found, inside: Mapping[int, str], slide_id: str
+) -> pa.Table:
+    owned = found.owned
+    cells = [found.detections[i] for i in owned]
+    count = len(cells)
+    x_px, y_px = found.centroids_px[owned, 0], found.centroids_px[owned, 1]
+    um_per_px = window.um_per_px
+    crops = [crop_box(x, y, found.cell_type, um_per_px) for x, y in zip(x_px, y_px, strict=True)]
+    columns = {
+        "cell_id": [found.ids[i] for i in owned],
+        "slide_id": [slide_id] * count,
+        "scene": np.full(count, tile.scene, np.int32),
+        "cell_type": [found.cell_type] * count,
+        "tile_id": [tile.tile_id] * count,
+        "x_px": x_px,
+        "y_px": y_px,
+        "x_um": x_px * um_per_px,
+        "y_um": y_px * um_per_px,
+        "area_px": found.areas_px[owned],
+        "area_um2": found.areas_px[owned] * um_per_px**2,
+        "contour_px": [mask_to_contour(c.mask, c.box.x0, c.box.y0).ravel() for c in cells],
+        "inside_mk_id": [inside.get(int(i)) for i in owned],
+        "touches_tissue_edge": tissue.near_edge([c.box for c in cells]),
+        "detector": [found.detector] * count,
+        "detector_score": np.array([c.score for c in cells], np.float32),
+        "crop_image": [encode_crop(window.rgb[box.slices_in(window.box)]) for box in crops],
+        "crop_x0_px": np.array([box.x0 for box in crops], np.int32),
+        "crop_y0_px": np.array([box.y0 for box in crops], np.int32),
+        "crop_um_per_px": np.full(count, um_per_px),
+        **measure(window, cells),
+    }
+    schema = part_schema(list(FEATURE_NAMES))
+    return pa.table({name: pa.array(columns[name], schema.field(name).type) for name in schema.names}, schema)

@@ -1,0 +1,111 @@
+"""Imports point one way, and the command line starts without the heavy libraries."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RANKS = {
+    "errors": 0,
+    "progress": 0,
+    "geometry": 1,
+    "config": 2,
+    "store": 3,
+    "slide": 4,
+    "detect": 5,
+    "measure": 6,
+    "engine": 7,
+    "gallery": 4,
+    "learn": 4,
+    "report": 4,
+    "run": 8,
+    "demo": 9,
+    "cli": 10,
+}
+"""A room may import rooms of a lower rank, and itself."""
+
+SIDE_ROOMS = {"gallery", "learn", "report"}
+"""See the store and nothing of the slides; know nothing of one another."""
+
+HEAVY = ("torch", "matplotlib", "sklearn", "skimage", "scipy", "cv2", "numpy", "pyarrow", "aicspylibczi")
+
+
+def room_of(path: Path, root: Path) -> str:
+    parts = path.relative_to(root / "pipeline").with_suffix("").parts
+    return parts[0]
+
+
+def imported_rooms(path: Path) -> set[str]:
+    modules: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name.split(".")[1] for name in modules if name.startswith("pipeline.")} & set(RANKS)
+
+
+def source_files(root: Path) -> list[Path]:
+    top = {"__init__.py", "__main__.py"}
+    return [p for p in (root / "pipeline").rglob("*.py") if not (p.parent.name == "pipeline" and p.name in top)]
+
+
+def test_every_module_has_a_room(repository: Path) -> None:
+    assert {room_of(path, repository) for path in source_files(repository)} <= set(RANKS)
+
+
+def test_imports_point_one_way(repository: Path) -> None:
+    wrong = []
+    for path in source_files(repository):
+        room = room_of(path, repository)
+        for other in imported_rooms(path) - {room}:
+            upward = RANKS[other] >= RANKS[room]
+            sideways = room in SIDE_ROOMS and other in {"slide", "detect", "measure", "engine"}
+            if upward or sideways:
+                wrong.append(f"{path.relative_to(repository)} ({room}) imports {other}")
+    assert wrong == []
+
+
+def test_only_one_module_knows_the_czi_library(repository: Path) -> None:
+    users = [p for p in source_files(repository) if "aicspylibczi" in _imports(p)]
+    assert [p.name for p in users] == ["czi.py"]
+
+
+@pytest.mark.parametrize("statement", ["import pipeline", "import pipeline.cli"])
+def test_the_package_imports_nothing_heavy(statement: str) -> None:
+    code = f"import sys; {statement}; print([m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from pipeline.cli import run_command; run_command(['--help']);"
+        f"print([m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_torch_is_imported_inside_functions_only(repository: Path) -> None:
+    for path in source_files(repository):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert not ({"torch", "sam2", "cellpose"} & _names(tree.body)), path
+
+
+def _imports(path: Path) -> set[str]:
+    return _names(list(ast.walk(ast.parse(path.read_text(encoding="utf-8")))))
+
+
+def _names(nodes: list[ast.stmt] | list[ast.AST]) -> set[str]:
+    names: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+    return names

@@ -149,13 +149,33 @@ def load_config(path: Path | None, options: Mapping[str, Any] | None = None) -> 
     config = RunConfig()
     if path is not None:
         try:
-            config = from_dict(_read_toml(path))
+            config = _relative_to(path.absolute().parent, from_dict(_read_toml(path)))
             check(config)
         except (InputError, UsageError) as error:
             raise InputError(error.what, where=error.where or path, fix=error.fix) from error
     config = with_options(config, options or {})
     check(config)
     return config
+
+
+def _relative_to(folder: Path, config: RunConfig) -> RunConfig:
+    """Paths in a config file mean the same from wherever the command is typed."""
+
+    def placed(path: str | None) -> str | None:
+        return str(folder / path) if path else path
+
+    run = replace(
+        config.run,
+        output_dir=placed(config.run.output_dir) or "",
+        slides=tuple(str(folder / slide) for slide in config.run.slides),
+    )
+    return replace(
+        config,
+        run=run,
+        mk=replace(config.mk, classifier=placed(config.mk.classifier)),
+        hspc=replace(config.hspc, classifier=placed(config.hspc.classifier)),
+        gallery=replace(config.gallery, out=placed(config.gallery.out)),
+    )
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -115,7 +116,8 @@ class Pool:
         for worker in self._workers:
             if worker.task is None and waiting and not self.stop.is_set:
                 worker.task = waiting.popleft()
-                worker.connection.send(worker.task)
+                with suppress(BrokenPipeError):  # it died idle: its end is seen in `_collect`
+                    worker.connection.send(worker.task)
         return any(worker.task is not None for worker in self._workers)
 
     def _ready(self) -> list[_Worker]:

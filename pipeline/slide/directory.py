@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+
 from pipeline.errors import InputError
 from pipeline.geometry import Box
 
@@ -68,10 +70,11 @@ class SubBlock:
 
     @property
     def zoom(self) -> float:
-        """Stored over covered length, along the longer stored side as libCZI has it."""
+        """Stored over covered length, to the bit as libCZI has it: single precision, longer stored side."""
+        stored, covered = self.stored_height_px, self.box.height
         if self.stored_width_px > self.stored_height_px:
-            return self.stored_width_px / self.box.width
-        return self.stored_height_px / self.box.height
+            stored, covered = self.stored_width_px, self.box.width
+        return float(np.float32(stored) / np.float32(covered))
 
     @property
     def reduction(self) -> int:

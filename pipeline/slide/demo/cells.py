@@ -304,7 +304,7 @@ def megakaryocyte(rng: np.random.Generator) -> Cell:
         contrast=_normal(rng, 0.32, 0.06, 0.15, 0.45), grain_um=float(rng.choice([0.9, 1.1, 1.3])),
         envelope=_normal(rng, 0.3, 0.1, 0.05, 0.5),
     )
-    body = _large_body(rng, radius, Stain(_normal(rng, 0.1, 0.03, 0.03, 0.2), _normal(rng, 0.44, 0.06, 0.3, 0.6)))
+    body = _large_body(rng, radius, Stain(_normal(rng, 0.07, 0.03, 0.02, 0.16), _normal(rng, 0.34, 0.04, 0.24, 0.45)))
     return Cell("mk", (nucleus,), body, "body")
 
 
@@ -329,7 +329,7 @@ def osteoclast(rng: np.random.Generator) -> Cell:
                 contrast=0.26, envelope=0.3, nucleoli=_nucleoli(rng, 1, 2.7))
         for place in places
     )
-    body = _large_body(rng, radius, Stain(_normal(rng, 0.14, 0.03, 0.05, 0.22), _normal(rng, 0.4, 0.05, 0.28, 0.55)))
+    body = _large_body(rng, radius, Stain(_normal(rng, 0.1, 0.03, 0.03, 0.18), _normal(rng, 0.32, 0.04, 0.22, 0.42)))
     return Cell("osteoclast", nuclei, body, "body")
 
 
@@ -342,7 +342,7 @@ def giant_blast(rng: np.random.Generator) -> Cell:
         Stain(_normal(rng, 0.72, 0.08, 0.55, 0.95), 0.14),
         contrast=0.3, grain_um=1.1, envelope=0.3, nucleoli=_nucleoli(rng, int(rng.integers(2, 5)), core),
     )
-    body = _large_body(rng, radius, Stain(_normal(rng, 0.19, 0.05, 0.08, 0.3), _normal(rng, 0.36, 0.06, 0.22, 0.5)))
+    body = _large_body(rng, radius, Stain(_normal(rng, 0.15, 0.04, 0.06, 0.25), _normal(rng, 0.29, 0.04, 0.2, 0.4)))
     return Cell("giant-blast", (nucleus,), body, "body")
 
 
@@ -351,7 +351,7 @@ def degenerate(rng: np.random.Generator) -> Cell:
     radius = _normal(rng, 10.8, 1.6, 8.2, 15.0)
     shape = _cluster_of_lobes(rng, int(rng.integers(1, 4)), 0.6 * radius, radius * float(rng.uniform(0.24, 0.34)))
     nucleus = Nucleus(shape, Stain(_normal(rng, 1.08, 0.12, 0.75, 1.35), 0.2), contrast=0.1, envelope=0.05, softness_um=0.7)
-    body = _large_body(rng, radius, Stain(_normal(rng, 0.06, 0.02, 0.02, 0.12), _normal(rng, 0.55, 0.07, 0.38, 0.75)))
+    body = _large_body(rng, radius, Stain(_normal(rng, 0.04, 0.02, 0.0, 0.1), _normal(rng, 0.42, 0.05, 0.3, 0.55)))
     return Cell("degenerate", (nucleus,), body, "body")
 
 

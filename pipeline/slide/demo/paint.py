@@ -114,8 +114,7 @@ class Textures:
         """A random piece of the texture of this scale."""
         square = self.square(scale_um)
         if max(shape) > TEXTURE_PX:
-            repeats = (-(-shape[0] // TEXTURE_PX) + 1, -(-shape[1] // TEXTURE_PX) + 1)
-            square = np.tile(square, repeats)
+            square = np.tile(square, (shape[0] // TEXTURE_PX + 1, shape[1] // TEXTURE_PX + 1))
         row, column = (int(rng.integers(0, size - wanted + 1)) for size, wanted in zip(square.shape, shape, strict=True))
         return square[row : row + shape[0], column : column + shape[1]]
 
@@ -133,12 +132,12 @@ def band_noise(noise: FloatPlane, grain_px: float) -> FloatPlane:
 
 
 def smooth_field(rng: np.random.Generator, shape: tuple[int, int], grain_px: float) -> FloatPlane:
-    """A slowly varying random field, mean about 0 and deviation about 1."""
+    """A slowly varying random field of mean about 0 and deviation about 1, shape (rows, columns)."""
     rows, columns = (max(4, round(size / grain_px * 2.0) + 3) for size in shape)
-    knots = rng.standard_normal((rows, columns), dtype=np.float32)
-    field_ = cv2.resize(cv2.GaussianBlur(knots, (0, 0), 1.0), shape[::-1], interpolation=cv2.INTER_CUBIC)
-    centred: FloatPlane = (field_ - field_.mean()) / field_.std()
-    return centred
+    knots = cv2.GaussianBlur(rng.standard_normal((rows, columns), dtype=np.float32), (0, 0), 1.0)
+    knots = (knots - knots.mean()) / knots.std()
+    smooth: FloatPlane = cv2.resize(knots, shape[::-1], interpolation=cv2.INTER_CUBIC)
+    return smooth
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -17,6 +19,11 @@ from pipeline.slide.demo.terrain import GROUND_UM_PER_PX, Terrain, TerrainStyle,
 
 TOUCHING_SHARE = 0.14
 """Share of small nuclei that are laid against an earlier one."""
+GAP_AROUND_LARGE_UM = 0.8
+GAP_AROUND_SMALL_UM = 0.35
+RECENT = 400
+"""Cells touch one of this many placed before them: of about their own size, since sizes fall."""
+POINTS_PER_SEARCH = 2000
 MIN_VISIBLE = 0.75
 """An object of which less is visible is not clear: neither answer about it is wrong."""
 
@@ -112,14 +119,16 @@ class _Floor:
         part, disc = self._disc(centre_um, radius_um)
         part[disc] = 0
 
-    def candidates(self, margin_um: float, count: int, rng: np.random.Generator) -> NDArray[np.float64]:
-        """(count, 2) random points x, y in µm that lie `margin_um` from anything taken."""
-        depth = cv2.distanceTransform(self._free, cv2.DIST_L2, 5) * GROUND_UM_PER_PX
-        rows, columns = np.nonzero(depth > margin_um)
-        if rows.size == 0:
-            return np.empty((0, 2))
-        chosen = rng.integers(0, rows.size, count)
-        return (np.stack([columns[chosen], rows[chosen]], axis=1) + rng.random((count, 2))) * GROUND_UM_PER_PX
+    def points(self, margin_um: float, rng: np.random.Generator) -> Iterator[tuple[float, float]]:
+        """Endless random points x, y in µm, at least `margin_um` from what was taken a while ago."""
+        while True:
+            depth = cv2.distanceTransform(self._free, cv2.DIST_L2, 3) * GROUND_UM_PER_PX
+            spots = np.flatnonzero(depth > margin_um)
+            if spots.size == 0:
+                return
+            rows, columns = np.divmod(rng.choice(spots, POINTS_PER_SEARCH), depth.shape[1])
+            places = (np.stack([columns, rows], axis=1) + rng.random((rows.size, 2))) * GROUND_UM_PER_PX
+            yield from map(tuple, places.tolist())
 
 
 def place_cells(terrain: Terrain, style: SceneStyle, rng: np.random.Generator) -> list[Placed]:
@@ -127,7 +136,7 @@ def place_cells(terrain: Terrain, style: SceneStyle, rng: np.random.Generator) -
     floor = _Floor(terrain)
     area_mm2 = float(terrain.marrow.sum()) * GROUND_UM_PER_PX**2 / 1e6
     large = _draw_large(style, area_mm2, rng)
-    placed = _scatter(floor, large, 0.8, rng)
+    placed = _scatter(floor, large, rng)
     small = _draw_small(round(style.nuclei_per_mm2 * area_mm2), rng)
     return placed + _settle(floor, small, rng)
 
@@ -152,15 +161,16 @@ def _draw_small(count: int, rng: np.random.Generator) -> list[Cell]:
     return sorted((small[name].draw(rng) for name in names), key=lambda cell: -cell.extent_um)
 
 
-def _scatter(floor: _Floor, cells: list[Cell], gap_um: float, rng: np.random.Generator) -> list[Placed]:
-    """Places each cell anywhere that is free; a cell without room is left out."""
+def _scatter(floor: _Floor, cells: list[Cell], rng: np.random.Generator) -> list[Placed]:
+    """Places each large cell anywhere that is free; one that finds no room is left out."""
     placed = []
+    points = floor.points(8.0, rng)
     for cell in sorted(cells, key=lambda cell: -cell.extent_um):
-        points = floor.candidates(0.6 * cell.extent_um, 40, rng)
-        for x, y in points.tolist():
-            if floor.is_free((x, y), cell.extent_um + gap_um):
-                floor.take((x, y), cell.extent_um + gap_um)
-                placed.append(Placed(cell, (x, y)))
+        room = cell.extent_um + GAP_AROUND_LARGE_UM
+        for centre in itertools.islice(points, 400):
+            if floor.is_free(centre, room):
+                floor.take(centre, room)
+                placed.append(Placed(cell, centre))
                 break
     return placed
 
@@ -168,21 +178,16 @@ def _scatter(floor: _Floor, cells: list[Cell], gap_um: float, rng: np.random.Gen
 def _settle(floor: _Floor, cells: list[Cell], rng: np.random.Generator) -> list[Placed]:
     """Places small cells: most where there is room, some against an earlier one."""
     placed: list[Placed] = []
-    points = iter(())
+    points = floor.points(1.5, rng)
     for cell in cells:
-        reach = cell.extent_um + 0.35
-        for _ in range(12):
-            touching = bool(placed) and rng.random() < TOUCHING_SHARE and cell.outline == "nucleus"
-            if touching:
-                centre = _beside(placed[int(rng.integers(max(0, len(placed) - 400), len(placed)))], cell, rng)
-                room = max(0.5, reach - 0.75)
-            else:
-                centre = next(points, None)
-                if centre is None:
-                    points = iter([(x, y) for x, y in floor.candidates(1.5, 3000, rng).tolist()])
-                    centre = next(points, (0.0, 0.0))
-                room = reach
-            if floor.is_free(centre, room):
+        reach = cell.extent_um + GAP_AROUND_SMALL_UM
+        may_touch = cell.outline == "nucleus"
+        for centre in itertools.islice(points, 12):
+            touches = may_touch and bool(placed) and rng.random() < TOUCHING_SHARE
+            if touches:
+                neighbour = placed[int(rng.integers(max(0, len(placed) - RECENT), len(placed)))]
+                centre = _beside(neighbour, cell, rng)
+            if floor.is_free(centre, max(0.5, reach - 0.75) if touches else reach):
                 floor.take(centre, reach)
                 placed.append(Placed(cell, centre))
                 break
@@ -209,7 +214,8 @@ def paint_cells(canvas: Canvas, cells: list[Placed], textures: Textures, rng: np
     for number, placed in enumerate(cells, start=1):
         for nucleus in placed.cell.nuclei:
             owns = number if placed.cell.outline != "body" else 0
-            drawn[number - 1] += _paint_nucleus(canvas, placed, nucleus, owns, textures, rng)
+            drawn_px = _paint_nucleus(canvas, placed, nucleus, owns, textures, rng)
+            drawn[number - 1] += drawn_px if owns else 0
         if placed.cell.outline == "hull":
             drawn[number - 1] = _own_hull(canvas, placed, number)
     return drawn

@@ -124,7 +124,7 @@ def _fat_depth(
             continue
         depth = _add_fat_cell(depth, bend, (row, column), radius)
         covered = int((depth > 0.0).sum()) if rng.random() < 0.2 else covered + int(np.pi * (radius / pitch) ** 2)
-    haze = np.clip(0.02 + 0.012 * smooth_field(rng, shape, 20.0 / pitch), 0.0, 0.07)
+    haze = np.clip(0.018 + 0.006 * smooth_field(rng, shape, 9.0 / pitch), 0.0, 0.05)
     return depth, haze
 
 
@@ -150,36 +150,60 @@ def _gap_depth(shape: tuple[int, int], rng: np.random.Generator) -> FloatPlane:
 
 def _mesh(shape: tuple[int, int], rng: np.random.Generator) -> tuple[FloatPlane, FloatPlane]:
     """Haematoxylin and eosin of packed red cells, their ghosts, gaps and stroma."""
-    labels, edge = _honeycomb(shape, 5.6, rng)
+    discs = _red_cells(shape, rng)
+    redness = smooth_field(rng, shape, 60.0 / GROUND_UM_PER_PX)
+    stroma = _ramp(-redness - 0.1, 1.2)
+    fibres = np.abs(smooth_field(rng, shape, 2.4 / GROUND_UM_PER_PX))
+    specks = _ramp(smooth_field(rng, shape, 2.2 / GROUND_UM_PER_PX) - 1.35, 0.6)
+    plasma = (0.13 + 0.06 * fibres) * (1.0 - 0.85 * specks)
+    eosin = discs + stroma * (plasma - 0.8 * discs)
+    eosin *= 1.0 + 0.1 * redness.clip(-1.5, 1.5)
+    blue = _ramp(smooth_field(rng, shape, 45.0 / GROUND_UM_PER_PX), 2.5)
+    haem = (0.02 + 0.05 * blue * (0.5 + 0.5 * fibres)) * _ramp(eosin - 0.06, 0.1)
+    return haem.astype(np.float32), _warped(eosin.astype(np.float32), rng)
+
+
+def _red_cells(shape: tuple[int, int], rng: np.random.Generator) -> FloatPlane:
+    """Eosin of discs 5 to 7 µm wide, full or hollow, that flatten one another where they meet."""
+    labels, edge, away = _honeycomb(shape, 5.6, rng)
     count = int(labels.max()) + 1
-    redness = smooth_field(rng, shape, 70.0 / GROUND_UM_PER_PX)
     kind = rng.random(count, dtype=np.float32)
-    gap = rng.uniform(0.0, 0.75, count).astype(np.float32)
-    amount = rng.normal(0.25, 0.05, count).clip(0.1, 0.42).astype(np.float32)
-    hollow = np.where(kind < 0.45, rng.uniform(0.25, 0.8, count), 1.0).astype(np.float32)
-    hollow[kind > 0.93] = 0.08
-    distance = edge - gap[labels]
-    wall = np.exp(-np.square((distance - 0.5) / 0.5))
-    filled = _ramp(distance, 0.5)
-    eosin = filled * amount[labels] * (hollow[labels] + (1.15 - hollow[labels]) * wall)
-    stroma = _ramp(-redness, 1.5)
-    fibres = np.abs(smooth_field(rng, shape, 2.6 / GROUND_UM_PER_PX))
-    eosin = eosin * (1.0 - 0.75 * stroma) + stroma * (0.17 + 0.05 * fibres)
-    haem = 0.035 + 0.05 * _ramp(smooth_field(rng, shape, 45.0 / GROUND_UM_PER_PX), 2.5) * (0.6 + 0.4 * fibres)
-    return haem.astype(np.float32) * (0.3 + 0.7 * filled), eosin * (1.0 + 0.1 * redness.clip(-1.5, 1.5))
+    gap = rng.uniform(0.0, 0.55, count).astype(np.float32)
+    radius = rng.normal(3.15, 0.3, count).astype(np.float32)
+    amount = rng.normal(0.22, 0.05, count).clip(0.1, 0.4).astype(np.float32)
+    hollow = np.where(kind < 0.55, rng.uniform(0.15, 0.7, count), 0.95).astype(np.float32)
+    depth = np.minimum(edge - gap[labels], radius[labels] - away)
+    wall = np.exp(-np.square((depth - 0.55) / 0.5))
+    body = hollow[labels] + (1.2 - hollow[labels]) * wall
+    between = np.float32(0.11) * _ramp(away - radius[labels] - 0.2, 0.8)
+    discs: FloatPlane = np.maximum(_ramp(depth, 0.5) * amount[labels] * body, between)
+    return discs
 
 
-def _honeycomb(shape: tuple[int, int], pitch_um: float, rng: np.random.Generator) -> tuple[NDArray[np.int32], FloatPlane]:
-    """Voronoi cells of jittered points: (labels, distance to the cell's border in µm)."""
+def _warped(plane: FloatPlane, rng: np.random.Generator) -> FloatPlane:
+    """The plane pulled about by up to a micrometre or two, so that no grid shows."""
+    rows, columns = plane.shape
+    x, y = np.meshgrid(np.arange(columns, dtype=np.float32), np.arange(rows, dtype=np.float32))
+    pull = 0.8 / GROUND_UM_PER_PX
+    x += pull * smooth_field(rng, plane.shape, 9.0 / GROUND_UM_PER_PX)
+    y += pull * smooth_field(rng, plane.shape, 9.0 / GROUND_UM_PER_PX)
+    warped: FloatPlane = cv2.remap(plane, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    return warped
+
+
+def _honeycomb(
+    shape: tuple[int, int], pitch_um: float, rng: np.random.Generator
+) -> tuple[NDArray[np.int32], FloatPlane, FloatPlane]:
+    """Voronoi cells of jittered points: labels, and µm to the cell's border and to its point."""
     step = pitch_um / GROUND_UM_PER_PX
     rows, columns = np.meshgrid(np.arange(0.0, shape[0], step), np.arange(0.0, shape[1], step), indexing="ij")
     points = np.stack([rows, columns]).reshape(2, -1) + rng.uniform(-0.42, 0.42, (2, rows.size)) * step
     seeds = np.ones(shape, np.uint8)
     rows_px, columns_px = np.rint(points).astype(int)
     seeds[rows_px.clip(0, shape[0] - 1), columns_px.clip(0, shape[1] - 1)] = 0
-    _, labels = cv2.distanceTransformWithLabels(seeds, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    away, labels = cv2.distanceTransformWithLabels(seeds, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
     border = np.ones(shape, np.uint8)
     border[:, 1:][labels[:, 1:] != labels[:, :-1]] = 0
     border[1:][labels[1:] != labels[:-1]] = 0
     edge = cv2.distanceTransform(border, cv2.DIST_L2, 5) * np.float32(GROUND_UM_PER_PX)
-    return labels, cv2.GaussianBlur(edge, (0, 0), 0.7)
+    return labels, cv2.GaussianBlur(edge, (0, 0), 0.7), away * np.float32(GROUND_UM_PER_PX)

@@ -1,0 +1,159 @@
+"""Convex hulls of many cells at once, in exact integers.
+
+A hull's outline falls into a left and a right chain, each a function of the row. Both are lower
+envelopes (the right one of negated x), so one routine finds them for all cells together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.measure.regions import Floats, Ints, Runs, ragged_indices
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """Points (t, v) of one side of all cells, sorted by cell and then t."""
+
+    cell: Ints
+    t: Ints
+    v: Ints
+
+
+def _convex(chain: _Chain) -> _Chain:
+    """The points below every chord of their cell's chain, and its two ends.
+
+    A point on or above the chord of its neighbours is no vertex, whatever else is removed, so each
+    round drops all such points at once. The rounds needed grow slowly with the number of rows.
+    """
+    cell, t, v = chain.cell, chain.t, chain.v
+    while True:
+        before_t, before_v = t[1:-1] - t[:-2], v[1:-1] - v[:-2]
+        across_t, across_v = t[2:] - t[:-2], v[2:] - v[:-2]
+        below = before_t * across_v > before_v * across_t
+        keep = np.ones(len(t), bool)
+        keep[1:-1] = below | (cell[2:] != cell[:-2])
+        if keep.all():
+            return _Chain(cell, t, v)
+        cell, t, v = cell[keep], t[keep], v[keep]
+
+
+def hull_areas_px(runs: Runs) -> Ints:
+    """(n,) numbers of pixels whose centre lies in or on the convex hull of a cell.
+
+    The hull is that of the midpoints of all pixel edges, as in `skimage.morphology.
+    convex_hull_image` with its default `offset_coordinates`, and pixels on its border count.
+    """
+    cell, _, left, right = runs.rows
+    firsts = _ceil_halves(_convex(_edge_midpoints(cell, left)), len(runs))
+    lasts = _ceil_halves(_convex(_edge_midpoints(cell, 1 - right)), len(runs))
+    return runs.heights_px - firsts - lasts
+
+
+def _edge_midpoints(cell: Ints, left: Ints) -> _Chain:
+    """Leftmost pixel-edge midpoints of every row and every row border, in half pixels.
+
+    Relative to pixel centres, pixel (y, x) has them at (2y, 2x - 1) and (2y -+ 1, 2x).
+    """
+    middle = 2 * np.arange(len(cell)) + cell + 1
+    count = 2 * len(cell) + int(cell[-1]) + 1
+    v = np.full(count, np.iinfo(np.int64).max)
+    v[middle], v[middle + 1] = 2 * left - 1, 2 * left
+    v[middle - 1] = np.minimum(v[middle - 1], 2 * left)
+    rows = np.bincount(cell)
+    lengths = 2 * rows + 1
+    return _Chain(np.repeat(np.arange(len(rows)), lengths), ragged_indices(np.full(len(rows), -1), lengths), v)
+
+
+def _ceil_halves(chain: _Chain, count: int) -> Ints:
+    """(count,) sums over the rows t = 0, 2, 4, ... of a chain of ceil(v / 2)."""
+    segments = np.flatnonzero(chain.cell[1:] == chain.cell[:-1])
+    t0, v0 = chain.t[segments], chain.v[segments]
+    dt, dv = chain.t[segments + 1] - t0, chain.v[segments + 1] - v0
+    first = (t0 + 1) // 2
+    lengths = (t0 + dt + 1) // 2 - first
+    at = np.repeat(np.arange(len(segments)), lengths)
+    t = 2 * ragged_indices(first, lengths)
+    halves = -((-v0[at] * dt[at] - dv[at] * (t - t0[at])) // (2 * dt[at]))
+    offsets = np.searchsorted(chain.cell[segments][at], np.arange(count))
+    sums: Ints = np.add.reduceat(halves, offsets)
+    return sums
+
+
+@dataclass(frozen=True)
+class Hulls:
+    """Convex hulls of the pixel corners of n cells, as polygons with integer corners.
+
+    Attributes:
+        offsets: (n + 1,) the vertices of cell i are `offsets[i]` to `offsets[i + 1]`.
+        x, y: (m,) vertices in order around the hull, in pixels from the corner of the cell's box.
+    """
+
+    offsets: Ints
+    x: Ints
+    y: Ints
+
+    @classmethod
+    def from_runs(cls, runs: Runs) -> Hulls:
+        cell, _, first, last = runs.rows
+        left, right = _convex(_corners(cell, first)), _convex(_corners(cell, -last))
+        cells = np.concatenate([left.cell, right.cell])
+        # Down the left side, up the right: with the rows of the right side negated, one sort.
+        way = np.concatenate([left.t, 2 * runs.heights_px[right.cell] - right.t + 1])
+        order = np.lexsort((way, cells))
+        return cls(
+            offsets=np.searchsorted(cells[order], np.arange(len(runs) + 1)),
+            x=np.concatenate([left.v, -right.v])[order],
+            y=np.concatenate([left.t, right.t])[order],
+        )
+
+    @cached_property
+    def _edges(self) -> tuple[Ints, Ints, Floats]:
+        """Step x, step y and length of the edge that starts at each vertex."""
+        following = np.arange(1, len(self.x) + 1)
+        following[self.offsets[1:] - 1] = self.offsets[:-1]
+        dx, dy = self.x[following] - self.x, self.y[following] - self.y
+        return dx, dy, np.sqrt((dx * dx + dy * dy).astype(np.float64))
+
+    @property
+    def perimeters_px(self) -> Floats:
+        """(n,) lengths around the hulls."""
+        counts = np.diff(self.offsets)
+        sums: Floats = np.bincount(np.repeat(np.arange(len(counts)), counts), self._edges[2])
+        return sums
+
+    @property
+    def ferets_px(self) -> tuple[Floats, Floats]:
+        """(n,) longest and shortest distance of two parallel lines that hold the cell between them.
+
+        The longest is that of two corners; the shortest has one line along an edge of the hull
+        (Freeman and Shapira, Comm. ACM 1975).
+        """
+        counts = np.diff(self.offsets)
+        per_vertex = np.repeat(counts, counts)
+        one = np.repeat(np.arange(len(self.x)), per_vertex)
+        other = ragged_indices(np.repeat(self.offsets[:-1], counts), per_vertex)
+        across_x, across_y = self.x[other] - self.x[one], self.y[other] - self.y[one]
+        lengths2 = _segment_max(across_x * across_x + across_y * across_y, counts * counts)
+        dx, dy, edge_length = self._edges
+        heights = _segment_max(np.abs(dx[one] * across_y - dy[one] * across_x), per_vertex) / edge_length
+        return np.sqrt(lengths2.astype(np.float64)), np.minimum.reduceat(heights, self.offsets[:-1])
+
+
+def _segment_max(values: Ints, lengths: Ints) -> Ints:
+    largest: Ints = np.maximum.reduceat(values, np.cumsum(lengths) - lengths)
+    return largest
+
+
+def _corners(cell: Ints, left: Ints) -> _Chain:
+    """Leftmost pixel corners on every border between rows, in pixels."""
+    above = np.arange(len(cell)) + cell
+    v: NDArray[np.int64] = np.full(len(cell) + int(cell[-1]) + 1, np.iinfo(np.int64).max)
+    v[above + 1] = left
+    v[above] = np.minimum(v[above], left)
+    lengths = np.bincount(cell) + 1
+    return _Chain(np.repeat(np.arange(len(lengths)), lengths), ragged_indices(np.zeros_like(lengths), lengths), v)

@@ -1,0 +1,107 @@
+"""What the directory and the XML metadata of a CZI file say about the slide."""
+
+from __future__ import annotations
+
+import math
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+
+from pipeline.config import check_um_per_px
+from pipeline.errors import InputError, UsageError
+from pipeline.geometry import Box
+from pipeline.slide.directory import CziDirectory, SubBlock
+from pipeline.slide.model import SceneInfo, SlideInfo
+from pipeline.store.layout import slide_id_of
+
+XY_TOLERANCE = 0.01
+"""A slide whose pixels are less square than this has no single pixel size."""
+
+_DISTANCES = "Metadata/Scaling/Items/Distance"
+_CHANNELS = "Metadata/Information/Image/Dimensions/Channels/Channel"
+
+
+def describe(directory: CziDirectory) -> SlideInfo:
+    """Facts of a slide from its directory and metadata.
+
+    Raises:
+        InputError: the metadata is no XML, or the file's name gives no slide id.
+    """
+    root = _root(directory)
+    um_per_px, fault = _pixel_size(root)
+    blocks, level_0 = directory.sub_blocks, directory.level_0
+    counts = index_counts(level_0)
+    return SlideInfo(
+        slide_id=slide_id_of(directory.path),
+        path=directory.path,
+        size_bytes=directory.size_bytes,
+        um_per_px=um_per_px,
+        scenes=_scenes(level_0),
+        pixel_type="+".join(sorted({block.pixel_type for block in level_0})),
+        channels=_channel_names(root, len(counts.get("C", ("only",)))),
+        is_mosaic=any(block.mosaic_index > 0 for block in blocks),
+        compressions=tuple(sorted({block.compression for block in blocks})),
+        pyramid_levels=tuple(sorted({block.reduction for block in blocks})),
+        pixel_size_fault=fault,
+        planes=tuple((name, len(counts[name])) for name in sorted(counts) if len(counts[name]) > 1),
+    )
+
+
+def index_counts(blocks: Sequence[SubBlock]) -> dict[str, list[int]]:
+    """The indices in use along every dimension but X, Y, S and M, sorted."""
+    indices: dict[str, set[int]] = {}
+    for block in blocks:
+        for name, index in block.plane.items():
+            indices.setdefault(name, set()).add(index)
+    return {name: sorted(found) for name, found in indices.items()}
+
+
+def _scenes(level_0: Sequence[SubBlock]) -> tuple[SceneInfo, ...]:
+    boxes: dict[int, list[Box]] = {}
+    for block in level_0:
+        boxes.setdefault(block.scene, []).append(block.box)
+    return tuple(SceneInfo(index, _hull(boxes[index])) for index in sorted(boxes))
+
+
+def _hull(boxes: Sequence[Box]) -> Box:
+    return Box(
+        min(box.x0 for box in boxes), min(box.y0 for box in boxes),
+        max(box.x1 for box in boxes), max(box.y1 for box in boxes),
+    )  # fmt: skip
+
+
+def _root(directory: CziDirectory) -> ET.Element | None:
+    if not directory.metadata_xml:
+        return None
+    try:
+        if "<!DOCTYPE" in directory.metadata_xml:  # entities can make a small text huge
+            raise ET.ParseError("it declares a document type")
+        return ET.fromstring(directory.metadata_xml)
+    except ET.ParseError as error:
+        raise InputError(
+            f"its metadata cannot be read ({error})", where=directory.path,
+            fix="the file is damaged: copy it again from its source",
+        ) from error  # fmt: skip
+
+
+def _pixel_size(root: ET.Element | None) -> tuple[float | None, str]:
+    """Pixel size in µm and '', or None and why there is none. The file states metres."""
+    distances = [] if root is None else root.findall(_DISTANCES)
+    stated = {distance.get("Id"): distance.findtext("Value", "") for distance in distances}
+    if "X" not in stated or "Y" not in stated:
+        return None, "the file states no pixel size"
+    try:
+        x_um, y_um = (round(float(stated[axis]) * 1e6, 9) for axis in "XY")
+        check_um_per_px(x_um, "x")
+        check_um_per_px(y_um, "y")
+    except (ValueError, UsageError):
+        return None, f"the file states a pixel size of {stated['X']!r} by {stated['Y']!r} metres"
+    if abs(x_um - y_um) > XY_TOLERANCE * max(x_um, y_um):
+        return None, f"the file's pixels are not square: {x_um:g} by {y_um:g} µm"
+    return (x_um if x_um == y_um else math.sqrt(x_um * y_um)), ""
+
+
+def _channel_names(root: ET.Element | None, count: int) -> tuple[str, ...]:
+    elements = [] if root is None else root.findall(_CHANNELS)
+    names = [element.get("Name") or element.get("Id") or "" for element in elements]
+    names += [""] * (count - len(names))
+    return tuple(name or f"Channel:{i}" for i, name in enumerate(names[:count]))

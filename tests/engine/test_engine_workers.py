@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.engine.workers import Pool, StopFlag
+from pipeline.errors import InputError
+
+
+@dataclass
+class Errand:
+    """Work whose tasks say what is to happen; `marks` is a directory that counts tries."""
+
+    marks: Path
+
+    def prepare(self) -> None:
+        self.prepared_in = os.getpid()
+
+    def run(self, task: Any) -> dict[str, Any]:
+        tries = len(list(self.marks.glob(f"{task}-*")))
+        (self.marks / f"{task}-{tries}").touch()
+        kind = str(task).split(":")[0]
+        if kind == "raise":
+            raise InputError("the sub-block does not decode", where="slide.czi")
+        if kind == "bug":
+            raise ZeroDivisionError("division by zero")
+        if kind == "die" or (kind == "die-once" and tries == 0):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if kind == "slow":
+            time.sleep(0.3)
+        return {"pid": self.prepared_in, "task": task}
+
+
+def run_all(tmp_path: Path, tasks: list[str], size: int = 2) -> dict[str, Any]:
+    outcomes = list(Pool(Errand(tmp_path), size, StopFlag()).outcomes(tasks))
+    assert len(outcomes) == len(tasks)
+    return {outcome.task: outcome for outcome in outcomes}
+
+
+def test_every_task_is_done_once_in_processes_prepared_once(tmp_path: Path) -> None:
+    outcomes = run_all(tmp_path, [f"slow:{i}" for i in range(6)])
+    pids = {outcome.facts["pid"] for outcome in outcomes.values()}
+    assert len(pids) == 2
+    assert os.getpid() not in pids
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+def test_a_task_that_raises_fails_alone_and_says_why(tmp_path: Path) -> None:
+    outcomes = run_all(tmp_path, ["raise:1", "bug:2", "ok:3"])
+    assert outcomes["raise:1"].error == "slide.czi: the sub-block does not decode"
+    assert outcomes["bug:2"].error == "ZeroDivisionError: division by zero"
+    assert outcomes["ok:3"].error is None
+
+
+def test_a_killed_worker_costs_its_task_one_retry(tmp_path: Path) -> None:
+    outcomes = run_all(tmp_path, ["die-once:1", "ok:2", "ok:3"])
+    assert all(outcome.error is None for outcome in outcomes.values())
+    assert len(list(tmp_path.glob("die-once:1-*"))) == 2
+
+
+def test_a_task_that_kills_twice_fails_and_the_others_go_on(tmp_path: Path) -> None:
+    outcomes = run_all(tmp_path, ["die:1", *[f"ok:{i}" for i in range(8)]])
+    assert "SIGKILL" in str(outcomes["die:1"].error)
+    assert sum(outcome.error is None for outcome in outcomes.values()) == 8
+    assert len(list(tmp_path.glob("die:1-*"))) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_stops_at_the_end_of_the_tasks_under_way(tmp_path: Path, number: int) -> None:
+    stop = StopFlag()
+    restore = stop.install()
+    try:
+        tasks = [f"slow:{i}" for i in range(40)]
+        done = []
+        for outcome in Pool(Errand(tmp_path), 2, stop).outcomes(tasks):
+            if not done:
+                os.kill(os.getpid(), number)
+            done.append(outcome)
+    finally:
+        restore()
+    assert stop.signal_name == signal.Signals(number).name
+    assert 2 <= len(done) <= 4, "begun tasks are finished, no other is begun"
+    assert len(list(tmp_path.iterdir())) == len(done)
+
+
+def test_workers_end_with_the_pool(tmp_path: Path) -> None:
+    outcomes = run_all(tmp_path, ["ok:1", "ok:2"])
+    time.sleep(0.1)
+    for outcome in outcomes.values():
+        assert not Path(f"/proc/{outcome.facts['pid']}").exists()
+
+
+def test_no_task_starts_no_process(tmp_path: Path) -> None:
+    before = threading.active_count()
+    assert run_all(tmp_path, []) == {}
+    assert threading.active_count() == before

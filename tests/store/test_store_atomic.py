@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.store import atomic
+
+
+def test_a_file_appears_whole_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    atomic.write_text(tmp_path / "deep" / "a.txt", "whole")
+    assert (tmp_path / "deep" / "a.txt").read_text() == "whole"
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["a.txt"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_directory(tmp_path: Path) -> None:
+    atomic.write_text(tmp_path / "a.txt", "old")
+    with pytest.raises(RuntimeError), atomic.replacing(tmp_path / "a.txt") as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    with pytest.raises(RuntimeError), atomic.replacing(tmp_path / "x" / "y" / "b.txt"):
+        raise RuntimeError
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_the_first_to_create_a_file_wins(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    with atomic.creating(path) as temporary:
+        temporary.write_text("first")
+    with pytest.raises(FileExistsError), atomic.creating(path) as temporary:
+        temporary.write_text("second")
+    assert path.read_text() == "first"
+    assert [p.name for p in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_json_without_a_json_value_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        atomic.write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert not (tmp_path / "a.json").exists()
+
+
+def test_a_killed_writer_leaves_the_old_file_whole(tmp_path: Path) -> None:
+    path = tmp_path / "big.txt"
+    atomic.write_text(path, "old")
+    code = f"""
+import sys, time
+from pathlib import Path
+from pipeline.store import atomic
+with atomic.replacing(Path({str(path)!r})) as temporary:
+    temporary.write_text("new" * 1000)
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+    writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert writer.stdout is not None
+    writer.stdout.readline()
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.wait()
+    assert path.read_text() == "old"
+    leftovers = [p.name for p in tmp_path.iterdir() if p != path]
+    assert len(leftovers) == 1
+    assert leftovers[0].endswith(atomic.TEMPORARY_SUFFIX)
+
+
+def test_many_processes_that_create_one_file_agree_on_one_winner(tmp_path: Path) -> None:
+    path = tmp_path / "m.json"
+    start = time.time() + 0.7
+    code = f"""
+import sys, time
+from pathlib import Path
+from pipeline.store import atomic
+time.sleep(max(0, {start} - time.time()))
+try:
+    with atomic.creating(Path({str(path)!r})) as t:
+        t.write_text(sys.argv[1])
+    print("won")
+except FileExistsError:
+    print("lost")
+"""
+    racers = [
+        subprocess.Popen([sys.executable, "-c", code, str(i)], stdout=subprocess.PIPE, text=True)
+        for i in range(6)
+    ]
+    results = [racer.communicate()[0].strip() for racer in racers]
+    assert sorted(results) == ["lost"] * 5 + ["won"]
+    assert path.read_text() == str(results.index("won"))

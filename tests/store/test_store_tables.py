@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+from pipeline.config import AreaRange
+from pipeline.errors import InputError
+from pipeline.store import cells, manifest as manifests, tables
+from runs import make_run
+
+TABLE = pa.table({"a": pa.array(range(1000), pa.int32()), "b": [f"x{i}" for i in range(1000)]})
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(0, 999), max_size=6))
+def test_the_bytes_do_not_depend_on_how_the_rows_came(tmp_path: Path, cuts: list[int]) -> None:
+    edges = [0, *sorted(cuts), 1000]
+    pieces = [TABLE.slice(a, b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    rows = tables.write_stream(tmp_path / "p.parquet", TABLE.schema, pieces, "h", rows_per_group=64)
+    tables.write_stream(tmp_path / "w.parquet", TABLE.schema, [TABLE], "h", rows_per_group=64)
+    assert rows == 1000
+    assert (tmp_path / "p.parquet").read_bytes() == (tmp_path / "w.parquet").read_bytes()
+
+
+def test_a_table_of_another_run_is_refused(tmp_path: Path) -> None:
+    tables.write_table(tmp_path / "t.parquet", TABLE, "aaaa")
+    with pytest.raises(InputError, match=r"another configuration \(hash aaaa, this run has bbbb\)"):
+        tables.read_table(tmp_path / "t.parquet", "bbbb")
+
+
+def test_a_missing_column_is_named(tmp_path: Path) -> None:
+    tables.write_table(tmp_path / "t.parquet", TABLE, "h")
+    with pytest.raises(InputError, match="has no column zz"):
+        tables.read_table(tmp_path / "t.parquet", "h", columns=["a", "zz"])
+
+
+@pytest.mark.parametrize("keep", [0, 10, 500])
+def test_a_truncated_table_is_damaged(tmp_path: Path, keep: int) -> None:
+    path = tmp_path / "t.parquet"
+    tables.write_table(path, TABLE, "h")
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(InputError, match="damaged"):
+        tables.read_table(path, "h")
+
+
+def test_a_missing_table_says_what_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="mkhspc segment"):
+        tables.read_table(tmp_path / "t.parquet", "h")
+
+
+def test_the_filter_is_a_view_that_follows_the_manifest(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", slide_ids=("A",))
+    stale = cells.read_cells(run.layout, run.manifest, "A")
+    narrow = run.manifest.with_filter({"mk": AreaRange(500, 600)})
+    fresh = cells.read_cells(run.layout, narrow, "A", ["cell_id", "in_filter"])
+    assert fresh.column_names == ["cell_id", "in_filter"]
+    assert 0 < sum(fresh["in_filter"].to_pylist()) < sum(stale["in_filter"].to_pylist())
+    cells.rewrite_in_filter(run.layout, narrow, "A")
+    on_disk = tables.read_table(run.layout.cells("A"), run.manifest.config_hash)
+    assert on_disk["in_filter"].to_pylist() == fresh["in_filter"].to_pylist()
+    assert on_disk.drop(["in_filter"]).equals(stale.drop(["in_filter"]))
+
+
+def test_crops_are_found_by_id(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", slide_ids=("A",))
+    ids = cells.read_cells(run.layout, run.manifest, "A", ["cell_id"])["cell_id"].to_pylist()
+    found = list(cells.iter_crops(run.layout, run.manifest, "A", {ids[3], ids[70]}))
+    assert {crop.cell_id for crop in found} == {ids[3], ids[70]}
+    assert all(crop.image[:4] == b"RIFF" for crop in found)
+
+
+def test_a_manifest_survives_the_disk(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", slide_ids=("A", "B"))
+    assert manifests.read(run.layout) == run.manifest
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('"run.seed": 0', '"run.seed": 1', "was edited"),
+        ('"format": "mkhspc-run"', '"format": "other"', "not the manifest"),
+        ('"slides"', '"slices"', "damaged"),
+        ("{", "", "damaged"),
+    ],
+)
+def test_a_wrong_manifest_is_refused(tmp_path: Path, old: str, new: str, words: str) -> None:
+    run = make_run(tmp_path / "run", slide_ids=("A",))
+    text = run.layout.manifest.read_text()
+    assert old in text
+    run.layout.manifest.write_text(text.replace(old, new, 1))
+    with pytest.raises(InputError, match=words):
+        manifests.read(run.layout)
+
+
+def test_the_first_manifest_wins(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", slide_ids=("A",))
+    other = run.manifest.with_filter({"mk": AreaRange(200, 300)})
+    assert manifests.create(run.layout, other) == run.manifest
+
+
+def test_codes_are_blind_and_new_slides_do_not_change_old_codes() -> None:
+    codes = manifests.blind_codes(0, ["FGC1", "FGC2", "MHU1"])
+    assert sorted(codes.values()) == ["S01", "S02", "S03"]
+    assert codes == manifests.blind_codes(0, ["MHU1", "FGC2", "FGC1"])
+    ids = ["FGC1", "FGC2", "MHU1"]
+    orders = {tuple(manifests.blind_codes(seed, ids)[i] for i in ids) for seed in range(20)}
+    assert len(orders) > 1, "the order of names must not give the codes away"
+    assert manifests.blind_codes(0, ["MHU2"], taken=3) == {"MHU2": "S04"}

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline import config
+from pipeline.config import AreaRange, RunConfig, load_config
+from pipeline.errors import InputError, MkhspcError, UsageError
+
+STUDY = """
+[run]
+output_dir = "run"
+slides = ["slides/*.czi"]
+sample_fraction = 0.1
+um_per_px = 0.1725
+[mk]
+min_area_um2 = 120
+[compute]
+num_workers = 4
+[slurm]
+partition = "gpu"
+memory_gb = "auto"
+extra = ["--qos=long"]
+[groups]
+FGC1 = {sex = "F", treatment = "GC"}
+"""
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "study.toml"
+    path.write_text(text)
+    return path
+
+
+def test_the_defaults_are_those_of_the_contract() -> None:
+    found = load_config(None)
+    assert found.run.sample_fraction == 1.0
+    assert found.run.tile_size == 4096
+    assert found.run.calibration_samples == 100
+    assert found.mk.filter == AreaRange(100, 2100)
+    assert found.hspc.filter == AreaRange(10, 150)
+
+
+def test_a_study_file_is_read_with_its_types(tmp_path: Path) -> None:
+    found = load_config(written(tmp_path, STUDY))
+    assert found.run.um_per_px == 0.1725
+    assert found.mk.min_area_um2 == 120.0
+    assert found.compute.num_workers == 4
+    assert found.slurm.memory_gb == "auto"
+    assert found.groups["FGC1"] == {"sex": "F", "treatment": "GC"}
+
+
+def test_paths_in_a_file_are_relative_to_that_file(tmp_path: Path) -> None:
+    found = load_config(written(tmp_path, STUDY))
+    assert found.run.output_dir == str(tmp_path / "run")
+    assert found.run.slides == (str(tmp_path / "slides" / "*.czi"),)
+
+
+def test_options_win_over_the_file(tmp_path: Path) -> None:
+    found = load_config(written(tmp_path, STUDY), {"run.sample_fraction": 1.0, "run.seed": None})
+    assert found.run.sample_fraction == 1.0
+    assert found.run.seed == 0
+
+
+def test_a_config_survives_json(tmp_path: Path) -> None:
+    found = load_config(written(tmp_path, STUDY))
+    assert config.from_dict(json.loads(json.dumps(config.to_dict(found)))) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[run]\ntilesize = 1", ["study.toml", "tilesize", "tile_size"]),
+        ("[runs]\nseed = 1", ["unknown section 'runs'", "compute"]),
+        ("[run", ["not valid TOML"]),
+        ("[run]\nseed = 'x'", ["run.seed", "'x'", "whole number"]),
+        ("[run]\nseed = true", ["run.seed", "True"]),
+        ("[mk]\nmin_area_um2 = -1", ["mk.min_area_um2", "above 0"]),
+        ("[groups]\nFGC1 = 'F'", ["FGC1", "treatment"]),
+        ("run = 3", ["[run]", "table"]),
+    ],
+)
+def test_a_wrong_file_is_an_input_error_that_says_what_and_what_is_valid(
+    tmp_path: Path, text: str, words: list[str]
+) -> None:
+    with pytest.raises(InputError) as error:
+        load_config(written(tmp_path, text))
+    assert all(word in str(error.value) for word in words), str(error.value)
+    assert len(str(error.value).splitlines()) <= 2
+
+
+def test_a_file_that_is_not_there_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        load_config(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"run.sample_fraction": 0.0},
+        {"run.sample_fraction": 1.5},
+        {"run.sample_fraction": float("nan")},
+        {"mk.min_area_um2": -5.0},
+        {"mk.min_area_um2": 3000.0},
+        {"hspc.max_area_um2": float("inf")},
+        {"run.um_per_px": 0.0},
+        {"run.um_per_px": 400.0},
+        {"run.tile_size": 10},
+        {"compute.num_workers": 0},
+        {"compute.num_workers": "many"},
+        {"mk.detector": "magic"},
+    ],
+)
+def test_a_wrong_option_is_a_usage_error(options: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        load_config(None, options)
+
+
+def hash_with(**options: object) -> str:
+    changed = load_config(None, {key.replace("__", "."): value for key, value in options.items()})
+    return config.config_hash(config.identity(changed, {}))
+
+
+DEFAULT = config.config_hash(config.identity(RunConfig(), {}))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"run__um_per_px": 0.2},
+        {"run__tile_size": 2048},
+        {"run__calibration_samples": 50},
+        {"run__seed": 1},
+        {"mk__min_area_um2": 120.0},
+        {"hspc__max_area_um2": 140.0},
+    ],
+)
+def test_what_decides_the_cells_changes_the_hash(options: dict[str, object]) -> None:
+    assert hash_with(**options) != DEFAULT
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"run__output_dir": "elsewhere"},
+        {"run__slides": ("a.czi",)},
+        {"run__sample_fraction": 0.02},
+        {"mk__classifier": "mk.skops"},
+        {"compute__num_workers": 7},
+        {"compute__memory_gb": 3.0},
+        {"gallery__cards_per_page": 50},
+    ],
+)
+def test_what_does_not_decide_the_cells_leaves_the_hash(options: dict[str, object]) -> None:
+    assert hash_with(**options) == DEFAULT
+
+
+def test_groups_and_model_hashes_enter_the_hash_only_where_they_count() -> None:
+    grouped = replace(RunConfig(), groups={"a": {"sex": "F"}})
+    assert config.config_hash(config.identity(grouped, {})) == DEFAULT
+    assert config.config_hash(config.identity(RunConfig(), {"sam2": "00ff"})) != DEFAULT
+
+
+def test_differences_name_the_setting_and_both_values() -> None:
+    ours = config.identity(load_config(None, {"run.seed": 7}), {})
+    assert config.differences(ours, config.identity(RunConfig(), {})) == [
+        "run.seed is 0 there and 7 here"
+    ]
+
+
+def test_the_stored_range_reaches_beyond_the_filter() -> None:
+    assert RunConfig().mk.stored == AreaRange(50, 4200)
+    assert RunConfig().mk.stored.max_length_um == pytest.approx(102.4, abs=0.1)
+
+
+def test_every_error_is_one_of_the_family() -> None:
+    assert issubclass(UsageError, MkhspcError)
+    assert UsageError("x").exit_code == 2

@@ -12,6 +12,7 @@ import pytest
 RANKS = {
     "errors": 0,
     "progress": 0,
+    "resources": 1,
     "geometry": 1,
     "config": 2,
     "store": 3,

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.measure.regions import Floats, Ints, Runs, ragged_indices
+from pipeline.measure.regions import Floats, Ints, PackedMasks, ragged_indices
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,16 @@ def _convex(chain: _Chain) -> _Chain:
         cell, t, v = cell[keep], t[keep], v[keep]
 
 
-def hull_areas_px(runs: Runs) -> Ints:
+def hull_areas_px(masks: PackedMasks) -> Ints:
     """(n,) numbers of pixels whose centre lies in or on the convex hull of a cell.
 
     The hull is that of the midpoints of all pixel edges, as in `skimage.morphology.
     convex_hull_image` with its default `offset_coordinates`, and pixels on its border count.
     """
-    cell, _, left, right = runs.rows
-    firsts = _ceil_halves(_convex(_edge_midpoints(cell, left)), len(runs))
-    lasts = _ceil_halves(_convex(_edge_midpoints(cell, 1 - right)), len(runs))
-    return runs.heights_px - firsts - lasts
+    cell, _, left, right = masks.rows
+    firsts = _ceil_halves(_convex(_edge_midpoints(cell, left)), len(masks))
+    lasts = _ceil_halves(_convex(_edge_midpoints(cell, 1 - right)), len(masks))
+    return masks.heights_px - firsts - lasts
 
 
 def _edge_midpoints(cell: Ints, left: Ints) -> _Chain:
@@ -64,9 +64,7 @@ def _edge_midpoints(cell: Ints, left: Ints) -> _Chain:
     v = np.full(count, np.iinfo(np.int64).max)
     v[middle], v[middle + 1] = 2 * left - 1, 2 * left
     v[middle - 1] = np.minimum(v[middle - 1], 2 * left)
-    rows = np.bincount(cell)
-    lengths = 2 * rows + 1
-    return _Chain(np.repeat(np.arange(len(rows)), lengths), ragged_indices(np.full(len(rows), -1), lengths), v)
+    return _chain(2 * np.bincount(cell) + 1, -1, v)
 
 
 def _ceil_halves(chain: _Chain, count: int) -> Ints:
@@ -98,15 +96,15 @@ class Hulls:
     y: Ints
 
     @classmethod
-    def from_runs(cls, runs: Runs) -> Hulls:
-        cell, _, first, last = runs.rows
+    def from_masks(cls, masks: PackedMasks) -> Hulls:
+        cell, _, first, last = masks.rows
         left, right = _convex(_corners(cell, first)), _convex(_corners(cell, -last))
         cells = np.concatenate([left.cell, right.cell])
         # Down the left side, up the right: with the rows of the right side negated, one sort.
-        way = np.concatenate([left.t, 2 * runs.heights_px[right.cell] - right.t + 1])
+        way = np.concatenate([left.t, 2 * masks.heights_px[right.cell] - right.t + 1])
         order = np.lexsort((way, cells))
         return cls(
-            offsets=np.searchsorted(cells[order], np.arange(len(runs) + 1)),
+            offsets=np.searchsorted(cells[order], np.arange(len(masks) + 1)),
             x=np.concatenate([left.v, -right.v])[order],
             y=np.concatenate([left.t, right.t])[order],
         )
@@ -123,8 +121,7 @@ class Hulls:
     def perimeters_px(self) -> Floats:
         """(n,) lengths around the hulls."""
         counts = np.diff(self.offsets)
-        sums: Floats = np.bincount(np.repeat(np.arange(len(counts)), counts), self._edges[2])
-        return sums
+        return np.bincount(np.repeat(np.arange(len(counts)), counts), self._edges[2])
 
     @property
     def ferets_px(self) -> tuple[Floats, Floats]:
@@ -155,5 +152,10 @@ def _corners(cell: Ints, left: Ints) -> _Chain:
     v: NDArray[np.int64] = np.full(len(cell) + int(cell[-1]) + 1, np.iinfo(np.int64).max)
     v[above + 1] = left
     v[above] = np.minimum(v[above], left)
-    lengths = np.bincount(cell) + 1
-    return _Chain(np.repeat(np.arange(len(lengths)), lengths), ragged_indices(np.zeros_like(lengths), lengths), v)
+    return _chain(np.bincount(cell) + 1, 0, v)
+
+
+def _chain(lengths: Ints, first_t: int, v: Ints) -> _Chain:
+    """Chains of these lengths, whose t count up from `first_t`."""
+    t = ragged_indices(np.full(len(lengths), first_t), lengths)
+    return _Chain(np.repeat(np.arange(len(lengths)), lengths), t, v)

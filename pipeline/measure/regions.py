@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.detect.contract import Detection
+from pipeline.geometry import BoolMask, Box
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -23,7 +24,7 @@ def ragged_indices(starts: Ints, lengths: Ints) -> Ints:
 
 
 @dataclass(frozen=True)
-class Runs:
+class PackedMasks:
     """Masks of n cells as m horizontal runs of pixels, sorted by cell, row and column.
 
     A run covers the pixels [x0, x1) of row y, counted from the top-left corner of its cell's box.
@@ -44,43 +45,29 @@ class Runs:
     x1: Ints
 
     @classmethod
-    def from_detections(cls, detections: Sequence[Detection]) -> Runs:
+    def from_detections(cls, detections: Sequence[Detection], window: Box) -> PackedMasks:
         """Packs detections, in their order.
 
         Raises:
-            ValueError: a mask does not fit its box, or leaves a row of it empty.
+            ValueError: a detection reaches out of the window, its mask does not have the shape of
+                its box, or leaves a row of it empty.
         """
-        boxes = np.array([(d.box.x0, d.box.y0, d.box.x1, d.box.y1) for d in detections], np.int64).reshape(-1, 4)
-        heights, widths = boxes[:, 3] - boxes[:, 1], boxes[:, 2] - boxes[:, 0]
-        if any(d.mask.shape != (d.box.height, d.box.width) for d in detections):
-            raise ValueError("a mask does not have the shape of its box")
-        row_starts = np.cumsum(np.repeat(widths, heights)) - np.repeat(widths, heights)
-        starts, ends = _runs_of_rows([d.mask for d in detections], row_starts)
+        boxes = _boxes(detections, window)
+        widths, heights = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+        row_ends = np.cumsum(np.repeat(widths, heights))
+        row_starts = row_ends - np.repeat(widths, heights)
+        starts, ends = _runs_of_rows([d.mask for d in detections], row_starts, row_ends)
         row = np.searchsorted(row_starts, starts, side="right") - 1
-        if len(row_starts) != np.count_nonzero(np.diff(row, prepend=-1)):
+        if np.count_nonzero(np.diff(row, prepend=-1)) != len(row_starts):
             raise ValueError("a mask has an empty row: it is not tight, or not in one piece")
-        first_row = np.cumsum(heights) - heights
         cell = np.repeat(np.arange(len(boxes)), heights)[row]
         return cls(
             boxes=boxes,
             offsets=np.searchsorted(cell, np.arange(len(boxes) + 1)),
             cell=cell,
-            y=row - first_row[cell],
+            y=row - (np.cumsum(heights) - heights)[cell],
             x0=starts - row_starts[row],
             x1=ends - row_starts[row],
-        )
-
-    def select(self, indices: Ints) -> Runs:
-        """The cells at these indices, in this order."""
-        lengths = np.diff(self.offsets)[indices]
-        kept = ragged_indices(self.offsets[indices], lengths)
-        return Runs(
-            boxes=self.boxes[indices],
-            offsets=np.concatenate(([0], np.cumsum(lengths))),
-            cell=np.repeat(np.arange(len(indices)), lengths),
-            y=self.y[kept],
-            x0=self.x0[kept],
-            x1=self.x1[kept],
         )
 
     def __len__(self) -> int:
@@ -103,7 +90,8 @@ class Runs:
     def centroids_px(self) -> Floats:
         """(n, 2) centres of mass x, y in level-0 pixels of the scene, pixel centres at +0.5."""
         first = np.stack([self.moment(1, 0), self.moment(0, 1)], axis=1)
-        return self.boxes[:, :2] + (first / self.areas_px[:, None] + 0.5)
+        centre: Floats = self.boxes[:, :2] + (first / self.areas_px[:, None] + 0.5)
+        return centre
 
     def moment(self, p: int, q: int, origin: Ints | None = None) -> Ints:
         """(n,) sums over a cell's pixels of x**p * y**q, for p up to 3.
@@ -133,18 +121,28 @@ class Runs:
         return self.cell[first], self.y[first], self.x0[first], self.x1[last]
 
 
-def _runs_of_rows(masks: list[NDArray[np.bool_]], row_starts: Ints) -> tuple[Ints, Ints]:
-    """Start and end of every run in the masks laid out row after row, in one flat array."""
+def _boxes(detections: Sequence[Detection], window: Box) -> Ints:
+    for detection in detections:
+        box = detection.box
+        if detection.mask.shape != (box.height, box.width):
+            raise ValueError(f"the mask of shape {detection.mask.shape} does not fit its {box}")
+        if box.clipped(window) != box:
+            raise ValueError(f"the detection at {box} reaches out of its window {window}")
+    corners = [(d.box.x0, d.box.y0, d.box.x1, d.box.y1) for d in detections]
+    return np.array(corners, np.int64).reshape(-1, 4)
+
+
+def _runs_of_rows(masks: list[BoolMask], row_starts: Ints, row_ends: Ints) -> tuple[Ints, Ints]:
+    """Where runs begin and end, in the masks laid out row after row in one flat array."""
     if not masks:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
+        return row_starts, row_ends
     flat = np.concatenate([mask.ravel() for mask in masks])
-    is_start, is_end = flat.copy(), flat.copy()
-    is_start[1:] &= ~flat[:-1]
-    is_end[:-1] &= ~flat[1:]
-    is_start[row_starts] = flat[row_starts]
-    row_lasts = np.append(row_starts[1:], len(flat)) - 1
-    is_end[row_lasts] = flat[row_lasts]
-    return np.flatnonzero(is_start), np.flatnonzero(is_end) + 1
+    is_first, is_last = flat.copy(), flat.copy()
+    is_first[1:] &= ~flat[:-1]
+    is_last[:-1] &= ~flat[1:]
+    is_first[row_starts] = flat[row_starts]
+    is_last[row_ends - 1] = flat[row_ends - 1]
+    return np.flatnonzero(is_first), np.flatnonzero(is_last) + 1
 
 
 def _power_sum(end: Ints, power: int) -> Ints:
@@ -159,13 +157,3 @@ def _power_sum(end: Ints, power: int) -> Ints:
     if power == 3:
         return triangle * triangle
     raise ValueError(f"no closed sum for power {power}")
-
-
-def centroids(detections: Sequence[Detection]) -> Floats:
-    """(n, 2) centroids x, y of detections, in level-0 pixels of the scene (pixel centres at +0.5)."""
-    return Runs.from_detections(detections).centroids_px
-
-
-def areas_px(detections: Sequence[Detection]) -> Ints:
-    """(n,) numbers of pixels of detections."""
-    return Runs.from_detections(detections).areas_px

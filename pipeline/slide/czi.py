@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pipeline.config import check_um_per_px
 from pipeline.errors import InputError
 from pipeline.geometry import Box
-from pipeline.slide.directory import CziDirectory, SubBlock, read_directory
+from pipeline.slide.directory import COPY_AGAIN, CziDirectory, SubBlock, is_whole, read_directory
 from pipeline.slide.metadata import describe
 from pipeline.slide.model import SceneInfo, SlideInfo
 from pipeline.slide.mosaic import Grid, SceneMosaic, corners_of, gather
@@ -55,7 +55,7 @@ class CziSlide:
             self._czi = CziFile(self._file)
         except Exception as error:  # libCZI's errors share no narrower base
             self._file.close()
-            raise InputError(f"cannot be opened ({error})", where=directory.path) from error
+            raise InputError(f"cannot be opened ({error})", where=directory.path, fix=COPY_AGAIN) from error
 
     @classmethod
     def open(cls, path: Path, um_per_px: float | None = None) -> CziSlide:
@@ -172,6 +172,7 @@ class CziSlide:
 
     def _decode(self, block: SubBlock) -> Pixels:
         """(height, width, 3) BGR pixels of a level-0 block."""
+        self._check(block)
         where = dict(block.plane)
         if block.has_scene:
             where["S"] = block.scene
@@ -181,8 +182,12 @@ class CziSlide:
             stored, _ = self._czi.read_image(cores=1, **where)
             image: Pixels = stored.reshape(block.stored_height_px, block.stored_width_px, 3)
         except Exception as error:  # libCZI's errors share no narrower base
-            raise self._undecodable(block.box, error) from error
+            raise self._undecodable(block.box, str(error)) from error
         return image
+
+    def _check(self, block: SubBlock) -> None:
+        if not is_whole(self._file, block, self.info.size_bytes):
+            raise self._undecodable(block.box, "its sizes are wrong")
 
     def _mean_of_level_0(self, mosaic: SceneMosaic, grid: Grid) -> Pixels:
         """Means of what is seen of every block, each decoded once."""
@@ -221,6 +226,8 @@ class CziSlide:
         return None
 
     def _mean_of_level(self, mosaic: SceneMosaic, grid: Grid, level: Sequence[SubBlock]) -> Pixels:
+        for block in level:
+            self._check(block)
         zoom = min(block.zoom for block in level)  # libCZI takes blocks of at least the zoom asked for
         rows, columns = grid.shape
         strips = math.ceil(3 * mosaic.box.area_px * zoom * zoom / STRIP_BYTES)
@@ -243,15 +250,15 @@ class CziSlide:
             )
             image: Pixels = stored.reshape(stored.shape[-3:])
         except Exception as error:  # libCZI's errors share no narrower base
-            raise self._undecodable(box, error) from error
+            raise self._undecodable(box, str(error)) from error
         return image
 
-    def _undecodable(self, box: Box, error: Exception) -> InputError:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    def _undecodable(self, box: Box, reason: str) -> InputError:
+        line = reason.strip().partition("\n")[0] or "no reason given"
         return InputError(
-            f"the image at x {box.x0}, y {box.y0} cannot be decoded ({reason})",
+            f"the image at x {box.x0}, y {box.y0} cannot be decoded ({line})",
             where=self.info.path,
-            fix="the file is damaged: copy it again from its source",
+            fix=COPY_AGAIN,
         )
 
 

@@ -31,6 +31,7 @@ NO_MOSAIC_INDEX = -1
 
 _SEGMENT = struct.Struct("<16sqq")  # id, bytes allocated, bytes used
 _ENTRY = struct.Struct("<2siqiiB5xi")  # schema, pixel type, position, part, compression, pyramid, dimensions
+_PARTS = struct.Struct("<iiq")  # of a sub-block: bytes of metadata, of attachments, of pixels
 _DIMENSION = struct.Struct("<4siifi")  # name, start, size, start coordinate, stored size
 _HEADER_PART = 48  # offsets inside the data of the file header segment
 _HEADER_POSITIONS = 52
@@ -38,7 +39,7 @@ _DIRECTORY_HEADER_BYTES = 128
 _METADATA_HEADER_BYTES = 256
 _MOST_DIMENSIONS = 40
 
-_COPY_AGAIN = "the file is cut short or damaged: copy it again from its source"
+COPY_AGAIN = "the file is cut short or damaged: copy it again from its source"
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,20 @@ def read_directory(path: Path) -> CziDirectory:
         raise InputError(f"cannot be read ({error.strerror})", where=path) from error
 
 
+def is_whole(file: BinaryIO, block: SubBlock, size_bytes: int) -> bool:
+    """Whether a sub-block's parts fit inside it and the file; libCZI reads past its end if they do not.
+
+    Reads 48 bytes without moving the position of `file`, which libCZI shares.
+    """
+    header = os.pread(file.fileno(), _SEGMENT.size + _PARTS.size, block.position_bytes)
+    if len(header) < _SEGMENT.size + _PARTS.size:
+        return False
+    name, allocated, used = _SEGMENT.unpack_from(header)
+    parts = _PARTS.unpack_from(header, _SEGMENT.size)
+    length = min(used or allocated, size_bytes - block.position_bytes - _SEGMENT.size)
+    return name.rstrip(b"\0") == b"ZISRAWSUBBLOCK" and min(parts) >= 0 and sum(parts) <= length
+
+
 class _Parser:
     """Reads segments of one open file, and refuses those that do not fit inside it."""
 
@@ -141,7 +156,7 @@ class _Parser:
     def _positions(self) -> tuple[int, int]:
         """Where the directory and the metadata lie, from the header of the file."""
         if self.size_bytes == 0:
-            raise InputError("is empty", where=self.path, fix=_COPY_AGAIN)
+            raise InputError("is empty", where=self.path, fix=COPY_AGAIN)
         self.file.seek(0)
         if self.file.read(10) != b"ZISRAWFILE":
             raise InputError(
@@ -234,7 +249,7 @@ class _Parser:
             raise self._damaged("metadata") from error
 
     def _damaged(self, label: str) -> InputError:
-        return InputError(f"its {label} cannot be read", where=self.path, fix=_COPY_AGAIN)
+        return InputError(f"its {label} cannot be read", where=self.path, fix=COPY_AGAIN)
 
 
 def _box(spans: Mapping[str, tuple[int, int, int]]) -> Box:

@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from pipeline.config import check_um_per_px
 from pipeline.errors import InputError, UsageError
 from pipeline.geometry import Box
-from pipeline.slide.directory import CziDirectory, SubBlock
+from pipeline.slide.directory import COPY_AGAIN, CziDirectory, SubBlock
 from pipeline.slide.model import SceneInfo, SlideInfo
 from pipeline.store.layout import slide_id_of
 
 XY_TOLERANCE = 0.01
 """A slide whose pixels are less square than this has no single pixel size."""
+
+MAX_SIDE_PX = 2_000_000
+"""More than a 75 mm glass slide at 0.04 µm a pixel: a longer scene is a damaged directory."""
 
 _DISTANCES = "Metadata/Scaling/Items/Distance"
 _CHANNELS = "Metadata/Information/Image/Dimensions/Channels/Channel"
@@ -35,7 +38,7 @@ def describe(directory: CziDirectory) -> SlideInfo:
         path=directory.path,
         size_bytes=directory.size_bytes,
         um_per_px=um_per_px,
-        scenes=_scenes(level_0),
+        scenes=_scenes(directory),
         pixel_type="+".join(sorted({block.pixel_type for block in level_0})),
         channels=_channel_names(root, len(counts.get("C", ("only",)))),
         is_mosaic=any(block.mosaic_index > 0 for block in blocks),
@@ -55,11 +58,19 @@ def index_counts(blocks: Sequence[SubBlock]) -> dict[str, list[int]]:
     return {name: sorted(found) for name, found in indices.items()}
 
 
-def _scenes(level_0: Sequence[SubBlock]) -> tuple[SceneInfo, ...]:
+def _scenes(directory: CziDirectory) -> tuple[SceneInfo, ...]:
     boxes: dict[int, list[Box]] = {}
-    for block in level_0:
+    for block in directory.level_0:
         boxes.setdefault(block.scene, []).append(block.box)
-    return tuple(SceneInfo(index, _hull(boxes[index])) for index in sorted(boxes))
+    scenes = tuple(SceneInfo(index, _hull(boxes[index])) for index in sorted(boxes))
+    for scene in scenes:
+        if max(scene.width_px, scene.height_px) > MAX_SIDE_PX:
+            raise InputError(
+                f"scene {scene.index} cannot be {scene.width_px} by {scene.height_px} pixels large",
+                where=directory.path,
+                fix=COPY_AGAIN,
+            )
+    return scenes
 
 
 def _hull(boxes: Sequence[Box]) -> Box:
@@ -78,9 +89,8 @@ def _root(directory: CziDirectory) -> ET.Element | None:
         return ET.fromstring(directory.metadata_xml)
     except ET.ParseError as error:
         raise InputError(
-            f"its metadata cannot be read ({error})", where=directory.path,
-            fix="the file is damaged: copy it again from its source",
-        ) from error  # fmt: skip
+            f"its metadata cannot be read ({error})", where=directory.path, fix=COPY_AGAIN
+        ) from error
 
 
 def _pixel_size(root: ET.Element | None) -> tuple[float | None, str]:

@@ -68,7 +68,14 @@ def simulated_annotator(
     for cell_id, word, dwell in zip(ids, words, dwell_ms.tolist(), strict=True):
         at += timedelta(milliseconds=dwell)
         events.append(
-            {"cell_id": cell_id, "label": word, "at": _stamp(at), "dwell_ms": dwell, "by": "key", "policy": skill.policy}
+            {
+                "cell_id": cell_id,
+                "label": word,
+                "at": _stamp(at),
+                "dwell_ms": dwell,
+                "by": "key",
+                "policy": skill.policy,
+            }
         )
     return {
         "format": "mkhspc-annotations",

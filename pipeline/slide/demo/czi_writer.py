@@ -26,7 +26,9 @@ class Mosaic:
     origin: tuple[int, int]
 
 
-def write_czi(path: Path, scenes: Sequence[Mosaic], um_per_px: float, *, block_px: int = 600, overlap_px: int = 0) -> None:
+def write_czi(
+    path: Path, scenes: Sequence[Mosaic], um_per_px: float, *, block_px: int = 600, overlap_px: int = 0
+) -> None:
     """Writes scenes 0, 1, ... of one slide; the file is there completely or not at all.
 
     Args:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FloatPlane = NDArray[np.float32]
+Wave = tuple[int, float, float]
 
 
 class Shape(Protocol):
@@ -35,14 +36,15 @@ class Blob:
     """An ellipse with a wavy outline: r(t) = 1 + sum of amplitude_k cos(k t + phase_k).
 
     Attributes:
-        aspect: long axis over short axis; the area stays that of `radius_um`.
-        waves: (k, amplitude, phase) for each term.
+        aspect: long axis over short axis; the area stays that of a disc of `radius_um`.
+        angle: of the long axis, in radians.
+        waves: (k, amplitude, phase) of each term.
     """
 
     radius_um: float
     aspect: float = 1.0
     angle: float = 0.0
-    waves: tuple[tuple[int, float, float], ...] = ()
+    waves: tuple[Wave, ...] = ()
 
     @property
     def extent_um(self) -> float:
@@ -50,24 +52,23 @@ class Blob:
         return self.radius_um * float(np.sqrt(self.aspect)) * swell
 
     def depth(self, x_um: FloatPlane, y_um: FloatPlane) -> FloatPlane:
-        stretch = np.float32(np.sqrt(self.aspect) * self.radius_um)
-        squeeze = np.float32(self.radius_um / np.sqrt(self.aspect))
+        long_um = np.float32(self.radius_um * np.sqrt(self.aspect))
+        short_um = np.float32(self.radius_um / np.sqrt(self.aspect))
         cosine, sine = np.float32(np.cos(self.angle)), np.float32(np.sin(self.angle))
-        u = (x_um * cosine + y_um * sine) / stretch
-        v = (y_um * cosine - x_um * sine) / squeeze
+        u = (x_um * cosine + y_um * sine) / long_um
+        v = (y_um * cosine - x_um * sine) / short_um
         outline = np.ones_like(u)
         if self.waves:
             turn = np.arctan2(v, u)
             for k, amplitude, phase in self.waves:
                 outline += np.float32(amplitude) * np.cos(np.float32(k) * turn + np.float32(phase))
-        # The short axis bounds the gradient, so edges are at most as soft as asked for.
-        scaled: FloatPlane = (outline - np.hypot(u, v)) * squeeze
-        return scaled
+        # Scaled by the short axis, so that no edge is sharper than the canvas can show.
+        return np.asarray((outline - np.hypot(u, v)) * short_um, np.float32)
 
 
 @dataclass(frozen=True)
 class Lobes:
-    """Discs that melt into one another: a soft maximum of the depths of discs.
+    """Discs that melt into one another: the soft maximum of their depths.
 
     Attributes:
         discs: (x, y, radius) in µm.
@@ -84,19 +85,25 @@ class Lobes:
 
     @property
     def radius_um(self) -> float:
-        return float(np.sqrt(sum(r * r for _, _, r in self.discs) * 0.8))
+        # Neighbouring lobes share about a fifth of their area.
+        return float(np.sqrt(0.8 * sum(r * r for _, _, r in self.discs)))
 
     def depth(self, x_um: FloatPlane, y_um: FloatPlane) -> FloatPlane:
         melt = np.float32(self.melt_um)
-        depths = [np.float32(r) - np.hypot(x_um - np.float32(x), y_um - np.float32(y)) for x, y, r in self.discs]
-        deepest = np.maximum.reduce(depths)
-        total = sum(np.exp((depth - deepest) / melt) for depth in depths)
-        merged: FloatPlane = deepest + melt * np.log(total)
-        return merged
+        discs = np.array(self.discs, np.float32)[:, :, None, None]
+        depths = discs[:, 2] - np.hypot(x_um - discs[:, 0], y_um - discs[:, 1])
+        deepest = depths.max(axis=0)
+        summed = np.exp((depths - deepest) / melt).sum(axis=0)
+        return np.asarray(deepest + melt * np.log(summed), np.float32)
 
 
-def wavy(rng: np.random.Generator, orders: tuple[int, ...], strength: float) -> tuple[tuple[int, float, float], ...]:
+def wavy(rng: np.random.Generator, orders: tuple[int, ...], strength: float) -> tuple[Wave, ...]:
     """Random waves for a `Blob`; higher orders are weaker."""
     return tuple(
         (k, float(rng.normal(0.0, strength)) / k, float(rng.uniform(0.0, 2.0 * np.pi))) for k in orders
     )
+
+
+def turned(away_um: float, turn: float) -> tuple[float, float]:
+    """The point at this distance and angle from the origin."""
+    return float(away_um * np.cos(turn)), float(away_um * np.sin(turn))

@@ -19,17 +19,17 @@ from pipeline.progress import Progress, silent
 from pipeline.slide.demo import truth
 from pipeline.slide.demo.czi_writer import Mosaic, write_czi
 from pipeline.slide.demo.paint import Optics
+from pipeline.slide.demo.placing import Densities
 from pipeline.slide.demo.scene import SceneStyle, SimulatedScene, simulate_scene
 from pipeline.slide.demo.terrain import TerrainStyle
 from pipeline.store import atomic
 
 MK_PER_MM2 = {"GC": 100.0, "HU": 170.0}
 """The effect that a report should find: true MK per mm² of marrow, by treatment. Sex has none."""
-MK_SCALE = {"GC": 1.0, "HU": 1.06}
-"""MK are also a little wider under HU."""
-NUCLEI_PER_MM2 = 7000.0
+MK_LIKE_PER_MM2 = 90.0
+SMALL_PER_MM2 = 7000.0
 SLIDE_VARIATION = 0.1
-"""Standard deviation of a slide's densities about its group's, as a share."""
+"""Standard deviation of a slide's MK density about its group's, as a share."""
 
 TRUTH_FILE = "truth.parquet"
 GROUPS_FILE = "groups.csv"
@@ -59,10 +59,16 @@ class SlideSpec:
 DEMO_SLIDES: tuple[SlideSpec, ...] = (
     SlideSpec("DEMO_FGC1", "F", "GC", terrain=TerrainStyle(0.22)),
     SlideSpec("DEMO_FGC2", "F", "GC", origins=((-700, 90_000),), terrain=TerrainStyle(0.3), overlap_px=40),
-    SlideSpec("DEMO_MGC1", "M", "GC", um_per_px=0.1725, sizes_um=((520.0, 420.0),), terrain=TerrainStyle(0.16)),
     SlideSpec(
-        "DEMO_MGC2", "M", "GC",
-        sizes_um=((420.0, 440.0), (330.0, 460.0)), origins=((0, 0), (2600, 310)), terrain=TerrainStyle(0.24),
+        "DEMO_MGC1", "M", "GC", um_per_px=0.1725, sizes_um=((520.0, 420.0),), terrain=TerrainStyle(0.16)
+    ),
+    SlideSpec(
+        "DEMO_MGC2",
+        "M",
+        "GC",
+        sizes_um=((420.0, 440.0), (330.0, 460.0)),
+        origins=((0, 0), (2600, 310)),
+        terrain=TerrainStyle(0.24),
     ),
     SlideSpec("DEMO_FHU1", "F", "HU", origins=((120_000, -4000),), terrain=TerrainStyle(0.26)),
     SlideSpec("DEMO_FHU2", "F", "HU", terrain=TerrainStyle(0.32, 26.0)),
@@ -123,13 +129,12 @@ def write_demo_slides(
 
 def _scenes(spec: SlideSpec, seed: int) -> Iterator[SimulatedScene]:
     rng = np.random.default_rng([seed, *spec.name.encode()])
-    style = SceneStyle(
-        terrain=spec.terrain,
-        optics=_optics(rng),
-        nuclei_per_mm2=NUCLEI_PER_MM2 * rng.normal(1.0, SLIDE_VARIATION / 2),
-        mk_per_mm2=MK_PER_MM2[spec.treatment] * rng.normal(1.0, SLIDE_VARIATION),
-        mk_scale=MK_SCALE[spec.treatment],
+    densities = Densities(
+        small=SMALL_PER_MM2 * rng.normal(1.0, 0.05),
+        mk=MK_PER_MM2[spec.treatment] * rng.normal(1.0, SLIDE_VARIATION),
+        mk_like=MK_LIKE_PER_MM2,
     )
+    style = SceneStyle(spec.terrain, densities, _optics(rng))
     for size_um, child in zip(spec.sizes_um, rng.spawn(len(spec.sizes_um)), strict=True):
         yield simulate_scene(size_um, spec.um_per_px, style, child)
 
@@ -139,8 +144,13 @@ def _optics(rng: np.random.Generator) -> Optics:
     haem = np.array([0.61, 0.70, 0.36]) * rng.normal(1.0, 0.07) * rng.normal(1.0, 0.03, 3)
     eosin = np.array([0.17, 0.90, 0.40]) * rng.normal(1.0, 0.1) * rng.normal(1.0, 0.05, 3)
     white = np.array([237.0, 230.0, 237.0]) + rng.normal(0.0, 2.0, 3)
-    focus_um, noise = float(rng.uniform(0.16, 0.26)), float(rng.uniform(1.5, 2.6))
-    return Optics(tuple(haem), tuple(eosin), tuple(white), focus_um, noise)
+    return Optics(
+        haem_rgb=tuple(haem.tolist()),
+        eosin_rgb=tuple(eosin.tolist()),
+        white_rgb=tuple(white.tolist()),
+        focus_um=float(rng.uniform(0.16, 0.26)),
+        noise=float(rng.uniform(1.5, 2.6)),
+    )
 
 
 def _summary(spec: SlideSpec, path: Path, scenes: list[SimulatedScene], table: pa.Table) -> DemoSlide:

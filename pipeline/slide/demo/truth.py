@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from pipeline.config import CELL_TYPES, CellType
 from pipeline.errors import InputError
 from pipeline.geometry import Box, IntArray, contour_to_mask
-from pipeline.slide.demo.cells import KINDS
+from pipeline.slide.demo.kinds import KINDS
 from pipeline.slide.demo.scene import TrueObject
 from pipeline.store import atomic
 
@@ -115,6 +115,7 @@ def table_of(slide_id: str, um_per_px: float, scenes: Sequence[Sequence[TrueObje
 
 
 def write_truth(path: Path, table: pa.Table, seed: int) -> None:
+    """Writes a `truth.parquet` in one step, marked as simulated."""
     marked = table.replace_schema_metadata({"mkhspc:simulated": "true", "mkhspc:seed": str(seed)})
     with atomic.replacing(path) as temporary:
         pq.write_table(marked, temporary, compression="zstd")
@@ -129,7 +130,9 @@ def read_truth(path: Path) -> pa.Table:
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise InputError(f"cannot be read ({error})", where=path, fix="write it with `mkhspc demo`") from error
+        raise InputError(
+            f"cannot be read ({error})", where=path, fix="write it with `mkhspc demo`"
+        ) from error
     if not table.schema.equals(SCHEMA):
         raise InputError("is not the truth of simulated slides", where=path)
     return table
@@ -144,9 +147,7 @@ class Outlines:
 
     @classmethod
     def of(cls, table: pa.Table) -> Outlines:
-        contours = [
-            np.asarray(flat, np.int32).reshape(-1, 2) for flat in table["contour_px"].to_pylist()
-        ]
+        contours = [np.asarray(flat, np.int32).reshape(-1, 2) for flat in table["contour_px"].to_pylist()]
         boxes = [(*c.min(axis=0), *c.max(axis=0)) for c in contours]
         return cls(contours, np.array(boxes, np.int64).reshape(-1, 4))
 
@@ -158,8 +159,10 @@ class Outlines:
     def holds(self, x_px: float, y_px: float) -> NDArray[np.intp]:
         """Indices of the objects in which a point lies."""
         near = np.flatnonzero(
-            (self.boxes[:, 0] <= x_px) & (x_px < self.boxes[:, 2])
-            & (self.boxes[:, 1] <= y_px) & (y_px < self.boxes[:, 3])
+            (self.boxes[:, 0] <= x_px)
+            & (x_px < self.boxes[:, 2])
+            & (self.boxes[:, 1] <= y_px)
+            & (y_px < self.boxes[:, 3])
         )
         pixel = Box(int(x_px), int(y_px), int(x_px) + 1, int(y_px) + 1)
         return np.array([i for i in near if contour_to_mask(self.contours[i], pixel)[0, 0]], np.intp)
@@ -177,7 +180,9 @@ def match_truth(truth: pa.Table, cells: pa.Table) -> DemoScore:
     totals = {cell_type: np.zeros(3, np.int64) for cell_type in CELL_TYPES}
     for true, found in _by_scene(truth, cells):
         for cell_type in CELL_TYPES:
-            totals[cell_type] += _match_scene(true, found.filter(pc.equal(found["cell_type"], cell_type)), cell_type)
+            totals[cell_type] += _match_scene(
+                true, found.filter(pc.equal(found["cell_type"], cell_type)), cell_type
+            )
     return DemoScore(**{t: TypeScore(*(int(value) for value in totals[t])) for t in CELL_TYPES})
 
 

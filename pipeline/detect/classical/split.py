@@ -1,0 +1,131 @@
+"""Touching nuclei apart: one seed a nucleus, and every pixel to the seed whose disc it is nearest to.
+
+Seeds are the summits of the smoothed distance to the mask's edge. Each stands for the disc inscribed
+there, and the mask is divided by the power diagram of these discs (Aurenhammer, SIAM J. Comput. 16,
+1987): two overlapping discs are parted along the chord through their intersections, which is the
+neck between two touching nuclei. Unlike a watershed, it has no flooding order and a bounded reach.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from pipeline.detect.classical.masks import ByteImage, LabelImage, disc
+from pipeline.geometry import um_to_px
+from pipeline.slide.stains import smooth
+
+IntVector = NDArray[np.int64]
+
+DEPTH_PER_UM = 32
+"""Distances to the edge are whole numbers of 1/32 µm in uint8: they end at 7.97 µm."""
+MAX_DEPTH_UM = 255 / DEPTH_PER_UM
+SMOOTHING_UM = 0.35
+SUMMIT_RADIUS_UM = 1.8
+"""A seed is the highest point within this distance ..."""
+SADDLE_RADIUS_UM = 7.0
+SADDLE_SHARE = 0.9
+"""... and, towards every higher seed within the saddle radius, lies behind a saddle lower than this
+share of its own depth."""
+ARM_UM = 9.0
+"""Pixels up to this far from a seed can be its own, or up to 1.6 of its disc's radius if that is more."""
+ARM_PER_RADIUS = 1.6
+
+REACH_UM = (
+    max(ARM_UM, ARM_PER_RADIUS * MAX_DEPTH_UM)
+    + SADDLE_RADIUS_UM
+    + 2 * SUMMIT_RADIUS_UM
+    + 3 * SMOOTHING_UM
+    + MAX_DEPTH_UM
+)
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Centres and inscribed radii of nuclei, in pixels of the window, in raster order.
+
+    Attributes:
+        x, y: (n,) integers.
+        radius_px: (n,) float.
+    """
+
+    x: IntVector
+    y: IntVector
+    radius_px: NDArray[np.float64]
+
+
+def find_seeds(mask: ByteImage, um_per_px: float) -> Seeds:
+    """Seeds of the nuclei in an (h, w) mask of 0 and 1."""
+    distance = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_5)
+    depth = cv2.convertScaleAbs(distance, alpha=DEPTH_PER_UM * um_per_px)
+    depth = smooth(depth, SMOOTHING_UM / um_per_px)
+    x, y = _summits(depth, mask, um_to_px(SUMMIT_RADIUS_UM, um_per_px))
+    kept = ~_behind_no_saddle(depth, x, y, um_to_px(SADDLE_RADIUS_UM, um_per_px))
+    x, y = x[kept], y[kept]
+    return Seeds(x, y, depth[y, x] / (DEPTH_PER_UM * um_per_px))
+
+
+def _summits(depth: ByteImage, mask: ByteImage, radius_px: int) -> tuple[IntVector, IntVector]:
+    """Points of the mask with nothing higher within the radius; of equals the first in raster order."""
+    highest = cv2.dilate(depth, disc(radius_px))
+    y, x = np.nonzero((depth == highest) & (mask > 0))
+    pairs = cKDTree(np.column_stack([x, y])).query_pairs(radius_px, output_type="ndarray") if len(x) else []
+    first = np.ones(len(x), bool)
+    if len(pairs):
+        first[pairs.max(axis=1)] = False
+    return x[first], y[first]
+
+
+_STEPS = 32
+
+
+def _behind_no_saddle(depth: ByteImage, x: IntVector, y: IntVector, radius_px: int) -> NDArray[np.bool_]:
+    """Which summits are mere bumps on the slope of a higher one (of equals, of an earlier one)."""
+    is_bump = np.zeros(len(x), bool)
+    if len(x) < 2:
+        return is_bump
+    pairs = cKDTree(np.column_stack([x, y])).query_pairs(radius_px, output_type="ndarray")
+    pairs.sort(axis=1)
+    height = depth[y, x].astype(np.int64)
+    swap = height[pairs[:, 1]] > height[pairs[:, 0]]
+    pairs[swap] = pairs[swap][:, ::-1]
+    high, low = pairs.T
+    step = np.arange(_STEPS + 1)
+    # Rounded down the same way for every pair, so that the path does not depend on the window.
+    path_x = x[low, None] + (x[high] - x[low])[:, None] * step // _STEPS
+    path_y = y[low, None] + (y[high] - y[low])[:, None] * step // _STEPS
+    saddle = depth[path_y, path_x].min(axis=1)
+    is_bump[low[saddle >= SADDLE_SHARE * height[low]]] = True
+    return is_bump
+
+
+def power_labels(domain: ByteImage, seeds: Seeds, um_per_px: float) -> LabelImage:
+    """Divides an (h, w) domain of 0 and 1 among seeds.
+
+    Returns:
+        (h, w) int32: 1 + the index of the seed with the smallest |p - seed|² - radius², the first of
+        equals; 0 outside the domain and beyond the arm of every seed.
+    """
+    height, width = domain.shape
+    labels = np.zeros(domain.shape, np.int32)
+    power = np.full(domain.shape, np.iinfo(np.int32).max, np.int32)
+    arms = um_to_px(ARM_UM, um_per_px), np.ceil(ARM_PER_RADIUS * seeds.radius_px).astype(int)
+    arm = np.maximum(*arms)
+    longest = int(arm.max(initial=0))
+    offset = np.arange(-longest, longest + 1, dtype=np.int32)
+    square = np.add.outer(offset**2, offset**2)
+    disc_square = np.rint(seeds.radius_px**2).astype(np.int32)
+    for index, (x, y, reach) in enumerate(zip(seeds.x.tolist(), seeds.y.tolist(), arm.tolist(), strict=True)):
+        top, bottom = max(0, y - reach), min(height, y + reach + 1)
+        left, right = max(0, x - reach), min(width, x + reach + 1)
+        rows, columns = slice(top - y + longest, bottom - y + longest), slice(left - x + longest, right - x + longest)
+        own = square[rows, columns] - disc_square[index]
+        nearer = own < power[top:bottom, left:right]
+        np.copyto(power[top:bottom, left:right], own, where=nearer)
+        np.copyto(labels[top:bottom, left:right], index + 1, where=nearer)
+    labels[domain == 0] = 0
+    return labels

@@ -1,0 +1,245 @@
+"""Which cells a site shows, in which order, and which of them it shows twice.
+
+Everything here is decided by the run's seed and the cells' ids: the same run and options give the
+same site, on any machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipeline.config import CELL_TYPES, CellType
+from pipeline.errors import InputError
+from pipeline.gallery.options import SiteOptions
+from pipeline.store import tables
+from pipeline.store.cells import read_cells
+from pipeline.store.layout import RunLayout
+from pipeline.store.manifest import Manifest
+from pipeline.store.schema import SCORES
+
+LEAST_REPEATS = 50
+DEFAULT_THRESHOLD = 0.5
+
+_COLUMNS = ["cell_id", "slide_id", "cell_type", "area_px", "area_um2", "in_filter"]
+
+
+@dataclass(frozen=True)
+class Page:
+    """The cards of one page: rows of the deck's table, and which of them are repeats.
+
+    Attributes:
+        rows: (n,) int64 indices into `Deck.cells`, in the order on the page.
+        is_repeat: (n,) bool; a repeat is a cell of an earlier page, shown again.
+    """
+
+    rows: NDArray[np.int64]
+    is_repeat: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Deck:
+    """All cards of one cell type.
+
+    Attributes:
+        cells: one row per cell shown, in the order shown: `cell_id`, `slide_id`, `area_px`,
+            `area_um2` and `score` (null where the cell has none).
+        inclusion: per slide, the probability with which a cell in the filter came to be shown.
+        found: cells in the filter, shown or not.
+    """
+
+    cell_type: CellType
+    cells: pa.Table
+    pages: tuple[Page, ...]
+    inclusion: Mapping[str, float]
+    found: int
+
+    @property
+    def repeats(self) -> int:
+        return sum(int(page.is_repeat.sum()) for page in self.pages)
+
+
+def choose_decks(layout: RunLayout, manifest: Manifest, options: SiteOptions) -> list[Deck]:
+    """The decks of a site, one per cell type that has a cell in the filter.
+
+    Raises:
+        InputError: a table is missing or damaged, or the order needs scores that are not there.
+    """
+    cells = pa.concat_tables([_slide_cells(layout, manifest, s.slide_id) for s in manifest.slides])
+    decks = []
+    for cell_type in CELL_TYPES:
+        of_type = cells.filter(pc.equal(cells["cell_type"], cell_type)).drop_columns(["cell_type"])
+        if len(of_type):
+            decks.append(_deck(cell_type, of_type, manifest, options))
+    return decks
+
+
+def _slide_cells(layout: RunLayout, manifest: Manifest, slide_id: str) -> pa.Table:
+    cells = read_cells(layout, manifest, slide_id, _COLUMNS)
+    cells = cells.filter(cells["in_filter"]).drop_columns(["in_filter"])
+    scores = read_scores(layout, manifest, slide_id)
+    at = pc.index_in(cells["cell_id"], scores["cell_id"].combine_chunks())
+    cells = cells.append_column("score", scores["score"].take(at))
+    return cells.append_column("is_positive", scores["is_positive"].take(at))
+
+
+def read_scores(layout: RunLayout, manifest: Manifest, slide_id: str) -> pa.Table:
+    """The scores of a slide; no rows if it was never scored."""
+    if not layout.scores(slide_id).exists():
+        return SCORES.empty_table()
+    return tables.read_table(layout.scores(slide_id), manifest.config_hash, columns=SCORES.names)
+
+
+def _deck(cell_type: CellType, cells: pa.Table, manifest: Manifest, options: SiteOptions) -> Deck:
+    seed = manifest.config.run.seed
+    found = len(cells)
+    slide_of = _slide_numbers(cells["slide_id"], manifest)
+    names = cells["cell_id"].to_pylist()
+    within = ranks_within(slide_of, uniform_draws(f"{seed}/card", names))
+    jitter = uniform_draws(f"{seed}/place", names)
+    in_slide = np.bincount(slide_of, minlength=len(manifest.slides))
+    shown = allocate(in_slide, options.max_cards or found)
+    kept = np.flatnonzero(within < shown[slide_of])
+    cells = cells.take(kept)
+    if options.order == "random":
+        # the k-th of n cards of a slide falls anywhere in the k-th of n parts of the site
+        order = np.argsort((within[kept] + jitter[kept]) / shown[slide_of[kept]], kind="stable")
+    else:
+        order = _by_column(cells, cell_type, options.order)
+    return Deck(
+        cell_type=cell_type,
+        cells=cells.take(order).drop_columns(["is_positive"]),
+        pages=plan_pages(len(cells), options, f"{seed}/{cell_type}/repeats"),
+        inclusion={
+            slide.slide_id: float(shown[i] / in_slide[i])
+            for i, slide in enumerate(manifest.slides)
+            if in_slide[i]
+        },
+        found=found,
+    )
+
+
+def _slide_numbers(slide_ids: pa.ChunkedArray, manifest: Manifest) -> NDArray[np.int64]:
+    known = pa.array([slide.slide_id for slide in manifest.slides], pa.string())
+    numbers: NDArray[np.int64] = pc.index_in(slide_ids, known).to_numpy().astype(np.int64)
+    return numbers
+
+
+def uniform_draws(key: str, names: Iterable[str]) -> NDArray[np.float64]:
+    """A number in [0, 1) per name, as good as random and always the same for the same key."""
+    prefix = f"{key}/".encode()
+
+    def draw(name: str) -> int:
+        return int.from_bytes(hashlib.blake2b(prefix + name.encode(), digest_size=6).digest(), "big")
+
+    return np.fromiter((draw(name) for name in names), np.float64) / 2.0**48
+
+
+def ranks_within(group: NDArray[np.int64], key: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Each item's place, from 0, among the items of its group in order of `key`."""
+    order = np.lexsort((key, group))
+    sizes = np.bincount(group)
+    starts = np.cumsum(sizes) - sizes
+    ranks = np.empty(len(group), np.int64)
+    ranks[order] = np.arange(len(group)) - starts[group[order]]
+    return ranks
+
+
+def allocate(available: NDArray[np.int64], wanted: int) -> NDArray[np.int64]:
+    """Shares `wanted` draws among strata in proportion to their sizes.
+
+    Each stratum that has anything gets at least one while there are enough draws to go round;
+    what is left over goes to the largest remainders.
+
+    Returns:
+        (n,) int64 draws per stratum, never above what is available there.
+    """
+    total = int(available.sum())
+    if wanted >= total:
+        return available.astype(np.int64)
+    floor = np.minimum(available, 1) if wanted >= np.count_nonzero(available) else np.zeros_like(available)
+    spare = available - floor
+    quota = (wanted - int(floor.sum())) * spare / max(1, int(spare.sum()))
+    drawn = floor + np.floor(quota).astype(np.int64)
+    by_remainder = np.argsort(np.floor(quota) - quota, kind="stable")
+    drawn[by_remainder[: wanted - int(drawn.sum())]] += 1
+    return drawn.astype(np.int64)
+
+
+def _by_column(cells: pa.Table, cell_type: CellType, order: str) -> NDArray[np.int64]:
+    if order == "area":
+        by, direction = cells["area_um2"], "descending"
+    else:
+        by, direction = _distance_from_threshold(cells, cell_type), "ascending"
+    keyed = pa.table({"by": by, "cell_id": cells["cell_id"]})
+    keys = [("by", direction), ("cell_id", "ascending")]
+    indices: NDArray[np.int64] = pc.sort_indices(keyed, sort_keys=keys).to_numpy().astype(np.int64)
+    return indices
+
+
+def _distance_from_threshold(cells: pa.Table, cell_type: CellType) -> NDArray[np.float64]:
+    if cells["score"].null_count:
+        raise InputError(
+            f"the order 'uncertainty' needs a score for every {cell_type} cell; "
+            f"{cells['score'].null_count} of {len(cells)} have none",
+            fix=f"run `mkhspc score --run RUN --{cell_type}-classifier FILE.skops` first",
+        )
+    scores = cells["score"].to_numpy().astype(np.float64)
+    return np.abs(scores - _threshold(scores, cells["is_positive"].to_numpy().astype(bool)))
+
+
+def _threshold(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
+    """Where the classifier's answer turns, as far as its answers tell."""
+    if positive.all() or not positive.any():
+        return DEFAULT_THRESHOLD
+    return float(scores[~positive].max() + scores[positive].min()) / 2.0
+
+
+def plan_pages(count: int, options: SiteOptions, key: str) -> tuple[Page, ...]:
+    """Deals `count` cells, in order, onto pages and adds the blind repeats.
+
+    A page's own cells come first come first served; repeats are strewn among them, never in the
+    first place, and only on pages after the one where the cell stands.
+    """
+    size = options.cards_per_page
+    own = [np.arange(start, min(start + size, count)) for start in range(0, count, size)]
+    again = plan_repeats([len(rows) for rows in own], options.blind_repeats, key)
+    dice = random.Random(f"{key}/places")
+    return tuple(_strew(rows, extra, dice) for rows, extra in zip(own, again, strict=True))
+
+
+def plan_repeats(page_sizes: Sequence[int], share: float, key: str) -> list[list[int]]:
+    """Which cells, by their place in the order, each page shows again.
+
+    Spread evenly over the pages after the first; no cell is repeated twice.
+    """
+    later = len(page_sizes) - 1
+    wanted = max(LEAST_REPEATS, int(np.ceil(share * sum(page_sizes)))) if share > 0 else 0
+    wanted = min(wanted, sum(page_sizes[:-1]))
+    starts = np.cumsum([0, *page_sizes]).tolist()
+    repeats: list[list[int]] = [[] for _ in page_sizes]
+    pool: list[int] = []
+    dice = random.Random(key)
+    for page in range(1, len(page_sizes)):
+        pool += range(starts[page - 1], starts[page])
+        for _ in range(wanted * page // later - wanted * (page - 1) // later):
+            chosen = int(dice.random() * len(pool))
+            pool[chosen], pool[-1] = pool[-1], pool[chosen]
+            repeats[page].append(pool.pop())
+    return repeats
+
+
+def _strew(own: NDArray[np.int64], extra: list[int], dice: random.Random) -> Page:
+    rows, is_repeat = own.tolist(), [False] * len(own)
+    for row in extra:
+        place = 1 + int(dice.random() * len(rows))
+        rows.insert(place, row)
+        is_repeat.insert(place, True)
+    return Page(np.array(rows, np.int64), np.array(is_repeat, np.bool_))

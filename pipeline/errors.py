@@ -9,6 +9,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 
+def printable(text: str) -> str:
+    """A text as it may be shown on a terminal: a file's name can hold line ends and escape codes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 class MkhspcError(Exception):
     """Base of every error that is the user's to mend.
 
@@ -27,7 +32,7 @@ class MkhspcError(Exception):
         self.fix = fix
 
     def __str__(self) -> str:
-        head = self.what if self.where is None else f"{self.where}: {self.what}"
+        head = self.what if self.where is None else f"{printable(str(self.where))}: {self.what}"
         return f"{head}\n  {self.fix}" if self.fix else head
 
 

@@ -131,13 +131,15 @@ def contour_to_mask(contour: NDArray[np.integer[Any]], box: Box) -> BoolMask:
         contour: (n, 2) integers x, y along pixel edges (horizontal and vertical steps only).
         box: the region to fill; the result has shape (box.height, box.width).
     """
-    flips = np.zeros((box.height + 1, box.width + 1), np.int32)
     start, end = contour - (box.x0, box.y0), np.roll(contour, -1, axis=0) - (box.x0, box.y0)
-    for (xa, ya), (xb, yb) in zip(start, end, strict=True):
-        if xa == xb:  # only vertical edges toggle inside and outside along a row
-            low, high = sorted((int(ya), int(yb)))
-            flips[max(0, low) : max(0, high), min(max(0, int(xa)), box.width)] += 1
-    inside: BoolMask = np.cumsum(flips[:-1, :-1], axis=1) % 2 == 1
+    is_vertical = start[:, 0] == end[:, 0]  # only vertical edges toggle inside and outside along a row
+    x = start[is_vertical, 0].clip(0, box.width)
+    low = np.minimum(start, end)[is_vertical, 1].clip(0, box.height)
+    high = np.maximum(start, end)[is_vertical, 1].clip(0, box.height)
+    flips = np.zeros((box.height + 1, box.width + 1), np.int32)
+    np.add.at(flips, (low, x), 1)
+    np.add.at(flips, (high, x), -1)
+    inside: BoolMask = flips.cumsum(axis=0).cumsum(axis=1)[:-1, :-1] % 2 == 1
     return inside
 
 

@@ -40,3 +40,18 @@ def chromium() -> str:
             return candidate
     skip_or_fail("REQUIRE_BROWSER", "no Chromium found (Debian: apt-get install chromium)")
     raise AssertionError("unreachable")
+
+
+@pytest.fixture(scope="session")
+def small_slides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two small simulated slides by id, one of them with two scenes; `truth.parquet` lies beside them."""
+    from pipeline.slide.demo import SlideSpec, write_demo_slides
+
+    folder = tmp_path_factory.mktemp("slides")
+    specs = (
+        SlideSpec("DEMO_A", "F", "GC", sizes_um=((260.0, 230.0),), origins=((-300, 5000),)),
+        SlideSpec(
+            "DEMO_B", "M", "HU", sizes_um=((200.0, 180.0), (190.0, 200.0)), origins=((0, 0), (1200, 90))
+        ),
+    )
+    return {slide.slide_id: slide.path for slide in write_demo_slides(folder, seed=3, specs=specs)}

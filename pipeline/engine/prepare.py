@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ from pipeline.config import CELL_TYPES, CellType, RunConfig, config_hash, differ
 from pipeline.detect.resolve import choose_detector
 from pipeline.errors import InputError, UsageError
 from pipeline.slide.czi import CziSlide
-from pipeline.slide.stains import calibrate
+from pipeline.slide.stains import SceneCalibration, calibrate
 from pipeline.slide.tiles import Tile, TilePlan, calibration_boxes, plan_tiles, read_plan, sampled, write_plan
-from pipeline.slide.tissue import TissueMask, find_tissue, survey
+from pipeline.slide.tissue import TissueMask, survey
 from pipeline.store import manifest as manifests
 from pipeline.store.layout import RunLayout, distinct_slide_ids
 from pipeline.store.manifest import Manifest, SceneEntry, SlideEntry
@@ -24,14 +24,6 @@ from pipeline.store.manifest import Manifest, SceneEntry, SlideEntry
 CALIBRATION_WINDOW_UM = 110.0
 """Side of a calibration window: some ten nuclei across, so each holds nuclei and what lies between."""
 LIBRARIES = ("numpy", "scipy", "opencv-python-headless", "aicspylibczi", "pyarrow", "pillow")
-
-
-@dataclass(frozen=True)
-class Ask:
-    """What one `segment` command asks of a run."""
-
-    config: RunConfig
-    slide_ids: tuple[str, ...]
 
 
 def open_run(config: RunConfig) -> tuple[RunLayout, Manifest, tuple[str, ...]]:
@@ -75,6 +67,8 @@ def _slide_files(config: RunConfig) -> list[Path]:
 def _slide_entry(slide_id: str, path: Path, config: RunConfig) -> SlideEntry:
     with CziSlide.open(path, um_per_px=config.run.um_per_px) as slide:
         slide.require_rgb()
+        for scene in config.run.scenes:
+            slide.scene(scene)
         scenes = tuple(SceneEntry(s.index, s.width_px, s.height_px) for s in slide.info.scenes)
         return SlideEntry(
             slide_id, str(path.resolve()), slide.info.size_bytes, slide.um_per_px, scenes, code=""
@@ -192,24 +186,55 @@ def prepare_plan(layout: RunLayout, manifest: Manifest, slide_id: str) -> TilePl
         plan = TilePlan(
             tiles=plan_tiles(slide_id, slide.info.scenes, tissue, run.tile_size, run.seed),
             tissue=tissue,
-            calibration={
-                scene: calibrate(_windows(slide, scene, mask, manifest), entry.um_per_px)
-                for scene, mask in tissue.items()
-                if mask.tissue.any()
-            },
+            calibration=_calibrations(slide, tissue, manifest),
         )
     return write_plan(layout, slide_id, plan, manifest.config_hash)
 
 
-def _windows(slide: CziSlide, scene: int, mask: TissueMask, manifest: Manifest) -> list[Any]:
+def _calibrations(
+    slide: CziSlide, tissue: Mapping[int, TissueMask], manifest: Manifest
+) -> dict[int, SceneCalibration]:
+    """By scene with tissue; a scene that cannot be calibrated may only be one that is not asked for."""
+    calibrations = {}
+    for scene, mask in tissue.items():
+        if mask.tissue.any():
+            try:
+                calibrations[scene] = _calibrate(slide, scene, mask, manifest)
+            except InputError:
+                if _is_asked_for(manifest, scene):
+                    raise
+    return calibrations
+
+
+def _is_asked_for(manifest: Manifest, scene: int) -> bool:
+    return not manifest.config.run.scenes or scene in manifest.config.run.scenes
+
+
+def _calibrate(slide: CziSlide, scene: int, mask: TissueMask, manifest: Manifest) -> SceneCalibration:
     run = manifest.config.run
     side_px = round(CALIBRATION_WINDOW_UM / slide.um_per_px)
     boxes = calibration_boxes(mask, run.calibration_samples, side_px, run.seed, slide.info.slide_id, scene)
-    return [slide.read(scene, box) for box in boxes]
+    try:
+        return calibrate([slide.read(scene, box) for box in boxes], slide.um_per_px)
+    except InputError as error:
+        raise InputError(
+            f"scene {scene} cannot be calibrated: {error.what}",
+            where=slide.info.path,
+            fix="look at it with `mkhspc inspect --preview`, and leave it out with --scene",
+        ) from error
 
 
 def chosen_tiles(manifest: Manifest, plan: TilePlan) -> list[Tile]:
-    """The tiles of a slide that the run's scenes and fraction ask for, in sampling order."""
-    scenes = manifest.config.run.scenes
-    tiles = [tile for tile in plan.tiles if not scenes or tile.scene in scenes]
+    """The tiles of a slide that the run's scenes and fraction ask for, in sampling order.
+
+    Raises:
+        InputError: they lie in a scene that could not be calibrated.
+    """
+    tiles = [tile for tile in plan.tiles if _is_asked_for(manifest, tile.scene)]
+    without = sorted({tile.scene for tile in tiles} - set(plan.calibration))
+    if without:
+        raise InputError(
+            f"scene {without[0]} could not be calibrated when the slide was planned",
+            fix="leave it out with --scene",
+        )
     return list(sampled(tiles, manifest.config.run.sample_fraction))

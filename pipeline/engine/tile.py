@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from pipeline.config import CELL_TYPES, AreaRange, CellType
 from pipeline.detect.contract import Detection, Detector, Window
 from pipeline.geometry import Box, mask_to_contour, um_to_px
-from pipeline.measure.crops import CROP_SIZE_UM, crop_box, encode_crop
-from pipeline.measure.features import FEATURE_NAMES, measure
+from pipeline.measure import features
+from pipeline.measure.crops import CROP_SIZE_UM, crop_box, cut_crop, encode_crop
 from pipeline.measure.regions import PackedMasks
 from pipeline.slide.czi import CziSlide
 from pipeline.slide.tiles import Tile, TilePlan
@@ -37,10 +37,11 @@ class Recipe:
     stored: Mapping[CellType, AreaRange]
 
     def halo_px(self, um_per_px: float) -> int:
-        """Longest cell allowed plus the farthest reach of a detector, and room for a crop."""
+        """Longest cell allowed plus the farthest reach of a detector or a feature; room for a crop."""
         longest_um = max(area.max_length_um for area in self.stored.values())
         reach_um = max(detector.reach_um for detector in self.detectors.values())
-        return um_to_px(max(longest_um + reach_um, max(CROP_SIZE_UM.values())), um_per_px)
+        measured_um = max(*CROP_SIZE_UM.values(), longest_um + features.reach_um(um_per_px))
+        return um_to_px(max(longest_um + reach_um, measured_um), um_per_px)
 
 
 @dataclass(frozen=True)
@@ -156,11 +157,11 @@ def _rows(
         "touches_tissue_edge": tissue.near_edge([c.box for c in cells]),
         "detector": [found.detector] * count,
         "detector_score": np.array([c.score for c in cells], np.float32),
-        "crop_image": [encode_crop(window.rgb[box.slices_in(window.box)]) for box in crops],
+        "crop_image": [encode_crop(cut_crop(window, box)) for box in crops],
         "crop_x0_px": np.array([box.x0 for box in crops], np.int32),
         "crop_y0_px": np.array([box.y0 for box in crops], np.int32),
         "crop_um_per_px": np.full(count, um_per_px),
-        **measure(window, cells),
+        **features.measure(window, cells),
     }
-    schema = part_schema(list(FEATURE_NAMES))
+    schema = part_schema(list(features.FEATURE_NAMES))
     return pa.table({name: pa.array(columns[name], schema.field(name).type) for name in schema.names}, schema)

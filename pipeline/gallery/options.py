@@ -71,9 +71,10 @@ def check_options(options: SiteOptions) -> None:
         )
     if not 1 <= options.cards_per_page <= MAX_CARDS_PER_PAGE:
         raise UsageError(
-            f"{options.cards_per_page} cards a page", where="--cards-per-page",
+            f"{options.cards_per_page} cards a page",
+            where="--cards-per-page",
             fix=f"it takes 1 to {MAX_CARDS_PER_PAGE}",
-        )  # fmt: skip
+        )
     if options.max_cards is not None and options.max_cards < 1:
         raise UsageError(f"{options.max_cards} cards", where="--max-cards", fix="it takes 1 or more")
     if not 0.0 <= options.blind_repeats <= 0.5:
@@ -81,6 +82,4 @@ def check_options(options: SiteOptions) -> None:
             f"a share of {options.blind_repeats:g}", where="--blind-repeats", fix="it takes 0 to 0.5"
         )
     if not options.max_site_mb > 0:
-        raise UsageError(
-            f"{options.max_site_mb:g} MB", where="--max-site-mb", fix="it takes a size above 0"
-        )
+        raise UsageError(f"{options.max_site_mb:g} MB", where="--max-site-mb", fix="it takes a size above 0")

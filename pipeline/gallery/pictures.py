@@ -7,7 +7,7 @@ many cells there are, and no table is read twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -25,9 +25,18 @@ from pipeline.store.cells import Crop, iter_crops, read_cells
 from pipeline.store.layout import RunLayout
 from pipeline.store.manifest import Manifest
 
+SCRATCH_SUFFIX = ".scratch"
+
 _ENTRY = np.dtype(
-    [("at", "i8"), ("image_bytes", "i4"), ("points", "i4"), ("x0_px", "i4"), ("y0_px", "i4"), ("um_per_px", "f8")]
-)  # fmt: skip
+    [
+        ("at", "i8"),
+        ("image_bytes", "i4"),
+        ("points", "i4"),
+        ("x0_px", "i4"),
+        ("y0_px", "i4"),
+        ("um_per_px", "f8"),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -47,12 +56,16 @@ class Picture:
 
 
 class PictureFile:
-    """A scratch file of pictures, one per cell of a deck, addressed by the deck's row."""
+    """A scratch file of pictures, one per cell of a deck, addressed by the deck's row.
 
-    def __init__(self, path: Path, rows: Mapping[str, int]) -> None:
-        self._file: BinaryIO = path.open("w+b")
-        self._rows = rows
-        self._index = np.zeros(len(rows), _ENTRY)
+    It lies in `directory`, and is gone when its `with` block ends.
+    """
+
+    def __init__(self, directory: Path, deck: Deck) -> None:
+        self._path = directory / f"{deck.cell_type}{SCRATCH_SUFFIX}"
+        self._file: BinaryIO = self._path.open("w+b")
+        self._rows = {cell_id: row for row, cell_id in enumerate(deck.cells["cell_id"].to_pylist())}
+        self._index = np.zeros(len(self._rows), _ENTRY)
         self._end = 0
 
     def __enter__(self) -> PictureFile:
@@ -62,6 +75,7 @@ class PictureFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+        self._path.unlink()
 
     def __contains__(self, cell_id: str) -> bool:
         return cell_id in self._rows
@@ -70,8 +84,13 @@ class PictureFile:
         """Appends the picture of one cell; `contour` is flat, x0, y0, x1, y1, ..."""
         record = crop.image + contour.astype("<i4").tobytes()
         self._index[self._rows[crop.cell_id]] = (
-            self._end, len(crop.image), len(contour), crop.x0_px, crop.y0_px, crop.um_per_px,
-        )  # fmt: skip
+            self._end,
+            len(crop.image),
+            len(contour),
+            crop.x0_px,
+            crop.y0_px,
+            crop.um_per_px,
+        )
         self._file.write(record)
         self._end += len(record)
 
@@ -95,7 +114,11 @@ class PictureFile:
 
 
 def gather(
-    layout: RunLayout, manifest: Manifest, decks: Sequence[Deck], files: Sequence[PictureFile], progress: Progress
+    layout: RunLayout,
+    manifest: Manifest,
+    decks: Sequence[Deck],
+    files: Sequence[PictureFile],
+    progress: Progress,
 ) -> None:
     """Copies the crop and contour of every cell of the decks into the decks' files.
 
@@ -103,26 +126,24 @@ def gather(
         InputError: a cell has no crop.
     """
     for done, slide in enumerate(manifest.slides, start=1):
+        wanted = {cell_id for deck in decks for cell_id in _ids_of(deck, slide.slide_id)}
         contours = _Contours(layout, manifest, slide.slide_id)
-        wanted = {
-            cell_id
-            for deck in decks
-            for cell_id in deck.cells.filter(pc.equal(deck.cells["slide_id"], slide.slide_id))["cell_id"].to_pylist()
-        }
-        for crop in _crops(layout, manifest, slide.slide_id, wanted):
+        for crop in iter_crops(layout, manifest, slide.slide_id, wanted) if wanted else ():
             file = next(file for file in files if crop.cell_id in file)
             file.add(crop, contours[crop.cell_id])
         progress("collect crops", done, len(manifest.slides))
     for deck, file in zip(decks, files, strict=True):
         if file.missing():
             raise InputError(
-                f"{file.missing()} {deck.cell_type} cells have no crop", where=layout.root / "crops",
+                f"{file.missing()} {deck.cell_type} cells have no crop",
+                where=layout.root / "crops",
                 fix="run `mkhspc merge` to make the tables anew",
-            )  # fmt: skip
+            )
 
 
-def _crops(layout: RunLayout, manifest: Manifest, slide_id: str, wanted: set[str]) -> Iterator[Crop]:
-    return iter_crops(layout, manifest, slide_id, wanted) if wanted else iter(())
+def _ids_of(deck: Deck, slide_id: str) -> list[str]:
+    ids: list[str] = deck.cells.filter(pc.equal(deck.cells["slide_id"], slide_id))["cell_id"].to_pylist()
+    return ids
 
 
 class _Contours:
@@ -132,7 +153,7 @@ class _Contours:
         cells = read_cells(layout, manifest, slide_id, ["cell_id", "contour_px", "in_filter"])
         cells = cells.filter(cells["in_filter"]).combine_chunks()
         self._rows = {cell_id: row for row, cell_id in enumerate(cells["cell_id"].to_pylist())}
-        lists = pa.concat_arrays(cells["contour_px"].chunks) if len(cells) else pa.array([], pa.list_(pa.int32()))
+        lists = pa.concat_arrays([*cells["contour_px"].chunks, pa.array([], cells["contour_px"].type)])
         self._flat = lists.flatten().to_numpy()
         self._ends = np.cumsum(lists.value_lengths().to_numpy(zero_copy_only=False))
 

@@ -63,7 +63,13 @@ class Deck:
 
     @property
     def repeats(self) -> int:
+        """Cards that show a cell a second time."""
         return sum(int(page.is_repeat.sum()) for page in self.pages)
+
+    @property
+    def cards(self) -> int:
+        """All cards, repeats included."""
+        return len(self.cells) + self.repeats
 
 
 def choose_decks(layout: RunLayout, manifest: Manifest, options: SiteOptions) -> list[Deck]:
@@ -192,7 +198,10 @@ def _distance_from_threshold(cells: pa.Table, cell_type: CellType) -> NDArray[np
             fix=f"run `mkhspc score --run RUN --{cell_type}-classifier FILE.skops` first",
         )
     scores = cells["score"].to_numpy().astype(np.float64)
-    return np.abs(scores - _threshold(scores, cells["is_positive"].to_numpy().astype(bool)))
+    distance: NDArray[np.float64] = np.abs(
+        scores - _threshold(scores, cells["is_positive"].to_numpy().astype(bool))
+    )
+    return distance
 
 
 def _threshold(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:

@@ -95,9 +95,7 @@ def encode_sheet(sheet: Image.Image) -> bytes:
         MkhspcError: this Pillow cannot write AVIF.
     """
     if not features.check("avif"):
-        raise MkhspcError(
-            "this Pillow was built without AVIF", fix="install the wheel: pip install --upgrade 'pillow>=11.3'"
-        )
+        raise MkhspcError("this Pillow was built without AVIF", fix="pip install --upgrade 'pillow>=11.3'")
     out = io.BytesIO()
     sheet.save(out, "AVIF", quality=QUALITY, speed=SPEED)
     return out.getvalue()

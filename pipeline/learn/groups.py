@@ -44,8 +44,9 @@ def groups_of(samples: Samples, group_by: str) -> Groups:
     missing = sorted(set(keys.tolist()) - set(groups))
     if missing:
         raise InputError(
-            f"gives no group for {len(missing)} of the labelled {' and '.join(columns)}: {', '.join(missing[:3])}",
+            f"gives no group for {', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}",
             where=path,
+            fix=f"every labelled {' and '.join(columns)} needs one",
         )
     return np.array([groups[key] for key in keys.tolist()], np.str_)
 

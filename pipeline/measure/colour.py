@@ -6,10 +6,11 @@ import math
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.detect.contract import Window
-from pipeline.measure.regions import Floats, Ints
-from pipeline.measure.strips import Strip
+from pipeline.measure.regions import Floats
+from pipeline.measure.strips import Bytes, Strip, variances
 
 COLOUR_NAMES = (
     "colour_red_mean",
@@ -26,7 +27,6 @@ COLOUR_NAMES = (
     "colour_intensity_variance",
     "texture_dark_region_fraction",
 )
-CHANNELS = ("red", "green", "blue")
 DARK_GRAY = 100
 """Gray below which a pixel is dark, of 255; the value that the lab's own software used."""
 WHITE = 255
@@ -44,45 +44,49 @@ def colour_features(window: Window, strip: Strip) -> dict[str, Floats]:
     - saturation: mean of (max - min) / max of the channels, 0 for black; value: mean of max / 255;
     - dark region fraction: share of pixels with gray below `DARK_GRAY`.
     """
-    pixels, starts, counts = strip.pixels, strip.pixel_starts, strip.counts
-    red, green, blue = (plane.ravel()[pixels] for plane in cv2.split(strip.cut(window.rgb, WHITE)))
-    features: dict[str, Floats] = {}
+    planes = [plane.ravel()[strip.pixels] for plane in cv2.split(strip.cut(window.rgb, WHITE))]
+    red, green, blue = (np.asarray(plane, np.uint8) for plane in planes)
     gray3 = red.astype(np.uint16) + green + blue
-    for name, values, unit in (("red", red, 1), ("green", green, 1), ("blue", blue, 1), ("gray", gray3, 3)):
-        mean, variance = mean_and_variance(values.astype(np.uint32), starts, counts)
-        features[f"colour_{name}_mean"] = mean / unit
-        features[f"colour_{name}_std"] = np.sqrt(variance) / unit
-    features["colour_intensity_variance"] = variance / unit**2
-    features["colour_hue_mean"] = _hue(*(features[f"colour_{name}_mean"] for name in CHANNELS))
-    largest, smallest = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
-    saturation = _SATURATION[largest.astype(np.uint16) << 8 | smallest]
-    features["colour_saturation_mean"] = np.add.reduceat(saturation, starts) / counts / _SATURATION_UNIT
-    features["colour_value_mean"] = np.add.reduceat(largest, starts, dtype=np.int64) / counts / 255.0
-    is_dark = (gray3 < 3 * DARK_GRAY).view(np.uint8)
-    features["texture_dark_region_fraction"] = np.add.reduceat(is_dark, starts, dtype=np.int64) / counts
+    features = {
+        **_mean_and_std("red", red, 1, strip),
+        **_mean_and_std("green", green, 1, strip),
+        **_mean_and_std("blue", blue, 1, strip),
+        **_mean_and_std("gray", gray3, 3, strip),
+        **_hue_saturation_value(red, green, blue, strip),
+        "texture_dark_region_fraction": strip.sums((gray3 < 3 * DARK_GRAY).view(np.uint8)) / strip.counts,
+    }
+    features["colour_intensity_variance"] = features["colour_gray_std"] ** 2
     return features
 
 
-def mean_and_variance(values: Ints, starts: Ints, counts: Ints) -> tuple[Floats, Floats]:
-    """(k,) means and population variances of whole numbers, from their exact sums."""
-    first = np.add.reduceat(values, starts, dtype=np.int64).astype(np.float64)
-    second = np.add.reduceat(values * values, starts, dtype=np.int64).astype(np.float64)
-    return first / counts, np.maximum(counts * second - first * first, 0.0) / counts / counts
+def _mean_and_std(name: str, values: NDArray[np.integer], unit: int, strip: Strip) -> dict[str, Floats]:
+    wide = values.astype(np.uint32)
+    sums, square_sums = strip.sums(wide), strip.sums(wide * wide)
+    return {
+        f"colour_{name}_mean": sums / (strip.counts * unit),
+        f"colour_{name}_std": np.sqrt(variances(strip.counts, sums, square_sums)) / unit,
+    }
 
 
-def _hue(red: Floats, green: Floats, blue: Floats) -> Floats:
-    x, y = 2.0 * red - green - blue, math.sqrt(3.0) * (green - blue)
-    return np.degrees(np.arctan2(y, x))
+def _hue_saturation_value(red: Bytes, green: Bytes, blue: Bytes, strip: Strip) -> dict[str, Floats]:
+    r, g, b = strip.sums(red), strip.sums(green), strip.sums(blue)
+    largest, smallest = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
+    saturation = _SATURATION[largest.astype(np.uint16) << 8 | smallest]
+    return {
+        "colour_hue_mean": np.degrees(np.arctan2(math.sqrt(3.0) * (g - b), 2 * r - g - b)),
+        "colour_saturation_mean": strip.sums(saturation) / strip.counts / _SATURATION_UNIT,
+        "colour_value_mean": strip.sums(largest) / strip.counts / 255.0,
+    }
 
 
-_SATURATION_UNIT = 1 << 30
+_SATURATION_UNIT = 1 << 24
 
 
-def _saturation_table() -> Ints:
+def _saturation_table() -> NDArray[np.int32]:
     """Saturation by 256 * max + min, as whole numbers so that sums are exact."""
     largest, smallest = np.divmod(np.arange(1 << 16), 256)
     share = (largest - smallest) / np.maximum(largest, 1)
-    table: Ints = np.rint(np.maximum(share, 0.0) * _SATURATION_UNIT).astype(np.int64)
+    table: NDArray[np.int32] = np.rint(np.maximum(share, 0.0) * _SATURATION_UNIT).astype(np.int32)
     return table
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import cv2
 import numpy as np
 
@@ -10,6 +12,7 @@ from pipeline.geometry import um_to_px
 from pipeline.measure.colour import WHITE
 from pipeline.measure.regions import Floats
 from pipeline.measure.strips import Bytes, Strip
+from pipeline.measure.texture import STAINS
 from pipeline.slide.stains import OD_UNIT
 
 CONTEXT_NAMES = (
@@ -24,37 +27,44 @@ RING_UM = 3.0
 
 
 def ring_reach_px(um_per_px: float) -> int:
-    """How far a strip's frames must reach around their cells for `context_features`."""
+    """How far a strip's frames must reach around their cells for `ring_means`."""
     return um_to_px(RING_UM, um_per_px) + 1
 
 
-def context_features(window: Window, strip: Strip) -> dict[str, Floats]:
-    """All of `CONTEXT_NAMES`, (k,) float64 each.
+def ring_means(window: Window, strip: Strip) -> dict[str, Floats]:
+    """(k,) means of gray (0 to 255), haematoxylin and eosin (OD) over the ring of each cell.
 
-    The ring is every pixel outside the cell and within 3 µm of it, other cells included.
-
-    - relative brightness: mean gray, (red + green + blue) / 3, of the cell minus that of its ring;
-    - ring haematoxylin and eosin: mean over the ring, in optical density;
-    - contrast: mean over the cell minus mean over the ring, in optical density.
+    The ring is every pixel outside the cell and within `RING_UM` of it, other cells included.
 
     Args:
         strip: with a margin of at least `ring_reach_px`.
     """
     ring = _ring(strip, RING_UM / window.um_per_px)
-    inside_px, ring_px = strip.sums(strip.mask & 1), strip.sums(ring & 1)
+    count = strip.frame_sums(ring & 1)
+    rgb = cv2.bitwise_and(colours := strip.cut(window.rgb, WHITE), colours, mask=ring)
+    stains = {name: strip.cut(getattr(window.stains, name), 0) & ring for name in STAINS}
+    return {
+        "gray": strip.frame_sums(np.asarray(rgb, np.uint8)) / (3 * count),
+        **{name: strip.frame_sums(image) / count / OD_UNIT for name, image in stains.items()},
+    }
 
-    def means(image: Bytes) -> tuple[Floats, Floats]:
-        return strip.sums(image & strip.mask) / inside_px, strip.sums(image & ring) / ring_px
 
-    planes = cv2.split(strip.cut(window.rgb, WHITE))
-    red, green, blue = (np.array(means(np.asarray(plane, np.uint8))) for plane in planes)
-    gray = (red + green + blue) / 3.0
-    features = {"colour_relative_brightness": gray[0] - gray[1]}
-    for name in ("haematoxylin", "eosin"):
-        inside, around = means(strip.cut(getattr(window.stains, name), 0))
-        features[f"colour_ring_{name}_mean"] = around / OD_UNIT
-        features[f"colour_ring_{name}_contrast"] = (inside - around) / OD_UNIT
-    return features
+def context_features(rings: Mapping[str, Floats], inside: Mapping[str, Floats]) -> dict[str, Floats]:
+    """All of `CONTEXT_NAMES`, (n,) float64 each, from the means over rings and cells.
+
+    - relative brightness: mean gray, (red + green + blue) / 3, of the cell minus that of its ring;
+    - ring haematoxylin and eosin: mean over the ring, in optical density;
+    - contrast: mean over the cell minus mean over its ring, in optical density.
+
+    Args:
+        rings: from `ring_means`.
+        inside: from `colour_features` and `texture_features`.
+    """
+    return {
+        "colour_relative_brightness": inside["colour_gray_mean"] - rings["gray"],
+        **{f"colour_ring_{name}_mean": rings[name] for name in STAINS},
+        **{f"colour_ring_{name}_contrast": inside[f"texture_{name}_mean"] - rings[name] for name in STAINS},
+    }
 
 
 def _ring(strip: Strip, radius_px: float) -> Bytes:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
 from pipeline.detect.contract import Detection, Window
 from pipeline.measure.colour import COLOUR_NAMES, colour_features
-from pipeline.measure.context import CONTEXT_NAMES, context_features, ring_reach_px
+from pipeline.measure.context import CONTEXT_NAMES, context_features, ring_means, ring_reach_px
 from pipeline.measure.regions import Floats, PackedMasks
 from pipeline.measure.shape import SHAPE_NAMES, perimeters_px, shape_features
-from pipeline.measure.strips import Strip, strips
+from pipeline.measure.strips import Strip, over_strips, strips
 from pipeline.measure.texture import TEXTURE_NAMES, texture_features, texture_reach_px
 
 FEATURE_NAMES: tuple[str, ...] = (*SHAPE_NAMES, *COLOUR_NAMES, *CONTEXT_NAMES, *TEXTURE_NAMES)
 """The feature columns of `cells`, in their order; units are in the names where there are any."""
+
+
+_PERIMETER = "perimeter_px"
 
 
 def reach_um(um_per_px: float) -> float:
@@ -48,27 +52,9 @@ def measure(window: Window, detections: Sequence[Detection]) -> dict[str, Floats
             **texture_features(window, strip),
         }
 
-    def of_ring(strip: Strip) -> dict[str, Floats]:
-        return context_features(window, strip)
-
     masks = PackedMasks.from_detections(detections, window.box)
-    columns = {
-        **_by_strips(of_strip, strips(window.box, detections, texture_reach_px(um_per_px)), len(detections)),
-        **_by_strips(of_ring, strips(window.box, detections, ring_reach_px(um_per_px)), len(detections)),
-    }
-    columns |= shape_features(masks, columns.pop(_PERIMETER), um_per_px)
+    columns = over_strips(of_strip, strips(window.box, detections, texture_reach_px(um_per_px)))
+    rings = over_strips(partial(ring_means, window), strips(window.box, detections, ring_reach_px(um_per_px)))
+    columns |= shape_features(masks, columns[_PERIMETER], um_per_px)
+    columns |= context_features(rings, columns)
     return {name: columns[name] for name in FEATURE_NAMES}
-
-
-_PERIMETER = "perimeter_px"
-
-
-def _by_strips(
-    measure_strip: Callable[[Strip], dict[str, Floats]], pieces: Iterable[Strip], count: int
-) -> dict[str, Floats]:
-    """(count,) columns put together from what is measured on each strip."""
-    columns: dict[str, Floats] = {}
-    for strip in pieces:
-        for name, values in measure_strip(strip).items():
-            columns.setdefault(name, np.empty(count))[strip.cells] = values
-    return columns

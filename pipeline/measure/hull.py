@@ -14,21 +14,26 @@ from numpy.typing import NDArray
 
 from pipeline.measure.regions import Floats, Ints, PackedMasks, ragged_indices
 
+Coordinates = NDArray[np.int32]
+
+MAX_SIDE_PX = 16_000
+"""Of a cell's box: up to here products of two lengths in half pixels fit 32 bits, the faster half."""
+
 
 @dataclass(frozen=True)
 class _Chain:
     """Points (t, v) of one side of all cells, sorted by cell and then t."""
 
-    cell: Ints
-    t: Ints
-    v: Ints
+    cell: Coordinates
+    t: Coordinates
+    v: Coordinates
 
 
 def _convex(chain: _Chain) -> _Chain:
     """The points below every chord of their cell's chain, and its two ends.
 
     A point on or above the chord of its neighbours is no vertex, whatever else is removed, so each
-    round drops all such points at once. The rounds needed grow slowly with the number of rows.
+    round drops all such points at once. Cells take about ten rounds, however many there are.
     """
     cell, t, v = chain.cell, chain.t, chain.v
     while True:
@@ -48,20 +53,27 @@ def hull_areas_px(masks: PackedMasks) -> Ints:
     The hull is that of the midpoints of all pixel edges, as in `skimage.morphology.
     convex_hull_image` with its default `offset_coordinates`, and pixels on its border count.
     """
-    cell, _, left, right = masks.rows
+    cell, left, right = _rows(masks)
     firsts = _ceil_halves(_convex(_edge_midpoints(cell, left)), len(masks))
     lasts = _ceil_halves(_convex(_edge_midpoints(cell, 1 - right)), len(masks))
     return masks.heights_px - firsts - lasts
 
 
-def _edge_midpoints(cell: Ints, left: Ints) -> _Chain:
+def _rows(masks: PackedMasks) -> tuple[Coordinates, Coordinates, Coordinates]:
+    if max(masks.widths_px.max(), masks.heights_px.max()) > MAX_SIDE_PX:
+        raise ValueError(f"a cell is more than {MAX_SIDE_PX} px long")
+    cell, first, last = (values.astype(np.int32) for values in masks.rows)
+    return cell, first, last
+
+
+def _edge_midpoints(cell: Coordinates, left: Coordinates) -> _Chain:
     """Leftmost pixel-edge midpoints of every row and every row border, in half pixels.
 
     Relative to pixel centres, pixel (y, x) has them at (2y, 2x - 1) and (2y -+ 1, 2x).
     """
     middle = 2 * np.arange(len(cell)) + cell + 1
     count = 2 * len(cell) + int(cell[-1]) + 1
-    v = np.full(count, np.iinfo(np.int64).max)
+    v = np.full(count, np.iinfo(np.int32).max, np.int32)
     v[middle], v[middle + 1] = 2 * left - 1, 2 * left
     v[middle - 1] = np.minimum(v[middle - 1], 2 * left)
     return _chain(2 * np.bincount(cell) + 1, -1, v)
@@ -78,7 +90,7 @@ def _ceil_halves(chain: _Chain, count: int) -> Ints:
     t = 2 * ragged_indices(first, lengths)
     halves = -((-v0[at] * dt[at] - dv[at] * (t - t0[at])) // (2 * dt[at]))
     offsets = np.searchsorted(chain.cell[segments][at], np.arange(count))
-    sums: Ints = np.add.reduceat(halves, offsets)
+    sums: Ints = np.add.reduceat(halves, offsets, dtype=np.int64)
     return sums
 
 
@@ -88,16 +100,16 @@ class Hulls:
 
     Attributes:
         offsets: (n + 1,) the vertices of cell i are `offsets[i]` to `offsets[i + 1]`.
-        x, y: (m,) vertices in order around the hull, in pixels from the corner of the cell's box.
+        x, y: (m,) int32 vertices in order around the hull, in pixels from the corner of the cell's box.
     """
 
     offsets: Ints
-    x: Ints
-    y: Ints
+    x: Coordinates
+    y: Coordinates
 
     @classmethod
     def from_masks(cls, masks: PackedMasks) -> Hulls:
-        cell, _, first, last = masks.rows
+        cell, first, last = _rows(masks)
         left, right = _convex(_corners(cell, first)), _convex(_corners(cell, -last))
         cells = np.concatenate([left.cell, right.cell])
         # Down the left side, up the right: with the rows of the right side negated, one sort.
@@ -110,7 +122,7 @@ class Hulls:
         )
 
     @cached_property
-    def _edges(self) -> tuple[Ints, Ints, Floats]:
+    def _edges(self) -> tuple[Coordinates, Coordinates, Floats]:
         """Step x, step y and length of the edge that starts at each vertex."""
         following = np.arange(1, len(self.x) + 1)
         following[self.offsets[1:] - 1] = self.offsets[:-1]
@@ -121,7 +133,7 @@ class Hulls:
     def perimeters_px(self) -> Floats:
         """(n,) lengths around the hulls."""
         counts = np.diff(self.offsets)
-        return np.bincount(np.repeat(np.arange(len(counts)), counts), self._edges[2])
+        return np.bincount(np.repeat(np.arange(len(counts)), counts), self._edges[2]).astype(np.float64)
 
     @property
     def ferets_px(self) -> tuple[Floats, Floats]:
@@ -141,21 +153,21 @@ class Hulls:
         return np.sqrt(lengths2.astype(np.float64)), np.minimum.reduceat(heights, self.offsets[:-1])
 
 
-def _segment_max(values: Ints, lengths: Ints) -> Ints:
-    largest: Ints = np.maximum.reduceat(values, np.cumsum(lengths) - lengths)
+def _segment_max(values: Coordinates, lengths: Ints) -> Coordinates:
+    largest: Coordinates = np.maximum.reduceat(values, np.cumsum(lengths) - lengths)
     return largest
 
 
-def _corners(cell: Ints, left: Ints) -> _Chain:
+def _corners(cell: Coordinates, left: Coordinates) -> _Chain:
     """Leftmost pixel corners on every border between rows, in pixels."""
     above = np.arange(len(cell)) + cell
-    v: NDArray[np.int64] = np.full(len(cell) + int(cell[-1]) + 1, np.iinfo(np.int64).max)
+    v = np.full(len(cell) + int(cell[-1]) + 1, np.iinfo(np.int32).max, np.int32)
     v[above + 1] = left
     v[above] = np.minimum(v[above], left)
     return _chain(np.bincount(cell) + 1, 0, v)
 
 
-def _chain(lengths: Ints, first_t: int, v: Ints) -> _Chain:
+def _chain(lengths: Ints, first_t: int, v: Coordinates) -> _Chain:
     """Chains of these lengths, whose t count up from `first_t`."""
-    t = ragged_indices(np.full(len(lengths), first_t), lengths)
-    return _Chain(np.repeat(np.arange(len(lengths)), lengths), t, v)
+    t = ragged_indices(np.full(len(lengths), first_t), lengths).astype(np.int32)
+    return _Chain(np.repeat(np.arange(len(lengths), dtype=np.int32), lengths), t, v)

@@ -16,11 +16,12 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
-def ragged_indices(starts: Ints, lengths: Ints) -> Ints:
+def ragged_indices(starts: NDArray[np.integer], lengths: NDArray[np.integer]) -> Ints:
     """`starts[i], starts[i] + 1, ...` for `lengths[i]` steps each, one after the other."""
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
-    return np.repeat(starts - ends + lengths, lengths) + np.arange(total)
+    indices: Ints = np.repeat(starts - ends + lengths, lengths) + np.arange(total)
+    return indices
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class PackedMasks:
         """Packs detections, in their order.
 
         Raises:
-            ValueError: a detection reaches out of the window, its mask does not have the shape of
-                its box, or leaves a row of it empty.
+            ValueError: a detection reaches out of the window, or its mask is empty, has another
+                shape than its box, or leaves a row of it empty.
         """
         boxes = _boxes(detections, window)
         widths, heights = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
@@ -84,17 +85,18 @@ class PackedMasks:
     @cached_property
     def areas_px(self) -> Ints:
         """(n,) number of pixels."""
-        return self.moment(0, 0)
+        return self._sums(self.x1 - self.x0)
 
     @property
     def centroids_px(self) -> Floats:
         """(n, 2) centres of mass x, y in level-0 pixels of the scene, pixel centres at +0.5."""
-        first = np.stack([self.moment(1, 0), self.moment(0, 1)], axis=1)
+        moments = self.moments(1)
+        first = np.stack([moments[1, 0], moments[0, 1]], axis=1)
         centre: Floats = self.boxes[:, :2] + (first / self.areas_px[:, None] + 0.5)
         return centre
 
-    def moment(self, p: int, q: int, origin: Ints | None = None) -> Ints:
-        """(n,) sums over a cell's pixels of x**p * y**q, for p up to 3.
+    def moments(self, order: int, origin: Ints | None = None) -> dict[tuple[int, int], Ints]:
+        """For every p + q up to `order`, at most 3: (n,) sums over a cell's pixels of x**p * y**q.
 
         Args:
             origin: (n, 2) x, y of the point to count from; the box's corner by default.
@@ -103,33 +105,44 @@ class PackedMasks:
         if origin is not None:
             shift_x, shift_y = origin[self.cell].T
             x0, x1, y = x0 - shift_x, x1 - shift_x, y - shift_y
-        along = _power_sum(x1, p) - _power_sum(x0, p)
-        return self.total(along * y**q)
+        found = {}
+        for p in range(order + 1):
+            along = _power_sum(x1, p) - _power_sum(x0, p)
+            for q in range(order + 1 - p):
+                found[p, q] = self._sums(along)
+                along = along * y
+        return found
 
-    def total(self, values: Ints) -> Ints:
+    def _sums(self, values: Ints) -> Ints:
         """(n,) sums over each cell of (m,) values of its runs."""
         sums: Ints = np.add.reduceat(values, self.offsets[:-1]) if len(self) else values
         return sums
 
     @cached_property
-    def rows(self) -> tuple[Ints, Ints, Ints, Ints]:
-        """Extent of every row of every cell: its cell, y, first x, and x past its last pixel."""
+    def rows(self) -> tuple[Ints, Ints, Ints]:
+        """Every row of every cell, downwards: its cell, first x, and x past its last pixel."""
         starts = np.ones(len(self.y), bool)
-        starts[1:] = (np.diff(self.y) != 0) | (np.diff(self.cell) != 0)
+        starts[1:] = (self.y[1:] != self.y[:-1]) | (self.cell[1:] != self.cell[:-1])
         first = np.flatnonzero(starts)
-        last = np.flatnonzero(np.roll(starts, -1))
-        return self.cell[first], self.y[first], self.x0[first], self.x1[last]
+        last = np.append(first[1:], len(self.y)) - 1
+        return self.cell[first], self.x0[first], self.x1[last]
 
 
 def _boxes(detections: Sequence[Detection], window: Box) -> Ints:
-    for detection in detections:
-        box = detection.box
-        if detection.mask.shape != (box.height, box.width):
-            raise ValueError(f"the mask of shape {detection.mask.shape} does not fit its {box}")
-        if box.clipped(window) != box:
-            raise ValueError(f"the detection at {box} reaches out of its window {window}")
     corners = [(d.box.x0, d.box.y0, d.box.x1, d.box.y1) for d in detections]
-    return np.array(corners, np.int64).reshape(-1, 4)
+    boxes = np.array(corners, np.int64).reshape(-1, 4)
+    shapes = np.array([d.mask.shape for d in detections], np.int64).reshape(-1, 2)
+    sizes = boxes[:, [3, 2]] - boxes[:, [1, 0]]
+    fits = ((sizes == shapes) & (sizes > 0)).all(axis=1)
+    if not fits.all():
+        unfit = detections[int(fits.argmin())].box
+        raise ValueError(f"a mask is empty, or does not have the shape of its box: {unfit}")
+    low, high = (window.x0, window.y0), (window.x1, window.y1)
+    is_inside = ((boxes[:, :2] >= low) & (boxes[:, 2:] <= high)).all(axis=1)
+    if not is_inside.all():
+        outside = detections[int(is_inside.argmin())].box
+        raise ValueError(f"a detection reaches out of its window {window}: {outside}")
+    return boxes
 
 
 def _runs_of_rows(masks: list[BoolMask], row_starts: Ints, row_ends: Ints) -> tuple[Ints, Ints]:

@@ -82,9 +82,13 @@ def shape_features(masks: PackedMasks, perimeters_px: Floats, um_per_px: float) 
     }
 
 
-def _ellipses(moments: dict[str, Floats], area: Floats) -> tuple[Floats, Floats, Floats]:
+Moments = dict[tuple[int, int], Floats]
+"""(n,) sums or means of x**p * y**q over the pixels of each cell, by (p, q)."""
+
+
+def _ellipses(central: Moments, area: Floats) -> tuple[Floats, Floats, Floats]:
     """Major and minor axis in pixels, and eccentricity, of the ellipses of equal second moments."""
-    xx, xy, yy = (moments[pq] / area for pq in ("20", "11", "02"))
+    xx, xy, yy = (central[pq] / area for pq in ((2, 0), (1, 1), (0, 2)))
     mean, spread = (xx + yy) / 2.0, np.sqrt(((xx - yy) / 2.0) ** 2 + xy**2)
     large, small = mean + spread, np.maximum(mean - spread, 0.0)
     # A single pixel has no extent at all: as round as a disc.
@@ -92,33 +96,32 @@ def _ellipses(moments: dict[str, Floats], area: Floats) -> tuple[Floats, Floats,
     return 4.0 * np.sqrt(large), 4.0 * np.sqrt(small), np.sqrt(1.0 - ratio)
 
 
-def _central_moments(masks: PackedMasks) -> dict[str, Floats]:
-    """Moments of second and third order about the centroid, by the powers of x and y."""
+def _central_moments(masks: PackedMasks) -> Moments:
+    """Moments of second and third order about the centroid."""
     # Counting from the middle of the box keeps the terms that cancel small.
     middle = np.stack([masks.widths_px // 2, masks.heights_px // 2], axis=1)
-    raw = {f"{p}{q}": masks.moment(p, q, middle).astype(np.float64) for p in range(4) for q in range(4 - p)}
-    n, sx, sy = raw["00"], raw["10"], raw["01"]
+    raw = {pq: sums.astype(np.float64) for pq, sums in masks.moments(3, middle).items()}
+    n, sx, sy = raw[0, 0], raw[1, 0], raw[0, 1]
     x, y = sx / n, sy / n
     return {
-        "20": (n * raw["20"] - sx * sx) / n,
-        "11": (n * raw["11"] - sx * sy) / n,
-        "02": (n * raw["02"] - sy * sy) / n,
-        "30": raw["30"] - 3.0 * x * raw["20"] + 2.0 * x * x * sx,
-        "21": raw["21"] - 2.0 * x * raw["11"] - y * raw["20"] + 2.0 * x * x * sy,
-        "12": raw["12"] - 2.0 * y * raw["11"] - x * raw["02"] + 2.0 * y * y * sx,
-        "03": raw["03"] - 3.0 * y * raw["02"] + 2.0 * y * y * sy,
+        (2, 0): (n * raw[2, 0] - sx * sx) / n,
+        (1, 1): (n * raw[1, 1] - sx * sy) / n,
+        (0, 2): (n * raw[0, 2] - sy * sy) / n,
+        (3, 0): raw[3, 0] - 3.0 * x * raw[2, 0] + 2.0 * x * x * sx,
+        (2, 1): raw[2, 1] - 2.0 * x * raw[1, 1] - y * raw[2, 0] + 2.0 * x * x * sy,
+        (1, 2): raw[1, 2] - 2.0 * y * raw[1, 1] - x * raw[0, 2] + 2.0 * y * y * sx,
+        (0, 3): raw[0, 3] - 3.0 * y * raw[0, 2] + 2.0 * y * y * sy,
     }
 
 
-def _hu_invariants(moments: dict[str, Floats], area: Floats) -> dict[str, Floats]:
-    normalised = {pq: mu / area ** (1 + (int(pq[0]) + int(pq[1])) / 2) for pq, mu in moments.items()}
-    n20, n11, n02 = (normalised[pq] for pq in ("20", "11", "02"))
-    n30, n21, n12, n03 = (normalised[pq] for pq in ("30", "21", "12", "03"))
+def _hu_invariants(central: Moments, area: Floats) -> dict[str, Floats]:
+    eta = {(p, q): mu / area ** (1 + (p + q) / 2) for (p, q), mu in central.items()}
+    sum_x, sum_y = eta[3, 0] + eta[1, 2], eta[2, 1] + eta[0, 3]
     return {
-        "shape_hu_1": n20 + n02,
-        "shape_hu_2": (n20 - n02) ** 2 + 4.0 * n11**2,
-        "shape_hu_3": (n30 - 3.0 * n12) ** 2 + (3.0 * n21 - n03) ** 2,
-        "shape_hu_4": (n30 + n12) ** 2 + (n21 + n03) ** 2,
+        "shape_hu_1": eta[2, 0] + eta[0, 2],
+        "shape_hu_2": (eta[2, 0] - eta[0, 2]) ** 2 + 4.0 * eta[1, 1] ** 2,
+        "shape_hu_3": (eta[3, 0] - 3.0 * eta[1, 2]) ** 2 + (3.0 * eta[2, 1] - eta[0, 3]) ** 2,
+        "shape_hu_4": sum_x**2 + sum_y**2,
     }
 
 
@@ -148,6 +151,6 @@ def perimeters_px(strip: Strip) -> Floats:
     border = np.asarray(strip.mask - cv2.erode(strip.mask, _CROSS), np.uint8) & 1
     codes = cv2.filter2D(border, cv2.CV_8U, _NEIGHBOUR_CODE, borderType=cv2.BORDER_CONSTANT)
     steps = np.asarray(cv2.LUT(codes, _STEPS), np.uint8)  # codes of other pixels are even and count nothing
-    straight: Ints = strip.sums(steps & 15)
-    diagonal: Ints = strip.sums(steps >> 4)
+    straight: Ints = strip.frame_sums(steps & 15)
+    diagonal: Ints = strip.frame_sums(steps >> 4)
     return 0.5 * straight + math.sqrt(0.5) * diagonal

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from pipeline.detect.contract import Detection
 from pipeline.geometry import Box
-from pipeline.measure.regions import Ints
+from pipeline.measure.regions import Floats, Ints
 
 Bytes = NDArray[np.uint8]
 
-MAX_STRIP_PX = 1 << 20
+MAX_STRIP_PX = 1 << 19
 """A strip's images of this size stay in the processor's cache; one cell alone may be larger."""
 
 
@@ -31,15 +31,14 @@ class Strip:
         cells: (k,) which of the measured cells they are.
         starts: (k,) first row of each frame.
         mask: (rows, width) uint8, 255 inside the cell, 0 elsewhere.
-        places: for each frame the part that lies in the window: its slices in the strip's images
-            and in the window's.
+        places: for each frame, of the part of it that lies in the window: row and column in the
+            strip, row and column in the window, height and width.
     """
 
     cells: Ints
     starts: Ints
     mask: Bytes
-    margin_px: int
-    places: tuple[tuple[tuple[slice, slice], tuple[slice, slice]], ...]
+    places: list[list[int]]
 
     @property
     def width(self) -> int:
@@ -58,40 +57,81 @@ class Strip:
                 its scene does or farther from its cells than any margin, so this is clear glass.
         """
         frames = np.full((*self.mask.shape, *image.shape[2:]), outside, np.uint8)
-        for there, here in self.places:
-            frames[there] = image[here]
+        for row, column, from_row, from_column, height, width in self.places:
+            frames[row : row + height, column : column + width] = image[
+                from_row : from_row + height, from_column : from_column + width
+            ]
         return frames
 
-    def sums(self, image: NDArray[np.integer]) -> Ints:
-        """(k,) sums over each frame of an image of the strip; exact."""
-        totals: Ints = np.add.reduceat(image.ravel(), self.first_pixels, dtype=np.int64)
-        return totals
+    def frame_sums(self, image: NDArray[np.integer]) -> Ints:
+        """(k,) sums over each frame of a strip's image, whole or flattened from its first pixel on.
+
+        Several channels are summed together.
+        """
+        channels = max(1, image.size // self.mask.size)
+        # Sums of bytes in 32 bits are several times as fast, and a strip rarely needs more.
+        fits = image.dtype == np.uint8 and 255 * image.size < 1 << 32
+        sums = np.add.reduceat(
+            image.ravel(), self.first_pixels * channels, dtype=np.uint32 if fits else np.int64
+        )
+        return sums.astype(np.int64)
 
     @cached_property
     def pixels(self) -> Ints:
         """Flat indices of all cells' pixels, sorted by cell."""
-        return np.flatnonzero(self.mask)
+        return np.flatnonzero(self.mask != 0)
 
     @cached_property
-    def pixel_starts(self) -> Ints:
-        """(k,) where in `pixels` those of each cell begin."""
+    def _pixel_starts(self) -> Ints:
         return np.searchsorted(self.pixels, self.first_pixels)
 
     @cached_property
     def counts(self) -> Ints:
         """(k,) number of pixels of each cell."""
-        return np.diff(self.pixel_starts, append=len(self.pixels))
+        return np.diff(self._pixel_starts, append=len(self.pixels))
+
+    def sums(self, values: NDArray[np.integer]) -> Ints:
+        """(k,) exact sums over each cell of whole numbers given for each of `pixels`."""
+        totals: Ints = np.add.reduceat(values, self._pixel_starts, dtype=np.int64)
+        return totals
+
+
+def variances(counts: Ints, sums: Ints, square_sums: Ints) -> Floats:
+    """Population variances from exact sums of numbers and of their squares; never below 0."""
+    n, first, second = (values.astype(np.float64) for values in (counts, sums, square_sums))
+    return np.maximum(n * second - first * first, 0.0) / n / n
 
 
 def strips(window: Box, detections: Sequence[Detection], margin_px: int) -> Iterator[Strip]:
     """Strips that together hold every detection once, each frame with this margin."""
-    widths = np.array([_rounded(d.box.width + 2 * margin_px) for d in detections], np.int64)
-    for width in np.unique(widths):
-        cells = np.flatnonzero(widths == width)
-        sizes = np.array([detections[i].box.height + 2 * margin_px for i in cells.tolist()]) * width
-        batch = (np.cumsum(sizes) - sizes) // MAX_STRIP_PX
-        for members in np.split(cells, np.flatnonzero(np.diff(batch)) + 1):
-            yield _strip(window, detections, members, int(width), margin_px)
+    boxes = np.array([(d.box.x0, d.box.y0, d.box.x1, d.box.y1) for d in detections], np.int64)
+    frames = boxes + np.array([-margin_px, -margin_px, margin_px, margin_px])
+    heights = frames[:, 3] - frames[:, 1]
+    widths = np.array([_rounded(width) for width in (frames[:, 2] - frames[:, 0]).tolist()])
+    for width in np.unique(widths).tolist():
+        same = np.flatnonzero(widths == width)
+        sizes_px = heights[same] * width
+        batch = (np.cumsum(sizes_px) - sizes_px) // MAX_STRIP_PX
+        for cells in np.split(same, np.flatnonzero(np.diff(batch)) + 1):
+            starts = np.cumsum(heights[cells]) - heights[cells]
+            mask = np.zeros((int(heights[cells].sum()), width), np.uint8)
+            for start, i in zip(starts.tolist(), cells.tolist(), strict=True):
+                inside = detections[i].mask
+                rows = slice(start + margin_px, start + margin_px + inside.shape[0])
+                mask[rows, margin_px : margin_px + inside.shape[1]] = inside
+            yield Strip(cells, starts, mask * np.uint8(255), _places(window, frames[cells], starts))
+
+
+def over_strips(
+    measure_strip: Callable[[Strip], dict[str, Floats]], pieces: Iterable[Strip]
+) -> dict[str, Floats]:
+    """Columns in the order of the cells, from what is measured on strips that hold each cell once."""
+    cells, parts = [], []
+    for strip in pieces:
+        cells.append(strip.cells)
+        parts.append(measure_strip(strip))
+    order = np.argsort(np.concatenate(cells))
+    return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
 
 
 def _rounded(width: int) -> int:
@@ -100,16 +140,11 @@ def _rounded(width: int) -> int:
     return -(-width // step) * step
 
 
-def _strip(window: Box, detections: Sequence[Detection], cells: Ints, width: int, margin_px: int) -> Strip:
-    heights = np.array([detections[i].box.height for i in cells.tolist()]) + 2 * margin_px
-    starts = np.cumsum(heights) - heights
-    mask = np.zeros((int(heights.sum()), width), np.uint8)
-    places = []
-    for start, i in zip(starts.tolist(), cells.tolist(), strict=True):
-        box = detections[i].box
-        frame = box.grown(margin_px)
-        strip = Box(frame.x0, frame.y0 - start, frame.x0 + width, frame.y0 - start + len(mask))
-        np.copyto(mask[box.slices_in(strip)], 255, where=detections[i].mask)
-        seen = frame.clipped(window)
-        places.append((seen.slices_in(strip), seen.slices_in(window)))
-    return Strip(cells, starts, mask, margin_px, tuple(places))
+def _places(window: Box, frames: Ints, starts: Ints) -> list[list[int]]:
+    low = np.maximum(frames[:, :2], (window.x0, window.y0))
+    high = np.minimum(frames[:, 2:], (window.x1, window.y1))
+    (x, y), (width, height) = low.T, (high - low).T
+    row, column = starts + y - frames[:, 1], x - frames[:, 0]
+    places = np.stack([row, column, y - window.y0, x - window.x0, height, width], axis=1)
+    listed: list[list[int]] = places.tolist()
+    return listed

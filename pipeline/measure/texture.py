@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.detect.contract import Window
 from pipeline.measure.regions import Floats, Ints
-from pipeline.measure.strips import Bytes, Strip
+from pipeline.measure.strips import Bytes, Strip, variances
 from pipeline.slide.stains import OD_UNIT
 
 NUCLEUS_SHARE = 0.5
@@ -94,7 +94,8 @@ def _distribution(counts: Ints) -> dict[str, Floats]:
     cumulative = counts.cumsum(axis=1)
 
     def percentile(percent: int) -> Floats:
-        return (100 * cumulative < percent * n[:, None]).sum(axis=1) / OD_UNIT
+        level: Ints = (100 * cumulative < percent * n[:, None]).sum(axis=1)
+        return level / OD_UNIT
 
     return {
         "mean": first / OD_UNIT,
@@ -109,8 +110,9 @@ def _distribution(counts: Ints) -> dict[str, Floats]:
 
 def _entropy(counts: Ints) -> Floats:
     n = counts.sum(axis=1)
-    bits: Floats = np.log2(n) - (counts * np.log2(np.maximum(counts, 1))).sum(axis=1) / n
-    return np.maximum(bits, 0.0)
+    bits = np.log2(n) - (counts * np.log2(np.maximum(counts, 1))).sum(axis=1) / n
+    entropy: Floats = np.maximum(bits, 0.0)
+    return entropy
 
 
 def _box_sums(image: Bytes, half_px: int) -> NDArray[np.int32]:
@@ -133,7 +135,7 @@ def _edge(strip: Strip, image: Bytes, scale_nm: int, um_per_px: float) -> dict[s
         difference = sums[strip.pixels + step] - sums[strip.pixels - step]
         energy += np.multiply(difference, difference, dtype=np.int64)
     unit = (2 * half + 1) ** 2 * OD_UNIT * 2 * half * um_per_px
-    mean = np.add.reduceat(energy, strip.pixel_starts) / strip.counts
+    mean = strip.sums(energy) / strip.counts
     return {f"edge_{scale_nm}nm": np.sqrt(mean) / unit}
 
 
@@ -161,19 +163,21 @@ def _co_occurrence(strip: Strip, image: Bytes, scale_nm: int, um_per_px: float) 
     squares, differing = np.zeros((2, len(strip.cells)), np.int64)
     for step in _steps(_step_px(scale_nm, um_per_px), strip.width):
         paired = inside[:-step] & inside[step:]
-        weight[:-step] += paired & 1
-        weight[step:] += paired & 1
+        one_each = paired & 1
+        weight[:-step] += one_each
+        weight[step:] += one_each
         one, other = levels[:-step], levels[step:]
         difference = (np.maximum(one, other) - np.minimum(one, other)) & paired
-        squares += strip.sums(np.asarray(cv2.LUT(difference, _SQUARES), np.int32))
-        differing += strip.sums(np.asarray(cv2.LUT(difference, _INHOMOGENEITY), np.int32))
-    weight = weight[strip.pixels]
-    ends = np.maximum(np.add.reduceat(weight, strip.pixel_starts, dtype=np.int64), 2)
-    contrast = 2.0 * squares / ends
-    variance = _weighted_variance(levels[strip.pixels].astype(np.uint32), weight, strip.pixel_starts, ends)
+        squares += strip.frame_sums(np.asarray(cv2.LUT(difference, _SQUARES), np.int32))
+        differing += strip.frame_sums(np.asarray(cv2.LUT(difference, _INHOMOGENEITY), np.int32))
+    ends = weight[strip.pixels].astype(np.uint32)
+    end_count = np.maximum(strip.sums(ends), 2)
+    contrast = 2.0 * squares / end_count
+    weighted = levels[strip.pixels] * ends
+    variance = variances(end_count, strip.sums(weighted), strip.sums(weighted * levels[strip.pixels]))
     return {
         f"contrast_{scale_nm}nm": contrast / OD_UNIT**2,
-        f"homogeneity_{scale_nm}nm": 1.0 - 2.0 * differing / ends / _FIXED_POINT,
+        f"homogeneity_{scale_nm}nm": 1.0 - 2.0 * differing / end_count / _FIXED_POINT,
         f"correlation_{scale_nm}nm": 1.0 - contrast / (2.0 * (variance + ROUNDING_VARIANCE)),
     }
 
@@ -183,13 +187,6 @@ def _steps(distance_px: int, width: int) -> Iterator[int]:
     diagonal = max(1, round(distance_px * math.sqrt(0.5)))
     for dx, dy in ((distance_px, 0), (0, distance_px), (diagonal, diagonal), (-diagonal, diagonal)):
         yield dy * width + dx
-
-
-def _weighted_variance(levels: Ints, weight: Bytes, starts: Ints, ends: Ints) -> Floats:
-    first = np.add.reduceat(levels * weight, starts, dtype=np.int64).astype(np.float64)
-    second = np.add.reduceat(levels * levels * weight, starts, dtype=np.int64).astype(np.float64)
-    variance: Floats = np.maximum(ends * second - first * first, 0.0) / ends / ends
-    return variance
 
 
 def _nucleus(strip: Strip, haematoxylin: Bytes, counts: Ints, window: Window) -> dict[str, Floats]:
@@ -209,7 +206,7 @@ def _nucleus(strip: Strip, haematoxylin: Bytes, counts: Ints, window: Window) ->
     edges = np.zeros(len(strip.cells), np.int64)
     for step in (1, strip.width):
         border = (nucleus[:-step] ^ nucleus[step:]) & inside[:-step] & inside[step:]
-        edges += strip.sums(border.view(np.uint8))
+        edges += strip.frame_sums(border.view(np.uint8))
     return {
         "texture_nuclear_share": counts[:, max(0, threshold) :].sum(axis=1) / strip.counts,
         "texture_nuclear_complexity": edges * (math.pi / 4) / np.sqrt(4 * math.pi * strip.counts),

@@ -87,13 +87,14 @@ class CziSlide:
         self._file.close()
 
     @property
-    def um_per_px(self) -> float:
-        """Pixel size in µm: the one given when the slide was opened, or the file's.
+    def known_um_per_px(self) -> float | None:
+        """Pixel size in µm: the one given when the slide was opened, or the file's, or None."""
+        return self.info.um_per_px if self._um_per_px is None else self._um_per_px
 
-        Raises:
-            InputError: neither is there.
-        """
-        size = self.info.um_per_px if self._um_per_px is None else self._um_per_px
+    @property
+    def um_per_px(self) -> float:
+        """`known_um_per_px`; raises `InputError` when there is none."""
+        size = self.known_um_per_px
         if size is None:
             raise InputError(
                 self.info.pixel_size_fault,
@@ -101,6 +102,15 @@ class CziSlide:
                 fix="give the pixel size in µm with --um-per-px",
             )
         return size
+
+    def require_rgb(self) -> None:
+        """Raises `InputError`, with the reason, unless the pixels can be read as an H&E slide."""
+        if self.info.unreadable_because:
+            raise InputError(
+                self.info.unreadable_because,
+                where=self.info.path,
+                fix="cells are found on RGB scans in transmitted light (bgr24) alone",
+            )
 
     def scene(self, index: int) -> SceneInfo:
         """The scene of this number; `InputError` when there is none."""
@@ -157,8 +167,7 @@ class CziSlide:
         return picture
 
     def _mosaic(self, scene: int) -> SceneMosaic:
-        if self.info.unreadable_because:
-            raise InputError(self.info.unreadable_because, where=self.info.path)
+        self.require_rgb()
         if scene not in self._mosaics:
             mosaic = gather(self._directory, self.scene(scene))
             if mosaic.is_ambiguous:

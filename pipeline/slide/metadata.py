@@ -20,7 +20,10 @@ MAX_SIDE_PX = 2_000_000
 """More than a 75 mm glass slide at 0.04 µm a pixel: a longer scene is a damaged directory."""
 
 _DISTANCES = "Metadata/Scaling/Items/Distance"
-_CHANNELS = "Metadata/Information/Image/Dimensions/Channels/Channel"
+_CHANNELS = (
+    "Metadata/Information/Image/Dimensions/Channels/Channel",
+    "Metadata/DisplaySetting/Channels/Channel",
+)
 
 
 def describe(directory: CziDirectory) -> SlideInfo:
@@ -45,7 +48,9 @@ def describe(directory: CziDirectory) -> SlideInfo:
         compressions=tuple(sorted({block.compression for block in blocks})),
         pyramid_levels=tuple(sorted({block.reduction for block in blocks})),
         pixel_size_fault=fault,
-        planes=tuple((name, len(counts[name])) for name in sorted(counts) if len(counts[name]) > 1),
+        planes=tuple(
+            (name, len(counts[name])) for name in sorted(counts) if len(counts[name]) > 1 and name != "C"
+        ),
     )
 
 
@@ -98,20 +103,22 @@ def _pixel_size(root: ET.Element | None) -> tuple[float | None, str]:
     distances = [] if root is None else root.findall(_DISTANCES)
     stated = {distance.get("Id"): distance.findtext("Value", "") for distance in distances}
     if "X" not in stated or "Y" not in stated:
-        return None, "the file states no pixel size"
+        return None, "states no pixel size"
     try:
         x_um, y_um = (round(float(stated[axis]) * 1e6, 9) for axis in "XY")
         check_um_per_px(x_um, "x")
         check_um_per_px(y_um, "y")
     except (ValueError, UsageError):
-        return None, f"the file states a pixel size of {stated['X']!r} by {stated['Y']!r} metres"
+        return None, f"states a pixel size of {stated['X']!r} by {stated['Y']!r} metres"
     if abs(x_um - y_um) > XY_TOLERANCE * max(x_um, y_um):
-        return None, f"the file's pixels are not square: {x_um:g} by {y_um:g} µm"
+        return None, f"states pixels that are not square: {x_um:g} by {y_um:g} µm"
     return (x_um if x_um == y_um else math.sqrt(x_um * y_um)), ""
 
 
 def _channel_names(root: ET.Element | None, count: int) -> tuple[str, ...]:
-    elements = [] if root is None else root.findall(_CHANNELS)
-    names = [element.get("Name") or element.get("Id") or "" for element in elements]
-    names += [""] * (count - len(names))
-    return tuple(name or f"Channel:{i}" for i, name in enumerate(names[:count]))
+    """Names in the order of the channels: of the image, else of its display, else 'Channel:0' and so on."""
+    names = [f"Channel:{i}" for i in range(count)]
+    for path in reversed(_CHANNELS if root is not None else ()):
+        for i, element in enumerate(root.findall(path)[:count] if root is not None else ()):
+            names[i] = element.get("Name") or names[i]
+    return tuple(names)

@@ -47,9 +47,9 @@ class SlideInfo:
         pixel_type: as the file names it, such as 'bgr24' or 'gray16'.
         compressions: of its sub-blocks, such as ('zstd1',), sorted.
         pyramid_levels: reduction factors of the stored pyramid, level 0 first, such as (1, 2).
-        pixel_size_fault: why `um_per_px` is None, such as 'the file states no pixel size'.
-        planes: dimensions with more than one index, such as (('Z', 5),); of Z the middle plane is
-            read, of the others the first.
+        pixel_size_fault: why `um_per_px` is None, such as 'states no pixel size'.
+        planes: dimensions with more than one index, channels apart, such as (('Z', 5),): of Z the
+            middle plane is read, of the others, and of the channels, the first.
     """
 
     slide_id: str
@@ -77,5 +77,5 @@ class SlideInfo:
             return f"is not an H&E brightfield slide: pixel type {self.pixel_type}"
         unknown = [name for name in self.compressions if name not in READABLE_COMPRESSIONS]
         if unknown:
-            return f"its images are compressed as {', '.join(unknown)}, which cannot be read"
+            return f"holds images compressed as {', '.join(unknown)}, which cannot be read"
         return ""

@@ -10,9 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.config import CELL_TYPES
+from pipeline.config import CELL_TYPES, CellType
+from pipeline.geometry import BoolMask
 from pipeline.slide.demo.truth import Outlines
 
+ANNOTATOR_STREAM = 0x1AB
+"""Keeps the annotator's chance apart from everything else that starts from the same seed."""
 FIRST_LABEL_AT = datetime(2026, 1, 1, 8, 0, 0, tzinfo=UTC)
 """Labels carry made-up times, so that the same cells and seed give the same file."""
 
@@ -49,51 +52,54 @@ def simulated_annotator(
         The contract's `mkhspc-annotations`, with the annotator named 'simulated'.
     """
     skill = skill or AnnotatorSkill()
-    rng = np.random.default_rng([skill.seed, 0x1AB])
-    ids, types = cells["cell_id"].to_pylist(), cells["cell_type"].to_pylist()
-    is_positive = true_labels(truth, cells)
-    wrong = rng.random(len(ids)) < skill.error_rate
-    unsure = rng.random(len(ids)) < skill.unsure_rate
-    dwell_ms = np.rint(rng.lognormal(6.7, 0.5, len(ids))).astype(int)
-    words = np.where(unsure, "unsure", np.where(is_positive ^ wrong, "positive", "negative")).tolist()
-    answers: dict[str, dict[str, list[str]]] = {
-        cell_type: {
-            word: [i for i, t, w in zip(ids, types, words, strict=True) if t == cell_type and w == word]
-            for word in ("positive", "negative", "unsure")
-        }
-        for cell_type in CELL_TYPES
-    }
-    at = FIRST_LABEL_AT
-    events = []
-    for cell_id, word, dwell in zip(ids, words, dwell_ms.tolist(), strict=True):
-        at += timedelta(milliseconds=dwell)
-        events.append(
-            {
-                "cell_id": cell_id,
-                "label": word,
-                "at": _stamp(at),
-                "dwell_ms": dwell,
-                "by": "key",
-                "policy": skill.policy,
-            }
-        )
+    rng = np.random.default_rng([skill.seed, ANNOTATOR_STREAM])
+    answers = _answers(true_labels(truth, cells), skill, rng)
+    labelled = cells.select(["cell_id", "cell_type"]).append_column("label", pa.array(answers))
+    events = _events(labelled, skill.policy, rng)
     return {
         "format": "mkhspc-annotations",
         "version": 1,
         "dataset": dataset,
         "config_hash": config_hash,
         "annotator": "simulated",
-        "exported_at": _stamp(at),
-        **answers,
+        "exported_at": events[-1]["at"] if events else _stamp(FIRST_LABEL_AT),
+        **{cell_type: _by_answer(labelled, cell_type) for cell_type in CELL_TYPES},
         "events": events,
     }
+
+
+def _answers(is_positive: BoolMask, skill: AnnotatorSkill, rng: np.random.Generator) -> list[str]:
+    wrong = rng.random(is_positive.size) < skill.error_rate
+    unsure = rng.random(is_positive.size) < skill.unsure_rate
+    answers = np.where(is_positive ^ wrong, "positive", "negative")
+    words: list[str] = np.where(unsure, "unsure", answers).tolist()
+    return words
+
+
+def _by_answer(labelled: pa.Table, cell_type: CellType) -> dict[str, list[str]]:
+    of_type = labelled.filter(pc.equal(labelled["cell_type"], cell_type))
+    return {
+        answer: of_type.filter(pc.equal(of_type["label"], answer))["cell_id"].to_pylist()
+        for answer in ("positive", "negative", "unsure")
+    }
+
+
+def _events(labelled: pa.Table, policy: str, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """One event a cell, in the order of the table, as if labelled one after another."""
+    dwell_ms = np.rint(rng.lognormal(6.7, 0.5, labelled.num_rows)).astype(int).tolist()
+    at, events = FIRST_LABEL_AT, []
+    for row, dwell in zip(labelled.to_pylist(), dwell_ms, strict=True):
+        at += timedelta(milliseconds=dwell)
+        event = {"cell_id": row["cell_id"], "label": row["label"], "at": _stamp(at)}
+        events.append({**event, "dwell_ms": dwell, "by": "key", "policy": policy})
+    return events
 
 
 def _stamp(at: datetime) -> str:
     return at.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def true_labels(truth: pa.Table, cells: pa.Table) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def true_labels(truth: pa.Table, cells: pa.Table) -> BoolMask:
     """(n,) bool: whether each cell's centroid lies in a true positive of its own type."""
     labels = np.zeros(cells.num_rows, np.bool_)
     positive = truth.filter(pc.equal(truth["label"], "positive"))

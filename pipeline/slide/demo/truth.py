@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import CELL_TYPES, CellType
 from pipeline.errors import InputError
-from pipeline.geometry import Box, IntArray, contour_to_mask
+from pipeline.geometry import BoolMask, Box, IntArray, contour_to_mask
 from pipeline.slide.demo.kinds import KINDS
 from pipeline.slide.demo.scene import TrueObject
 from pipeline.store import atomic
@@ -156,6 +157,22 @@ class Outlines:
         overlaps = (self.boxes[:, :2] < box[2:]).all(axis=1) & (self.boxes[:, 2:] > box[:2]).all(axis=1)
         return np.flatnonzero(overlaps)
 
+    def iou(self, i: int, other: Outlines, j: int) -> float:
+        """Shared area over joint area of object i and object j of `other`."""
+        one, two = self._box(i), other._box(j)
+        shared = one.clipped(two)
+        first, second = self.masks[i], other.masks[j]
+        overlap = int((first[shared.slices_in(one)] & second[shared.slices_in(two)]).sum())
+        return overlap / (int(first.sum()) + int(second.sum()) - overlap)
+
+    @cached_property
+    def masks(self) -> list[BoolMask]:
+        """Every object's mask within its own box."""
+        return [contour_to_mask(contour, self._box(i)) for i, contour in enumerate(self.contours)]
+
+    def _box(self, i: int) -> Box:
+        return Box(*(int(value) for value in self.boxes[i]))
+
     def holds(self, x_px: float, y_px: float) -> NDArray[np.intp]:
         """Indices of the objects in which a point lies."""
         near = np.flatnonzero(
@@ -213,7 +230,7 @@ def _excuses(true: pa.Table, cell_type: CellType) -> pa.Array:
 def match_outlines(true: Outlines, found: Outlines, min_iou: float = 0.5) -> list[tuple[int, int]]:
     """One-to-one pairs (index of true, index of found), the best overlap first."""
     overlaps = [
-        (_iou(true.contours[i], found.contours[j]), i, int(j))
+        (true.iou(i, found, int(j)), i, int(j))
         for i in range(len(true.contours))
         for j in found.near(true.boxes[i])
     ]
@@ -225,11 +242,3 @@ def match_outlines(true: Outlines, found: Outlines, min_iou: float = 0.5) -> lis
             free_found.remove(j)
             pairs.append((i, j))
     return pairs
-
-
-def _iou(first: IntArray, second: IntArray) -> float:
-    low = np.minimum(first.min(axis=0), second.min(axis=0))
-    high = np.maximum(first.max(axis=0), second.max(axis=0))
-    box = Box(int(low[0]), int(low[1]), int(high[0]), int(high[1]))
-    one, two = contour_to_mask(first, box), contour_to_mask(second, box)
-    return float((one & two).sum() / (one | two).sum())

@@ -1,0 +1,147 @@
+"""Fits a classifier, and predicts every labelled cell by one that knew nothing of its group.
+
+Everything that looks at labels (which model, its calibration, its threshold) is decided inside
+`fit`, from predictions that leave groups out; `cross_validate` calls `fit` on the other groups
+alone. So no figure of a cell rests on a label of its own group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import GroupKFold, KFold, LeaveOneGroupOut, StratifiedKFold
+
+from pipeline.learn import models
+from pipeline.learn.models import Calibration, Floats, Labels, ModelName, Recipe, ThresholdFor
+from pipeline.progress import Progress, silent
+
+LEAVE_ONE_OUT_UP_TO = 16
+"""Groups up to which each is held out on its own; with more, in `OUTER_FOLDS` parts."""
+OUTER_FOLDS = 10
+INNER_FOLDS = 5
+
+Groups = NDArray[np.str_]
+Split = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user chose."""
+
+    model: ModelName = "auto"
+    threshold_for: ThresholdFor = "f1"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A classifier in memory.
+
+    Attributes:
+        members: fitted scikit-learn estimators; none where the labels were all of one class.
+        losses: log loss of each recipe tried, on cells of groups that it had not seen.
+    """
+
+    recipe: Recipe
+    members: tuple[Any, ...]
+    calibration: Calibration
+    threshold: float
+    losses: Mapping[str, float]
+
+    def probability(self, features: Floats) -> Floats:
+        """Calibrated probability of 'positive' per row of (n, f) features."""
+        odds = [models.log_odds(member, features) for member in self.members]
+        return self.calibration(models.mean_odds(odds) if odds else np.zeros(len(features)))
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """Predictions of n cells, each by a classifier trained on other groups.
+
+    Attributes:
+        probability, threshold: (n,) float64; the threshold is that of the cell's fold.
+        baseline: (n,) int8, the commoner label of the groups that the classifier was trained on.
+        fold: (n,) int64, from 0.
+        recipes: the recipe chosen in each fold.
+    """
+
+    probability: Floats
+    threshold: Floats
+    baseline: Labels
+    fold: NDArray[np.int64]
+    recipes: tuple[Recipe, ...]
+
+
+def fit(features: Floats, labels: Labels, groups: Groups, settings: Settings) -> Fitted:
+    """Chooses, calibrates and fits a classifier on all the cells given."""
+    if len(np.unique(labels)) < 2:
+        return Fitted((), (), models.constant(labels), 0.5, {})
+    choices = models.recipes(settings.model, len(labels))
+    names = list(dict.fromkeys(name for recipe in choices for name in recipe))
+    unseen = _unseen_odds(names, features, labels, groups, settings.seed)
+    odds = {recipe: models.mean_odds([unseen[name] for name in recipe]) for recipe in choices}
+    calibrations = {recipe: models.calibrate(odds[recipe], labels) for recipe in choices}
+    losses = {r: models.log_loss(calibrations[r](odds[r]), labels) for r in choices}
+    best = min(choices, key=losses.__getitem__)
+    return Fitted(
+        recipe=best,
+        members=tuple(models.fit_member(name, features, labels, settings.seed) for name in best),
+        calibration=calibrations[best],
+        threshold=models.best_threshold(calibrations[best](odds[best]), labels, settings.threshold_for),
+        losses={"+".join(recipe): round(loss, 6) for recipe, loss in losses.items()},
+    )
+
+
+def _unseen_odds(
+    names: list[str], features: Floats, labels: Labels, groups: Groups, seed: int
+) -> dict[str, Floats]:
+    """Each member's log-odds of every cell, from a fit without the cell's group."""
+    odds = {name: np.zeros(len(labels)) for name in names}
+    for train, test in inner_splits(labels, groups, seed):
+        if len(np.unique(labels[train])) == 2:
+            for name in names:
+                member = models.fit_member(name, features[train], labels[train], seed)
+                odds[name][test] = models.log_odds(member, features[test])
+    return odds
+
+
+def cross_validate(
+    features: Floats, labels: Labels, groups: Groups, settings: Settings, progress: Progress = silent
+) -> OutOfFold:
+    """Predicts every cell by a classifier that was chosen, calibrated and fitted on other groups."""
+    n = len(labels)
+    probability, threshold = np.zeros(n), np.zeros(n)
+    baseline, fold, recipes = np.zeros(n, np.int8), np.zeros(n, np.int64), []
+    splits = outer_splits(groups)
+    for number, (train, test) in enumerate(splits):
+        fitted = fit(features[train], labels[train], groups[train], settings)
+        probability[test] = fitted.probability(features[test])
+        threshold[test] = fitted.threshold
+        baseline[test] = int(2 * labels[train].sum() >= len(train))
+        fold[test] = number
+        recipes.append(fitted.recipe)
+        progress("cross-validate", number + 1, len(splits), model="+".join(fitted.recipe))
+    return OutOfFold(probability, threshold, baseline, fold, tuple(recipes))
+
+
+def outer_splits(groups: Groups) -> list[Split]:
+    """Every group held out once: alone, or with others where there are many."""
+    count = len(np.unique(groups))
+    splitter = LeaveOneGroupOut() if count <= LEAVE_ONE_OUT_UP_TO else GroupKFold(OUTER_FOLDS)
+    return list(splitter.split(groups, groups=groups))
+
+
+def inner_splits(labels: Labels, groups: Groups, seed: int) -> list[Split]:
+    """Splits within training cells: by group; of a single group by cells, for want of better."""
+    count = len(np.unique(groups))
+    if count >= 2:
+        splitter = LeaveOneGroupOut() if count <= INNER_FOLDS else GroupKFold(INNER_FOLDS)
+        return list(splitter.split(groups, groups=groups))
+    folds = min(INNER_FOLDS, int(np.bincount(labels, minlength=2).min()))
+    if folds < 2:
+        return list(KFold(2, shuffle=True, random_state=seed).split(labels))
+    return list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels, labels))

@@ -1,0 +1,75 @@
+"""Lossless pictures of cells, of one physical size for each cell type."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from pipeline.config import CellType
+from pipeline.detect.contract import Window
+from pipeline.errors import InputError
+from pipeline.geometry import Box
+
+RgbImage = NDArray[np.uint8]
+
+CROP_SIZE_UM: dict[CellType, float] = {"mk": 80.0, "hspc": 25.0}
+"""Side of the square: the largest MK in the default filter is a disc of 52 µm, the largest HSPC one
+of 14 µm; the rest is room for long cells and for what surrounds them, which experts judge by."""
+
+MAX_SIDE_PX = 4096
+"""No crop is larger, down to 0.02 µm a pixel; a picture that claims to be is refused unread."""
+
+WHITE = 255
+
+
+def crop_box(x_px: float, y_px: float, cell_type: CellType, um_per_px: float) -> Box:
+    """The square of `CROP_SIZE_UM` around a centroid, to the nearest pixel; may leave the scene.
+
+    Args:
+        x_px, y_px: centroid in level-0 pixels of the scene.
+    """
+    side = max(1, round(CROP_SIZE_UM[cell_type] / um_per_px))
+    x0, y0 = (math.floor(centre - side / 2 + 0.5) for centre in (x_px, y_px))
+    return Box(x0, y0, x0 + side, y0 + side)
+
+
+def cut_crop(window: Window, box: Box) -> RgbImage:
+    """(box.height, box.width, 3) uint8 pixels of a box; white where the window has none."""
+    crop = np.full((box.height, box.width, 3), WHITE, np.uint8)
+    seen = box.clipped(window.box)
+    crop[seen.slices_in(box)] = window.rgb[seen.slices_in(window.box)]
+    return crop
+
+
+def encode_crop(rgb: RgbImage) -> bytes:
+    """An (h, w, 3) uint8 image as lossless WebP; the same pixels always give the same bytes.
+
+    Method 0 takes a quarter of the time of the next one and a tenth more space (measured on
+    marrow: 0.45 ms and 21 kB at 114 px); PNG is slower and larger.
+    """
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(rgb)).save(buffer, "WEBP", lossless=True, quality=0, method=0)
+    return buffer.getvalue()
+
+
+def decode_crop(data: bytes) -> RgbImage:
+    """The (h, w, 3) uint8 pixels of a WebP or PNG crop.
+
+    Raises:
+        InputError: it is damaged, is of another format, has other than three 8-bit channels, or a
+            side longer than `MAX_SIDE_PX`.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=("WEBP", "PNG")) as image:
+            if max(image.size) > MAX_SIDE_PX or image.mode != "RGB":
+                raise InputError(
+                    f"a crop is {image.size[0]} x {image.size[1]} px of mode {image.mode}",
+                    fix=f"crops are RGB and at most {MAX_SIDE_PX} px a side",
+                )
+            return np.array(image)
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"a crop is damaged or no WebP or PNG ({error})") from error

@@ -1,0 +1,211 @@
+// A page of cards: the annotator's commands, from key or click to label.
+
+import { UNLABELLED } from "./cells.js";
+import { Board, showCounts } from "./board.js";
+import { History } from "./history.js";
+import { commandOf } from "./keys.js";
+import { cellInHash } from "./lookup.js";
+import { notify } from "./messages.js";
+import { Session } from "./session.js";
+
+export class CardsPage {
+  constructor(settings) {
+    this.settings = settings;
+    this.board = new Board(document.querySelector("main.grid"));
+    this.session = new Session(settings, () => this.refresh());
+    this.history = new History();
+    this.answers = new Map();
+    this.countPlaces = [...document.querySelectorAll("[data-count]")].map((place) => [place.dataset.count, place]);
+    this.meter = document.querySelector("header .meter");
+    this.since = performance.now();
+    this.buttons = new Map([...document.querySelectorAll("[data-action]")].map((b) => [b.dataset.action, b]));
+  }
+
+  async start() {
+    this.refresh();
+    this.#applySettings();
+    this.#listen();
+    this.session.store.write("last", JSON.stringify([this.settings.site_id, this.settings.cell_type, this.settings.page]));
+    this.answers = await this.session.log.answers(this.settings.repeat_policy);
+    this.refresh();
+    if (cellInHash(location.hash) !== null) await this.#followHash();
+    else if (document.activeElement === document.body && !scrollY) this.board.goTo(this.board.firstUnlabelled());
+  }
+
+  /** Shows what the store holds. */
+  refresh() {
+    for (const card of this.board.cards) this.#refreshCard(card);
+    this.#showCounts();
+    this.session.showUnexported();
+  }
+
+  /** Does what a key or button asks for. */
+  run(command) {
+    const session = this.session;
+    const commands = {
+      positive: () => this.label("positive"),
+      negative: () => this.label("negative"),
+      unsure: () => this.label("unsure"),
+      clear: () => this.label(UNLABELLED),
+      undo: () => this.#replay(this.history.undo(), "undo"),
+      redo: () => this.#replay(this.history.redo(), "redo"),
+      "select-all": () => this.#selectAll(),
+      "let-go": () => this.board.select([]),
+      contours: () => this.#toggle("contours"),
+      scores: () => this.buttons.has("scores") && this.#toggle("scores"),
+      "previous-page": () => this.#turn("prev"),
+      "next-page": () => this.#turn("next"),
+      help: () => session.help(),
+      export: () => session.export(),
+      import: () => session.import(),
+      annotator: () => session.name(),
+      "close-hint": () => this.#closeHint(),
+    };
+    if (commands[command]) commands[command]();
+    else this.board.move(command);
+  }
+
+  /** Labels the selection, or the current card and moves on. */
+  label(state) {
+    const isBulk = this.board.selection.size > 0;
+    this.#apply(this.board.targets(), state, isBulk ? "bulk" : "key");
+    if (isBulk) this.board.select([]);
+    else if (state !== UNLABELLED && !this.board.move("right") && this.board.isComplete()) {
+      notify("Every card of this page has a label. ] leads to the next page.");
+    }
+  }
+
+  #apply(cards, state, by) {
+    const changes = cards.map((card) => ({ key: card.key, before: card.state, after: state }));
+    this.history.push(changes);
+    this.#change(cards.map((card) => [card, state]), by);
+  }
+
+  /** Shows, keeps and logs new states of cards: the one way in which a label changes here. */
+  #change(cardsAndStates, by) {
+    const at = new Date().toISOString();
+    const dwell_ms = Math.round(performance.now() - this.since);
+    const { policy, repeat_policy, inclusion_prob } = this.settings;
+    const events = [];
+    for (const [card, label] of cardsAndStates) {
+      if (card.isRepeat) this.answers.set(card.id, label);
+      else this.session.keep(card.id, label);
+      this.board.paint(card, label);
+      const shown = { policy: card.isRepeat ? repeat_policy : policy, inclusion_prob: inclusion_prob[card.place] };
+      events.push({ cell_id: card.id, label, at, dwell_ms, by, ...shown });
+    }
+    this.since = performance.now();
+    this.session.log.add(events);
+    this.session.countUnexported(events.length);
+    this.#showCounts();
+  }
+
+  #replay(changes, by) {
+    if (!changes) return notify(`There is nothing to ${by}.`);
+    const cards = changes.map(({ key, before, after }) => ({ card: this.board.byKey.get(key), before, after }));
+    const fitting = cards.filter(({ card, before }) => card.state === before);
+    this.#change(fitting.map(({ card, after }) => [card, after]), by);
+    if (fitting.length < cards.length) notify("A label was changed in another tab meanwhile, and stays as it is.");
+    this.board.goTo(cards[0].card);
+  }
+
+  #selectAll() {
+    this.board.select(this.board.cards);
+    notify(`${this.board.cards.length} cards selected: y, n or u labels them all, Esc lets go.`);
+  }
+
+  #refreshCard(card) {
+    const state = card.isRepeat ? this.answers.get(card.id) : this.session.store.get(card.id);
+    this.board.paint(card, state ?? UNLABELLED);
+  }
+
+  #showCounts() {
+    showCounts(this.board.counts, this.countPlaces, this.meter);
+    this.buttons.get("undo").disabled = !this.history.canUndo;
+    this.buttons.get("redo").disabled = !this.history.canRedo;
+  }
+
+  #applySettings() {
+    const { store } = this.session;
+    this.#show("contours", store.setting("contours") !== "off");
+    if (this.buttons.has("scores")) this.#show("scores", store.setting("scores") === "on");
+    document.getElementById("hint").hidden = store.setting("hint") === "read";
+  }
+
+  #toggle(name) {
+    const isOn = !document.body.classList.contains(`with-${name}`);
+    this.#show(name, isOn);
+    this.session.store.write(name, isOn ? "on" : "off");
+  }
+
+  #show(name, isOn) {
+    document.body.classList.toggle(`with-${name}`, isOn);
+    this.buttons.get(name).setAttribute("aria-pressed", String(isOn));
+  }
+
+  #closeHint() {
+    document.getElementById("hint").hidden = true;
+    this.session.store.write("hint", "read");
+  }
+
+  async #turn(rel) {
+    const link = document.querySelector(`.where a[rel=${rel}]`);
+    if (!link) return notify(rel === "next" ? "This is the last page." : "This is the first page.");
+    await this.session.log.flush();
+    location.assign(link.href);
+  }
+
+  #followHash() {
+    return this.session.followHash((id) => {
+      const card = this.board.byKey.get(id);
+      if (card) this.board.goTo(card);
+      return Boolean(card);
+    });
+  }
+
+  #listen() {
+    document.addEventListener("keydown", (event) => this.#onKey(event));
+    document.addEventListener("click", (event) => this.#onClick(event));
+    this.board.main.addEventListener("focusin", (event) => {
+      const card = this.board.cardAt(event.target);
+      if (card) this.board.goTo(card, false);
+    });
+    addEventListener("hashchange", () => this.#followHash());
+    addEventListener("storage", (event) => this.#onStorage(event));
+    addEventListener("pageshow", (event) => event.persisted && this.refresh());
+    document.addEventListener("visibilitychange", () => (this.since = performance.now()));
+  }
+
+  #onKey(event) {
+    const command = commandOf(event);
+    const isTyping = event.target.matches?.("input, textarea, select") || document.querySelector("dialog[open]");
+    if (!command || isTyping) return;
+    event.preventDefault();
+    this.run(command);
+  }
+
+  #onClick(event) {
+    const button = event.target.closest("button");
+    if (button?.dataset.action && !button.closest("dialog")) return this.run(button.dataset.action);
+    const card = this.board.cardAt(event.target);
+    if (!card) return;
+    if (button?.dataset.label) {
+      this.#apply([card], button.dataset.label, "click");
+      this.board.goTo(card, false);
+    } else if (event.shiftKey) this.board.selectTo(card);
+    else if (event.ctrlKey || event.metaKey) this.board.toggle(card);
+    else {
+      this.board.select([]);
+      this.board.goTo(card);
+    }
+  }
+
+  #onStorage(event) {
+    const changed = this.session.store.changed(event);
+    if (changed === "all") this.refresh();
+    const card = changed && this.board.byKey.get(changed);
+    if (!card) return;
+    this.#refreshCard(card);
+    this.#showCounts();
+  }
+}

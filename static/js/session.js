@@ -1,0 +1,169 @@
+// What every page of a gallery shares: whose labels they are, taking them out as a file and bringing them in.
+
+import { browserStorage, LabelStore } from "./store.js";
+import { EventLog } from "./events.js";
+import { ANONYMOUS, compare, exported, fileName, ImportError, newEvents, readExported } from "./exchange.js";
+import { cellInHash, pagesOf } from "./lookup.js";
+import { askConflicts, askName, notify, openDialog, warn } from "./messages.js";
+import { parseCellId } from "./cells.js";
+
+const SETTLE_EVERY_MS = 120_000;
+const URGE_FROM = 200;
+
+export class Session {
+  /**
+   * @param {object} settings - of the page, as written into it.
+   * @param {() => void} refresh - called when labels may have changed behind the page's back.
+   */
+  constructor(settings, refresh) {
+    this.settings = settings;
+    this.refresh = refresh;
+    this.store = new LabelStore(browserStorage(), settings.dataset);
+    this.log = new EventLog(settings.dataset, globalThis.indexedDB, (error) => this.#logFailed(error));
+    this.isPersistAsked = false;
+    this.#showAnnotator();
+    this.showUnexported();
+    this.#settleNowAndThen();
+    addEventListener("beforeunload", (event) => this.store.unsaved.size && event.preventDefault());
+  }
+
+  get annotator() {
+    return this.store.setting("annotator") || ANONYMOUS;
+  }
+
+  /** Keeps a label, and says so where the browser cannot. */
+  keep(id, state) {
+    this.store.set(id, state);
+    const count = this.store.unsaved.size;
+    warn(
+      count
+        ? `The browser's storage is full or forbidden: ${count} labels are held by this tab alone. Export now, before you close it.`
+        : "",
+    );
+    this.#askToPersist();
+  }
+
+  /** Counts labels given since the last export. */
+  countUnexported(labels) {
+    this.store.write("unexported", String(Number(this.store.setting("unexported")) + labels));
+    this.showUnexported();
+  }
+
+  showUnexported() {
+    const count = Number(this.store.setting("unexported"));
+    const badge = document.querySelector("[data-unexported]");
+    badge.hidden = !count;
+    badge.textContent = count;
+    badge.title = `${count} labels since the last export`;
+    badge.parentElement.classList.toggle("urgent", count >= URGE_FROM);
+  }
+
+  /** Downloads all labels of the dataset as one file. */
+  async export() {
+    const labels = this.store.all();
+    const events = await this.log.all();
+    const file = exported(this.settings, this.annotator, labels, events, new Date());
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([JSON.stringify(file)], { type: "application/json" }));
+    link.download = fileName(this.settings.dataset, this.annotator);
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+    this.store.write("unexported", "0");
+    this.showUnexported();
+    notify(`Exported ${labels.size} labels as ${link.download}`);
+  }
+
+  /** Lets the annotator choose a file and brings its labels in. */
+  import() {
+    const field = document.getElementById("import-file");
+    field.onchange = async () => {
+      const [file] = field.files;
+      if (file) await this.#importText(await file.text());
+      field.value = "";
+    };
+    field.click();
+  }
+
+  async #importText(text) {
+    try {
+      const file = readExported(text, this.settings.dataset);
+      const { added, same, conflicts } = compare(file.labels, (id) => this.store.get(id));
+      const facts = `${conflicts.length} cells have another label in the file of ${file.annotator}. It also brings ${added.length} new labels; ${same} are the same.`;
+      const taken = conflicts.length ? await askConflicts(conflicts, facts, nameOf) : new Map();
+      if (taken) await this.#bringIn(file, [...added.map(({ id, label }) => [id, label]), ...taken]);
+    } catch (error) {
+      if (!(error instanceof ImportError)) throw error;
+      notify(error.message);
+    }
+  }
+
+  async #bringIn(file, labels) {
+    for (const [id, label] of labels) this.keep(id, label);
+    this.log.add(newEvents(file.events, await this.log.all()));
+    if (this.annotator === ANONYMOUS) this.#setAnnotator(file.annotator);
+    this.countUnexported(labels.length);
+    this.refresh();
+    notify(`Imported ${labels.length} labels of ${file.annotator}`);
+  }
+
+  /** Asks for the annotator's name. */
+  async name() {
+    const name = await askName(this.annotator === ANONYMOUS ? "" : this.annotator);
+    if (name !== null) this.#setAnnotator(name);
+  }
+
+  help() {
+    const kilobytes = Math.ceil((2 * this.store.size()) / 1000);
+    const dialog = openDialog("help");
+    dialog.querySelector("#storage-facts").textContent = `This dataset takes ${kilobytes} kB of this browser's storage.`;
+  }
+
+  /** Goes to the page of the cell that the address asks for; true if it asks for one not in `here`. */
+  async followHash(here) {
+    const id = cellInHash(location.hash);
+    if (id === null || here(id)) return;
+    const current = location.pathname;
+    const pages = await pagesOf(id, this.settings, getJson);
+    const addresses = pages.map((page) => new URL(page, location.href)).filter((page) => page.pathname !== current);
+    if (!addresses.length) return notify("This gallery does not show that cell.");
+    location.assign(`${addresses[0].href}#cell=${encodeURIComponent(id)}`);
+  }
+
+  #setAnnotator(name) {
+    this.store.write("annotator", name);
+    this.#showAnnotator();
+  }
+
+  #showAnnotator() {
+    for (const place of document.querySelectorAll("[data-annotator]")) place.textContent = this.annotator;
+  }
+
+  #logFailed(error) {
+    notify(`Labels are safe, but the log of when they were given cannot be kept in this browser (${error.message}).`);
+  }
+
+  #askToPersist() {
+    if (this.isPersistAsked) return;
+    this.isPersistAsked = true;
+    navigator.storage?.persist?.();
+  }
+
+  #settleNowAndThen() {
+    const settle = () =>
+      navigator.locks?.request(`${this.store.prefix}settle`, { ifAvailable: true }, (lock) => lock && this.store.settle());
+    setTimeout(settle, 1000);
+    setInterval(settle, SETTLE_EVERY_MS);
+  }
+}
+
+/** What to call a cell without telling its slide. */
+function nameOf(id) {
+  const { type, x, y } = parseCellId(id);
+  return `${type.toUpperCase()} at ${x}, ${y}`;
+}
+
+async function getJson(address) {
+  const answer = await fetch(address);
+  if (!answer.ok) throw new Error(`${address}: ${answer.status}`);
+  return answer.json();
+}

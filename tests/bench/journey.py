@@ -1,0 +1,108 @@
+"""The whole run: found against true on simulated slides, and the same cells however it is cut."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pyarrow as pa
+
+from compare import agreement
+from pipeline.slide.demo import DEMO_SLIDES, match_truth, read_truth, write_demo_slides
+from pipeline.store import cells, manifest as manifests
+from pipeline.store.layout import RunLayout
+from processes import measured, mkhspc
+
+Row = dict[str, object]
+
+CUTS = ((1024, 2), (2048, 2), (4096, 2), (2048, 1))
+"""Tile size in pixels and workers."""
+DEMO_LIMIT_S = 180.0
+DEMO_LIMIT_GB = 2.0
+HELP_LIMIT_S = 0.5
+
+
+def rows(shared: Path | None, full: bool) -> list[Row]:
+    with tempfile.TemporaryDirectory() as scratch:
+        found = [*_found_against_true(Path(scratch)), *_demo(Path(scratch)), _help()]
+        if shared is not None:
+            found += _two_compressions(shared, Path(scratch))
+        return found
+
+
+def _segment(slides: list[Path], root: Path, tile_size: int, workers: int) -> pa.Table:
+    named = [word for path in slides for word in ("--czi-path", path)]
+    done = mkhspc("segment", *named, "--output-dir", root, "--tile-size", tile_size, "--num-workers", workers)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return _table(root)
+
+
+def _table(root: Path) -> pa.Table:
+    layout = RunLayout(root)
+    manifest = manifests.read(layout)
+    return pa.concat_tables([cells.read_cells(layout, manifest, s.slide_id) for s in manifest.slides])
+
+
+def _found_against_true(scratch: Path) -> list[Row]:
+    slides = [s.path for s in write_demo_slides(scratch / "slides", specs=DEMO_SLIDES)]
+    runs = {cut: _segment(slides, scratch / f"run-{cut[0]}-{cut[1]}", *cut) for cut in CUTS}
+    whole = runs[CUTS[2]]
+    score = match_truth(read_truth(scratch / "slides" / "truth.parquet"), whole)
+    found: list[Row] = []
+    for cell_type in ("hspc", "mk"):
+        one = score.of(cell_type)
+        found.append(_row(f"simulated {cell_type.upper()}: F1 at IoU 0.5 over {len(slides)} slides", one.f1,
+                          "F1", "known truth", ">= 0.95", one.f1 >= 0.95))
+        for cut in (CUTS[0], CUTS[1], CUTS[3]):
+            agreed = agreement(whole, runs[cut], cell_type, min_iou=0.9)
+            found.append(_row(
+                f"same {cell_type.upper()} at tile size {cut[0]} and {cut[1]} workers", agreed.f1,
+                "F1 at IoU 0.9", "tile size 4096, 2 workers", ">= 0.995 or one cell", agreed.is_same,
+            ))
+    return found
+
+
+def _two_compressions(shared: Path, scratch: Path) -> list[Row]:
+    marrow = shared / "data" / "marrow"
+    zstd = _segment([marrow / "marrow.czi"], scratch / "zstd", 4096, 2)
+    jxr = _segment([marrow / "marrow_jxr.czi"], scratch / "jxr", 4096, 2)
+    renamed = jxr.set_column(jxr.column_names.index("slide_id"), "slide_id", [["marrow"] * len(jxr)])
+    found = []
+    for cell_type in ("hspc", "mk"):
+        f1 = agreement(zstd.filter(zstd["in_filter"]), renamed.filter(renamed["in_filter"]), cell_type, 0.5).f1
+        target, ok = (">= 0.97", f1 >= 0.97) if cell_type == "hspc" else (None, None)
+        found.append(_row(f"same {cell_type.upper()} from JPEG-XR as from zstd", f1, "F1 at IoU 0.5",
+                          "marrow.czi", target, ok))
+    return found
+
+
+def _demo(scratch: Path) -> list[Row]:
+    done = measured("demo", "--out", scratch / "demo")
+    if done.process.returncode:
+        raise RuntimeError(done.process.stderr)
+    peak_gb = done.peak_bytes / 1e9
+    return [
+        _row("mkhspc demo: wall time", done.wall_s, "s", None, f"<= {DEMO_LIMIT_S:.0f}",
+             done.wall_s <= DEMO_LIMIT_S),
+        _row("mkhspc demo: peak memory of the process tree (PSS)", peak_gb, "GB", None,
+             f"<= {DEMO_LIMIT_GB:.0f}", peak_gb <= DEMO_LIMIT_GB),
+    ]
+
+
+def _help() -> Row:
+    times = []
+    for _ in range(7):
+        begun_s = time.monotonic()
+        subprocess.run([sys.executable, "-m", "pipeline", "--help"], check=True, capture_output=True)
+        times.append(time.monotonic() - begun_s)
+    median_s = statistics.median(times)
+    return _row("mkhspc --help: wall time", median_s, "s", None, f"< {HELP_LIMIT_S}", median_s < HELP_LIMIT_S)
+
+
+def _row(name: str, value: float, unit: str, baseline: str | None, target: str | None, ok: bool | None) -> Row:
+    return {"name": name, "value": value, "unit": unit, "baseline": baseline, "target": target, "ok": ok}

@@ -1,0 +1,65 @@
+"""The wheel holds every file that the program needs, and runs from it without the source tree."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def wheel(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("dist")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(repository)],
+        check=True, capture_output=True,
+    )
+    (built,) = out.glob("*.whl")
+    return built
+
+
+def tracked(repository: Path, folder: str) -> set[str]:
+    files = (p for p in (repository / folder).rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    return {str(p.relative_to(repository)) for p in files}
+
+
+def test_the_wheel_holds_every_module_template_style_and_script(repository: Path, wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    modules = {n for n in tracked(repository, "pipeline") if n.endswith(".py")}
+    shipped = tracked(repository, "site_templates") | tracked(repository, "static")
+    assert len(shipped) > 5
+    assert modules <= names
+    assert {f"pipeline/{name}" for name in shipped} <= names
+
+
+def test_the_wheel_finds_its_templates_without_the_source_tree(wheel: Path, tmp_path: Path) -> None:
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r});"
+        "from pipeline.resources import PACKAGE, resource_dir;"
+        "print(PACKAGE); print(resource_dir('site_templates')); print(resource_dir('static'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    package, templates, static = map(Path, done.stdout.split())
+    assert package == tmp_path / "site" / "pipeline"
+    assert templates == package / "site_templates"
+    assert static == package / "static"
+
+
+def test_the_base_install_needs_no_torch(repository: Path) -> None:
+    project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+    assert not any("torch" in need for need in project["dependencies"])
+    assert any(need.startswith("torch") for need in project["optional-dependencies"]["models"])
+    assert {"models", "dev"} <= set(project["optional-dependencies"])
+
+
+def test_the_licence_is_the_gpl(repository: Path) -> None:
+    assert "GNU GENERAL PUBLIC LICENSE" in (repository / "LICENSE").read_text()[:200]

@@ -47,6 +47,8 @@ def segment(
         CheckFailedError: not one cell was found.
     """
     layout, manifest, slide_ids = open_run(config)
+    classifiers = _classifiers(config)
+    check_classifiers(classifiers)
     tiles = {}
     for done, slide_id in enumerate(slide_ids, start=1):
         chosen = chosen_tiles(manifest, prepare_plan(layout, manifest, slide_id))
@@ -59,7 +61,8 @@ def segment(
     with_failures = {outcome.task.slide_id for outcome in failed}
     summary = merge(layout, [s for s in slide_ids if s not in with_failures], progress=progress)
     refuse_failures(failed)
-    score(layout, manifest, slide_ids, config, progress)
+    if classifiers:
+        apply_classifiers(layout, manifest, slide_ids, classifiers, progress)
     refuse_empty(summary)
     return summary
 
@@ -82,14 +85,10 @@ def merge(
     return _summary(layout, manifest, slide_ids)
 
 
-def score(
-    layout: RunLayout, manifest: Manifest, slide_ids: Sequence[str], config: RunConfig, progress: Progress
-) -> None:
-    """Scores the cells with the classifiers that `config` names; without one, all are accepted."""
+def _classifiers(config: RunConfig) -> dict[CellType, Path]:
+    """The classifier files that a config names; without one, all cells of its type are accepted."""
     named = {t: config.cells(t).classifier for t in CELL_TYPES}
-    paths = {t: Path(name) for t, name in named.items() if name is not None}
-    if paths:
-        apply_classifiers(layout, manifest, slide_ids, paths, progress)
+    return {t: Path(name) for t, name in named.items() if name is not None}
 
 
 def refilter(layout: RunLayout, areas: Mapping[CellType, AreaRange]) -> RunSummary:

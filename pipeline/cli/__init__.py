@@ -91,4 +91,10 @@ def run_command(arguments: list[str]) -> int:
             traceback.print_exc()
         click.echo(f"mkhspc: {error}", err=True)
         return error.exit_code
+    except OSError as error:  # a full disk, a read-only directory, a name too long
+        if verbose:
+            traceback.print_exc()
+        where = "" if error.filename is None else f"{error.filename}: "
+        click.echo(f"mkhspc: {where}{error.strerror or error}", err=True)
+        return MkhspcError.exit_code
     return outcome if isinstance(outcome, int) else 0

@@ -61,12 +61,11 @@ def convert(
       mkhspc convert --annotations anna.json --annotations ben.json --base-dir run \\
         --output train.json --on-conflict exclude --json
     """
-    from pipeline.learn.convert import Request, report_of
-    from pipeline.learn.convert import convert as run_convert
+    from pipeline.learn import convert as converting
     from pipeline.learn.training_file import write_training
     from pipeline.store.layout import RunLayout
 
-    request = Request(
+    request = converting.Request(
         annotations=annotations,
         run=RunLayout(base_dir),
         min_match=min_match,
@@ -74,9 +73,9 @@ def convert(
         filter={t: (bounds[f"{t}_min_area_um"], bounds[f"{t}_max_area_um"]) for t in CELL_TYPES},
     )
     with progress.shown() as show:
-        conversion = run_convert(request, show)
+        conversion = converting.convert(request, show)
     write_training(output, conversion)
-    report = report_of(conversion)
+    report = converting.report_of(conversion)
     if as_json:
         print_json({**report, "output": str(output)})
     else:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.cli.options import json_option, print_json
+
+if TYPE_CHECKING:
+    from pipeline.gallery.publish import PublishReport
 
 
 @click.command(short_help="Put a site on a branch of a git repository (GitHub Pages).")
@@ -48,11 +52,9 @@ def publish(site: Path, wait_url: str | None, as_json: bool, **given: object) ->
             publishing.wait_until_live(wait_url, site, progress)
 
 
-def _sentence(report: object, dry_run: bool) -> str:
+def _sentence(report: PublishReport, dry_run: bool) -> str:
     from pipeline.gallery.options import BYTES_PER_MB
-    from pipeline.gallery.publish import PublishReport
 
-    assert isinstance(report, PublishReport)
     if report.before == report.after:
         return f"{report.branch} holds this site already ({report.after[:10]}); nothing to publish"
     changes = report.changes

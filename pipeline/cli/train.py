@@ -37,7 +37,7 @@ _TOO_LONG_TO_PRINT = ("cells", "labels", "identity")
     default="slide",
     show_default=True,
     metavar="slide|scene|FILE.csv",
-    help="What is held out whole. A CSV has columns `slide_id` (or `slide_id`, `scene`; or `cell_id`) and `group`.",
+    help="What is held out whole. The CSV has columns `slide_id` (and `scene`), or `cell_id`, and `group`.",
 )
 @click.option(
     "--threshold-for",
@@ -73,11 +73,11 @@ def train(
       mkhspc train --training-data train.json --output-mk mk.skops --output-hspc hspc.skops
       mkhspc train --training-data train.json --output-mk mk.skops --group-by animals.csv
     """
+    from pipeline.learn import train as training
     from pipeline.learn.fitting import Settings
-    from pipeline.learn.train import Request, train as run_train
 
     given = {"mk": output_mk, "hspc": output_hspc}
-    request = Request(
+    request = training.Request(
         training_data=training_data,
         outputs={cell_type: path for cell_type, path in given.items() if path is not None},  # type: ignore[misc]
         group_by=group_by,
@@ -85,7 +85,7 @@ def train(
         settings=Settings(model, threshold_for, seed),  # type: ignore[arg-type]
     )
     with progress.shown() as show:
-        cards = run_train(request, show)
+        cards = training.train(request, show)
     if as_json:
         print_json(
             {t: {k: v for k, v in card.items() if k not in _TOO_LONG_TO_PRINT} for t, card in cards.items()}

@@ -94,7 +94,8 @@ def do_tiles(
     stop = StopFlag()
     restore = stop.install()
     try:
-        failed, found = [], 0
+        failed: list[Outcome] = []
+        found = 0
         for outcome in Pool(work, budget.workers, stop).outcomes(tasks):
             done += 1
             found += _record(log, outcome, failed)

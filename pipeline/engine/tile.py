@@ -111,14 +111,14 @@ def _inside_mk(mk: _Found, hspc: _Found) -> dict[int, str]:
         return {}
     boxes = np.array([_corners(hspc.detections[i].box) for i in hspc.owned])
     best: dict[int, tuple[float, str]] = {}
-    for j in np.flatnonzero(mk.in_tissue):
+    for j in np.flatnonzero(mk.in_tissue).tolist():
         outer = mk.detections[j]
         x0, y0, x1, y1 = _corners(outer.box)
         near = (boxes[:, 0] < x1) & (boxes[:, 2] > x0) & (boxes[:, 1] < y1) & (boxes[:, 3] > y0)
-        for i in hspc.owned[near]:
+        for i in hspc.owned[near].tolist():
             share = _overlap_px(hspc.detections[i], outer) / int(hspc.areas_px[i])
             if share > MOSTLY_INSIDE:
-                best[int(i)] = max(best.get(int(i), (0.0, "")), (share, mk.ids[j]))
+                best[i] = max(best.get(i, (0.0, "")), (share, mk.ids[j]))
     return {i: mk_id for i, (_, mk_id) in best.items()}
 
 
@@ -135,13 +135,13 @@ def _rows(
     window: Window, tissue: TissueMask, tile: Tile, found: _Found, inside: Mapping[int, str], slide_id: str
 ) -> pa.Table:
     owned = found.owned
-    cells = [found.detections[i] for i in owned]
+    cells = [found.detections[i] for i in owned.tolist()]
     count = len(cells)
     x_px, y_px = found.centroids_px[owned, 0], found.centroids_px[owned, 1]
     um_per_px = window.um_per_px
     crops = [crop_box(x, y, found.cell_type, um_per_px) for x, y in zip(x_px, y_px, strict=True)]
     columns = {
-        "cell_id": [found.ids[i] for i in owned],
+        "cell_id": [found.ids[i] for i in owned.tolist()],
         "slide_id": [slide_id] * count,
         "scene": np.full(count, tile.scene, np.int32),
         "cell_type": [found.cell_type] * count,
@@ -153,7 +153,7 @@ def _rows(
         "area_px": found.areas_px[owned],
         "area_um2": found.areas_px[owned] * um_per_px**2,
         "contour_px": [mask_to_contour(c.mask, c.box.x0, c.box.y0).ravel() for c in cells],
-        "inside_mk_id": [inside.get(int(i)) for i in owned],
+        "inside_mk_id": [inside.get(i) for i in owned.tolist()],
         "touches_tissue_edge": tissue.near_edge([c.box for c in cells]),
         "detector": [found.detector] * count,
         "detector_score": np.array([c.score for c in cells], np.float32),

@@ -11,7 +11,7 @@ from jinja2 import Environment
 from pipeline.config import CellType
 from pipeline.gallery.outline import UNITS_PER_PX, outline_path
 from pipeline.gallery.pictures import Picture
-from pipeline.gallery.sprites import SheetPlan
+from pipeline.gallery.sprites import DrawnSheets, SheetPlan
 
 REPEAT_POLICY = "blind-repeat"
 BLEED_PX = 1
@@ -90,18 +90,14 @@ def page_name(number: int) -> str:
 
 
 def card_views(
-    facts: Sequence[CardFacts], pictures: Sequence[Picture], sides_px: Sequence[int], plan: SheetPlan
+    facts: Sequence[CardFacts], pictures: Sequence[Picture], drawn: DrawnSheets
 ) -> Iterator[CardView]:
-    """The cards of a page.
-
-    Args:
-        sides_px: longer side of each crop, in its own pixels.
-    """
-    shown = (plan.side_px - 2 * BLEED_PX) * UNITS_PER_PX
-    for number, (fact, picture, side_px) in enumerate(zip(facts, pictures, sides_px, strict=True)):
-        sheet, x_px, y_px = plan.place(number)
+    """The cards of a page, from what they say and how their pictures were drawn."""
+    shown = (drawn.plan.side_px - 2 * BLEED_PX) * UNITS_PER_PX
+    for number, (fact, picture, scale) in enumerate(zip(facts, pictures, drawn.scales, strict=True)):
+        sheet, x_px, y_px = drawn.plan.place(number)
         corner = f"{(x_px + BLEED_PX) * UNITS_PER_PX} {(y_px + BLEED_PX) * UNITS_PER_PX}"
-        outline = outline_path(picture.contour_px, picture.origin_px, plan.side_px / side_px, (x_px, y_px))
+        outline = outline_path(picture.contour_px, picture.origin_px, scale, (x_px, y_px))
         yield CardView(fact, sheet, f"{corner} {shown} {shown}", outline)
 
 

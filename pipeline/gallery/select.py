@@ -217,11 +217,25 @@ def plan_pages(count: int, options: SiteOptions, key: str) -> tuple[Page, ...]:
     A page's own cells come first come first served; repeats are strewn among them, never in the
     first place, and only on pages after the one where the cell stands.
     """
-    size = options.cards_per_page
-    own = [np.arange(start, min(start + size, count)) for start in range(0, count, size)]
-    again = plan_repeats([len(rows) for rows in own], options.blind_repeats, key)
+    sizes = page_sizes_of(count, options.cards_per_page)
+    own = np.split(np.arange(count), np.cumsum(sizes)[:-1])
+    again = plan_repeats(sizes, options.blind_repeats, key)
     dice = random.Random(f"{key}/places")
     return tuple(_strew(rows, extra, dice) for rows, extra in zip(own, again, strict=True))
+
+
+def count_repeats(page_sizes: Sequence[int], share: float) -> int:
+    """How many cells are shown again: a share of them, but at least `LEAST_REPEATS`.
+
+    Never more than stand on a page that has another one after it.
+    """
+    wanted = max(LEAST_REPEATS, int(np.ceil(share * sum(page_sizes)))) if share > 0 else 0
+    return min(wanted, sum(page_sizes[:-1]))
+
+
+def page_sizes_of(count: int, cards_per_page: int) -> list[int]:
+    """Cells on each page when `count` cells are dealt."""
+    return [min(cards_per_page, count - start) for start in range(0, count, cards_per_page)]
 
 
 def plan_repeats(page_sizes: Sequence[int], share: float, key: str) -> list[list[int]]:
@@ -230,8 +244,7 @@ def plan_repeats(page_sizes: Sequence[int], share: float, key: str) -> list[list
     Spread evenly over the pages after the first; no cell is repeated twice.
     """
     later = len(page_sizes) - 1
-    wanted = max(LEAST_REPEATS, int(np.ceil(share * sum(page_sizes)))) if share > 0 else 0
-    wanted = min(wanted, sum(page_sizes[:-1]))
+    wanted = count_repeats(page_sizes, share)
     starts = np.cumsum([0, *page_sizes]).tolist()
     repeats: list[list[int]] = [[] for _ in page_sizes]
     pool: list[int] = []

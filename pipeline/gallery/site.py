@@ -12,10 +12,11 @@ from pipeline.errors import CheckFailedError
 from pipeline.gallery import placing
 from pipeline.gallery.options import BYTES_PER_MB, SiteOptions, SiteSummary, check_options
 from pipeline.gallery.pictures import SCRATCH_SUFFIX, PictureFile, gather
-from pipeline.gallery.select import Deck, choose_decks
+from pipeline.gallery.select import Deck, choose_decks, count_repeats, page_sizes_of
 from pipeline.gallery.writer import SiteWriter
 from pipeline.progress import Progress, silent
-from pipeline.store import atomic, manifest as manifests
+from pipeline.store import atomic
+from pipeline.store import manifest as manifests
 from pipeline.store.layout import RunLayout
 
 
@@ -61,13 +62,13 @@ def _write_pages(
     """Writes every page. The first of each type come first: they tell how large the site will be."""
     for deck, file in zip(decks, files, strict=True):
         writer.write_samples(deck, file)
-        writer.write_page(deck, file, 1)
+        for number in writer.write_pages(deck, file, [1]):
+            progress(f"{deck.cell_type} pages", number, len(deck.pages))
     left = {deck.cell_type: deck.cards - len(deck.pages[0].rows) for deck in decks}
     to_come = sum(left[t] * each for t, each in writer.bytes_per_card.items())
     refuse_too_large(_size_bytes(writer.root) + to_come, writer.bytes_per_card, decks, options)
     for deck, file in zip(decks, files, strict=True):
-        for number in range(2, len(deck.pages) + 1):
-            writer.write_page(deck, file, number)
+        for number in writer.write_pages(deck, file, range(2, len(deck.pages) + 1)):
             progress(f"{deck.cell_type} pages", number, len(deck.pages))
 
 
@@ -78,8 +79,8 @@ def refuse_too_large(
     if size_bytes <= options.max_site_bytes:
         return
     beside = size_bytes - sum(deck.cards * bytes_per_card[deck.cell_type] for deck in decks)
-    spare = (options.max_site_bytes - beside) / (1 + options.blind_repeats)
-    fits = cards_that_fit(spare, [(len(deck.cells), bytes_per_card[deck.cell_type]) for deck in decks])
+    types = [(len(deck.cells), bytes_per_card[deck.cell_type]) for deck in decks]
+    fits = cards_that_fit(options.max_site_bytes - beside, types, options)
     raise CheckFailedError(
         f"the site would take {size_bytes / BYTES_PER_MB:,.1f} MB; {options.max_site_mb:g} MB are allowed",
         where=options.out,
@@ -88,13 +89,22 @@ def refuse_too_large(
     )
 
 
-def cards_that_fit(spare_bytes: float, types: Sequence[tuple[int, float]]) -> int:
-    """Largest number of cards per cell type that fits; `types` are (cells, bytes a card) of each."""
+def cards_that_fit(spare_bytes: float, types: Sequence[tuple[int, float]], options: SiteOptions) -> int:
+    """Largest `max_cards` whose cards, repeats included, take no more than `spare_bytes`.
+
+    Args:
+        types: cells in the filter and bytes a card, of each cell type.
+    """
+
+    def needed_bytes(max_cards: int) -> float:
+        sizes = [page_sizes_of(min(cells, max_cards), options.cards_per_page) for cells, _ in types]
+        cards = [sum(of_type) + count_repeats(of_type, options.blind_repeats) for of_type in sizes]
+        return sum(count * each for count, (_, each) in zip(cards, types, strict=True))
+
     low, high = 0, max(cells for cells, _ in types)
     while low < high:
         middle = (low + high + 1) // 2
-        needed = sum(min(cells, middle) * each for cells, each in types)
-        low, high = (middle, high) if needed <= spare_bytes else (low, middle - 1)
+        low, high = (middle, high) if needed_bytes(middle) <= spare_bytes else (low, middle - 1)
     return low
 
 

@@ -63,29 +63,40 @@ def plan_sheets(crops: int, side_px: int) -> SheetPlan:
     return SheetPlan(side_px, counts, math.ceil(math.sqrt(each)))
 
 
-def open_crop(image: bytes) -> Image.Image:
-    """The pixels of an encoded crop, RGB."""
-    return Image.open(io.BytesIO(image)).convert("RGB")
+@dataclass(frozen=True)
+class DrawnSheets:
+    """The sheets of a page, encoded, and what each crop was scaled by (display px per its own px)."""
+
+    plan: SheetPlan
+    sheets: tuple[bytes, ...]
+    scales: tuple[float, ...]
 
 
-def display_side_px(cell_type: CellType, crops: Sequence[Image.Image]) -> int:
-    """Side of the display pictures of a cell type, from some of its crops."""
-    return min(MAX_SIDE_PX[cell_type], max(max(crop.size) for crop in crops))
+def display_side_px(cell_type: CellType, images: Sequence[bytes]) -> int:
+    """Side of the display pictures of a cell type, from some of its encoded crops."""
+    return min(MAX_SIDE_PX[cell_type], max(max(_open(image).size) for image in images))
 
 
-def draw_sheets(crops: Sequence[Image.Image], plan: SheetPlan) -> list[bytes]:
-    """Draws the crops of a page onto its sheets, each encoded as AVIF.
+def draw_sheets(images: Sequence[bytes], plan: SheetPlan) -> DrawnSheets:
+    """Draws the encoded crops of a page onto its sheets.
 
-    A crop is scaled so that its longer side fills its square.
+    A crop is scaled so that its longer side fills its square. Safe to call from several threads,
+    and worth it: decoding, scaling and encoding release Python's lock.
     """
     sheets = [Image.new("RGB", plan.size_px(i), WHITE) for i in range(len(plan.counts))]
-    for number, crop in enumerate(crops):
+    scales = []
+    for number, image in enumerate(images):
         sheet, x_px, y_px = plan.place(number)
-        scale = plan.side_px / max(crop.size)
-        size = (max(1, round(crop.width * scale)), max(1, round(crop.height * scale)))
+        crop = _open(image).convert("RGB")
+        scales.append(plan.side_px / max(crop.size))
+        size = (max(1, round(crop.width * scales[-1])), max(1, round(crop.height * scales[-1])))
         scaled = crop if size == crop.size else crop.resize(size, Image.Resampling.LANCZOS)
         sheets[sheet].paste(scaled, (x_px, y_px))
-    return [encode_sheet(sheet) for sheet in sheets]
+    return DrawnSheets(plan, tuple(encode_sheet(sheet) for sheet in sheets), tuple(scales))
+
+
+def _open(image: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(image))
 
 
 def encode_sheet(sheet: Image.Image) -> bytes:
@@ -97,5 +108,5 @@ def encode_sheet(sheet: Image.Image) -> bytes:
     if not features.check("avif"):
         raise MkhspcError("this Pillow was built without AVIF", fix="pip install --upgrade 'pillow>=11.3'")
     out = io.BytesIO()
-    sheet.save(out, "AVIF", quality=QUALITY, speed=SPEED)
+    sheet.save(out, "AVIF", quality=QUALITY, speed=SPEED, max_threads=1)
     return out.getvalue()

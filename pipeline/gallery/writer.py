@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +13,14 @@ from pipeline.config import CellType
 from pipeline.gallery import assets, pages
 from pipeline.gallery.lookup import write_lookup
 from pipeline.gallery.options import SiteOptions
-from pipeline.gallery.pictures import PictureFile
+from pipeline.gallery.pictures import Picture, PictureFile
 from pipeline.gallery.select import Deck, Page
-from pipeline.gallery.sprites import SUFFIX, display_side_px, draw_sheets, open_crop, plan_sheets
+from pipeline.gallery.sprites import SUFFIX, DrawnSheets, display_side_px, draw_sheets, plan_sheets
 from pipeline.store.manifest import Manifest
 
 SAMPLE_CARDS = 8
+DRAWERS = min(8, os.cpu_count() or 1)
+"""Pages drawn side by side; each holds its sheets in memory, about 20 MB."""
 
 
 class SiteWriter:
@@ -60,35 +64,38 @@ class SiteWriter:
 
     def write_samples(self, deck: Deck, file: PictureFile) -> None:
         """Writes a strip of example crops for the index, and settles the size of display pictures."""
-        crops = [open_crop(p.image) for p in file.read(range(min(SAMPLE_CARDS, len(deck.cells))))]
-        side_px = self._side_px[deck.cell_type] = display_side_px(deck.cell_type, crops)
-        plan = replace(plan_sheets(len(crops), side_px), columns=len(crops))
-        (strip,) = draw_sheets(crops, plan)
-        self._samples[deck.cell_type] = self._write_picture(f"{deck.cell_type}-sample", strip)
+        images = [p.image for p in file.read(range(min(SAMPLE_CARDS, len(deck.cells))))]
+        side_px = self._side_px[deck.cell_type] = display_side_px(deck.cell_type, images)
+        drawn = draw_sheets(images, replace(plan_sheets(len(images), side_px), columns=len(images)))
+        self._samples[deck.cell_type] = self._write_picture(f"{deck.cell_type}-sample", drawn.sheets[0])
 
-    def write_page(self, deck: Deck, file: PictureFile, number: int) -> None:
-        """Writes page `number`, counted from 1, and its sheets."""
-        page = deck.pages[number - 1]
-        pictures = file.read(page.rows.tolist())
-        crops = [open_crop(picture.image) for picture in pictures]
-        sides_px = [max(crop.size) for crop in crops]
-        plan = plan_sheets(len(crops), self._side_px[deck.cell_type])
-        sheets = draw_sheets(crops, plan)
+    def write_pages(self, deck: Deck, file: PictureFile, numbers: Sequence[int]) -> Iterator[int]:
+        """Writes these pages, counted from 1, and their sheets; yields each number when it is done.
+
+        Pages are drawn side by side, one a core, and written in order.
+        """
+        side_px = self._side_px[deck.cell_type]
+        with ThreadPoolExecutor(DRAWERS) as pool:
+            for start in range(0, len(numbers), DRAWERS):
+                batch = numbers[start : start + DRAWERS]
+                pictures = [file.read(deck.pages[number - 1].rows.tolist()) for number in batch]
+                drawings = pool.map(lambda shown: _draw(shown, side_px), pictures)
+                for number, shown, drawn in zip(batch, pictures, drawings, strict=True):
+                    self._write_page(deck, number, shown, drawn)
+                    yield number
+
+    def _write_page(self, deck: Deck, number: int, pictures: list[Picture], drawn: DrawnSheets) -> None:
         names = [
-            self._write_picture(f"{deck.cell_type}-{number:03d}-{i}", sheet) for i, sheet in enumerate(sheets)
+            self._write_picture(f"{deck.cell_type}-{number:03d}-{i}", sheet)
+            for i, sheet in enumerate(drawn.sheets)
         ]
-        settings = pages.page_settings(
-            self.facts,
-            deck.cell_type,
-            number,
-            self.inclusion(deck),
-            sides_px[0] * pictures[0].um_per_px,
-        )
-        cards = list(pages.card_views(self._card_facts(deck, page), pictures, sides_px, plan))
-        sheet_views = pages.sheet_views(plan, names)
-        text = pages.render_page(self._environment, self.facts, settings, sheet_views, cards)
-        size = self._write_text(f"{deck.cell_type}/{pages.page_name(number)}", text)
-        self._card_bytes[deck.cell_type] += size + sum(len(sheet) for sheet in sheets)
+        side_um = drawn.plan.side_px / drawn.scales[0] * pictures[0].um_per_px
+        settings = pages.page_settings(self.facts, deck.cell_type, number, self.inclusion(deck), side_um)
+        cards = list(pages.card_views(self._card_facts(deck, deck.pages[number - 1]), pictures, drawn))
+        sheets = pages.sheet_views(drawn.plan, names)
+        text = pages.render_page(self._environment, self.facts, settings, sheets, cards)
+        size_bytes = self._write_text(f"{deck.cell_type}/{pages.page_name(number)}", text)
+        self._card_bytes[deck.cell_type] += size_bytes + sum(len(sheet) for sheet in drawn.sheets)
         self._cards[deck.cell_type] += len(cards)
 
     def write_index(self) -> None:
@@ -119,6 +126,10 @@ class SiteWriter:
         (self.root / name).write_bytes(content)
         self._digest.update(content)
         return len(content)
+
+
+def _draw(pictures: Sequence[Picture], side_px: int) -> DrawnSheets:
+    return draw_sheets([picture.image for picture in pictures], plan_sheets(len(pictures), side_px))
 
 
 def _site_facts(

@@ -45,9 +45,8 @@ ALLOWED: dict[str, frozenset[str]] = {
     "ObjectNode": frozenset(
         {
             "sklearn.pipeline.Pipeline",
-            "sklearn.preprocessing._data.MinMaxScaler",
+            "sklearn.preprocessing._data.QuantileTransformer",
             "sklearn.preprocessing._data.StandardScaler",
-            "sklearn.preprocessing._data.PowerTransformer",
             "sklearn.preprocessing._label.LabelEncoder",
             "sklearn.linear_model._logistic.LogisticRegression",
             "sklearn.ensemble._forest.RandomForestClassifier",
@@ -188,7 +187,7 @@ def check_members(members: list[Any], features: int) -> None:
 
 def _check_steps(pipeline: Any) -> None:
     kinds = [type(step).__name__ for _, step in pipeline.steps]
-    if kinds != ["MinMaxScaler", "PowerTransformer", "LogisticRegression"]:
+    if kinds != ["QuantileTransformer", "StandardScaler", "LogisticRegression"]:
         raise AuditError(f"has a pipeline of {', '.join(kinds)[:80]} for a model")
 
 

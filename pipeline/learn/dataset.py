@@ -28,6 +28,7 @@ class Samples:
         features: (n, f) float64, in the order of `feature_names`.
         labels: (n,) int8, 1 = positive.
         inclusion_probs: (n,) float64, NaN where it is not known.
+        annotators: everyone whose label counts here, sorted.
     """
 
     cell_type: CellType
@@ -39,6 +40,7 @@ class Samples:
     labels: NDArray[np.int8]
     policies: NDArray[np.str_]
     inclusion_probs: NDArray[np.float64]
+    annotators: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -128,7 +130,7 @@ def _document(path: Path) -> dict[str, Any]:
 def _check_sample(row: dict[str, Any], features: int, path: Path) -> None:
     cell_id, probability = str(row["cell_id"]), row["inclusion_prob"]
     numbers = [*row["features"], *([] if probability is None else [probability])]
-    texts = [row[key] for key in ("cell_id", "slide_id", "policy")]
+    texts = [*(row[key] for key in ("cell_id", "slide_id", "policy")), *row["annotators"]]
     fine = (
         len(row["features"]) == features
         and all(type(value) in (int, float) and np.isfinite(value) for value in numbers)
@@ -174,4 +176,5 @@ def _samples(cell_type: CellType, names: tuple[str, ...], rows: list[dict[str, A
         labels=column("label", np.int8),
         policies=column("policy", np.str_),
         inclusion_probs=np.array(probabilities, np.float64),
+        annotators=tuple(sorted({name for row in rows for name in row["annotators"]})),
     )

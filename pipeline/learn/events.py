@@ -46,6 +46,8 @@ def read_events(data: dict[str, Any], path: Path) -> Events:
             events.shown[cell_id] = shown
         elif row.get("label") in VALUES:
             events.repeats[cell_id] = row["label"]
+        else:
+            events.repeats.pop(cell_id, None)  # the answer was taken back
     return events
 
 
@@ -56,8 +58,10 @@ def _shown(row: dict[str, Any], path: Path) -> Shown:
     policy, probability = row["policy"], row.get("inclusion_prob", ALL_SHOWN)
     if not isinstance(policy, str) or not 0 < len(policy) <= _MAX_POLICY_LENGTH:
         raise InputError(f"has an event with policy {str(policy)[:40]!r}", where=path)
-    if isinstance(probability, bool) or not isinstance(probability, (int, float)):
-        raise InputError(f"has an event with inclusion_prob {str(probability)[:40]!r}", where=path)
-    if not 0.0 < probability <= 1.0:
-        raise InputError(f"has an event with inclusion_prob {probability}, not in (0, 1]", where=path)
+    if probability is None:
+        return Shown(policy, None, at)
+    if isinstance(probability, bool) or not isinstance(probability, (int, float)) or not 0 < probability <= 1:
+        raise InputError(
+            f"has an event with inclusion_prob {str(probability)[:40]!r}, not in (0, 1]", where=path
+        )
     return Shown(policy, float(probability), at)

@@ -16,7 +16,7 @@ from scipy.optimize import minimize
 from sklearn.ensemble import ExtraTreesClassifier, HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import MinMaxScaler, PowerTransformer
+from sklearn.preprocessing import QuantileTransformer, StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 ModelName = Literal["auto", "random-forest", "logistic", "boosting"]
@@ -36,13 +36,14 @@ _SMALL_FOR_THREADS = 20_000
 
 
 def _logistic(seed: int) -> Any:
-    # clipping to the range of the training cells keeps a strange cell from overflowing the power
-    # transform; C was the best of 0.03 to 1 on 170 to 2,951 cells of real marrow, by patient
+    # ranks instead of values: a strange cell cannot pull the model along, and skewed features need no
+    # transform of their own. On 170, 600 and 2,951 cells of real marrow, by patient, this had the
+    # ROC area of power-transformed features (0.82) in a twentieth of the time; C was the best of 0.03 to 1
     return Pipeline(
         [
-            ("range", MinMaxScaler(feature_range=(0.0, 3.0), clip=True)),
-            ("power", PowerTransformer()),
-            ("model", LogisticRegression(C=0.1, class_weight="balanced", max_iter=5000, random_state=seed)),
+            ("ranks", QuantileTransformer(n_quantiles=10, random_state=seed)),
+            ("scale", StandardScaler()),
+            ("model", LogisticRegression(C=0.03, class_weight="balanced", max_iter=5000, random_state=seed)),
         ]
     )
 
@@ -52,7 +53,7 @@ def _random_forest(seed: int) -> Any:
 
 
 def _extra_trees(seed: int) -> Any:
-    return ExtraTreesClassifier(150, min_samples_leaf=4, class_weight="balanced", random_state=seed)
+    return ExtraTreesClassifier(100, min_samples_leaf=4, class_weight="balanced", random_state=seed)
 
 
 def _boosting(seed: int) -> Any:

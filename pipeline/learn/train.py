@@ -168,6 +168,7 @@ def _facts(
         "groups": _class_counts(groups, samples.labels),
         "positive": int(samples.labels.sum()),
         "negative": int(len(samples) - samples.labels.sum()),
+        "annotators": list(samples.annotators),
         "policies": dict(sorted(Counter(samples.policies.tolist()).items())),
         "cross_validated": {
             name: None if figure is None else asdict(figure)

@@ -17,13 +17,16 @@ from pipeline.learn.card import read_beside
 from pipeline.learn.classifier_file import read as read_classifier
 from pipeline.learn.dataset import read_training
 from pipeline.learn.events import ALL_SHOWN
-from pipeline.learn.figures import Figure, Floats, Predictions, figures_of
-from pipeline.learn.intervals import FEW_GROUPS
+from pipeline.learn.figures import Floats, Predictions, figures_of
+from pipeline.learn.intervals import FEW_GROUPS, Figure
 from pipeline.learn.labels import UNKNOWN_POLICY
 from pipeline.learn.resolve import REPRESENTATIVE
 from pipeline.store import manifest as manifests
 from pipeline.store.cells import read_cells
 from pipeline.store.layout import RunLayout
+
+SIMULATED_PREFIX = "DEMO_"
+"""Slides of the demo carry this name; whatever shows their figures says that they are made up."""
 
 
 @dataclass(frozen=True)
@@ -218,6 +221,8 @@ def _notes(
     predictions: Predictions, figures: Mapping[str, Figure | None], in_filter: Mapping[str, int] | None
 ) -> list[str]:
     notes = []
+    if any(slide_id.startswith(SIMULATED_PREFIX) for slide_id in np.unique(predictions.slide_ids).tolist()):
+        notes.append("simulated slides: these figures say nothing about an animal")
     groups = len(np.unique(predictions.groups))
     if groups < FEW_GROUPS:
         notes.append(f"too few groups ({groups}, fewer than {FEW_GROUPS}): the intervals are a rough guide")

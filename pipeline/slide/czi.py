@@ -50,6 +50,7 @@ class CziSlide:
         self._directory = directory
         self._um_per_px = um_per_px
         self._mosaics: dict[int, SceneMosaic] = {}
+        self._room_px = directory.level_0[0].box.area_px
         self._file = directory.path.open("rb")
         try:
             self._czi = CziFile(self._file)
@@ -180,8 +181,14 @@ class CziSlide:
         return self._mosaics[scene]
 
     def _decode(self, block: SubBlock) -> Pixels:
-        """(height, width, 3) BGR pixels of a level-0 block."""
+        """(height, width, 3) BGR pixels of a level-0 block.
+
+        aicspylibczi 4.0.1 makes room for the first block of the file, whatever block it is asked for,
+        and writes past its end when that one is larger: larger blocks are read as a piece of mosaic.
+        """
         self._check(block)
+        if block.box.area_px > self._room_px:
+            return self._decode_large(block)
         where = dict(block.plane)
         if block.has_scene:
             where["S"] = block.scene
@@ -193,6 +200,12 @@ class CziSlide:
         except Exception as error:  # libCZI's errors share no narrower base
             raise self._undecodable(block.box, str(error)) from error
         return image
+
+    def _decode_large(self, block: SubBlock) -> Pixels:
+        """The same through libCZI's mosaic, where blocks of the scene that lie above cover it already."""
+        if self._mosaic(block.scene).is_overlaid:
+            raise self._undecodable(block.box, "images of two scenes of different sizes overlap")
+        return self._read_mosaic(block.box, 1.0, block.plane)
 
     def _check(self, block: SubBlock) -> None:
         if not is_whole(self._file, block, self.info.size_bytes):
@@ -226,7 +239,7 @@ class CziSlide:
         and give nothing for a scene smaller than their pixels: there level 0 is the way.
         """
         is_large = min(mosaic.box.width, mosaic.box.height) >= 2 * grid.factor
-        if not (self.info.is_mosaic and "C" in mosaic.plane and is_large) or mosaic.is_overlaid:
+        if "C" not in mosaic.plane or not is_large or mosaic.is_overlaid:
             return None
         for reduction in sorted(mosaic.pyramid, reverse=True):
             level = mosaic.pyramid[reduction]
@@ -241,15 +254,20 @@ class CziSlide:
         rows, columns = grid.shape
         strips = math.ceil(3 * mosaic.box.area_px * zoom * zoom / STRIP_BYTES)
         picture = np.empty((rows, columns, 3), np.uint8)
-        for top, bottom in itertools.pairwise(_split(rows, strips)):
+        # Strips begin where a pixel of the level does, so that none is displaced against its neighbour.
+        step = level[0].reduction // math.gcd(level[0].reduction, grid.factor)
+        for top, bottom in itertools.pairwise(_split(rows, strips, step)):
             band = grid.band(top, bottom)
             inside = band.clipped(mosaic.box)
-            stored = self._read_level(inside, zoom, mosaic.plane)
+            stored = self._read_mosaic(inside, zoom, mosaic.plane)
             picture[top:bottom] = _shrink(stored, inside, band, (columns, bottom - top))
         return _to_rgb(picture)
 
-    def _read_level(self, box: Box, zoom: float, plane: Mapping[str, int]) -> Pixels:
-        """BGR pixels of a box in mosaic coordinates, (height * zoom, width * zoom, 3) rounded down."""
+    def _read_mosaic(self, box: Box, zoom: float, plane: Mapping[str, int]) -> Pixels:
+        """BGR pixels of a box in mosaic coordinates, (height * zoom, width * zoom, 3) rounded down.
+
+        Shows the images of all scenes.
+        """
         try:
             stored = self._czi.read_mosaic(
                 region=(box.x0, box.y0, box.width, box.height),
@@ -271,10 +289,10 @@ class CziSlide:
         )
 
 
-def _split(rows: int, strips: int) -> list[int]:
-    """Borders of at most `strips` strips of rows, none thinner than two rows."""
-    count = max(1, min(strips, rows // 2))
-    return [rows * i // count for i in range(count + 1)]
+def _split(rows: int, strips: int, step: int) -> list[int]:
+    """Borders of about `strips` strips of rows: multiples of `step`, no strip thinner than two rows."""
+    height = step * math.ceil(max(2, rows / max(1, strips)) / step)
+    return [0, *range(height, rows - 1, height), rows]
 
 
 def _shrink(stored: Pixels, inside: Box, band: Box, size: tuple[int, int]) -> Pixels:

@@ -40,7 +40,7 @@ STAINED_OD_RANGE = (0.04, 0.08)
 marrow at 3.5 µm a pixel the median is 0.17 to 0.19; clear glass stays below 0.03, the haze of fat
 vacuoles below 0.07, and few pixels lie between 0.05 and 0.08."""
 
-MAX_BLUE_TO_GREEN = 0.95
+MAX_BLUE_TO_GREEN = 0.85
 MAX_RED_TO_GREEN = 1.3
 """Beyond these a dark pixel is black, green or blue ink or dirt (real marrow: at most 0.75 and 0.92)."""
 
@@ -97,6 +97,8 @@ class TissueMask:
         area of the scene. What lies outside the scene counts nothing.
         """
         inside = box.clipped(self.scene_box)
+        if inside.area_px == 0:
+            return 0.0, 0.0
         scale = self.um_per_px * self.um_per_px
         tissue, fat_free = (self._pixels_in(sums, inside) * scale for sums in self._sums)
         return tissue, fat_free
@@ -255,7 +257,7 @@ def _fat(white: BoolMask, mask_um: float) -> BoolMask:
     radius_px = cv2.distanceTransform(white.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
     is_fat = np.ones(count, bool)
     is_fat[0] = False
-    is_fat[np.unique(labels[radius_px * mask_um > MAX_FAT_UM / 2])] = False
+    is_fat[np.unique(labels[radius_px > MAX_FAT_UM / 2 / mask_um])] = False
     for side in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
         is_fat[_long_runs(side, MAX_FAT_UM / mask_um)] = False
     return np.asarray(is_fat[labels], bool)

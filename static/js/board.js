@@ -101,6 +101,12 @@ export class Board {
     return this.current !== from;
   }
 
+  /** Whether any of the current card can be seen. */
+  isInSight() {
+    const { top, bottom } = this.current.element.getBoundingClientRect();
+    return bottom > 0 && top < innerHeight;
+  }
+
   firstUnlabelled() {
     return this.cards.find((card) => card.state === UNLABELLED) ?? this.cards[0];
   }

@@ -8,6 +8,8 @@ import { cellInHash } from "./lookup.js";
 import { notify } from "./messages.js";
 import { Session } from "./session.js";
 
+const MOVES = new Set(["left", "right", "up", "down"]);
+
 export class CardsPage {
   constructor(settings) {
     this.settings = settings;
@@ -25,7 +27,8 @@ export class CardsPage {
     this.refresh();
     this.#applySettings();
     this.#listen();
-    this.session.store.write("last", JSON.stringify([this.settings.site_id, this.settings.cell_type, this.settings.page]));
+    const { site_id, cell_type, page } = this.settings;
+    this.session.store.write("last", JSON.stringify([site_id, cell_type, page]));
     this.answers = await this.session.log.answers(this.settings.repeat_policy);
     this.refresh();
     if (cellInHash(location.hash) !== null) await this.#followHash();
@@ -68,10 +71,15 @@ export class CardsPage {
   /** Labels the selection, or the current card and moves on. */
   label(state) {
     const isBulk = this.board.selection.size > 0;
+    if (!isBulk && !this.board.isInSight()) {
+      this.board.goTo(this.board.current);
+      return notify("The current card was out of sight, and got no label yet.");
+    }
     this.#apply(this.board.targets(), state, isBulk ? "bulk" : "key");
     if (isBulk) this.board.select([]);
     else if (state !== UNLABELLED && !this.board.move("right") && this.board.isComplete()) {
-      notify("Every card of this page has a label. ] leads to the next page.");
+      const isLast = !document.querySelector(".where a[rel=next]");
+      notify(`Every card of this page has a label. ${isLast ? "It is the last page: time to export." : "] leads to the next page."}`);
     }
   }
 
@@ -172,8 +180,19 @@ export class CardsPage {
     });
     addEventListener("hashchange", () => this.#followHash());
     addEventListener("storage", (event) => this.#onStorage(event));
+    addEventListener("pagehide", () => this.#rememberProgress());
     addEventListener("pageshow", (event) => event.persisted && this.refresh());
     document.addEventListener("visibilitychange", () => (this.since = performance.now()));
+  }
+
+  /** For the overview alone: how far this page is, in this arrangement of the site. */
+  #rememberProgress() {
+    const { site_id, cell_type, page } = this.settings;
+    const { left, ...given } = this.board.counts;
+    const labelled = given.positive + given.negative + given.unsure;
+    const progress = this.session.store.json(`progress/${site_id}`) ?? {};
+    progress[`${cell_type}/${page}`] = Math.round((100 * labelled) / (labelled + left));
+    this.session.store.write(`progress/${site_id}`, JSON.stringify(progress));
   }
 
   #onKey(event) {
@@ -181,6 +200,7 @@ export class CardsPage {
     const isTyping = event.target.matches?.("input, textarea, select") || document.querySelector("dialog[open]");
     if (!command || isTyping) return;
     event.preventDefault();
+    if (event.repeat && !MOVES.has(command)) return; // a key held down must not label a row of cells
     this.run(command);
   }
 

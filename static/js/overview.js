@@ -27,6 +27,7 @@ export class Overview {
       this.#show(type, { ...counts, left: Math.max(0, cells - labelled) });
     }
     this.#showResume();
+    this.#showProgress();
     this.session.showUnexported();
   }
 
@@ -38,12 +39,21 @@ export class Overview {
   }
 
   #showResume() {
-    const [site, type, page] = JSON.parse(this.session.store.setting("last") ?? "[]");
+    const [site, type, page] = this.session.store.json("last") ?? [];
     if (site !== this.settings.site_id || !(page <= this.settings.pages[type])) return;
     const resume = document.getElementById("resume");
     resume.hidden = false;
     resume.querySelector("a").href = pageAddress("", type, page);
     resume.querySelector("span").textContent = `Go on with ${type.toUpperCase()}, page ${page}`;
+  }
+
+  #showProgress() {
+    const progress = this.session.store.json(`progress/${this.settings.site_id}`) ?? {};
+    for (const link of document.querySelectorAll(".pages a")) {
+      const percent = progress[`${link.closest("section").dataset.cellType}/${link.textContent}`] ?? 0;
+      link.style.setProperty("--done", `${percent}%`);
+      link.title = percent ? `${percent} % labelled` : "";
+    }
   }
 
   #listen() {

@@ -114,6 +114,15 @@ export class LabelStore {
     return this.#read(name);
   }
 
+  /** A setting that was written as JSON, or null. */
+  json(name) {
+    try {
+      return JSON.parse(this.#read(name));
+    } catch {
+      return null;
+    }
+  }
+
   /** Keeps a text under the dataset's prefix; false if the browser refuses. */
   write(name, text) {
     try {

@@ -62,8 +62,14 @@ class TestRealSlides:
     @pytest.mark.parametrize(
         ("name", "um_per_px", "pixel_type", "sizes", "compression", "levels", "is_mosaic"),
         [
-            ("czi/aicspylibczi__RGB-8bit.czi", 1.083333333, "bgr24", [(924, 624)], "uncompressed", (1,), False),
-            ("czi/aicspylibczi__mosaic_test.czi", 1.083333333, "gray16", [(1756, 624)], "uncompressed", (1,), True),
+            (
+                "czi/aicspylibczi__RGB-8bit.czi",
+                1.083333333, "bgr24", [(924, 624)], "uncompressed", (1,), False,
+            ),
+            (
+                "czi/aicspylibczi__mosaic_test.czi",
+                1.083333333, "gray16", [(1756, 624)], "uncompressed", (1,), True,
+            ),
             ("czi/aicspylibczi__tiles.czi", 0.830265821, "gray8", [(510, 512)], "uncompressed", (1,), True),
             (
                 "czi/czitools__S3_1Pos_2Mosaic_T1_Z1_CH1.czi",
@@ -178,6 +184,12 @@ class TestPixels:
             for scene in (0, 1):
                 assert (whole(slide, scene) == blocks[scene].pixels).all()
 
+    def test_a_block_larger_than_the_first_is_read(self, tmp_path: Path) -> None:
+        blocks = [Block(noise(9, 9), -50, 0), *mosaic_blocks(noise(600, 700), (0, 0), 500, 50)]
+        with CziSlide.open(write_czi(tmp_path / "a.czi", blocks)) as slide:
+            assert (whole(slide)[:, 50:] == noise(600, 700)).all()
+            assert np.abs(slide.read_lowres(0, 25)[:, 2:] - block_means(noise(600, 700), 25)).max() <= 0.5
+
     def test_of_a_focus_stack_the_middle_is_read(self, tmp_path: Path) -> None:
         blocks = [
             Block(np.full((20, 20, 3), 10 * z, np.uint8), x, 0, plane={"Z": z, "T": t})
@@ -210,11 +222,11 @@ class TestPixels:
 
     def test_a_closed_slide_leaves_no_file_open(self, tmp_path: Path) -> None:
         path = write_czi(tmp_path / "a.czi", [Block(noise(9, 9), 0, 0)])
-        before = len(os.listdir("/proc/self/fd"))
+        before = len(list(Path("/proc/self/fd").iterdir()))
         for _ in range(5):
             with CziSlide.open(path) as slide:
                 whole(slide)
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 class TestDecoding:
@@ -295,17 +307,16 @@ class TestOverview:
         with CziSlide.open(tmp_path / "a.czi") as slide:
             assert np.abs(slide.read_lowres(0, 8) - block_means(whole(slide), 8)).max() <= 0.5
 
-    @pytest.mark.parametrize("factor", [4, 7, 16])
+    @pytest.mark.parametrize(("factor", "worst"), [(4, 0), (16, 0), (24, 0), (7, 9)])
     def test_strips_join_without_a_seam(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: int
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: int, worst: int
     ) -> None:
         self.pyramid(tmp_path / "a.czi")
         with CziSlide.open(tmp_path / "a.czi") as slide:
             at_once = slide.read_lowres(0, factor).astype(int)
             monkeypatch.setattr(czi_module, "STRIP_BYTES", 5000)
             in_strips = slide.read_lowres(0, factor).astype(int)
-        assert np.abs(at_once - in_strips).max() <= 12
-        assert np.abs(at_once - in_strips).mean() < 1
+        assert np.abs(at_once - in_strips).max() <= worst
 
     def test_a_pyramid_shows_nothing_of_an_overlapping_scene(self, tmp_path: Path) -> None:
         bright, dark = np.full((64, 64, 3), 200, np.uint8), np.full((64, 64, 3), 20, np.uint8)
@@ -440,19 +451,26 @@ class TestRefusals:
             with pytest.raises(InputError, match=what):
                 CziSlide.open(tmp_path / name)
 
-    @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
     def test_a_file_without_permission_is_refused(self, tmp_path: Path) -> None:
         path = write_czi(tmp_path / "a.czi", [Block(noise(9, 9), 0, 0)])
         path.chmod(0)
-        with pytest.raises(InputError, match="may not be read"):
-            CziSlide.open(path)
+        user = os.geteuid()
+        try:
+            if user == 0:  # root may read everything
+                os.seteuid(65534)
+            with pytest.raises(InputError, match="may not be read"):
+                CziSlide.open(path)
+        finally:
+            os.seteuid(user)
 
-    def test_metadata_that_is_no_xml_or_declares_entities_is_refused(self, tmp_path: Path) -> None:
+    def test_metadata_that_is_no_xml_is_refused(self, tmp_path: Path) -> None:
         path = write_czi(tmp_path / "a.czi", [Block(noise(9, 9), 0, 0)])
         substitute(path, b"</ImageDocument>", b"<ImageDocument/>")
         with pytest.raises(InputError, match="metadata cannot be read"):
             read_slide_info(path)
-        substitute(path, b"<ImageDocument/>", b"</ImageDocument>")
+
+    def test_metadata_that_declares_entities_is_refused(self, tmp_path: Path) -> None:
+        path = write_czi(tmp_path / "a.czi", [Block(noise(9, 9), 0, 0)])
         substitute(path, b"<Metadata>", b"<!DOCTYPE>")
         with pytest.raises(InputError, match="document type"):
             read_slide_info(path)

@@ -144,7 +144,9 @@ def test_groups_differ_in_the_density_of_mk_and_in_nothing_else() -> None:
     terrain = make_terrain((600.0, 500.0), TerrainStyle(), np.random.default_rng(0))
     found = {}
     for treatment, mk in MK_PER_MM2.items():
-        cells = place_cells(terrain, Densities(7000.0, mk, 90.0), np.random.default_rng(1))
+        cells = place_cells(
+            terrain, Densities(small=7000.0, mk=mk, mk_like=90.0, clumps=15.0), np.random.default_rng(1)
+        )
         kinds = [placed.cell.kind for placed in cells]
         found[treatment] = kinds.count("mk"), kinds.count("hspc")
     assert found["HU"][0] > 1.4 * found["GC"][0]

@@ -49,8 +49,9 @@ KINDS: dict[str, Kind] = {
     "precipitate": Kind("", "", small.precipitate, 0.008),
     "smudge": Kind("", "", small.smudge, 0.002),
     "mk": Kind("mk", "positive", large.megakaryocyte, 0.0),
-    "osteoclast": Kind("mk", "negative", large.osteoclast, 0.33),
-    "giant-blast": Kind("mk", "negative", large.giant_blast, 0.34),
-    "degenerate": Kind("mk", "negative", large.degenerate, 0.33),
+    "osteoclast": Kind("mk", "negative", large.osteoclast, 0.3),
+    "giant-blast": Kind("mk", "negative", large.giant_blast, 0.3),
+    "degenerate": Kind("mk", "negative", large.degenerate, 0.3),
+    "naked-giant": Kind("mk", "negative", large.naked_giant, 0.1, clear=False),
 }
 """By name, in the order that `kind` of the truth knows them. Shares of each sort sum to 1."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from pipeline.slide.demo.cells import (
@@ -39,13 +41,18 @@ def _bunch(rng: np.random.Generator, count: int, reach_um: float, lobe_um: float
     return Lobes(tuple(discs), 0.45)
 
 
+def _lobed(rng: np.random.Generator, body_um: float, count: int, share: float) -> Lobes:
+    """A nucleus of `count` lobes that fills this share of a body of radius `body_um`."""
+    overlap = 1.0 if count == 1 else 0.8
+    return _bunch(rng, count, 0.74 * body_um, body_um * math.sqrt(share / (overlap * count)))
+
+
 def megakaryocyte(rng: np.random.Generator) -> Cell:
     """A wide pink granular body around one large lobed nucleus with coarse chromatin: a true MK."""
-    radius_um = clipped_normal(rng, 12.6, 2.3, 8.8, 20.0)
+    radius_um = clipped_normal(rng, 12.6, 2.2, 9.4, 20.0)
     count = int(np.clip(rng.poisson(4.2), 1, 9))
-    lobe_um = radius_um * float(rng.uniform(0.22, 0.3)) * (1.5 if count < 3 else 1.0)
     nucleus = Nucleus(
-        _bunch(rng, count, 0.74 * radius_um, lobe_um),
+        _lobed(rng, radius_um, count, float(rng.uniform(0.2, 0.38))),
         some_stain(rng, 0.8, 0.18, 0.12),
         contrast=clipped_normal(rng, 0.32, 0.06, 0.15, 0.45),
         grain_um=float(rng.choice([0.9, 1.1, 1.3])),
@@ -80,7 +87,7 @@ def osteoclast(rng: np.random.Generator) -> Cell:
 
 def giant_blast(rng: np.random.Generator) -> Cell:
     """An outsized precursor: one large round nucleus with nucleoli in a basophilic body."""
-    radius_um = clipped_normal(rng, 9.6, 1.0, 8.0, 12.0)
+    radius_um = clipped_normal(rng, 10.4, 0.9, 9.2, 12.5)
     core_um = radius_um * float(rng.uniform(0.58, 0.7))
     nucleus = Nucleus(
         some_blob(rng, core_um, float(rng.uniform(1.0, 1.25)), (2, 3, 4), 0.07),
@@ -97,10 +104,9 @@ def giant_blast(rng: np.random.Generator) -> Cell:
 
 def degenerate(rng: np.random.Generator) -> Cell:
     """A dying large cell: shrunken dense nucleus without texture, deep pink body."""
-    radius_um = clipped_normal(rng, 10.8, 1.6, 8.2, 15.0)
-    lobe_um = radius_um * float(rng.uniform(0.24, 0.34))
+    radius_um = clipped_normal(rng, 11.4, 1.5, 9.4, 15.5)
     nucleus = Nucleus(
-        _bunch(rng, int(rng.integers(1, 4)), 0.6 * radius_um, lobe_um),
+        _lobed(rng, radius_um, int(rng.integers(1, 5)), float(rng.uniform(0.17, 0.27))),
         some_stain(rng, 1.08, 0.2, 0.11),
         contrast=0.1,
         envelope=0.05,
@@ -109,3 +115,16 @@ def degenerate(rng: np.random.Generator) -> Cell:
     return Cell(
         "degenerate", (nucleus,), _large_body(rng, radius_um, some_stain(rng, 0.04, 0.42, 0.12)), "body"
     )
+
+
+def naked_giant(rng: np.random.Generator) -> Cell:
+    """The nucleus of a large cell that has lost its body: a candidate to some, to others none."""
+    radius_um = clipped_normal(rng, 7.6, 0.4, 7.1, 8.6)
+    nucleus = Nucleus(
+        _lobed(rng, radius_um, int(rng.integers(2, 5)), 1.0),
+        some_stain(rng, 0.95, 0.15, 0.12),
+        contrast=0.28,
+        grain_um=1.1,
+        envelope=0.25,
+    )
+    return Cell("naked-giant", (nucleus,))

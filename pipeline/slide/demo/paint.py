@@ -17,6 +17,7 @@ from pipeline.slide.demo.shapes import FloatPlane
 
 TEXTURE_PX = 1024
 STRIP_PX = 256
+"""The picture is exposed in strips that fit into a processor's cache."""
 PIGMENT_RGB = (0.75, 0.9, 1.1)
 """Optical density of one unit of pigment: brown-black."""
 
@@ -102,10 +103,8 @@ class Textures:
         self._squares: dict[float, FloatPlane] = {}
 
     def piece(self, grain_um: float, shape: tuple[int, int], rng: np.random.Generator) -> FloatPlane:
-        """A random piece of the texture of this grain, shape (rows, columns)."""
+        """A random piece of the texture of this grain; `shape` is at most TEXTURE_PX each way."""
         square = self._square(grain_um)
-        if max(shape) > TEXTURE_PX:
-            square = np.tile(square, (shape[0] // TEXTURE_PX + 1, shape[1] // TEXTURE_PX + 1))
         row = int(rng.integers(0, square.shape[0] - shape[0] + 1))
         column = int(rng.integers(0, square.shape[1] - shape[1] + 1))
         return square[row : row + shape[0], column : column + shape[1]]
@@ -158,13 +157,16 @@ class Optics:
     def photograph(self, canvas: Canvas, rng: np.random.Generator) -> NDArray[np.uint8]:
         """The scene as (height, width, 3) uint8, channels red, green, blue."""
         sigma = self.focus_um / canvas.um_per_px
-        planes = (canvas.haem, canvas.eosin, canvas.pigment)
-        blurred = np.dstack([cv2.GaussianBlur(plane, (0, 0), sigma) for plane in planes])
-        lamp = 1.0 + 0.012 * smooth_field(rng, canvas.haem.shape[:2], 900.0 / canvas.um_per_px)
+        # Pigment lies on top of the section; its edges are drawn as soft as they are seen.
+        haem, eosin = (cv2.GaussianBlur(plane, (0, 0), sigma) for plane in (canvas.haem, canvas.eosin))
+        lamp = 1.0 + 0.012 * smooth_field(
+            rng, (canvas.box.height, canvas.box.width), 900.0 / canvas.um_per_px
+        )
         rgb = np.empty((*canvas.haem.shape, 3), np.uint8)
         for start in range(0, rgb.shape[0], STRIP_PX):
             rows = slice(start, start + STRIP_PX)
-            rgb[rows] = self._expose(np.asarray(blurred[rows], np.float32), lamp[rows], rng)
+            density = cv2.merge((haem[rows], eosin[rows], canvas.pigment[rows]))
+            rgb[rows] = self._expose(np.asarray(density, np.float32), lamp[rows], rng)
         return rgb
 
     def _expose(self, density: FloatPlane, lamp: FloatPlane, rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -14,6 +14,7 @@ from pipeline.geometry import BoolMask
 from pipeline.slide.demo.brush import Placed
 from pipeline.slide.demo.cells import Cell
 from pipeline.slide.demo.kinds import KINDS, Kind
+from pipeline.slide.demo.shapes import turned
 from pipeline.slide.demo.terrain import GROUND_UM_PER_PX, Terrain
 
 TOUCHING_SHARE = 0.14
@@ -33,11 +34,13 @@ class Densities:
         small: small nuclei and their like, all kinds together.
         mk: true megakaryocytes.
         mk_like: large cells that are no MK.
+        clumps: tight clumps of small nuclei, which are no MK either.
     """
 
     small: float
     mk: float
     mk_like: float
+    clumps: float
 
 
 def place_cells(terrain: Terrain, densities: Densities, rng: np.random.Generator) -> list[Placed]:
@@ -47,7 +50,8 @@ def place_cells(terrain: Terrain, densities: Densities, rng: np.random.Generator
     large = _draw(rng, _of_target_mk(True), round(densities.mk_like * area_mm2))
     large += [KINDS["mk"].draw(rng) for _ in range(round(densities.mk * area_mm2))]
     small = _draw(rng, _of_target_mk(False), round(densities.small * area_mm2))
-    return _scatter(floor, large, rng) + _settle(floor, small, rng)
+    clumped = _clumps(floor, round(densities.clumps * area_mm2), rng)
+    return _scatter(floor, large, rng) + clumped + _settle(floor, small, rng)
 
 
 def _of_target_mk(wanted: bool) -> dict[str, Kind]:
@@ -115,6 +119,25 @@ def _scatter(floor: _Floor, cells: list[Cell], rng: np.random.Generator) -> list
     return placed
 
 
+def _clumps(floor: _Floor, count: int, rng: np.random.Generator) -> list[Placed]:
+    """Small dense nuclei packed side by side: as large and dark as a lobed nucleus."""
+    placed = []
+    points = floor.points(8.0, rng)
+    for _ in range(count):
+        middle, *ring = [KINDS["lymphocyte"].draw(rng) for _ in range(int(rng.integers(5, 8)))]
+        room_um = 3.0 * max(cell.extent_um for cell in (middle, *ring))
+        centre_um = next((c for c in itertools.islice(points, 400) if floor.is_free(c, room_um)), None)
+        if centre_um is None:
+            continue
+        floor.take(centre_um, room_um)
+        placed.append(Placed(middle, centre_um))
+        turns = rng.uniform(0.0, 2.0 * np.pi) + np.arange(len(ring)) * 2.0 * np.pi / 6.0
+        for cell, turn in zip(ring, turns, strict=True):
+            x, y = turned(middle.radius_um + cell.radius_um, float(turn))
+            placed.append(Placed(cell, (centre_um[0] + x, centre_um[1] + y)))
+    return placed
+
+
 def _settle(floor: _Floor, cells: list[Cell], rng: np.random.Generator) -> list[Placed]:
     """Places small cells: most where there is room, some against an earlier one."""
     placed: list[Placed] = []
@@ -135,6 +158,5 @@ def _settle(floor: _Floor, cells: list[Cell], rng: np.random.Generator) -> list[
 
 def _beside(other: Placed, cell: Cell, rng: np.random.Generator) -> tuple[float, float]:
     away_um = other.cell.radius_um + cell.radius_um + rng.uniform(-0.1, 0.3)
-    turn = rng.uniform(0.0, 2.0 * np.pi)
-    x, y = other.centre_um
-    return float(x + away_um * np.cos(turn)), float(y + away_um * np.sin(turn))
+    x, y = turned(away_um, rng.uniform(0.0, 2.0 * np.pi))
+    return other.centre_um[0] + x, other.centre_um[1] + y

@@ -26,7 +26,8 @@ from pipeline.store import atomic
 
 MK_PER_MM2 = {"GC": 100.0, "HU": 170.0}
 """The effect that a report should find: true MK per mm² of marrow, by treatment. Sex has none."""
-MK_LIKE_PER_MM2 = 90.0
+MK_LIKE_PER_MM2 = 120.0
+CLUMPS_PER_MM2 = 15.0
 SMALL_PER_MM2 = 7000.0
 SLIDE_VARIATION = 0.1
 """Standard deviation of a slide's MK density about its group's, as a share."""
@@ -133,6 +134,7 @@ def _scenes(spec: SlideSpec, seed: int) -> Iterator[SimulatedScene]:
         small=SMALL_PER_MM2 * rng.normal(1.0, 0.05),
         mk=MK_PER_MM2[spec.treatment] * rng.normal(1.0, SLIDE_VARIATION),
         mk_like=MK_LIKE_PER_MM2,
+        clumps=CLUMPS_PER_MM2,
     )
     style = SceneStyle(spec.terrain, densities, _optics(rng))
     for size_um, child in zip(spec.sizes_um, rng.spawn(len(spec.sizes_um)), strict=True):

@@ -189,7 +189,7 @@ def precipitate(rng: np.random.Generator) -> Cell:
                 Stain(0.0, 0.1),
                 contrast=0.0,
                 envelope=0.0,
-                softness_um=0.2,
+                softness_um=0.5,
                 pigment=float(rng.uniform(0.4, 0.9)),
             ),
         ),

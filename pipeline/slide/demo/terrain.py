@@ -16,6 +16,10 @@ from pipeline.slide.demo.shapes import FloatPlane
 GROUND_UM_PER_PX = 0.45
 """The ground is drawn at this pixel size and enlarged: its finest lines are half a µm wide."""
 
+BLOCK_PX = 512
+FARTHEST_UM = 55.0
+"""No fat cell is kept farther than this from the next, so distances beyond are not worked out."""
+
 
 @dataclass(frozen=True)
 class TerrainStyle:
@@ -60,8 +64,16 @@ class Terrain:
         height, width = canvas.haem.shape
         for plane, ground in ((canvas.haem, self.haem), (canvas.eosin, self.eosin)):
             cv2.resize(ground, (width, height), dst=plane, interpolation=cv2.INTER_CUBIC)
-            plane *= 1.0 + 0.12 * textures.piece(0.7, (height, width), rng)
-            np.maximum(plane, 0.0, out=plane)
+            _roughen(plane, textures, rng)
+
+
+def _roughen(plane: FloatPlane, textures: Textures, rng: np.random.Generator) -> None:
+    """Fine grain over a plane, block by block: no seam shows in grains of a few pixels."""
+    for top in range(0, plane.shape[0], BLOCK_PX):
+        for left in range(0, plane.shape[1], BLOCK_PX):
+            block = plane[top : top + BLOCK_PX, left : left + BLOCK_PX]
+            block *= 1.0 + 0.12 * textures.piece(0.7, (block.shape[0], block.shape[1]), rng)
+    np.maximum(plane, 0.0, out=plane)
 
 
 def make_terrain(size_um: tuple[float, float], style: TerrainStyle, rng: np.random.Generator) -> Terrain:
@@ -123,7 +135,7 @@ def _outline_depth(shape: tuple[int, int], style: TerrainStyle, rng: np.random.G
 def _fat_depth(tissue: BoolMask, style: TerrainStyle, rng: np.random.Generator) -> FloatPlane:
     """How deep inside a fat cell each point lies, in µm, negative outside."""
     shape = (tissue.shape[0], tissue.shape[1])
-    depth = np.full(shape, -100.0, np.float32)
+    depth = np.full(shape, -FARTHEST_UM, np.float32)
     # Bending the coordinates bends every outline a little differently.
     bend = np.stack([2.2 * smooth_field(rng, shape, _px(22.0)) for _ in range(2)])
     missing_um2 = style.fat_share * float(tissue.sum()) * GROUND_UM_PER_PX**2
@@ -139,7 +151,7 @@ def _fat_depth(tissue: BoolMask, style: TerrainStyle, rng: np.random.Generator) 
 
 
 def _add_fat_cell(depth: FloatPlane, bend: FloatPlane, centre: tuple[int, int], radius_um: float) -> None:
-    reach = int(_px(2.0 * radius_um + 50.0))
+    reach = int(_px(radius_um + FARTHEST_UM))
     rows = slice(max(0, centre[0] - reach), centre[0] + reach)
     columns = slice(max(0, centre[1] - reach), centre[1] + reach)
     part = depth[rows, columns]

@@ -10,8 +10,9 @@ What counts
 
 What does not count, either way
     Objects that are not `clear`: cut by the scene's border, mostly hidden by another, or
-    granulocytes whose lobes lie apart (one nucleus to an expert, several to a detector), and
-    detections whose centroid lies in one. HSPC detections whose centroid lies in a true outline
+    granulocytes whose lobes lie apart (one nucleus to an expert, several to a detector), or giant
+    nuclei without a body (an MK to some, none to others); and detections whose centroid lies in
+    one. HSPC detections whose centroid lies in a true outline
     of target 'mk' are its own nuclei: the run marks them `inside_mk_id`.
     Everything else that matches no target is a false positive.
 """

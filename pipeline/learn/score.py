@@ -1,0 +1,197 @@
+"""Scores every stored cell of a run with classifiers; no detector runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.config import CellType, differences
+from pipeline.errors import InputError, UsageError
+from pipeline.learn.cellrows import cell_batches
+from pipeline.progress import Progress, silent
+from pipeline.store import tables
+from pipeline.store.cells import feature_names
+from pipeline.store.layout import RunLayout
+from pipeline.store.manifest import Manifest
+from pipeline.store.schema import SCORES
+
+if TYPE_CHECKING:
+    from pipeline.learn.classifier_file import Classifier
+
+HARMLESS_SETTINGS = frozenset({"run.tile_size", "run.seed", "run.calibration_samples"})
+"""Settings that may decide which cells are found, but not what a feature of a cell means."""
+
+
+@dataclass(frozen=True)
+class TypeSummary:
+    """What a classifier made of the cells of its type.
+
+    Attributes:
+        cells, positive: all stored cells.
+        in_filter, positive_in_filter: those in the run's filter.
+    """
+
+    classifier_id: str
+    cells: int
+    positive: int
+    in_filter: int
+    positive_in_filter: int
+
+
+@dataclass(frozen=True)
+class ScoreSummary:
+    """What `apply_classifiers` wrote.
+
+    Attributes:
+        other_settings: in what the classifiers' run differs from this one, if that was allowed.
+    """
+
+    slides: tuple[str, ...]
+    types: Mapping[CellType, TypeSummary]
+    other_settings: tuple[str, ...] = ()
+
+
+def apply_classifiers(
+    layout: RunLayout,
+    manifest: Manifest,
+    slide_ids: Sequence[str],
+    classifiers: Mapping[CellType, Path],
+    progress: Progress = silent,
+    *,
+    allow_other_run: bool = False,
+) -> ScoreSummary:
+    """Writes `RUN/scores/<slide_id>.parquet` for each slide, one slide in one step.
+
+    Every stored cell of a classifier's type gets a row, also outside the filter. A run holds the
+    scores of at most one classifier a type: the new ones take the place of any older ones of the
+    type, and those of the other type stay.
+
+    Args:
+        allow_other_run: take a classifier of a run whose settings differ, if only in
+            `HARMLESS_SETTINGS`.
+
+    Raises:
+        UsageError: no classifier is given.
+        InputError: a classifier cannot be used, is of the other type, learned from a run with
+            other settings, or needs a feature that the run does not have.
+    """
+    from pipeline.learn import classifier_file
+
+    if not classifiers:
+        raise UsageError(
+            "nothing to score with", fix="name a classifier with --mk-classifier or --hspc-classifier"
+        )
+    loaded = {t: classifier_file.read(path) for t, path in classifiers.items()}
+    others: list[str] = []
+    for cell_type, classifier in loaded.items():
+        path = classifiers[cell_type]
+        if classifier.cell_type != cell_type:
+            raise InputError(f"classifies {classifier.cell_type}, not {cell_type}", where=path)
+        others += _other_settings(classifier, manifest, path, allow_other_run)
+        _check_features(classifier, feature_names(layout, manifest), path)
+    counts = {t: np.zeros(4, np.int64) for t in loaded}
+    for done, slide_id in enumerate(slide_ids, start=1):
+        for cell_type, found in _score_slide(layout, manifest, slide_id, loaded).items():
+            counts[cell_type] += found
+        progress("score", done, len(slide_ids), slide=slide_id)
+    return ScoreSummary(
+        slides=tuple(slide_ids),
+        types={t: TypeSummary(c.classifier_id, *map(int, counts[t])) for t, c in loaded.items()},
+        other_settings=tuple(dict.fromkeys(others)),
+    )
+
+
+def _other_settings(
+    classifier: Classifier, manifest: Manifest, path: Path, allow_other_run: bool
+) -> list[str]:
+    """In what the classifier's run differs from this one, where that is allowed."""
+    if classifier.config_hash == manifest.config_hash:
+        return []
+    clauses = differences(manifest.identity, classifier.identity)
+    keys = {*manifest.identity, *classifier.identity}
+    harmful = {k for k in keys if manifest.identity.get(k) != classifier.identity.get(k)} - HARMLESS_SETTINGS
+    if allow_other_run and not harmful:
+        return clauses
+    raise InputError(
+        f"learned from a run with other settings: {'; '.join(clauses)}",
+        where=path,
+        fix="train it on labels of this run"
+        if harmful
+        else "train it on labels of this run, or accept the difference with --allow-other-run",
+    )
+
+
+def _check_features(classifier: Classifier, names: Sequence[str], path: Path) -> None:
+    missing = [name for name in classifier.feature_names if name not in names]
+    if missing:
+        raise InputError(
+            f"needs features that the run does not have: {', '.join(missing[:5])}",
+            where=path,
+            fix="segment with the embedder it was trained with, or train with --morph-only",
+        )
+
+
+def _score_slide(
+    layout: RunLayout, manifest: Manifest, slide_id: str, classifiers: Mapping[CellType, Classifier]
+) -> dict[CellType, np.ndarray]:
+    """Scores one slide and writes its table; returns the four counts of `TypeSummary` by type."""
+    counts = {t: np.zeros(4, np.int64) for t in classifiers}
+    needed = list(dict.fromkeys(name for c in classifiers.values() for name in c.feature_names))
+    columns = ["cell_id", "cell_type", "area_um2", "in_filter", *needed]
+    order: list[pa.Array] = []
+    rows: list[pa.Table] = []
+    for batch in cell_batches(layout, manifest, slide_id, columns):
+        order += batch["cell_id"].chunks
+        for cell_type, classifier in classifiers.items():
+            cells = batch.filter(pc.equal(batch["cell_type"], cell_type))
+            if len(cells):
+                rows.append(_rows(cells, classifier, layout.cells(slide_id)))
+                positive = rows[-1]["is_positive"].to_numpy()
+                inside = cells["in_filter"].to_numpy()
+                counts[cell_type] += [len(cells), positive.sum(), inside.sum(), (positive & inside).sum()]
+    cell_ids = pa.chunked_array(order, pa.string()).combine_chunks()
+    found = pa.concat_tables([_kept(layout, manifest, slide_id, classifiers), *rows])
+    in_order = pc.sort_indices(pc.index_in(found["cell_id"], value_set=cell_ids))
+    tables.write_table(layout.scores(slide_id), found.take(in_order).cast(SCORES), manifest.config_hash)
+    return counts
+
+
+def _rows(cells: pa.Table, classifier: Classifier, path: Path) -> pa.Table:
+    features = np.column_stack([cells[name].to_numpy() for name in classifier.feature_names])
+    if not np.isfinite(features).all():
+        row, column = np.argwhere(~np.isfinite(features))[0]
+        raise InputError(
+            f"cell {cells['cell_id'][int(row)]} has no number in {classifier.feature_names[int(column)]}",
+            where=path,
+            fix="segment into a new directory: a cell without all its features cannot be scored",
+        )
+    score = classifier.score(features.astype(np.float64))
+    return pa.table(
+        {
+            "cell_id": cells["cell_id"],
+            "classifier_id": pa.array([classifier.classifier_id]).take(
+                pa.array(np.zeros(len(cells), np.int8))
+            ),
+            "score": pa.array(score.astype(np.float32)),
+            "is_positive": pa.array(score >= classifier.threshold),
+        },
+        schema=SCORES,
+    )
+
+
+def _kept(
+    layout: RunLayout, manifest: Manifest, slide_id: str, classifiers: Mapping[CellType, Classifier]
+) -> pa.Table:
+    """Scores on disk of the type that is not scored now."""
+    path = layout.scores(slide_id)
+    if not path.exists():
+        return SCORES.empty_table()
+    scores = tables.read_table(path, manifest.config_hash, columns=SCORES.names)
+    types = pc.replace_substring_regex(scores["cell_id"], r".*_(mk|hspc)_\d+_\d+(_\d+)?", r"\1")
+    return scores.filter(pc.invert(pc.is_in(types, value_set=pa.array(list(classifiers), pa.string()))))

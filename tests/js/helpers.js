@@ -1,0 +1,37 @@
+// A stand-in for localStorage that can be full.
+
+export class FakeStorage {
+  constructor(entries = {}, room = Infinity) {
+    this.map = new Map(Object.entries(entries));
+    this.room = room;
+  }
+  get length() {
+    return this.map.size;
+  }
+  key(i) {
+    if (this.keys?.length !== this.map.size) this.keys = [...this.map.keys()];
+    return this.keys[i] ?? null;
+  }
+  getItem(key) {
+    return this.map.get(key) ?? null;
+  }
+  setItem(key, value) {
+    const used = this.room === Infinity ? 0 : [...this.map].reduce((sum, [k, v]) => sum + (k === key ? 0 : k.length + v.length), 0);
+    if (used + key.length + value.length > this.room) throw new Error("QuotaExceededError");
+    this.keys = null;
+    this.map.set(key, value);
+  }
+  removeItem(key) {
+    this.keys = null;
+    this.map.delete(key);
+  }
+}
+
+/** Numbers that look random and are the same in every run. */
+export function dice(seed) {
+  let state = seed;
+  return () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return state / 2 ** 32;
+  };
+}

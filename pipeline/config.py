@@ -195,9 +195,7 @@ def from_dict(data: Mapping[str, Any]) -> RunConfig:
     for name, values in data.items():
         if not isinstance(values, Mapping):
             raise InputError(f"[{name}] must be a table of settings, not {values!r}")
-        sections[name] = (
-            _groups(values) if name == "groups" else _section(getattr(base, name), name, values)
-        )
+        sections[name] = _groups(values) if name == "groups" else _section(getattr(base, name), name, values)
     return replace(base, **sections)
 
 
@@ -234,9 +232,7 @@ def _refuse_unknown(data: Mapping[str, Any], valid: list[str], kind: str) -> Non
 def _section(base: Any, name: str, values: Mapping[str, Any]) -> Any:
     hints = get_type_hints(type(base))
     _refuse_unknown(values, list(hints), f"key in [{name}]")
-    return replace(
-        base, **{key: _typed(value, hints[key], f"{name}.{key}") for key, value in values.items()}
-    )
+    return replace(base, **{key: _typed(value, hints[key], f"{name}.{key}") for key, value in values.items()})
 
 
 def _groups(values: Mapping[str, Any]) -> dict[str, dict[str, str]]:
@@ -295,25 +291,39 @@ def _describe(options: tuple[Any, ...]) -> str:
 def check(config: RunConfig) -> None:
     """Raises `UsageError` for a value that no run could have."""
     run = config.run
-    _demand(0.0 < run.sample_fraction <= 1.0, "run.sample_fraction", run.sample_fraction,
-            "a fraction above 0 and at most 1, such as 0.02")
+    _demand(
+        0.0 < run.sample_fraction <= 1.0,
+        "run.sample_fraction",
+        run.sample_fraction,
+        "a fraction above 0 and at most 1, such as 0.02",
+    )
     _demand(256 <= run.tile_size <= 65536, "run.tile_size", run.tile_size, "256 to 65536 pixels")
-    _demand(run.calibration_samples >= 1, "run.calibration_samples", run.calibration_samples,
-            "at least 1 window")
+    _demand(
+        run.calibration_samples >= 1, "run.calibration_samples", run.calibration_samples, "at least 1 window"
+    )
     if run.um_per_px is not None:
         check_um_per_px(run.um_per_px, "run.um_per_px")
     for cell_type in CELL_TYPES:
         check_area_range(config.cells(cell_type).filter, cell_type)
         detector = config.cells(cell_type).detector
-        _demand(detector == "auto" or detector in DETECTORS[cell_type], f"{cell_type}.detector",
-                detector, " or ".join(("auto", *DETECTORS[cell_type])))
+        _demand(
+            detector == "auto" or detector in DETECTORS[cell_type],
+            f"{cell_type}.detector",
+            detector,
+            " or ".join(("auto", *DETECTORS[cell_type])),
+        )
     workers, memory_gb = config.compute.num_workers, config.compute.memory_gb
     _demand(workers == "auto" or workers >= 1, "compute.num_workers", workers, "1 or more, or 'auto'")
     _demand(memory_gb is None or memory_gb > 0, "compute.memory_gb", memory_gb, "a size above 0 GB")
-    _demand(config.gallery.cards_per_page >= 1, "gallery.cards_per_page",
-            config.gallery.cards_per_page, "1 or more")
-    _demand(config.gallery.max_site_mb > 0, "gallery.max_site_mb", config.gallery.max_site_mb,
-            "a size above 0 MB")
+    _demand(
+        config.gallery.cards_per_page >= 1,
+        "gallery.cards_per_page",
+        config.gallery.cards_per_page,
+        "1 or more",
+    )
+    _demand(
+        config.gallery.max_site_mb > 0, "gallery.max_site_mb", config.gallery.max_site_mb, "a size above 0 MB"
+    )
 
 
 def check_um_per_px(um_per_px: float, where: object) -> None:
@@ -324,8 +334,12 @@ def check_um_per_px(um_per_px: float, where: object) -> None:
 def check_area_range(area: AreaRange, cell_type: CellType) -> None:
     """Raises `UsageError` unless 0 < min < max, both finite."""
     _demand(area.min_um2 > 0, f"{cell_type}.min_area_um2", area.min_um2, "an area above 0 µm²")
-    _demand(area.max_um2 > area.min_um2, f"{cell_type}.max_area_um2", area.max_um2,
-            f"an area above the minimum of {area.min_um2:g} µm²")
+    _demand(
+        area.max_um2 > area.min_um2,
+        f"{cell_type}.max_area_um2",
+        area.max_um2,
+        f"an area above the minimum of {area.min_um2:g} µm²",
+    )
 
 
 def _demand(fine: bool, where: object, value: object, takes: str) -> None:

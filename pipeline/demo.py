@@ -34,8 +34,7 @@ from pipeline.slide.demo import (
     simulated_annotator,
     write_demo_slides,
 )
-from pipeline.store import atomic, cells
-from pipeline.store import manifest as manifests
+from pipeline.store import atomic, cells, manifest as manifests
 from pipeline.store.layout import RunLayout
 from pipeline.store.manifest import Manifest
 

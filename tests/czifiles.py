@@ -73,6 +73,12 @@ def make_reduced(path: Path, block: Block, factor: int) -> None:
         substitute(path, old, new)
 
 
+def rename_dimension(path: Path, old: str, new: str) -> None:
+    """Gives a dimension of one index another letter, in every directory entry."""
+    entries = (struct.pack("<4siifi", name.encode(), 0, 1, 0.0, 1) for name in (old, new))
+    substitute(path, *entries)
+
+
 def mosaic_blocks(
     rgb: NDArray[np.uint8], origin: tuple[int, int], block_px: int, overlap_px: int = 0, scene: int = 0
 ) -> list[Block]:

@@ -27,7 +27,7 @@ def expert_dots(shared: Path) -> dict[int, NDArray[np.float64]]:
             path = shared / "data" / "marrow" / f"BM_GRAZ_HE_{patient}_0{image}_nuclei.csv"
             with path.open() as file:
                 points = [(float(r["x_px"]), float(r["y_px"])) for r in csv.DictReader(file)]
-            both.append(np.array(points) + (IMAGE_WIDTH_PX * (image - 1), 0))
+            both.append(np.array(points) + np.array([IMAGE_WIDTH_PX * (image - 1), 0]))
         dots[scene] = np.concatenate(both)
     return dots
 

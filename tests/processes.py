@@ -12,11 +12,17 @@ from pathlib import Path
 import psutil
 
 
-def mkhspc(*arguments: object, cwd: Path | None = None, timeout_s: float = 600) -> subprocess.CompletedProcess[str]:
+def mkhspc(
+    *arguments: object, cwd: Path | None = None, timeout_s: float = 600
+) -> subprocess.CompletedProcess[str]:
     """Runs the command and returns its exit code, stdout and stderr."""
     return subprocess.run(
         [sys.executable, "-m", "pipeline", *map(str, arguments)],
-        capture_output=True, text=True, cwd=cwd, timeout=timeout_s, check=False,
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=timeout_s,
+        check=False,
     )
 
 
@@ -34,7 +40,10 @@ def measured(*arguments: object, cwd: Path | None = None) -> Measured:
     begun_s = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline", *map(str, arguments)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
     )
     peaks = [0]
     watcher = threading.Thread(target=_watch, args=(process, peaks), daemon=True)

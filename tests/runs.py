@@ -59,9 +59,7 @@ def make_run(
     return FakeRun(layout, run_manifest, truth)
 
 
-def _manifest(
-    root: Path, slide_ids: tuple[str, ...], scenes: int, um_per_px: float, seed: int
-) -> Manifest:
+def _manifest(root: Path, slide_ids: tuple[str, ...], scenes: int, um_per_px: float, seed: int) -> Manifest:
     base = RunConfig()
     config = replace(
         base,
@@ -77,8 +75,12 @@ def _manifest(
         dataset=manifest.dataset_name(config_hash(settings), list(slide_ids)),
         slides=tuple(
             SlideEntry(
-                s, f"/slides/{s}.czi", 1000, um_per_px,
-                tuple(SceneEntry(k, 8192, 8192) for k in range(scenes)), codes[s],
+                s,
+                f"/slides/{s}.czi",
+                1000,
+                um_per_px,
+                tuple(SceneEntry(k, 8192, 8192) for k in range(scenes)),
+                codes[s],
             )
             for s in slide_ids
         ),
@@ -90,13 +92,20 @@ def _manifest(
 
 
 def _cells(
-    rng: np.random.Generator, slide_id: str, scene: int, cell_type: CellType, count: int,
-    um_per_px: float, separation: float, truth: dict[str, bool],
+    rng: np.random.Generator,
+    slide_id: str,
+    scene: int,
+    cell_type: CellType,
+    count: int,
+    um_per_px: float,
+    separation: float,
+    truth: dict[str, bool],
 ) -> list[dict[str, object]]:
     low, high = (50.0, 4200.0) if cell_type == "mk" else (5.0, 300.0)
     inner = (110.0, 2000.0) if cell_type == "mk" else (11.0, 140.0)
     areas = np.where(
-        rng.random(count) < 0.125, np.where(rng.random(count) < 0.5, low * 1.2, high * 0.9),
+        rng.random(count) < 0.125,
+        np.where(rng.random(count) < 0.5, low * 1.2, high * 0.9),
         np.exp(rng.uniform(*np.log(inner), count)),
     )
     radii_px = np.sqrt(areas / np.pi) / um_per_px
@@ -104,8 +113,12 @@ def _cells(
     masks = [_disc(r) for r in radii_px]
     centres = [(128 + 256 * (s % 32), 128 + 256 * (s // 32)) for s in spots.tolist()]
     boxes = [
-        Box(x - m.shape[1] // 2, y - m.shape[0] // 2, x - m.shape[1] // 2 + m.shape[1],
-            y - m.shape[0] // 2 + m.shape[0])
+        Box(
+            x - m.shape[1] // 2,
+            y - m.shape[0] // 2,
+            x - m.shape[1] // 2 + m.shape[1],
+            y - m.shape[0] // 2 + m.shape[0],
+        )
         for (x, y), m in zip(centres, masks, strict=True)
     ]
     centroids = [(b.x0 + b.width / 2, b.y0 + b.height / 2) for b in boxes]
@@ -122,15 +135,27 @@ def _cells(
         origin = (int(x) - side // 2, int(y) - side // 2)
         rows.append(
             {
-                "cell_id": str(name), "slide_id": slide_id, "scene": scene, "cell_type": cell_type,
+                "cell_id": str(name),
+                "slide_id": slide_id,
+                "scene": scene,
+                "cell_type": cell_type,
                 "tile_id": f"s{scene}_x{int(x) // 4096 * 4096:06d}_y{int(y) // 4096 * 4096:06d}",
-                "x_px": x, "y_px": y, "x_um": x * um_per_px, "y_um": y * um_per_px,
-                "area_px": area_px, "area_um2": area_px * um_per_px**2,
+                "x_px": x,
+                "y_px": y,
+                "x_um": x * um_per_px,
+                "y_um": y * um_per_px,
+                "area_px": area_px,
+                "area_um2": area_px * um_per_px**2,
                 "contour_px": mask_to_contour(mask, box.x0, box.y0).ravel().tolist(),
-                "in_filter": False, "inside_mk_id": None, "touches_tissue_edge": False,
-                "detector": "classical", "detector_score": float(rng.random()),
+                "in_filter": False,
+                "inside_mk_id": None,
+                "touches_tissue_edge": False,
+                "detector": "classical",
+                "detector_score": float(rng.random()),
                 "image": _picture(rng, side, box.shifted(-origin[0], -origin[1]), positive),
-                "x0_px": origin[0], "y0_px": origin[1], "um_per_px": um_per_px,
+                "x0_px": origin[0],
+                "y0_px": origin[1],
+                "um_per_px": um_per_px,
                 **dict(zip(FEATURES, features.tolist(), strict=True)),
             }
         )
@@ -165,8 +190,14 @@ def _write_slide(
     )
     tiles = [
         {
-            "tile_id": f"s{k}_x{x:06d}_y{y:06d}", "scene": k, "x0_px": x, "y0_px": y,
-            "x1_px": x + 4096, "y1_px": y + 4096, "tissue_area_um2": 5e5, "fat_free_area_um2": 4e5,
+            "tile_id": f"s{k}_x{x:06d}_y{y:06d}",
+            "scene": k,
+            "x0_px": x,
+            "y0_px": y,
+            "x1_px": x + 4096,
+            "y1_px": y + 4096,
+            "tissue_area_um2": 5e5,
+            "fat_free_area_um2": 4e5,
             "rank": 4 * k + n,
         }
         for k in range(scenes)

@@ -166,9 +166,7 @@ def test_groups_and_model_hashes_enter_the_hash_only_where_they_count() -> None:
 
 def test_differences_name_the_setting_and_both_values() -> None:
     ours = config.identity(load_config(None, {"run.seed": 7}), {})
-    assert config.differences(ours, config.identity(RunConfig(), {})) == [
-        "run.seed is 0 there and 7 here"
-    ]
+    assert config.differences(ours, config.identity(RunConfig(), {})) == ["run.seed is 0 there and 7 here"]
 
 
 def test_the_stored_range_reaches_beyond_the_filter() -> None:

@@ -51,8 +51,8 @@ def imported_rooms(path: Path) -> set[str]:
 
 
 def source_files(root: Path) -> list[Path]:
-    top = {"__init__.py", "__main__.py"}
-    return [p for p in (root / "pipeline").rglob("*.py") if not (p.parent.name == "pipeline" and p.name in top)]
+    top = {root / "pipeline" / "__init__.py", root / "pipeline" / "__main__.py"}
+    return sorted(set((root / "pipeline").rglob("*.py")) - top)
 
 
 def test_every_module_has_a_room(repository: Path) -> None:

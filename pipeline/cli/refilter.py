@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from pipeline.cli.options import area_options, json_option, print_json, run_argument
 from pipeline.cli.segment import print_summary
-from pipeline.config import CELL_TYPES
+from pipeline.config import CELL_TYPES, AreaRange
 from pipeline.errors import UsageError
 
 
@@ -36,12 +36,11 @@ def refilter(run_dir: Path, as_json: bool, **bounds: float | None) -> None:
     layout = RunLayout(run_dir)
     areas = dict(read(layout).filter)
     for cell_type in CELL_TYPES:
-        given = {
-            f"{end}_um2": bounds[f"{cell_type}_{end}_area_um"]
-            for end in ("min", "max")
-            if bounds[f"{cell_type}_{end}_area_um"] is not None
-        }
-        areas[cell_type] = replace(areas[cell_type], **given)
+        low, high = bounds[f"{cell_type}_min_area_um"], bounds[f"{cell_type}_max_area_um"]
+        old = areas[cell_type]
+        areas[cell_type] = AreaRange(
+            old.min_um2 if low is None else low, old.max_um2 if high is None else high
+        )
     summary = run_refilter(layout, areas)
     if as_json:
         print_json({**asdict(summary), "root": str(summary.root)})

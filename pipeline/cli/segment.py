@@ -102,4 +102,3 @@ def print_summary(summary: Any) -> None:
 
 def _workers(text: str | None) -> int | str | None:
     return int(text) if text is not None and text.lstrip("-").isdigit() else text
-

@@ -68,8 +68,7 @@ def validate(
       mkhspc validate --mk-classifier mk.skops --hspc-classifier hspc.skops
       mkhspc validate --mk-classifier mk.skops --confident --run run --report validation
     """
-    from pipeline.learn import validate as judging
-    from pipeline.learn import validation_report
+    from pipeline.learn import validate as judging, validation_report
     from pipeline.store.layout import RunLayout
 
     given = {"mk": mk_classifier, "hspc": hspc_classifier}

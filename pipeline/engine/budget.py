@@ -45,9 +45,7 @@ def _machine_bytes() -> int:
     raise UsageError("the machine's memory is unknown", fix="give it with --memory-gb")
 
 
-def plan_workers(
-    asked: int | Literal["auto"], window_px: int, tiles: int, memory_gb: float | None
-) -> Budget:
+def plan_workers(asked: int | Literal["auto"], window_px: int, tiles: int, memory_gb: float | None) -> Budget:
     """Chooses the number of worker processes.
 
     Args:

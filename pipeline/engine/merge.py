@@ -88,6 +88,4 @@ def _write_crops(path: Path, parts: Sequence[Path], config_hash: str, metadata: 
     names = ["cell_id", *(f"crop_{name}" for name in CROPS.names[1:])]
     pieces = (tables.read_table(part, config_hash, columns=names) for part in parts)
     crops = (piece.rename_columns(CROPS.names) for piece in pieces)
-    tables.write_stream(
-        path, CROPS, crops, config_hash, metadata=metadata, rows_per_group=CROPS_PER_GROUP
-    )
+    tables.write_stream(path, CROPS, crops, config_hash, metadata=metadata, rows_per_group=CROPS_PER_GROUP)

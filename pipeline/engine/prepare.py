@@ -60,7 +60,7 @@ def _slide_files(config: RunConfig) -> list[Path]:
             raise InputError("there is no such slide", where=pattern, fix="check the path to the CZI file")
         paths += found
     if not paths:
-        raise UsageError("no slide given", fix="give one or more with --czi-path, or [run] slides in a config")
+        raise UsageError("no slide given", fix="give one with --czi-path, or [run] slides in a config")
     return paths
 
 

@@ -70,8 +70,7 @@ def find_cells(slide: CziSlide, plan: TilePlan, tile: Tile, recipe: Recipe) -> p
     found = {t: _find(window, tissue, tile, recipe, t, slide_id) for t in CELL_TYPES}
     inside = _inside_mk(found["mk"], found["hspc"])
     rows = [
-        _rows(window, tissue, tile, found[t], inside if t == "hspc" else {}, slide_id)
-        for t in CELL_TYPES
+        _rows(window, tissue, tile, found[t], inside if t == "hspc" else {}, slide_id) for t in CELL_TYPES
     ]
     return pa.concat_tables(rows)
 

@@ -21,7 +21,7 @@ from pipeline.config import CELL_TYPES, CellType
 from pipeline.errors import InputError
 from pipeline.learn.events import Events, read_events
 from pipeline.learn.jsonfile import read_json
-from pipeline.learn.labels import VALUES, AnnotationFile, Repeat, Value, make_label, parse_time
+from pipeline.learn.labels import VALUES, AnnotationFile, Repeat, Value, checked_id, make_label, parse_time
 
 FORMAT = "mkhspc-annotations"
 VERSION = 1
@@ -66,6 +66,8 @@ def read_annotations(path: Path) -> AnnotationFile:
 
 def _shape(data: Any, path: Path) -> str:
     if isinstance(data, list):
+        for text in data[:1]:
+            checked_id(text, path)
         raise _only_negatives(path) if data else _unknown(path)
     if not isinstance(data, dict) or not data:
         raise _unknown(path)

@@ -23,8 +23,7 @@ from pipeline.report.statistics import (
     units,
 )
 from pipeline.resources import render
-from pipeline.store import atomic
-from pipeline.store import manifest as manifests
+from pipeline.store import atomic, manifest as manifests
 from pipeline.store.layout import RunLayout
 from pipeline.store.manifest import Manifest
 

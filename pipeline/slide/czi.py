@@ -7,9 +7,10 @@ else.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -31,6 +32,20 @@ Pixels = NDArray[np.uint8]
 WHITE = 255
 STRIP_BYTES = 256 * 1024**2
 """A pyramid level is read at once up to this size, and in strips beyond it."""
+BAND_PX = 2**22
+
+LIBCZI_ERRORS: tuple[type[Exception], ...] = (
+    RuntimeError,
+    ValueError,
+    IndexError,
+    OSError,
+    *(
+        found
+        for found in vars(importlib.import_module("_aicspylibczi")).values()
+        if isinstance(found, type) and issubclass(found, Exception)
+    ),
+)
+"""What aicspylibczi raises for a damaged file: its own errors share no base but `Exception`."""
 
 
 def read_slide_info(path: Path) -> SlideInfo:
@@ -54,7 +69,7 @@ class CziSlide:
         self._file = directory.path.open("rb")
         try:
             self._czi = CziFile(self._file)
-        except Exception as error:  # libCZI's errors share no narrower base
+        except LIBCZI_ERRORS as error:
             self._file.close()
             raise InputError(f"cannot be opened ({error})", where=directory.path, fix=COPY_AGAIN) from error
 
@@ -197,14 +212,18 @@ class CziSlide:
         try:
             stored, _ = self._czi.read_image(cores=1, **where)
             image: Pixels = stored.reshape(block.stored_height_px, block.stored_width_px, 3)
-        except Exception as error:  # libCZI's errors share no narrower base
+        except LIBCZI_ERRORS as error:
             raise self._undecodable(block.box, str(error)) from error
         return image
 
     def _decode_large(self, block: SubBlock) -> Pixels:
         """The same through libCZI's mosaic, where blocks of the scene that lie above cover it already."""
-        if self._mosaic(block.scene).is_overlaid:
-            raise self._undecodable(block.box, "images of two scenes of different sizes overlap")
+        if self._mosaic(block.scene).has_strangers(block.box):
+            raise InputError(
+                f"scene {block.scene} is overlaid by a scene with images of another size",
+                where=self.info.path,
+                fix="save each scene as a file of its own in ZEN",
+            )
         return self._read_mosaic(block.box, 1.0, block.plane)
 
     def _check(self, block: SubBlock) -> None:
@@ -214,21 +233,23 @@ class CziSlide:
     def _mean_of_level_0(self, mosaic: SceneMosaic, grid: Grid) -> Pixels:
         """Means of what is seen of every block, each decoded once."""
         sums = np.zeros((*grid.shape, 3), np.int32)
-        gaps = grid.areas(mosaic.box)
+        areas = grid.areas(mosaic.box)
+        gaps = areas.copy()
         for nth, block in enumerate(mosaic.level_0):
             parts = mosaic.visible_parts(nth)
             if not parts:
                 continue
-            # In 32 bits the running sums of a large block wrap around; their differences stay exact.
-            running = cv2.integral(self._decode(block))
-            for part in parts:
+            image = self._decode(block)
+            for part in itertools.chain.from_iterable(map(_bands, parts)):
                 rows, columns = grid.edges(part)
-                corners = running[np.ix_(rows - block.box.y0, columns - block.box.x0)]
+                running = cv2.integral(image[part.slices_in(block.box)])
+                corners = running[np.ix_(rows - part.y0, columns - part.x0)]
                 sums[grid.cells(part)] += np.diff(np.diff(corners, axis=0), axis=1)
                 gaps[grid.cells(part)] -= grid.areas(part)
-        areas = grid.areas(mosaic.box)[..., None]
-        means = (sums + WHITE * gaps[..., None] + areas // 2) // areas
-        return _to_rgb(means.astype(np.uint8))
+        for channel in np.moveaxis(sums, 2, 0):  # in place: the sums of a whole slide are large
+            channel += WHITE * gaps + areas // 2
+            channel //= areas
+        return _to_rgb(sums.astype(np.uint8))
 
     def _usable_level(
         self, mosaic: SceneMosaic, grid: Grid, covered: NDArray[np.bool_]
@@ -276,7 +297,7 @@ class CziSlide:
                 **plane,
             )
             image: Pixels = stored.reshape(stored.shape[-3:])
-        except Exception as error:  # libCZI's errors share no narrower base
+        except LIBCZI_ERRORS as error:
             raise self._undecodable(box, str(error)) from error
         return image
 
@@ -287,6 +308,13 @@ class CziSlide:
             where=self.info.path,
             fix=COPY_AGAIN,
         )
+
+
+def _bands(box: Box) -> Iterator[Box]:
+    """A box cut into bands of rows whose sums of intensities fit into 32 bits."""
+    height = max(1, BAND_PX // box.width)
+    for y0 in range(box.y0, box.y1, height):
+        yield Box(box.x0, y0, box.x1, min(y0 + height, box.y1))
 
 
 def _split(rows: int, strips: int, step: int) -> list[int]:

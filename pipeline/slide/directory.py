@@ -131,7 +131,8 @@ def is_whole(file: BinaryIO, block: SubBlock, size_bytes: int) -> bool:
     name, allocated, used = _SEGMENT.unpack_from(header)
     parts = _PARTS.unpack_from(header, _SEGMENT.size)
     length = min(used or allocated, size_bytes - block.position_bytes - _SEGMENT.size)
-    return name.rstrip(b"\0") == b"ZISRAWSUBBLOCK" and min(parts) >= 0 and sum(parts) <= length
+    is_block: bool = name.rstrip(b"\0") == b"ZISRAWSUBBLOCK"
+    return is_block and min(parts) >= 0 and sum(parts) <= int(length)
 
 
 class _Parser:

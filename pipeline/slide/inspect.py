@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -48,7 +49,7 @@ class SlideReport:
     um_per_px: float | None
     refusal: str
     scenes: tuple[SceneReport, ...]
-    tissue: dict[int, TissueMask]
+    tissue: Mapping[int, TissueMask]
     tiles: tuple[Tile, ...] | None
     tile_size: int
     halo_px: int | None
@@ -106,7 +107,7 @@ def inspect_slide(
         tiles=tiles,
         tile_size=tile_size,
         halo_px=halo_px,
-        read_share=_read_share(tiles or (), halo_px or 0),
+        read_share=_read_share(tiles or (), tissue, halo_px or 0),
     )
 
 
@@ -143,6 +144,8 @@ def _over(value: float | None, unit: float | None) -> float | None:
     return None if value is None or unit is None else value / unit
 
 
-def _read_share(tiles: tuple[Tile, ...], halo_px: int) -> float | None:
+def _read_share(tiles: Sequence[Tile], tissue: Mapping[int, TissueMask], halo_px: int) -> float | None:
+    """What lies outside the scene is not read."""
     core_px = sum(tile.core.area_px for tile in tiles)
-    return sum(tile.read_box(halo_px).area_px for tile in tiles) / core_px if core_px else None
+    read_px = sum(tile.read_box(halo_px).clipped(tissue[tile.scene].scene_box).area_px for tile in tiles)
+    return read_px / core_px if core_px else None

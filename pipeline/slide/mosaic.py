@@ -45,6 +45,10 @@ class SceneMosaic:
         """Whether a block of another scene shares a pixel with a block of this one."""
         return any(_meets(self._corners, Box(*corners)).any() for corners in self.strangers.tolist())
 
+    def has_strangers(self, box: Box) -> bool:
+        """Whether a block of another scene shares a pixel with a box."""
+        return bool(_meets(self.strangers, box).any())
+
     def meeting(self, box: Box) -> Iterator[SubBlock]:
         """Level-0 blocks that share a pixel with a box, bottom to top."""
         for index in np.flatnonzero(_meets(self._corners, box)):
@@ -135,10 +139,10 @@ class Grid:
         xs = np.arange(columns.start, columns.stop + 1) * self.factor + self.scene.x0
         return np.clip(ys, box.y0, box.y1), np.clip(xs, box.x0, box.x1)
 
-    def areas(self, box: Box) -> NDArray[np.int64]:
+    def areas(self, box: Box) -> NDArray[np.int32]:
         """Pixels that each cell of `cells(box)` shares with the box."""
-        rows, columns = self.edges(box)
-        areas: NDArray[np.int64] = np.diff(rows)[:, None] * np.diff(columns)[None, :]
+        rows, columns = (np.diff(edges).astype(np.int32) for edges in self.edges(box))
+        areas: NDArray[np.int32] = rows[:, None] * columns[None, :]
         return areas
 
     def covered(self, corners: Corners) -> NDArray[np.bool_]:

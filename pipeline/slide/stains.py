@@ -283,7 +283,7 @@ def _levels(windows: Sequence[RgbImage], um_per_px: float, tables: NDArray[np.in
     )
 
 
-def smooth(amounts: NDArray[np.uint8], sigma_px: float) -> NDArray[np.uint8]:
+def smooth(amounts: NDArray[Any], sigma_px: float) -> NDArray[np.uint8]:
     """Gaussian smoothing of uint8, truncated at 3 sigma.
 
     On uint8 cv2 filters in fixed point, so the result is the same wherever a pixel lies.

@@ -27,7 +27,7 @@ def replacing(path: Path) -> Iterator[Path]:
     with _temporary(path) as temporary:
         yield temporary
         _sync_file(temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
         _sync_directory(path.parent)
 
 
@@ -46,11 +46,13 @@ def creating(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
+    """Replaces `path` by a file of these bytes in one step."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
 
 def write_text(path: Path, text: str) -> None:
+    """Replaces `path` by a file of this text, as UTF-8, in one step."""
     write_bytes(path, text.encode("utf-8"))
 
 
@@ -60,6 +62,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def dump_json(value: Any) -> str:
+    """Indented JSON text; NaN and infinity raise `ValueError`."""
     return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 

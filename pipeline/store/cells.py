@@ -87,9 +87,7 @@ def write_cells(layout: RunLayout, manifest: Manifest, slide_id: str, cells: pa.
     """Writes one slide's cells, checked against the schema, with `in_filter` set."""
     cells = with_in_filter(cells, manifest.filter)
     schema = cells_schema(feature_columns(cells.column_names))
-    tables.write_table(
-        layout.cells(slide_id), cells.select(schema.names).cast(schema), manifest.config_hash
-    )
+    tables.write_table(layout.cells(slide_id), cells.select(schema.names).cast(schema), manifest.config_hash)
 
 
 def rewrite_in_filter(layout: RunLayout, manifest: Manifest, slide_id: str) -> None:
@@ -127,8 +125,6 @@ def iter_crops(
     value_set = None if wanted is None else pa.array(sorted(wanted), pa.string())
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=1024):
-            chosen = (
-                batch if value_set is None else batch.filter(pc.is_in(batch["cell_id"], value_set))
-            )
+            chosen = batch if value_set is None else batch.filter(pc.is_in(batch["cell_id"], value_set))
             for row in chosen.to_pylist():
                 yield Crop(**row)

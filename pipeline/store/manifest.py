@@ -156,7 +156,8 @@ def loads(text: str, where: Path) -> Manifest:
         data = json.loads(text)
         if data.get("format") != FORMAT or data.get("version") != VERSION:
             raise InputError(
-                f"is not the manifest of a run of version {VERSION}", where=where,
+                f"is not the manifest of a run of version {VERSION}",
+                where=where,
                 fix="segment into a new directory",
             )
         manifest = Manifest(
@@ -178,7 +179,8 @@ def loads(text: str, where: Path) -> Manifest:
         ) from error
     if data["config_hash"] != manifest.config_hash:
         raise InputError(
-            "was edited: its settings no longer fit its config_hash", where=where,
+            "was edited: its settings no longer fit its config_hash",
+            where=where,
             fix="restore the original: tiles were made with the settings it had",
         )
     return manifest

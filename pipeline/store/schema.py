@@ -109,7 +109,9 @@ class CellName:
         return base if self.nth == 1 else f"{base}_{self.nth}"
 
 
-_ID = re.compile(r"(?P<slide>.+?)(?:_s(?P<scene>\d+))?_(?P<type>mk|hspc)_(?P<x>\d+)_(?P<y>\d+)(?:_(?P<nth>\d+))?")
+_ID = re.compile(
+    r"(?P<slide>.+?)(?:_s(?P<scene>\d+))?_(?P<type>mk|hspc)_(?P<x>\d+)_(?P<y>\d+)(?:_(?P<nth>\d+))?"
+)
 
 
 def parse_cell_id(cell_id: str) -> CellName:
@@ -120,9 +122,7 @@ def parse_cell_id(cell_id: str) -> CellName:
     """
     match = _ID.fullmatch(cell_id)
     if match is None:
-        raise InputError(
-            f"'{cell_id[:80]}' is no cell id", fix="an id looks like <slide>_s0_mk_1234_5678"
-        )
+        raise InputError(f"'{cell_id[:80]}' is no cell id", fix="an id looks like <slide>_s0_mk_1234_5678")
     return CellName(
         slide_id=match["slide"],
         scene=int(match["scene"] or 0),

@@ -37,9 +37,7 @@ def create_table(
 
 def _write(path: Path, table: pa.Table, config_hash: str, metadata: Mapping[str, str]) -> None:
     stored = table.replace_schema_metadata({CONFIG_HASH_KEY: config_hash, **metadata})
-    pq.write_table(
-        stored.combine_chunks(), path, compression="zstd", row_group_size=ROWS_PER_GROUP
-    )
+    pq.write_table(stored.combine_chunks(), path, compression="zstd", row_group_size=ROWS_PER_GROUP)
 
 
 def write_stream(
@@ -86,9 +84,7 @@ def _regrouped(pieces: Iterable[pa.Table], length: int) -> Iterator[pa.Table]:
         yield pa.concat_tables(rest).combine_chunks()
 
 
-def read_table(
-    path: Path, config_hash: str, *, columns: list[str] | None = None
-) -> pa.Table:
+def read_table(path: Path, config_hash: str, *, columns: list[str] | None = None) -> pa.Table:
     """Reads a table of the run with this config hash.
 
     Args:

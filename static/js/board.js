@@ -53,6 +53,7 @@ export class Board {
     this.counts = { positive: 0, negative: 0, unsure: 0, left: this.cards.filter((card) => !card.isRepeat).length };
     this.columns = 0;
     this.current = this.cards[0];
+    this.anchor = this.current;
     for (const card of this.cards) {
       card.setReachable(card === this.current);
       for (const button of card.buttons) button.setAttribute("aria-label", WORDS[button.dataset.label]);
@@ -89,6 +90,7 @@ export class Board {
     card.setReachable(true);
     card.element.classList.add("current");
     if (!focus) return;
+    this.anchor = card;
     card.element.focus({ preventScroll: true });
     card.element.scrollIntoView({ block: "nearest" });
   }
@@ -124,11 +126,13 @@ export class Board {
   toggle(card) {
     const cards = new Set(this.selection);
     if (!cards.delete(card)) cards.add(card);
+    this.anchor = card;
     this.select(cards);
   }
 
+  /** Selects all from the card that was chosen last to this one. */
   selectTo(card) {
-    const [first, last] = [this.current.index, card.index].sort((a, b) => a - b);
+    const [first, last] = [this.anchor.index, card.index].sort((a, b) => a - b);
     this.select([...this.selection, ...this.cards.slice(first, last + 1)]);
   }
 

@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 
 import pyarrow as pa
-
 from compare import agreement
+from processes import measured, mkhspc
+
 from pipeline.slide.demo import DEMO_SLIDES, match_truth, read_truth, write_demo_slides
 from pipeline.store import cells, manifest as manifests
 from pipeline.store.layout import RunLayout
-from processes import measured, mkhspc
 
 Row = dict[str, object]
 
@@ -56,14 +56,28 @@ def _found_against_true(scratch: Path) -> list[Row]:
     found: list[Row] = []
     for cell_type in ("hspc", "mk"):
         one = score.of(cell_type)
-        found.append(_row(f"simulated {cell_type.upper()}: F1 at IoU 0.5 over {len(slides)} slides", one.f1,
-                          "F1", "known truth", ">= 0.95", one.f1 >= 0.95))
+        found.append(
+            _row(
+                f"simulated {cell_type.upper()}: F1 at IoU 0.5 over {len(slides)} slides",
+                one.f1,
+                "F1",
+                "known truth",
+                ">= 0.95",
+                one.f1 >= 0.95,
+            )
+        )
         for cut in (CUTS[0], CUTS[1], CUTS[3]):
             agreed = agreement(whole, runs[cut], cell_type, min_iou=0.9)
-            found.append(_row(
-                f"same {cell_type.upper()} at tile size {cut[0]} and {cut[1]} workers", agreed.f1,
-                "F1 at IoU 0.9", "tile size 4096, 2 workers", ">= 0.995 or one cell", agreed.is_same,
-            ))
+            found.append(
+                _row(
+                    f"same {cell_type.upper()} at tile size {cut[0]} and {cut[1]} workers",
+                    agreed.f1,
+                    "F1 at IoU 0.9",
+                    "tile size 4096, 2 workers",
+                    ">= 0.995 or one cell",
+                    agreed.is_same,
+                )
+            )
     return found
 
 
@@ -74,10 +88,20 @@ def _two_compressions(shared: Path, scratch: Path) -> list[Row]:
     renamed = jxr.set_column(jxr.column_names.index("slide_id"), "slide_id", [["marrow"] * len(jxr)])
     found = []
     for cell_type in ("hspc", "mk"):
-        f1 = agreement(zstd.filter(zstd["in_filter"]), renamed.filter(renamed["in_filter"]), cell_type, 0.5).f1
+        f1 = agreement(
+            zstd.filter(zstd["in_filter"]), renamed.filter(renamed["in_filter"]), cell_type, 0.5
+        ).f1
         target, ok = (">= 0.97", f1 >= 0.97) if cell_type == "hspc" else (None, None)
-        found.append(_row(f"same {cell_type.upper()} from JPEG-XR as from zstd", f1, "F1 at IoU 0.5",
-                          "marrow.czi", target, ok))
+        found.append(
+            _row(
+                f"same {cell_type.upper()} from JPEG-XR as from zstd",
+                f1,
+                "F1 at IoU 0.5",
+                "marrow.czi",
+                target,
+                ok,
+            )
+        )
     return found
 
 
@@ -87,10 +111,22 @@ def _demo(scratch: Path) -> list[Row]:
         raise RuntimeError(done.process.stderr)
     peak_gb = done.peak_bytes / 1e9
     return [
-        _row("mkhspc demo: wall time", done.wall_s, "s", None, f"<= {DEMO_LIMIT_S:.0f}",
-             done.wall_s <= DEMO_LIMIT_S),
-        _row("mkhspc demo: peak memory of the process tree (PSS)", peak_gb, "GB", None,
-             f"<= {DEMO_LIMIT_GB:.0f}", peak_gb <= DEMO_LIMIT_GB),
+        _row(
+            "mkhspc demo: wall time",
+            done.wall_s,
+            "s",
+            None,
+            f"<= {DEMO_LIMIT_S:.0f}",
+            done.wall_s <= DEMO_LIMIT_S,
+        ),
+        _row(
+            "mkhspc demo: peak memory of the process tree (PSS)",
+            peak_gb,
+            "GB",
+            None,
+            f"<= {DEMO_LIMIT_GB:.0f}",
+            peak_gb <= DEMO_LIMIT_GB,
+        ),
     ]
 
 
@@ -104,5 +140,7 @@ def _help() -> Row:
     return _row("mkhspc --help: wall time", median_s, "s", None, f"< {HELP_LIMIT_S}", median_s < HELP_LIMIT_S)
 
 
-def _row(name: str, value: float, unit: str, baseline: str | None, target: str | None, ok: bool | None) -> Row:
+def _row(
+    name: str, value: float, unit: str, baseline: str | None, target: str | None, ok: bool | None
+) -> Row:
     return {"name": name, "value": value, "unit": unit, "baseline": baseline, "target": target, "ok": ok}

@@ -21,8 +21,7 @@ from pipeline.report.design import read_design
 from pipeline.report.plots import density_png
 from pipeline.report.results import SlideResult, slide_results
 from pipeline.report.write import make_report, to_json, write_report
-from pipeline.store import cells as store_cells
-from pipeline.store import tables
+from pipeline.store import cells as store_cells, tables
 from pipeline.store.layout import RunLayout
 from pipeline.store.schema import SCORES
 

@@ -10,9 +10,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from czifiles import ZSTD, Block, block_means, make_reduced, mosaic_blocks, noise, substitute, write_czi
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from czifiles import (
+    ZSTD,
+    Block,
+    block_means,
+    make_reduced,
+    mosaic_blocks,
+    noise,
+    rename_dimension,
+    substitute,
+    write_czi,
+)
+from hypothesis import given, settings, strategies as st
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError, UsageError
@@ -190,6 +199,12 @@ class TestPixels:
             assert (whole(slide)[:, 50:] == noise(600, 700)).all()
             assert np.abs(slide.read_lowres(0, 25)[:, 2:] - block_means(noise(600, 700), 25)).max() <= 0.5
 
+    def test_a_large_block_under_another_scene_is_refused_not_guessed(self, tmp_path: Path) -> None:
+        blocks = [Block(noise(9, 9), -50, 0, 1), Block(noise(60, 60), 0, 0), Block(noise(9, 9), 20, 20, 1)]
+        path = write_czi(tmp_path / "a.czi", blocks)
+        with CziSlide.open(path) as slide, pytest.raises(InputError, match="overlaid by a scene"):
+            whole(slide, 0)
+
     def test_of_a_focus_stack_the_middle_is_read(self, tmp_path: Path) -> None:
         blocks = [
             Block(np.full((20, 20, 3), 10 * z, np.uint8), x, 0, plane={"Z": z, "T": t})
@@ -198,6 +213,17 @@ class TestPixels:
         with CziSlide.open(write_czi(tmp_path / "a.czi", blocks)) as slide:
             assert slide.info.planes == (("T", 2), ("Z", 5))
             assert (whole(slide) == 20).all()
+
+    @pytest.mark.parametrize("renamed", [{"T": "B", "Z": "H"}, {"T": "V", "Z": "I"}, {"C": "V"}])
+    def test_unusual_dimensions_are_no_trouble(self, tmp_path: Path, renamed: dict[str, str]) -> None:
+        rgb = noise(90, 120)
+        path = write_czi(tmp_path / "a.czi", mosaic_blocks(rgb, FAR, 50, 10))
+        for old, new in renamed.items():
+            rename_dimension(path, old, new)
+        with CziSlide.open(path) as slide:
+            assert slide.info.is_mosaic
+            assert (whole(slide) == rgb).all()
+            assert np.abs(slide.read_lowres(0, 10) - block_means(rgb, 10)).max() <= 0.5
 
     def test_a_scene_that_is_not_there_is_refused(self, tmp_path: Path) -> None:
         path = write_czi(tmp_path / "a.czi", [Block(noise(9, 9), 0, 0, 0), Block(noise(9, 9), 20, 0, 3)])
@@ -273,6 +299,12 @@ class TestOverview:
             lowres = slide.read_lowres(0, factor)
         assert lowres.shape == means.shape
         assert np.abs(lowres - means).max() <= 0.5
+
+    def test_a_large_image_is_summed_in_bands(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(czi_module, "BAND_PX", 500)
+        rgb = noise(130, 170)
+        with CziSlide.open(write_czi(tmp_path / "a.czi", [Block(rgb, 3, 5)])) as slide:
+            assert np.abs(slide.read_lowres(0, 12) - block_means(rgb, 12)).max() <= 0.5
 
     def pyramid(self, path: Path, *, level_px: tuple[int, int] = (128, 96)) -> NDArray[np.uint8]:
         """A mosaic with a level of a quarter of its size; returns the stored level."""

@@ -23,8 +23,13 @@ def test_a_slide_id_is_safe_everywhere(stem: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "slide_id"),
-    [("FGC1.czi", "FGC1"), ("a b'c\".czi", "a_b_c"), ("<script>alert(1)</script>.czi", "script"),
-     ("..czi", None), ("2024.01.F-1.czi", "2024.01.F-1")],
+    [
+        ("FGC1.czi", "FGC1"),
+        ("a b'c\".czi", "a_b_c"),
+        ("<script>alert(1)</script>.czi", "script"),
+        ("..czi", None),
+        ("2024.01.F-1.czi", "2024.01.F-1"),
+    ],
 )
 def test_names_of_files(name: str, slide_id: str | None) -> None:
     if slide_id is None:

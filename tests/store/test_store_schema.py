@@ -12,8 +12,14 @@ slide_ids = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
 places = st.tuples(st.floats(0, 1e6), st.floats(0, 1e6))
 
 
-@given(slide_ids, st.integers(0, 99), st.sampled_from(["mk", "hspc"]), st.integers(0, 10**6),
-       st.integers(0, 10**6), st.integers(1, 9))
+@given(
+    slide_ids,
+    st.integers(0, 99),
+    st.sampled_from(["mk", "hspc"]),
+    st.integers(0, 10**6),
+    st.integers(0, 10**6),
+    st.integers(1, 9),
+)
 def test_a_name_is_read_back_from_its_id(slide, scene, cell_type, x, y, nth) -> None:
     name = CellName(slide, scene, cell_type, x, y, nth)
     assert parse_cell_id(str(name)) == name
@@ -24,7 +30,9 @@ def test_an_old_id_means_scene_0() -> None:
     assert parse_cell_id("2024_s1_F_hspc_12_34") == CellName("2024_s1_F", 0, "hspc", 12, 34)
 
 
-@pytest.mark.parametrize("text", ["", "FGC1", "FGC1_s0_nk_1_2", "FGC1_s0_mk_1", "FGC1_s0_mk_1_2_3_4", "x" * 500])
+@pytest.mark.parametrize(
+    "text", ["", "FGC1", "FGC1_s0_nk_1_2", "FGC1_s0_mk_1", "FGC1_s0_mk_1_2_3_4", "x" * 500]
+)
 def test_what_is_no_id_is_an_error(text: str) -> None:
     with pytest.raises(InputError, match="no cell id"):
         parse_cell_id(text)

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
+from runs import make_run
 
 from pipeline.config import AreaRange
 from pipeline.errors import InputError
 from pipeline.store import cells, manifest as manifests, tables
-from runs import make_run
 
 TABLE = pa.table({"a": pa.array(range(1000), pa.int32()), "b": [f"x{i}" for i in range(1000)]})
 
@@ -18,7 +19,7 @@ TABLE = pa.table({"a": pa.array(range(1000), pa.int32()), "b": [f"x{i}" for i in
 @given(st.lists(st.integers(0, 999), max_size=6))
 def test_the_bytes_do_not_depend_on_how_the_rows_came(tmp_path: Path, cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), 1000]
-    pieces = [TABLE.slice(a, b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [TABLE.slice(a, b - a) for a, b in pairwise(edges)]
     rows = tables.write_stream(tmp_path / "p.parquet", TABLE.schema, pieces, "h", rows_per_group=64)
     tables.write_stream(tmp_path / "w.parquet", TABLE.schema, [TABLE], "h", rows_per_group=64)
     assert rows == 1000

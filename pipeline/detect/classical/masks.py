@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.geometry import BoolMask, Box, normalise_mask
+from pipeline.config import AreaRange
+from pipeline.geometry import BoolMask, Box, area_um2, mask_length_px, normalise_mask
 
 ByteImage = NDArray[np.uint8]
 LabelImage = NDArray[np.int32]
@@ -29,6 +30,16 @@ def disc(radius_px: int) -> ByteImage:
     return inside.astype(np.uint8)
 
 
+def dilate(image: ByteImage, radius_px: int) -> ByteImage:
+    """Largest value within a disc around each pixel."""
+    return np.asarray(cv2.dilate(image, disc(radius_px)), np.uint8)
+
+
+def erode(image: ByteImage, radius_px: int) -> ByteImage:
+    """Smallest value within a disc around each pixel."""
+    return np.asarray(cv2.erode(image, disc(radius_px)), np.uint8)
+
+
 def odd_size(length_px: float) -> int:
     """The odd whole number nearest to a length: a filter of that size has a centre pixel."""
     return 2 * round((length_px - 1.0) / 2.0) + 1
@@ -45,7 +56,8 @@ def fill_holes(mask: ByteImage, limit: HoleLimit) -> ByteImage:
     is_hole = (stats[:, cv2.CC_STAT_AREA] <= limit.area_px) & (np.maximum(width, height) <= limit.side_px)
     is_hole &= (left > 0) & (top > 0) & (left + width < mask.shape[1]) & (top + height < mask.shape[0])
     is_hole[0] = False  # label 0 is the mask itself
-    return mask | is_hole.astype(np.uint8)[labels]
+    filled: ByteImage = mask | is_hole.astype(np.uint8)[labels]
+    return filled
 
 
 def normalised(mask: BoolMask) -> BoolMask:
@@ -63,3 +75,12 @@ def tight(mask: BoolMask, x0_px: int, y0_px: int) -> tuple[Box, BoolMask]:
     top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
     box = Box(x0_px + left, y0_px + top, x0_px + right, y0_px + bottom)
     return box, np.ascontiguousarray(mask[top:bottom, left:right])
+
+
+def fits(mask: BoolMask, area: AreaRange, um_per_px: float) -> bool:
+    """Whether a tight mask has an area in the range and is no longer than the range allows."""
+    size_um2 = area_um2(int(mask.sum()), um_per_px)
+    if not area.min_um2 <= size_um2 <= area.max_um2:
+        return False
+    longest_px = area.max_length_um / um_per_px
+    return float(np.hypot(*mask.shape)) <= longest_px or mask_length_px(mask) <= longest_px

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from pipeline.detect.classical.masks import ByteImage, LabelImage, disc
+from pipeline.detect.classical.masks import ByteImage, LabelImage, dilate
 from pipeline.geometry import um_to_px
 from pipeline.slide.stains import smooth
 
@@ -35,7 +35,7 @@ ARM_UM = 9.0
 """Pixels up to this far from a seed can be its own, or up to 1.6 of its disc's radius if that is more."""
 ARM_PER_RADIUS = 1.6
 
-REACH_UM = (
+SPLIT_REACH_UM = (
     max(ARM_UM, ARM_PER_RADIUS * MAX_DEPTH_UM)
     + SADDLE_RADIUS_UM
     + 2 * SUMMIT_RADIUS_UM
@@ -60,24 +60,37 @@ class Seeds:
 
 def find_seeds(mask: ByteImage, um_per_px: float) -> Seeds:
     """Seeds of the nuclei in an (h, w) mask of 0 and 1."""
-    distance = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_5)
-    depth = cv2.convertScaleAbs(distance, alpha=DEPTH_PER_UM * um_per_px)
-    depth = smooth(depth, SMOOTHING_UM / um_per_px)
-    x, y = _summits(depth, mask, um_to_px(SUMMIT_RADIUS_UM, um_per_px))
+    depth = smooth(_depth(mask, um_per_px), SMOOTHING_UM / um_per_px)
+    x, y = summits(depth, mask, um_to_px(SUMMIT_RADIUS_UM, um_per_px))
     kept = ~_behind_no_saddle(depth, x, y, um_to_px(SADDLE_RADIUS_UM, um_per_px))
     x, y = x[kept], y[kept]
     return Seeds(x, y, depth[y, x] / (DEPTH_PER_UM * um_per_px))
 
 
-def _summits(depth: ByteImage, mask: ByteImage, radius_px: int) -> tuple[IntVector, IntVector]:
-    """Points of the mask with nothing higher within the radius; of equals the first in raster order."""
-    highest = cv2.dilate(depth, disc(radius_px))
+def _depth(mask: ByteImage, um_per_px: float) -> ByteImage:
+    """Distance to the mask's edge, (h, w) uint8 in 1/32 µm."""
+    # The 5x5 chamfer is a sum of whole numbers, so it does not depend on where the window begins;
+    # the "precise" transform does. numpy rounds every pixel alike, cv2 may not at the end of a row.
+    distance = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_5)
+    np.multiply(distance, np.float32(DEPTH_PER_UM * um_per_px), out=distance)
+    return np.minimum(np.rint(distance, out=distance), 255.0).astype(np.uint8)
+
+
+def summits(depth: ByteImage, mask: ByteImage, radius_px: int) -> tuple[IntVector, IntVector]:
+    """Points x, y of the mask's points with nothing higher within the radius; the first of equals."""
+    highest = dilate(depth, radius_px)
     y, x = np.nonzero((depth == highest) & (mask > 0))
-    pairs = cKDTree(np.column_stack([x, y])).query_pairs(radius_px, output_type="ndarray") if len(x) else []
     first = np.ones(len(x), bool)
-    if len(pairs):
-        first[pairs.max(axis=1)] = False
+    first[_pairs_within(radius_px, x, y).max(axis=1)] = False
     return x[first], y[first]
+
+
+def _pairs_within(radius_px: int, x: IntVector, y: IntVector) -> IntVector:
+    """(n, 2) indices of points no farther apart than the radius."""
+    if len(x) < 2:
+        return np.zeros((0, 2), np.int64)
+    pairs: IntVector = cKDTree(np.column_stack([x, y])).query_pairs(radius_px, output_type="ndarray")
+    return pairs
 
 
 _STEPS = 32
@@ -86,10 +99,7 @@ _STEPS = 32
 def _behind_no_saddle(depth: ByteImage, x: IntVector, y: IntVector, radius_px: int) -> NDArray[np.bool_]:
     """Which summits are mere bumps on the slope of a higher one (of equals, of an earlier one)."""
     is_bump = np.zeros(len(x), bool)
-    if len(x) < 2:
-        return is_bump
-    pairs = cKDTree(np.column_stack([x, y])).query_pairs(radius_px, output_type="ndarray")
-    pairs.sort(axis=1)
+    pairs = np.sort(_pairs_within(radius_px, x, y), axis=1)
     height = depth[y, x].astype(np.int64)
     swap = height[pairs[:, 1]] > height[pairs[:, 0]]
     pairs[swap] = pairs[swap][:, ::-1]
@@ -122,7 +132,10 @@ def power_labels(domain: ByteImage, seeds: Seeds, um_per_px: float) -> LabelImag
     for index, (x, y, reach) in enumerate(zip(seeds.x.tolist(), seeds.y.tolist(), arm.tolist(), strict=True)):
         top, bottom = max(0, y - reach), min(height, y + reach + 1)
         left, right = max(0, x - reach), min(width, x + reach + 1)
-        rows, columns = slice(top - y + longest, bottom - y + longest), slice(left - x + longest, right - x + longest)
+        rows, columns = (
+            slice(top - y + longest, bottom - y + longest),
+            slice(left - x + longest, right - x + longest),
+        )
         own = square[rows, columns] - disc_square[index]
         nearer = own < power[top:bottom, left:right]
         np.copyto(power[top:bottom, left:right], own, where=nearer)

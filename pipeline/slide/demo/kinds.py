@@ -8,8 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.slide.demo import large_cells as large
-from pipeline.slide.demo import small_cells as small
+from pipeline.slide.demo import large_cells as large, small_cells as small
 from pipeline.slide.demo.cells import Cell
 
 Target = Literal["hspc", "mk", ""]

@@ -18,6 +18,8 @@ from pipeline.slide.demo.shapes import FloatPlane
 TEXTURE_PX = 1024
 STRIP_PX = 256
 """The picture is exposed in strips that fit into a processor's cache."""
+WHITE = 240.0
+"""Grey level at which `Optics.noise` is measured."""
 PIGMENT_RGB = (0.75, 0.9, 1.1)
 """Optical density of one unit of pigment: brown-black."""
 
@@ -145,7 +147,7 @@ class Optics:
         haem_rgb, eosin_rgb: optical density of one unit of stain in red, green and blue.
         white_rgb: grey levels of bare glass.
         focus_um: standard deviation of the blur.
-        noise: standard deviation of the sensor's noise at white, in grey levels.
+        noise: standard deviation of the sensor's noise at WHITE, in grey levels.
     """
 
     haem_rgb: tuple[float, float, float]
@@ -173,8 +175,11 @@ class Optics:
         """Stain amounts (rows, columns, 3) and the lamp's light as grey levels with noise."""
         colours = np.array([self.haem_rgb, self.eosin_rgb, PIGMENT_RGB], np.float32)
         exponent = cv2.transform(density, (-np.log(10.0) * colours.T).astype(np.float32))
-        light = cv2.exp(exponent) * np.array(self.white_rgb, np.float32) * lamp[..., None]
+        light = np.asarray(cv2.exp(exponent), np.float32)
+        light *= lamp[..., None]
+        light *= np.array(self.white_rgb, np.float32)
         # Shot noise: its variance grows with the light.
-        light += np.sqrt(light) * rng.standard_normal(light.shape, dtype=np.float32) * (self.noise / 15.5)
-        grey: NDArray[np.uint8] = np.clip(np.rint(light), 0, 255).astype(np.uint8)
-        return grey
+        grain = rng.standard_normal(light.shape, dtype=np.float32)
+        grain *= np.sqrt(light)
+        light += grain * np.float32(self.noise / np.sqrt(WHITE))
+        return np.asarray(cv2.convertScaleAbs(light), np.uint8)

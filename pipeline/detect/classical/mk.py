@@ -1,0 +1,182 @@
+"""Megakaryocytes: large cells, outlined whole, with a large or lobed nucleus in their own cytoplasm.
+
+An MK's cytoplasm is a wide, even, eosinophilic plateau, wherever its nucleus lies. So nuclei are
+filled in with the eosin around them; every plateau that a disc fits into is a candidate; its outline
+is traced where eosin falls off; and measurements of the traced cell tell MK from crowds of small
+cells, matrix and red cells. All of it on blocks of about 0.44 µm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config import AreaRange, CellType
+from pipeline.detect.classical import outline
+from pipeline.detect.classical.blocks import BlockGrid
+from pipeline.detect.classical.evidence import SURROUNDINGS_UM, Patch, gather
+from pipeline.detect.classical.masks import ByteImage, dilate, erode, fits, normalised, tight
+from pipeline.detect.classical.nuclei import THRESHOLD_REACH_UM, nuclear_pixels
+from pipeline.detect.classical.split import summits
+from pipeline.detect.contract import Detection, Window
+from pipeline.geometry import Box
+from pipeline.slide.stains import smooth
+
+BLOCK_UM = 0.44
+SMOOTHING_UM = 0.44
+NUCLEAR_EDGE_UM = 0.44
+LARGEST_LOBE_UM = 17.0
+"""Nuclei are filled in by a closing with a disc of this diameter: no lobe of an MK is thicker."""
+PLATEAU_UM = 8.0
+"""A candidate is a plateau of eosin into which a disc of this diameter fits ..."""
+PLATEAU_LEVEL = 1.05
+"""... at no less than this multiple of the scene's typical cytoplasm ..."""
+PLATEAU_SMOOTHING_UM = 1.5
+SUMMIT_RADIUS_UM = 4.0
+"""... and the highest within this distance."""
+RECENTRINGS = 2
+RECENTRE_UM = 5.0
+SAME_CELL_UM = 20.0
+"""Two outlines are of one cell if the centre of either lies in the other, and centres are no farther
+apart than this. The more convincing one stays."""
+MIN_SCORE = 0.5
+
+_LAYER_REACH_UM = 2 * LARGEST_LOBE_UM / 2 + THRESHOLD_REACH_UM + 2 * NUCLEAR_EDGE_UM + 6 * SMOOTHING_UM
+_RIVAL_REACH_UM = SAME_CELL_UM + RECENTRINGS * RECENTRE_UM + outline.RAY_UM
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What an MK is sought in; (rows, columns) of blocks.
+
+    Attributes:
+        eosin: uint8 in 1/128 OD.
+        nuclei: whether haematoxylin makes a block nuclear.
+        body: eosin, with nuclei filled in from around.
+    """
+
+    grid: BlockGrid
+    eosin: ByteImage
+    nuclei: NDArray[np.bool_]
+    body: ByteImage
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An outlined cell: its centre in blocks, its radii in blocks, its score."""
+
+    centre: tuple[int, int]
+    radii: outline.Points
+    score: float
+
+
+@dataclass(frozen=True)
+class ClassicalMk:
+    """Finds megakaryocytes; see the module."""
+
+    name: str = "classical"
+    cell_type: CellType = "mk"
+
+    @property
+    def reach_um(self) -> float:
+        return _RIVAL_REACH_UM + _LAYER_REACH_UM + 2.0
+
+    def detect(self, window: Window, area: AreaRange) -> list[Detection]:
+        """Megakaryocytes of the window; see `Detector.detect`."""
+        layers = make_layers(window)
+        centres = find_plateaus(layers, PLATEAU_LEVEL * window.calibration.levels.cytoplasm_eosin)
+        centres, radii = trace_all(layers, centres)
+        found = list(_judged(layers, centres, radii, window.calibration.levels.cytoplasm_eosin))
+        cells = [_detection(layers.grid, candidate) for candidate in _best_of_each_cell(layers.grid, found)]
+        return [cell for cell in cells if fits(cell.mask, area, window.um_per_px)]
+
+
+def make_layers(window: Window) -> Layers:
+    """Eosin, nuclei and body of a window, in blocks of the scene's grid."""
+    grid = BlockGrid.over(window.box, window.um_per_px, BLOCK_UM)
+    sigma = SMOOTHING_UM / grid.um_per_block
+    haematoxylin = smooth(grid.mean(window.stains.haematoxylin, window.box), sigma)
+    eosin = smooth(grid.mean(window.stains.eosin, window.box), sigma)
+    nuclei = nuclear_pixels(haematoxylin, window.calibration.levels, grid.um_per_block)
+    hidden = dilate(nuclei, max(1, round(NUCLEAR_EDGE_UM / grid.um_per_block)))
+    lobe = round(LARGEST_LOBE_UM / 2 / grid.um_per_block)
+    filled_in = erode(dilate(np.where(hidden, 0, eosin).astype(np.uint8), lobe), lobe)
+    body = smooth(np.where(hidden, filled_in, eosin).astype(np.uint8), sigma)
+    return Layers(grid, eosin, nuclei.view(np.bool_), body)
+
+
+def find_plateaus(layers: Layers, level: float) -> outline.Points:
+    """(n, 2) x, y of blocks at the summits of plateaus of at least this level (1/128 OD)."""
+    per_um = 1.0 / layers.grid.um_per_block
+    plateau = round(PLATEAU_UM / 2 * per_um)
+    height = dilate(erode(layers.body, plateau), plateau)
+    height = smooth(height, PLATEAU_SMOOTHING_UM * per_um)
+    x, y = summits(height, (height >= level).view(np.uint8), round(SUMMIT_RADIUS_UM * per_um))
+    return np.stack([x, y], axis=1)
+
+
+def trace_all(layers: Layers, centres: outline.Points) -> tuple[outline.Points, outline.Points]:
+    """Outlines around centres, each traced again around its own centre of mass.
+
+    Returns:
+        (n, 2) centres and (n, ANGLES) radii, in blocks; outlines that have met are one.
+    """
+    um = layers.grid.um_per_block
+    limit = round(RECENTRE_UM / um)
+    rows, columns = layers.body.shape
+    for _ in range(RECENTRINGS):
+        shift = outline.centroid_shift(outline.trace(layers.body, centres, um))
+        centres = np.clip(centres + np.clip(shift, -limit, limit), 0, (columns - 1, rows - 1))
+        centres = np.unique(centres, axis=0)
+    return centres, outline.trace(layers.body, centres, um)
+
+
+def _judged(
+    layers: Layers, centres: outline.Points, radii: outline.Points, typical_eosin: float
+) -> Iterator[Candidate]:
+    """The outlines that are more likely an MK than not."""
+    window = Box(0, 0, layers.body.shape[1], layers.body.shape[0])
+    margin = round(SURROUNDINGS_UM / layers.grid.um_per_block) + 1
+    for (x, y), own in zip(centres.tolist(), radii, strict=True):
+        left, top, mask = outline.filled(own)
+        mask = np.pad(mask, margin)
+        box = Box(0, 0, mask.shape[1], mask.shape[0]).shifted(x + left - margin, y + top - margin)
+        seen = box.clipped(window)
+        part, rows_columns = mask[seen.slices_in(box)], seen.slices_in(window)
+        patch = Patch(part, layers.nuclei[rows_columns], layers.eosin[rows_columns], layers.grid.um_per_block)
+        evidence = gather(patch, typical_eosin)
+        if evidence is not None and evidence.score >= MIN_SCORE:
+            yield Candidate((x, y), own, evidence.score)
+
+
+def _best_of_each_cell(grid: BlockGrid, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Candidates of which no better one shows the same cell; the first in raster order of equals."""
+    if not candidates:
+        return []
+    centres = np.array([candidate.centre for candidate in candidates])
+    scores = np.array([candidate.score for candidate in candidates])
+    rank = np.lexsort((centres[:, 0], centres[:, 1], -scores)).argsort()
+    offset = centres[None, :] - centres[:, None]
+    apart = np.hypot(offset[..., 0], offset[..., 1])
+    holds = apart <= _radius_towards(np.stack([candidate.radii for candidate in candidates]), offset)
+    same = (holds | holds.T) & (apart * grid.um_per_block <= SAME_CELL_UM)
+    beaten = (same & (rank[None, :] < rank[:, None])).any(axis=1)
+    return [candidate for candidate, lost in zip(candidates, beaten.tolist(), strict=True) if not lost]
+
+
+def _radius_towards(radii: outline.Points, offset: outline.Points) -> outline.Points:
+    """(n, m) radius of each outline in the direction of (n, m, 2) offsets x, y from its centre."""
+    turn = np.arctan2(offset[..., 1], offset[..., 0]) / (2.0 * np.pi)
+    angle = np.rint(turn * outline.ANGLES).astype(np.int64) % outline.ANGLES
+    return np.take_along_axis(radii, angle, axis=1)
+
+
+def _detection(grid: BlockGrid, candidate: Candidate) -> Detection:
+    """A candidate's outline drawn in level-0 pixels."""
+    left, top, mask = outline.filled(candidate.radii, grid.size)
+    x, y = (origin + c * grid.size for origin, c in zip(grid.origin, candidate.centre, strict=True))
+    box, cell = tight(normalised(mask), x + left, y + top)
+    return Detection(box, cell, candidate.score)

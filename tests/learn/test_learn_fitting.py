@@ -1,0 +1,117 @@
+"""A figure of a cell rests on no label of its own group; the choice of model and threshold included."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.learn.fitting import (
+    LEAVE_ONE_OUT_UP_TO,
+    OUTER_FOLDS,
+    Settings,
+    cross_validate,
+    fit,
+    inner_splits,
+    outer_splits,
+)
+
+QUICK = Settings(model="logistic")
+
+
+def problem(groups: int = 4, size: int = 30, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features (n, 4), labels that the first two tell about, and groups."""
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(groups * size, 4))
+    labels = (features[:, 0] + features[:, 1] + rng.normal(size=len(features)) > 0).astype(np.int8)
+    return features, labels, np.repeat([f"slide{g:02d}" for g in range(groups)], size)
+
+
+@pytest.mark.parametrize("model", ["auto", "random-forest"])
+def test_labels_of_a_group_do_not_touch_what_is_said_of_it(model: str) -> None:
+    """Turn every label of one group round: its own predictions and thresholds must not move."""
+    features, labels, groups = problem(groups=3, size=20)
+    settings = Settings(model=model)  # type: ignore[arg-type]
+    before = cross_validate(features, labels, groups, settings)
+    own = groups == "slide01"
+    after = cross_validate(features, np.where(own, 1 - labels, labels).astype(np.int8), groups, settings)
+    assert np.array_equal(before.probability[own], after.probability[own])
+    assert np.array_equal(before.threshold[own], after.threshold[own])
+    assert np.array_equal(before.baseline[own], after.baseline[own])
+    assert not np.array_equal(before.probability[~own], after.probability[~own])
+
+
+def test_a_signal_is_found_and_noise_is_not() -> None:
+    features, labels, groups = problem(groups=5, size=60)
+    found = cross_validate(features, labels, groups, QUICK)
+    right = (found.probability >= found.threshold) == labels
+    assert right.mean() > 0.70
+    shuffled = np.random.default_rng(1).permutation(labels)
+    by_chance = cross_validate(features, shuffled, groups, QUICK)
+    assert abs(((by_chance.probability >= by_chance.threshold) == shuffled).mean() - 0.5) < 0.1
+
+
+def test_a_model_that_learned_the_slides_gains_nothing() -> None:
+    """A feature that names the slide, and slides of different prevalence: random folds would shine."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat([f"s{g}" for g in range(8)], 40)
+    prevalence = np.repeat(rng.permutation(np.linspace(0.05, 0.95, 8)), 40)
+    labels = (rng.random(320) < prevalence).astype(np.int8)
+    features = np.column_stack([np.repeat(rng.normal(size=8), 40), rng.normal(size=320)])
+    found = cross_validate(features, labels, groups, Settings(model="random-forest"))
+    baseline = max(labels.mean(), 1 - labels.mean())
+    assert ((found.probability >= found.threshold) == labels).mean() < baseline + 0.1
+
+
+def test_the_same_seed_gives_the_same_answers_and_another_may_not() -> None:
+    features, labels, groups = problem()
+    forest = [Settings(model="random-forest", seed=seed) for seed in (1, 1, 2)]
+    first, again, other = (fit(features, labels, groups, s).probability(features) for s in forest)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("groups", [2, 3, LEAVE_ONE_OUT_UP_TO, LEAVE_ONE_OUT_UP_TO + 1, 40])
+def test_every_cell_is_held_out_once_and_groups_stay_whole(groups: int) -> None:
+    names = np.repeat([f"g{g:03d}" for g in range(groups)], 3)
+    splits = outer_splits(names)
+    assert len(splits) == (groups if groups <= LEAVE_ONE_OUT_UP_TO else OUTER_FOLDS)
+    assert np.array_equal(np.sort(np.concatenate([test for _, test in splits])), np.arange(len(names)))
+    for train, test in splits:
+        assert set(names[train]).isdisjoint(names[test])
+
+
+def test_inner_splits_go_by_group_and_by_cell_only_within_a_single_group() -> None:
+    labels = np.array([0, 1] * 15, np.int8)
+    names = np.repeat(["a", "b", "c"], 10)
+    assert all(set(names[train]).isdisjoint(names[test]) for train, test in inner_splits(labels, names, 0))
+    single = inner_splits(labels, np.repeat(["a"], 30), 0)
+    assert all(set(labels[test].tolist()) == {0, 1} for _, test in single)
+
+
+def test_groups_of_one_class_are_predicted_like_others() -> None:
+    features, labels, groups = problem(groups=4)
+    labels = np.where(groups == "slide00", 1, labels).astype(np.int8)
+    found = cross_validate(features, labels, groups, QUICK)
+    assert np.isfinite(found.probability).all()
+
+
+def test_positives_in_one_group_alone_cannot_be_foreseen_from_the_others() -> None:
+    features, labels, groups = problem(groups=3)
+    labels = np.where(groups == "slide00", labels, 0).astype(np.int8)
+    found = cross_validate(features, labels, groups, QUICK)
+    own = groups == "slide00"
+    assert not (found.probability[own] >= found.threshold[own]).any()
+
+
+def test_two_groups_are_enough() -> None:
+    features, labels, groups = problem(groups=2, size=40)
+    found = cross_validate(features, labels, groups, QUICK)
+    assert ((found.probability >= found.threshold) == labels).mean() > 0.6
+
+
+@pytest.mark.parametrize("model", ["random-forest", "logistic", "boosting", "auto"])
+def test_every_model_learns(model: str) -> None:
+    features, labels, groups = problem(groups=3, size=60)
+    fitted = fit(features, labels, groups, Settings(model=model))  # type: ignore[arg-type]
+    unseen, truth, _ = problem(groups=3, size=100, seed=9)
+    assert ((fitted.probability(unseen) >= fitted.threshold) == truth).mean() > 0.65

@@ -16,6 +16,8 @@ from pipeline.gallery.sprites import DrawnSheets, SheetPlan
 REPEAT_POLICY = "blind-repeat"
 BLEED_PX = 1
 """Display pixels cut off around a crop, so that its neighbours on the sheet never shine through."""
+BARS_UM: dict[CellType, int] = {"mk": 20, "hspc": 5}
+"""Length of the scale bar on every card."""
 NAMES: dict[CellType, tuple[str, str]] = {
     "mk": ("Megakaryocytes", "a megakaryocyte"),
     "hspc": ("Stem and progenitor cells", "a stem or progenitor cell"),
@@ -152,6 +154,7 @@ def page_settings(
         "repeat_policy": REPEAT_POLICY,
         "inclusion_prob": dict(inclusion),
         "side_um": round(side_um, 2),
+        "bar_um": BARS_UM[cell_type],
     }
 
 

@@ -15,8 +15,7 @@ from pipeline.gallery.pictures import SCRATCH_SUFFIX, PictureFile, gather
 from pipeline.gallery.select import Deck, choose_decks, count_repeats, page_sizes_of
 from pipeline.gallery.writer import SiteWriter
 from pipeline.progress import Progress, silent
-from pipeline.store import atomic
-from pipeline.store import manifest as manifests
+from pipeline.store import atomic, manifest as manifests
 from pipeline.store.layout import RunLayout
 
 

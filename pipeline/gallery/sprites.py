@@ -14,10 +14,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image, features
+from PIL import Image, UnidentifiedImageError, features
 
 from pipeline.config import CellType
-from pipeline.errors import MkhspcError
+from pipeline.errors import InputError, MkhspcError
 
 MAX_SIDE_PX: dict[CellType, int] = {"mk": 256, "hspc": 128}
 """Largest side of a display picture; a smaller crop is never enlarged."""
@@ -87,7 +87,7 @@ def draw_sheets(images: Sequence[bytes], plan: SheetPlan) -> DrawnSheets:
     scales = []
     for number, image in enumerate(images):
         sheet, x_px, y_px = plan.place(number)
-        crop = _open(image).convert("RGB")
+        crop = _open(image)
         scales.append(plan.side_px / max(crop.size))
         size = (max(1, round(crop.width * scales[-1])), max(1, round(crop.height * scales[-1])))
         scaled = crop if size == crop.size else crop.resize(size, Image.Resampling.LANCZOS)
@@ -96,7 +96,12 @@ def draw_sheets(images: Sequence[bytes], plan: SheetPlan) -> DrawnSheets:
 
 
 def _open(image: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(image))
+    try:
+        return Image.open(io.BytesIO(image), formats=("WEBP", "PNG")).convert("RGB")
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        raise InputError(
+            f"a crop of the run is damaged ({error})", fix="make it anew with `mkhspc merge`"
+        ) from error
 
 
 def encode_sheet(sheet: Image.Image) -> bytes:

@@ -59,9 +59,10 @@ class Classifier:
     probe_scores: NDArray[np.float64]
     versions: Mapping[str, str]
 
-    def score(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
+    def score(self, features: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """Probability of 'positive' per row of (n, f) features in the order of `feature_names`."""
-        scores: NDArray[np.float64] = self.fitted.probability(features)
+        # models interpolate in the precision they are given; training was in float64
+        scores: NDArray[np.float64] = self.fitted.probability(features.astype(np.float64))
         return scores
 
 

@@ -171,7 +171,7 @@ def _rows(cells: pa.Table, classifier: Classifier, path: Path) -> pa.Table:
             where=path,
             fix="segment into a new directory: a cell without all its features cannot be scored",
         )
-    score = classifier.score(features.astype(np.float64))
+    score = classifier.score(features)
     return pa.table(
         {
             "cell_id": cells["cell_id"],

@@ -28,6 +28,8 @@ PIXEL_TYPES = {
 COMPRESSIONS = {0: "uncompressed", 1: "jpeg", 2: "lzw", 4: "jpeg-xr", 5: "zstd0", 6: "zstd1"}
 
 NO_MOSAIC_INDEX = -1
+MAX_SCENES = 10_000
+"""libCZI walks through every scene number up to the highest, whether there is such a scene or not."""
 
 _SEGMENT = struct.Struct("<16sqq")  # id, bytes allocated, bytes used
 _ENTRY = struct.Struct("<2siqiiB5xi")  # schema, pixel type, position, part, compression, pyramid, dimensions
@@ -222,6 +224,9 @@ class _Parser:
             raise self._damaged("directory of images")
         if not 0 < position <= self.size_bytes - _SEGMENT.size:
             raise self._damaged("image data")
+        scene = spans["S"][0] if "S" in spans else 0
+        if not 0 <= scene < MAX_SCENES:
+            raise self._damaged("directory of images")
         block = SubBlock(
             box=_box(spans),
             stored_width_px=spans["X"][2],
@@ -229,7 +234,7 @@ class _Parser:
             pixel_type=PIXEL_TYPES.get(pixel_type, f"unknown ({pixel_type})"),
             compression=COMPRESSIONS.get(compression, f"unknown ({compression})"),
             plane={name: span[0] for name, span in spans.items() if name not in "XYSM"},
-            scene=spans["S"][0] if "S" in spans else 0,
+            scene=scene,
             has_scene="S" in spans,
             mosaic_index=spans["M"][0] if "M" in spans else NO_MOSAIC_INDEX,
             position_bytes=position,

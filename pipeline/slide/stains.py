@@ -153,8 +153,10 @@ def _apply(rgb: RgbImage, table: NDArray[np.int16]) -> NDArray[np.uint8]:
 
 SMOOTHING_UM = 0.5
 """Standard deviation of the Gaussian under which levels are taken and nuclei are sought."""
-TISSUE_DENSITY = 0.2
-"""Summed haematoxylin and eosin (OD) above which a pixel is stained tissue."""
+FAINTEST_DENSITY = 0.06
+"""Summed haematoxylin and eosin (OD) above which a pixel holds any stain at all."""
+TISSUE_SHARE = 0.5
+"""A pixel is tissue, and no thin edge of a gap, above this share of the mean of all that hold stain."""
 MIN_TISSUE_UM2 = 500.0
 """Less stained tissue than this, over all windows, tells nothing of a scene."""
 MIN_NUCLEAR_CONTRAST = 24.0
@@ -266,7 +268,8 @@ def _levels(windows: Sequence[RgbImage], um_per_px: float, tables: NDArray[np.in
         code = (stains[0].astype(np.uint16) << 8) | stains[1]
         joint += np.bincount(code.ravel(), minlength=1 << 16).reshape(256, 256)
     amount = np.add.outer(np.arange(256), np.arange(256))
-    joint[amount <= TISSUE_DENSITY * OD_UNIT] = 0
+    joint[amount <= FAINTEST_DENSITY * OD_UNIT] = 0
+    joint[amount <= TISSUE_SHARE * (joint * amount).sum() / max(1, joint.sum())] = 0
     if joint.sum() * um_per_px**2 < MIN_TISSUE_UM2:
         raise InputError(
             "the calibration windows hold no stained tissue",

@@ -29,10 +29,19 @@ export class CardsPage {
     this.#listen();
     const { site_id, cell_type, page } = this.settings;
     this.session.store.write("last", JSON.stringify([site_id, cell_type, page]));
-    this.answers = await this.session.log.answers(this.settings.repeat_policy);
+    if (cellInHash(location.hash) === null) this.board.goTo(this.board.firstUnlabelled());
+    else await this.#followHash();
+    await this.#showAnswers();
+  }
+
+  /** Shows the answers to cells that were shown again: they are in the log alone. */
+  async #showAnswers() {
+    const { current } = this.board;
+    const wasUnlabelled = current.state === UNLABELLED;
+    this.answers = new Map([...(await this.session.log.answers(this.settings.repeat_policy)), ...this.answers]);
     this.refresh();
-    if (cellInHash(location.hash) !== null) await this.#followHash();
-    else if (document.activeElement === document.body && !scrollY) this.board.goTo(this.board.firstUnlabelled());
+    const isTaken = wasUnlabelled && current === this.board.current && current.state !== UNLABELLED;
+    if (isTaken) this.board.goTo(this.board.firstUnlabelled());
   }
 
   /** Shows what the store holds. */
@@ -135,6 +144,8 @@ export class CardsPage {
 
   #applySettings() {
     const { store } = this.session;
+    const { bar_um, side_um } = this.settings;
+    this.board.main.style.setProperty("--bar", `${(100 * bar_um) / side_um}%`);
     this.#show("contours", store.setting("contours") !== "off");
     if (this.buttons.has("scores")) this.#show("scores", store.setting("scores") === "on");
     document.getElementById("hint").hidden = store.setting("hint") === "read";

@@ -1,11 +1,9 @@
 // The first page: how far the work is, and where to go on.
 
-import { cellType } from "./cells.js";
 import { showMeter } from "./board.js";
 import { commandOf } from "./keys.js";
 import { pageAddress } from "./lookup.js";
 import { Session } from "./session.js";
-import { tally } from "./store.js";
 
 export class Overview {
   constructor(settings) {
@@ -20,9 +18,8 @@ export class Overview {
   }
 
   refresh() {
-    const labels = this.session.store.all();
     for (const [type, cells] of Object.entries(this.settings.cells)) {
-      const counts = tally(labels, (id) => cellType(id) === type);
+      const counts = this.session.store.counts(type);
       const labelled = counts.positive + counts.negative + counts.unsure;
       this.#show(type, { ...counts, left: Math.max(0, cells - labelled) });
     }

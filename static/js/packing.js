@@ -7,7 +7,7 @@
 // never surrogates, so a string of them survives any browser's storage. A million labels take two
 // million characters, however they are spread over pages, orders and sizes of the gallery.
 
-import { STATES, parseCellId } from "./cells.js";
+import { STATES, cellType, parseCellId } from "./cells.js";
 
 const SQUARE_BITS = 13;
 const SQUARE_PX = 1 << SQUARE_BITS;
@@ -58,6 +58,18 @@ export function unpack(text) {
     labels.set(high * 2 ** SQUARE_BITS + (low >> 2), state);
   }
   return labels;
+}
+
+/** How many labels of each state a square's text holds, by state. */
+export function countPacked(text) {
+  const counts = [0, 0, 0, 0];
+  for (let i = 1; i < text.length; i += 2) counts[(text.charCodeAt(i) - FIRST_CHARACTER) & 3] += 1;
+  return Object.fromEntries(STATES.map((state, i) => [state, counts[i + 1]]));
+}
+
+/** The type of the cells in a square. */
+export function squareType(square) {
+  return cellType(`${square.slice(0, square.lastIndexOf("/"))}_0_0`);
 }
 
 function packOne(place, state) {

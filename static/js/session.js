@@ -24,7 +24,6 @@ export class Session {
     this.#showAnnotator();
     this.showUnexported();
     this.#settleNowAndThen();
-    addEventListener("beforeunload", (event) => this.store.unsaved.size && event.preventDefault());
   }
 
   get annotator() {
@@ -35,6 +34,7 @@ export class Session {
   keep(id, state) {
     this.store.set(id, state);
     const count = this.store.unsaved.size;
+    window.onbeforeunload = count ? (event) => event.preventDefault() : null;
     warn(
       count
         ? `The browser's storage is full or forbidden: ${count} labels are held by this tab alone. Export now, before you close it.`
@@ -118,15 +118,22 @@ export class Session {
     dialog.querySelector("#storage-facts").textContent = `This dataset takes ${kilobytes} kB of this browser's storage.`;
   }
 
-  /** Goes to the page of the cell that the address asks for; true if it asks for one not in `here`. */
-  async followHash(here) {
+  /**
+   * Goes to the cell that the address asks for, if it asks for one.
+   *
+   * @param {(id: string) => boolean} goHere - goes to a cell of this page; false if it is not on it.
+   */
+  async followHash(goHere) {
     const id = cellInHash(location.hash);
-    if (id === null || here(id)) return;
-    const current = location.pathname;
-    const pages = await pagesOf(id, this.settings, getJson);
-    const addresses = pages.map((page) => new URL(page, location.href)).filter((page) => page.pathname !== current);
-    if (!addresses.length) return notify("This gallery does not show that cell.");
-    location.assign(`${addresses[0].href}#cell=${encodeURIComponent(id)}`);
+    if (id === null || goHere(id)) return;
+    try {
+      const pages = await pagesOf(id, this.settings, getJson);
+      const others = pages.map((page) => new URL(page, location.href)).filter(({ pathname }) => pathname !== location.pathname);
+      if (others.length) location.assign(`${others[0].href}#cell=${encodeURIComponent(id)}`);
+      else notify("This gallery does not show that cell.");
+    } catch (error) {
+      notify(`The page of that cell could not be looked up (${error.message}).`);
+    }
   }
 
   #setAnnotator(name) {

@@ -4,10 +4,11 @@
 // ever reads and rewrites, so two tabs cannot lose each other's labels. Later, under a lock that only
 // one tab holds, such labels are settled: packed into the text of their square (`set/<square>`, two
 // characters a label; see packing.js), and only then are their own keys removed. A label's own key
-// always counts before its square. Measured: 66 characters a label when just given, 2.03 when settled.
+// always counts before its square. Measured in Chromium, characters a label: 66 when just given; settled 2.6 with
+// 110,000 labels and 2.06 with 1.1 million, which is 4.5 MB of the 5 MiB that browsers give an origin at least.
 
-import { STATES, UNLABELLED } from "./cells.js";
-import { cellAt, locate, pack, unpack } from "./packing.js";
+import { STATES, UNLABELLED, cellType } from "./cells.js";
+import { cellAt, countPacked, locate, pack, squareType, unpack } from "./packing.js";
 
 export const SETTLE_AFTER_MS = 60_000;
 
@@ -70,6 +71,23 @@ export class LabelStore {
       else labels.set(id, state);
     }
     return labels;
+  }
+
+  /** How many cells of a type have each state, without making a list of them. */
+  counts(type) {
+    const counts = Object.fromEntries([...STATES, UNLABELLED].map((state) => [state, 0]));
+    const given = new Set(this.unsaved.keys());
+    for (const key of this.#keys()) {
+      if (key.startsWith("new/")) given.add(key.slice(4));
+      if (!key.startsWith("set/") || squareType(key.slice(4)) !== type) continue;
+      for (const [state, count] of Object.entries(countPacked(this.#read(key)))) counts[state] += count;
+    }
+    for (const id of given) {
+      if (cellType(id) !== type) continue;
+      counts[this.#settled(id)] -= 1;
+      counts[this.get(id)] += 1;
+    }
+    return Object.fromEntries(STATES.map((state) => [state, counts[state]]));
   }
 
   /**
@@ -222,11 +240,4 @@ export function browserStorage() {
     };
     return { length: 0, key: () => null, getItem: () => null, setItem: refuse, removeItem: refuse };
   }
-}
-
-/** How many of each state a Map of labels holds, of one cell type. */
-export function tally(labels, isWanted) {
-  const counts = Object.fromEntries(STATES.map((state) => [state, 0]));
-  for (const [id, state] of labels) if (isWanted(id)) counts[state] += 1;
-  return counts;
 }

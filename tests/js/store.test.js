@@ -38,6 +38,12 @@ test("settling changes no label", () => {
   clock.ms += LATER;
   store.settle();
   assert.deepEqual([...storeAt(storage).all()].sort(), [...expected].sort());
+  for (let i = 0; i < 5; i++) store.set(cell(i), "unsure");
+  const counted = { positive: 0, negative: 0, unsure: 0 };
+  for (const state of store.all().values()) counted[state] += 1;
+  assert.deepEqual(store.counts("hspc"), counted);
+  assert.deepEqual(store.counts("mk"), { positive: 0, negative: 0, unsure: 0 });
+  for (let i = 0; i < 5; i++) expected.set(cell(i), "unsure");
   for (const [id, state] of expected) assert.equal(storeAt(storage).get(id), state);
 });
 

@@ -26,7 +26,7 @@ def problem(groups: int = 4, size: int = 30, seed: int = 0) -> tuple[np.ndarray,
     return features, labels, np.repeat([f"slide{g:02d}" for g in range(groups)], size)
 
 
-@pytest.mark.parametrize("model", ["auto", "random-forest"])
+@pytest.mark.parametrize("model", ["auto", "boosting"])
 def test_labels_of_a_group_do_not_touch_what_is_said_of_it(model: str) -> None:
     """Turn every label of one group round: its own predictions and thresholds must not move."""
     features, labels, groups = problem(groups=3, size=20)
@@ -57,7 +57,7 @@ def test_a_model_that_learned_the_slides_gains_nothing() -> None:
     prevalence = np.repeat(rng.permutation(np.linspace(0.05, 0.95, 8)), 40)
     labels = (rng.random(320) < prevalence).astype(np.int8)
     features = np.column_stack([np.repeat(rng.normal(size=8), 40), rng.normal(size=320)])
-    found = cross_validate(features, labels, groups, Settings(model="random-forest"))
+    found = cross_validate(features, labels, groups, Settings(model="boosting"))
     baseline = max(labels.mean(), 1 - labels.mean())
     assert ((found.probability >= found.threshold) == labels).mean() < baseline + 0.1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import threading
 from collections import Counter
 from pathlib import Path
@@ -28,7 +29,7 @@ from pipeline.errors import InputError, UsageError
 from pipeline.geometry import Box
 from pipeline.slide import czi as czi_module
 from pipeline.slide.czi import CziSlide, read_slide_info
-from pipeline.slide.directory import SubBlock
+from pipeline.slide.directory import SubBlock, read_directory
 
 FAR = (-700, 90_000)
 
@@ -195,15 +196,17 @@ class TestPixels:
 
     def test_a_block_larger_than_the_first_is_read(self, tmp_path: Path) -> None:
         blocks = [Block(noise(9, 9), -50, 0), *mosaic_blocks(noise(600, 700), (0, 0), 500, 50)]
-        with CziSlide.open(write_czi(tmp_path / "a.czi", blocks)) as slide:
+        path = write_czi(tmp_path / "a.czi", blocks)
+        assert read_directory(path).level_0[0].box.area_px == 81
+        with CziSlide.open(path) as slide:
             assert (whole(slide)[:, 50:] == noise(600, 700)).all()
             assert np.abs(slide.read_lowres(0, 25)[:, 2:] - block_means(noise(600, 700), 25)).max() <= 0.5
 
     def test_a_large_block_under_another_scene_is_refused_not_guessed(self, tmp_path: Path) -> None:
-        blocks = [Block(noise(9, 9), -50, 0, 1), Block(noise(60, 60), 0, 0), Block(noise(9, 9), 20, 20, 1)]
+        blocks = [Block(noise(9, 9), -50, 0), Block(noise(9, 9), 20, 20), Block(noise(60, 60), 0, 0, 1)]
         path = write_czi(tmp_path / "a.czi", blocks)
         with CziSlide.open(path) as slide, pytest.raises(InputError, match="overlaid by a scene"):
-            whole(slide, 0)
+            whole(slide, 1)
 
     def test_of_a_focus_stack_the_middle_is_read(self, tmp_path: Path) -> None:
         blocks = [
@@ -514,6 +517,13 @@ class TestRefusals:
         path.write_bytes(data)
         with pytest.raises(InputError, match="spread over several files"):
             read_slide_info(path)
+
+    def test_an_impossible_scene_number_is_refused_before_libczi_counts_to_it(self, tmp_path: Path) -> None:
+        path = write_czi(tmp_path / "a.czi", [Block(noise(9, 9), 0, 0)])
+        old, new = (struct.pack("<4siifi", b"S", index, 1, 0.0, 1) for index in (0, 2**30))
+        substitute(path, old, new)
+        with pytest.raises(InputError, match="directory of images cannot be read"):
+            CziSlide.open(path)
 
     def test_a_scene_of_impossible_size_is_refused(self, tmp_path: Path) -> None:
         path = write_czi(tmp_path / "a.czi", [Block(noise(9, 9), 0, 0), Block(noise(9, 9), 1_000_000_000, 0)])

@@ -86,7 +86,10 @@ class ClassicalMk:
 
     def detect(self, window: Window, area: AreaRange) -> list[Detection]:
         """Megakaryocytes of the window; see `Detector.detect`."""
-        layers = make_layers(window)
+        grid = BlockGrid.over(window.box, window.um_per_px, BLOCK_UM)
+        if min(grid.shape) == 0:
+            return []
+        layers = make_layers(window, grid)
         centres = find_plateaus(layers, PLATEAU_LEVEL * window.calibration.levels.cytoplasm_eosin)
         centres, radii = trace_all(layers, centres)
         found = list(_judged(layers, centres, radii, window.calibration.levels.cytoplasm_eosin))
@@ -94,9 +97,8 @@ class ClassicalMk:
         return [cell for cell in cells if fits(cell.mask, area, window.um_per_px)]
 
 
-def make_layers(window: Window) -> Layers:
-    """Eosin, nuclei and body of a window, in blocks of the scene's grid."""
-    grid = BlockGrid.over(window.box, window.um_per_px, BLOCK_UM)
+def make_layers(window: Window, grid: BlockGrid) -> Layers:
+    """Eosin, nuclei and body of a window, in blocks."""
     sigma = SMOOTHING_UM / grid.um_per_block
     haematoxylin = smooth(grid.mean(window.stains.haematoxylin, window.box), sigma)
     eosin = smooth(grid.mean(window.stains.eosin, window.box), sigma)

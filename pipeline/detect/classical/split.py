@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from pipeline.detect.classical.masks import ByteImage, LabelImage, dilate
+from pipeline.detect.classical.masks import ByteImage, LabelImage, dilate, disc
 from pipeline.geometry import um_to_px
 from pipeline.slide.stains import smooth
 
@@ -72,17 +72,19 @@ def _depth(mask: ByteImage, um_per_px: float) -> ByteImage:
     # The 5x5 chamfer is a sum of whole numbers, so it does not depend on where the window begins;
     # the "precise" transform does. numpy rounds every pixel alike, cv2 may not at the end of a row.
     distance = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_5)
+    np.minimum(distance, np.float32(255.0), out=distance)  # no edge in the window: beyond all bounds
     np.multiply(distance, np.float32(DEPTH_PER_UM * um_per_px), out=distance)
-    return np.minimum(np.rint(distance, out=distance), 255.0).astype(np.uint8)
+    return np.minimum(np.rint(distance, out=distance), np.float32(255.0)).astype(np.uint8)
 
 
 def summits(depth: ByteImage, mask: ByteImage, radius_px: int) -> tuple[IntVector, IntVector]:
-    """Points x, y of the mask's points with nothing higher within the radius; the first of equals."""
-    highest = dilate(depth, radius_px)
-    y, x = np.nonzero((depth == highest) & (mask > 0))
-    first = np.ones(len(x), bool)
-    first[_pairs_within(radius_px, x, y).max(axis=1)] = False
-    return x[first], y[first]
+    """Points x, y of the mask with nothing higher within the radius, nor an equal before in raster order."""
+    highest = ((depth == dilate(depth, radius_px)) & (mask > 0)).view(np.uint8)
+    before = disc(radius_px)
+    before[radius_px, radius_px:] = 0
+    before[radius_px + 1 :] = 0
+    y, x = np.nonzero(highest > cv2.dilate(highest, before))
+    return x, y
 
 
 def _pairs_within(radius_px: int, x: IntVector, y: IntVector) -> IntVector:

@@ -1,0 +1,246 @@
+"""Every wrong thing that the project promises to refuse: its exit code, one or two lines, nothing left."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from czifiles import Block, noise, write_czi
+from PIL import Image
+from runs import FakeRun, make_run
+
+from pipeline.cli import run_command
+
+
+def refused(capsys: pytest.CaptureFixture[str], arguments: Sequence[object]) -> tuple[int, str]:
+    """Exit code and message of a command that must write at most two lines and no result."""
+    code = run_command([str(a) for a in arguments])
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    message = "\n".join(line for line in shown.err.splitlines() if not line.startswith("{"))
+    assert 1 <= len(message.splitlines()) <= 2, message
+    assert "Traceback" not in message
+    return code, message
+
+
+def segment(slide: Path, run: Path, *more: object) -> list[object]:
+    return ["segment", "--czi-path", slide, "--output-dir", run, *more]
+
+
+@pytest.fixture
+def slide(tmp_path: Path) -> Path:
+    return write_czi(tmp_path / "slide.czi", [Block(noise(300, 400), 0, 0)])
+
+
+def test_a_truncated_slide(slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = slide.read_bytes()
+    for keep in (0, 10, 600, len(whole) // 2, len(whole) - 100):
+        slide.write_bytes(whole[:keep])
+        code, message = refused(capsys, segment(slide, tmp_path / "run"))
+        assert code == 3, (keep, message)
+        assert "slide.czi" in message
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_png_that_is_called_czi(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.fromarray(noise(20, 20)).save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(tmp_path / "a.czi")
+    code, message = refused(capsys, segment(tmp_path / "a.czi", tmp_path / "run"))
+    assert code == 3
+    assert "a.czi" in message
+    assert "CZI" in message
+
+
+@pytest.mark.parametrize("um_per_px", [None, 0.0])
+def test_no_pixel_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], um_per_px: float | None
+) -> None:
+    path = write_czi(tmp_path / "a.czi", [Block(noise(100, 100), 0, 0)], um_per_px)
+    code, message = refused(capsys, segment(path, tmp_path / "run"))
+    assert code == 3
+    assert "--um-per-px" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_gray_slide(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gray = np.zeros((50, 50), np.uint16)
+    path = write_czi(tmp_path / "a.czi", [Block(gray, 0, 0)])
+    code, message = refused(capsys, segment(path, tmp_path / "run"))
+    assert code == 3
+    assert "gray16" in message
+    assert run_command(["inspect", str(path)]) == 0
+
+
+def test_two_slides_of_one_name(slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "other" / "slide.czi"
+    other.parent.mkdir()
+    shutil.copy(slide, other)
+    code, message = refused(capsys, segment(slide, tmp_path / "run", "--czi-path", other))
+    assert code == 3
+    assert "two slides have the name 'slide'" in message
+
+
+@pytest.mark.parametrize(
+    "name", ["with spaces.czi", "it's.czi", 'say "x".czi', "<script>alert(1)<.czi", "..; rm -rf x.czi"]
+)
+def test_hostile_slide_names_become_safe_ids(
+    slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    hostile = tmp_path / name
+    slide.rename(hostile)
+    code, _ = refused(capsys, segment(hostile, tmp_path / "run"))
+    assert code in (1, 3), "noise holds no cells"
+    manifest = tmp_path / "run" / "manifest.json"
+    if manifest.exists():
+        (entry,) = json.loads(manifest.read_text())["slides"]
+        assert not set(entry["slide_id"]) & set(" '\"<>;()/")
+    made = {p.relative_to(tmp_path) for p in tmp_path.rglob("*")}
+    assert all(p.parts[0] in {"run", name} for p in made)
+
+
+def test_a_missing_slide(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, message = refused(capsys, segment(tmp_path / "none.czi", tmp_path / "run"))
+    assert code == 3
+    assert "none.czi" in message
+
+
+def test_an_unknown_config_key_lists_the_valid_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "study.toml").write_text("[run]\ntile_sise = 3\n")
+    code, message = refused(capsys, ["segment", "--config", tmp_path / "study.toml"])
+    assert code == 3
+    assert "tile_sise" in message
+    assert "tile_size" in message
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--mk-min-area-um", -1),
+        ("--mk-min-area-um", 5000),
+        ("--sample-fraction", 0),
+        ("--sample-fraction", 1.5),
+        ("--um-per-px", 0),
+        ("--shard", "4/4"),
+        ("--shard", "x"),
+        ("--num-workers", 0),
+    ],
+)
+def test_values_out_of_range(
+    slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: object
+) -> None:
+    code, message = refused(capsys, segment(slide, tmp_path / "run", option, value))
+    assert code == 2, message
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_directory_that_is_no_run(slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("precious")
+    code, message = refused(capsys, segment(slide, tmp_path / "run"))
+    assert code == 3
+    assert "holds no run" in message
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["thesis.tex"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> FakeRun:
+    return make_run(tmp_path_factory.mktemp("fake") / "run", slide_ids=("A", "B"), cells_per_type=10)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("yes, no, yes", "JSON"),
+        ('["A_s0_mk_1_2", "A_s0_mk_3_4"]', ""),
+        ('{"mk": {"negative": [1, 2, 3], "positive": [4]}}', "integer"),
+        ('{"A_s0_mk_1_2": "perhaps"}', ""),
+        ('{"something": "else"}', ""),
+    ],
+)
+def test_annotations_that_cannot_be_used(
+    run: FakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, words: str
+) -> None:
+    labels, training = tmp_path / "labels.json", tmp_path / "training.json"
+    labels.write_text(text)
+    code, message = refused(
+        capsys,
+        ["convert", "--annotations", labels, "--base-dir", run.layout.root, "--output", training],
+    )
+    assert code == 3, message
+    assert words in message
+    assert not training.exists()
+
+
+def test_annotations_of_another_run(
+    run: FakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = [f"Z_s0_mk_{i}_{i}" for i in range(9)]
+    labels, training = tmp_path / "labels.json", tmp_path / "training.json"
+    labels.write_text(json.dumps({"mk": {"positive": other[:4], "negative": other[4:]}, "hspc": {}}))
+    code, message = refused(
+        capsys,
+        ["convert", "--annotations", labels, "--base-dir", run.layout.root, "--output", training],
+    )
+    assert code == 3, message
+    assert not training.exists()
+
+
+class Bomb:
+    """A pickle that would write a file where it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return eval, (f"open({str(self.path)!r}, 'w')",)
+
+
+def test_a_pickle_as_classifier_is_refused_and_not_loaded(
+    run: FakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("model.pkl", "model.skops"):
+        (tmp_path / name).write_bytes(pickle.dumps(Bomb(tmp_path / "boom")))
+        code, message = refused(
+            capsys, ["score", "--run", run.layout.root, "--mk-classifier", tmp_path / name]
+        )
+        assert code in (2, 3), message
+        assert not (tmp_path / "boom").exists()
+        assert not run.layout.scores("A").exists()
+
+
+def test_the_notes_name_of_a_classifier_is_refused_with_the_new_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "training.json").write_text("{}")
+    code, message = refused(
+        capsys,
+        ["train", "--training-data", tmp_path / "training.json", "--output-mk", "mk_classifier.pkl"],
+    )
+    assert code == 2
+    assert "mk_classifier.skops" in message
+
+
+def test_a_classifier_is_checked_before_a_night_of_segmenting(
+    slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mk.skops").write_bytes(b"no zip")
+    code, message = refused(capsys, segment(slide, tmp_path / "run", "--mk-classifier", tmp_path / "mk.skops"))
+    assert code == 3
+    assert "mk.skops" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_is_told_and_nothing_half_written_stays(
+    run: FakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, message = refused(capsys, ["gallery", "--run", run.layout.root, "--out", "/proc/none/site"])
+    assert code == 3, message
+
+

@@ -1,0 +1,411 @@
+"""A classifier file is read with suspicion: whatever is not one of ours is refused, and never run."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import skops.io
+from sklearn.svm import SVC
+
+from pipeline.errors import InputError, UsageError
+from pipeline.learn import classifier_audit, classifier_file
+from pipeline.learn.classifier_audit import ALLOWED, SCHEMA, AuditError, check_members
+from pipeline.learn.classifier_file import Classifier, check_name, dumps, id_of, read
+from pipeline.learn.fitting import Fitted
+from pipeline.learn.models import MEMBERS, Calibration, fit_member
+
+FEATURES = ("shape_a", "shape_b", "colour_c", "texture_d")
+
+
+def data(n: int = 120) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(n, len(FEATURES)))
+    return features, (features[:, 0] + rng.normal(size=n) > 0).astype(np.int8)
+
+
+def classifier(*names: str) -> Classifier:
+    features, labels = data()
+    members = tuple(fit_member(name, features, labels, 0) for name in names)
+    fitted = Fitted(names, members, Calibration(1.5, -0.25), 0.4, {"+".join(names): 0.5})
+    probe = features[:10].copy()
+    return Classifier(
+        "",
+        "mk",
+        FEATURES,
+        "0" * 16,
+        {"run.seed": 0},
+        0.4,
+        fitted,
+        probe,
+        fitted.probability(probe),
+        {"skops": "1"},
+    )
+
+
+@pytest.fixture(scope="module", params=list(MEMBERS))
+def saved(request: pytest.FixtureRequest) -> bytes:
+    return dumps(classifier(request.param))
+
+
+@pytest.fixture(scope="module")
+def forest() -> bytes:
+    return dumps(classifier("extra-trees"))
+
+
+@pytest.fixture(scope="module")
+def logistic() -> bytes:
+    return dumps(classifier("logistic"))
+
+
+def stored(tmp_path: Path, content: bytes, name: str = "mk.skops") -> Path:
+    path = tmp_path / name
+    path.write_bytes(content)
+    return path
+
+
+def edited(
+    content: bytes,
+    edit: Callable[[dict[str, Any]], object] = lambda schema: None,
+    arrays: Callable[[str, bytes], bytes] = lambda name, array: array,
+) -> bytes:
+    """The archive with its schema edited in place and its arrays replaced."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(out, "w") as new:
+        schema = json.loads(old.read(SCHEMA))
+        edit(schema)
+        new.writestr(SCHEMA, json.dumps(schema))
+        for name in old.namelist():
+            if name != SCHEMA:
+                new.writestr(name, arrays(name, old.read(name)))
+    return out.getvalue()
+
+
+def nodes(schema: Any, loader: str) -> list[dict[str, Any]]:
+    """All nodes of a loader in a schema."""
+    found: list[dict[str, Any]] = []
+    if isinstance(schema, dict):
+        found += [schema] if schema.get("__loader__") == loader else []
+        for value in schema.values():
+            found += nodes(value, loader)
+    elif isinstance(schema, list):
+        for value in schema:
+            found += nodes(value, loader)
+    return found
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(InputError) as refused:
+        read(path)
+    return str(refused.value)
+
+
+def test_a_classifier_answers_the_same_after_a_round_trip(tmp_path: Path, saved: bytes) -> None:
+    loaded = read(stored(tmp_path, saved))
+    assert np.array_equal(loaded.score(loaded.probe), loaded.probe_scores)
+    assert (loaded.cell_type, loaded.feature_names, loaded.threshold) == ("mk", FEATURES, 0.4)
+    assert loaded.classifier_id == id_of(saved)
+    assert len(loaded.classifier_id) == 16
+
+
+def test_another_process_writes_the_same_bytes() -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import test_learn_classifier_file as here;"
+        "sys.stdout.buffer.write(here.dumps(here.classifier('boosting', 'extra-trees', 'logistic')))"
+    )
+    other = subprocess.run(
+        [sys.executable, "-c", code, str(Path(__file__).parent)],
+        capture_output=True, check=True, env={**os.environ, "PYTHONHASHSEED": "7"},
+    )  # fmt: skip
+    assert other.stdout == dumps(classifier("boosting", "extra-trees", "logistic"))
+
+
+def test_the_list_of_types_allows_nothing_that_our_models_do_not_have() -> None:
+    used: dict[str, set[str]] = {}
+    for name in MEMBERS:
+        with zipfile.ZipFile(io.BytesIO(dumps(classifier(name)))) as archive:
+            schema = json.loads(archive.read(SCHEMA))
+        for loader in ALLOWED:
+            kinds = {f"{node['__module__']}.{node['__class__']}" for node in nodes(schema, loader)}
+            used.setdefault(loader, set()).update(kinds)
+    used["NdArrayNode"] |= ALLOWED["NdArrayNode"]  # which number types occur depends on the platform
+    assert {loader: frozenset(kinds) for loader, kinds in used.items()} == ALLOWED
+
+
+class Bomb:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("name", ["mk.skops", "mk.pkl", "mk.joblib", "mk"])
+@pytest.mark.parametrize("protocol", [0, 2, 5])
+def test_a_pickle_is_refused_and_not_run_whatever_its_name(tmp_path: Path, name: str, protocol: int) -> None:
+    mark = tmp_path / "was-run"
+    message = refusal(stored(tmp_path, pickle.dumps(Bomb(mark), protocol=protocol), name))
+    assert "is a pickle, which could run any code" in message or "is no .skops classifier file" in message
+    assert not mark.exists()
+
+
+def test_a_type_that_skops_trusts_but_we_do_not_use_is_refused(tmp_path: Path) -> None:
+    features, labels = data()
+    message = refusal(stored(tmp_path, skops.io.dumps(SVC().fit(features, labels))))
+    assert "refers from one object to another" in message or "sklearn.svm" in message
+
+
+HOSTILE_NODES: list[dict[str, Any]] = [
+    {"__loader__": "FunctionNode", "__module__": "posix", "__class__": "mkdir"},
+    {"__loader__": "TypeNode", "__module__": "os", "__class__": "mkdir"},
+    {"__loader__": "ObjectNode", "__module__": "subprocess", "__class__": "Popen"},
+    {"__loader__": "ObjectNode", "__module__": "sklearn.preprocessing._function_transformer",
+     "__class__": "FunctionTransformer"},
+    {"__loader__": "PartialNode", "__module__": "functools", "__class__": "partial"},
+    {"__loader__": "OperatorFuncNode", "__module__": "operator", "__class__": "methodcaller"},
+    {"__loader__": "MethodNode", "__module__": "builtins", "__class__": "dict"},
+    {"__loader__": "ConstructorFromReduceNode", "__module__": "builtins", "__class__": "list"},
+    {"__loader__": "ListNode", "__module__": "os", "__class__": "mkdir"},
+    {"__loader__": "DictNode", "__module__": "collections", "__class__": "OrderedDict"},
+    {"__loader__": "TreeNode", "__module__": "builtins", "__class__": "dict"},
+    {"__loader__": "RandomGeneratorNode", "__module__": "numpy.random._generator", "__class__": "Generator"},
+    {"__loader__": "CachedNode", "__module__": "builtins", "__class__": "dict"},
+    {"__loader__": ["ListNode"], "__module__": "builtins", "__class__": "list"},
+    {"__module__": "builtins", "__class__": "list"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "node", HOSTILE_NODES, ids=[f"{n['__module__']}.{n['__class__']}" for n in HOSTILE_NODES]
+)
+def test_an_object_that_is_none_of_ours_is_refused_wherever_it_hides(
+    tmp_path: Path, logistic: bytes, node: dict[str, Any]
+) -> None:
+    mark = tmp_path / "was-run"
+    path_node = {
+        "__loader__": "JsonNode",
+        "__module__": "builtins",
+        "__class__": "str",
+        "content": json.dumps(str(mark)),
+    }
+    hostile = {**node, "content": [path_node], "args": path_node}
+    places: list[Callable[[dict[str, Any]], object]] = [
+        lambda schema: schema["content"].update(extra=hostile),
+        lambda schema: nodes(schema, "ObjectNode")[1]["content"]["content"].update(func=hostile),
+        lambda schema: nodes(schema, "ListNode")[0]["content"].append(hostile),
+        lambda schema: schema.update(unread={"deep": [hostile]}),
+    ]
+    for edit in places:
+        message = refusal(stored(tmp_path, edited(logistic, edit)))
+        assert "which is no part of our classifiers" in message
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("protocol", [0, 1, True, 99, "2", None])
+def test_another_protocol_is_refused(tmp_path: Path, logistic: bytes, protocol: object) -> None:
+    message = refusal(stored(tmp_path, edited(logistic, lambda schema: schema.update(protocol=protocol))))
+    assert f"is of protocol {protocol}" in message
+
+
+def test_an_object_that_stands_in_for_another_is_refused(tmp_path: Path, forest: bytes) -> None:
+    """skops builds the first object of an id wherever the id comes again, whatever is written there."""
+
+    def swap(schema: dict[str, Any]) -> None:
+        nodes(schema, "JsonNode")[0]["__id__"] = 7
+
+    assert "refers from one object to another" in refusal(stored(tmp_path, edited(forest, swap)))
+
+
+def in_first_tree(change: Callable[[dict[str, Any]], object]) -> Callable[[dict[str, Any]], object]:
+    return lambda schema: change(nodes(schema, "TreeNode")[0])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tree: tree["content"]["content"]["node_count"].update(content="1000000"),
+        lambda tree: tree["__reduce__"]["args"]["content"][2].update(content="1000000"),
+        lambda tree: tree["__reduce__"]["args"]["content"][1].update(
+            file=tree["content"]["content"]["values"]["file"]
+        ),
+    ],
+    ids=["more nodes than there are", "more outputs", "other classes"],
+)
+def test_a_tree_whose_sizes_lie_is_refused_before_it_is_built(
+    tmp_path: Path, forest: bytes, change: Callable[[dict[str, Any]], object]
+) -> None:
+    message = refusal(stored(tmp_path, edited(forest, in_first_tree(change))))
+    assert "has a tree whose sizes do not fit together" in message
+
+
+def first_array_of(content: bytes, field: str) -> str:
+    """Name of the first stored array with this field."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        for name in archive.namelist():
+            if name != SCHEMA:
+                names = np.load(io.BytesIO(archive.read(name))).dtype.names or ()
+                if field in names:
+                    return name
+    raise AssertionError(f"no array with {field}")
+
+
+def with_nodes(content: bytes, field: str, change: Callable[[Any], object]) -> bytes:
+    """The classifier with the nodes of its first tree changed."""
+    target = first_array_of(content, field)
+
+    def arrays(name: str, array: bytes) -> bytes:
+        if name != target:
+            return array
+        tree = np.load(io.BytesIO(array)).copy()
+        change(tree)
+        out = io.BytesIO()
+        np.save(out, tree)
+        return out.getvalue()
+
+    return edited(content, arrays=arrays)
+
+
+FOREST_ATTACKS: list[tuple[str, Callable[[Any], object]]] = [
+    ("child far outside", lambda tree: tree["left_child"].__setitem__(0, 10**9)),
+    ("negative child", lambda tree: tree["right_child"].__setitem__(0, -7)),
+    ("endless loop", lambda tree: tree["left_child"].__setitem__(0, 0)),
+    ("feature outside", lambda tree: tree["feature"].__setitem__(0, 10**6)),
+    ("negative feature", lambda tree: tree["feature"].__setitem__(0, -5)),
+]
+
+
+@pytest.mark.parametrize("change", [a[1] for a in FOREST_ATTACKS], ids=[a[0] for a in FOREST_ATTACKS])
+def test_a_forest_that_leads_out_of_its_bounds_is_refused(
+    tmp_path: Path, forest: bytes, change: Callable[[Any], object]
+) -> None:
+    attacked = stored(tmp_path, with_nodes(forest, "left_child", change))
+    assert "has a tree that leads out of its own bounds" in refusal(attacked)
+
+
+BOOSTING_ATTACKS: list[tuple[str, Callable[[Any], object]]] = [
+    ("child far outside", lambda tree: tree["left"].__setitem__(0, 10**9)),
+    ("endless loop", lambda tree: tree["right"].__setitem__(0, 0)),
+    ("feature outside", lambda tree: tree["feature_idx"].__setitem__(0, 10**6)),
+    ("categories", lambda tree: tree["is_categorical"].__setitem__(0, 1)),
+]
+
+
+@pytest.mark.parametrize("change", [a[1] for a in BOOSTING_ATTACKS], ids=[a[0] for a in BOOSTING_ATTACKS])
+def test_boosting_that_leads_out_of_its_bounds_is_refused(
+    tmp_path: Path, change: Callable[[Any], object]
+) -> None:
+    attacked = with_nodes(dumps(classifier("boosting")), "num_threshold", change)
+    assert "has a tree" in refusal(stored(tmp_path, attacked))
+
+
+def test_a_forest_inside_a_pipeline_is_none_of_our_models() -> None:
+    pipeline = classifier("logistic").fitted.members[0]
+    pipeline.steps[0] = ("ranks", classifier("extra-trees").fitted.members[0])
+    with pytest.raises(AuditError, match="has a pipeline of ExtraTreesClassifier"):
+        check_members([pipeline], len(FEATURES))
+
+
+def array_bytes(value: Any, **options: Any) -> bytes:
+    out = io.BytesIO()
+    np.save(out, value, **options)
+    return out.getvalue()
+
+
+def test_an_array_that_hides_a_pickle_is_refused_and_not_run(tmp_path: Path, logistic: bytes) -> None:
+    mark = tmp_path / "was-run"
+    hidden = array_bytes(np.array([Bomb(mark)], dtype=object), allow_pickle=True)
+    message = refusal(stored(tmp_path, edited(logistic, arrays=lambda name, array: hidden)))
+    assert "has an array that is not what it says" in message
+    assert not mark.exists()
+
+
+def test_an_array_that_claims_more_than_it_holds_is_refused(tmp_path: Path, logistic: bytes) -> None:
+    claim = array_bytes(np.zeros(4)).replace(b"(4,)", b"(4000000000000,)".ljust(4))[:80]
+    message = refusal(stored(tmp_path, edited(logistic, arrays=lambda name, array: claim)))
+    assert "is not what it says" in message or "is damaged" in message
+
+
+def test_a_file_that_unpacks_to_too_much_is_refused(
+    tmp_path: Path, logistic: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classifier_audit, "MAX_CONTENT_BYTES", 2**20)
+    out = io.BytesIO(logistic)
+    with zipfile.ZipFile(out, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb.npy", bytes(2**21))
+    assert "unpacks to more than" in refusal(stored(tmp_path, out.getvalue()))
+
+
+def test_a_file_larger_than_any_classifier_is_not_even_read(tmp_path: Path) -> None:
+    path = tmp_path / "mk.skops"
+    with path.open("wb") as file:
+        file.truncate(2**40)  # sparse: takes no room
+    assert "is larger than 512 MiB" in refusal(path)
+
+
+@pytest.mark.parametrize("name", ["evil.py", "../evil.npy.so"])
+def test_entries_that_are_no_arrays_are_refused(tmp_path: Path, logistic: bytes, name: str) -> None:
+    out = io.BytesIO(logistic)
+    with zipfile.ZipFile(out, "a") as archive:
+        archive.writestr(name, b"{}")
+    assert "holds other entries than a schema and arrays" in refusal(stored(tmp_path, out.getvalue()))
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_second_schema_is_refused(tmp_path: Path, logistic: bytes) -> None:
+    out = io.BytesIO(logistic)
+    with zipfile.ZipFile(out, "a") as archive:
+        archive.writestr(SCHEMA, b"{}")
+    assert "names an entry twice" in refusal(stored(tmp_path, out.getvalue()))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
+def test_a_truncated_file_is_refused(tmp_path: Path, forest: bytes, share: float) -> None:
+    message = refusal(stored(tmp_path, forest[: int(share * len(forest))]))
+    assert "is damaged" in message or "is no .skops classifier file" in message
+
+
+def test_an_archive_of_something_else_is_refused(tmp_path: Path) -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("hello.txt", "hello")
+    assert "holds other entries than a schema and arrays" in refusal(stored(tmp_path, out.getvalue()))
+
+
+def test_a_skops_file_that_is_no_classifier_of_ours_is_refused(tmp_path: Path) -> None:
+    content = classifier_file._canonical(skops.io.dumps({"hello": [1, 2, 3]}))
+    assert "is damaged or no classifier of ours" in refusal(stored(tmp_path, content))
+
+
+def test_a_classifier_that_answers_otherwise_than_where_it_was_made_is_refused(tmp_path: Path) -> None:
+    made = classifier("logistic")
+    other = Classifier(**{**vars(made), "probe_scores": made.probe_scores + 0.01})
+    message = refusal(stored(tmp_path, dumps(other)))
+    assert "answers otherwise here than where it was made (with skops 1)" in message
+
+
+def test_a_missing_file_is_an_error_not_a_traceback(tmp_path: Path) -> None:
+    assert "cannot be read (No such file or directory)" in refusal(tmp_path / "none.skops")
+
+
+@pytest.mark.parametrize("suffix", [".pkl", ".pickle", ".joblib", ".json", ""])
+def test_only_a_skops_name_is_written(suffix: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        check_name(Path(f"mk_classifier{suffix}"))
+    assert "name it mk_classifier.skops" in str(refused.value)
+
+
+def test_the_name_of_the_notes_is_refused_with_the_reason() -> None:
+    with pytest.raises(UsageError, match="a pickle can run any code when it is loaded"):
+        check_name(Path("mk_classifier.pkl"))

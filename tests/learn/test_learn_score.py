@@ -1,0 +1,239 @@
+"""Scores: every stored cell gets one, of the classifier in force; another run's classifier gets none."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from labelfiles import export, truth_labels, write
+from runs import FakeRun, make_run
+
+from pipeline.config import CellType
+from pipeline.errors import InputError, UsageError
+from pipeline.learn import cellrows, classifier_file
+from pipeline.learn.convert import Request as ConvertRequest, convert
+from pipeline.learn.fitting import Settings
+from pipeline.learn.score import HARMLESS_SETTINGS, ScoreSummary, apply_classifiers
+from pipeline.learn.train import Request as TrainRequest, train
+from pipeline.learn.training_file import write_training
+from pipeline.store import manifest as manifests, tables
+from pipeline.store.cells import read_cells, write_cells
+from pipeline.store.layout import RunLayout
+from pipeline.store.schema import SCORES
+
+SLIDES = ("FGC1", "FHU1", "MGC1")
+
+
+def classifiers_of(run: FakeRun, folder: Path, model: str = "logistic") -> dict[CellType, Path]:
+    folder.mkdir(exist_ok=True)
+    labels = write(folder / "anna.json", export(run.manifest, truth_labels(run)))
+    write_training(folder / "training.json", convert(ConvertRequest((labels,), run.layout)))
+    outputs: dict[CellType, Path] = {"mk": folder / "mk.skops", "hspc": folder / "hspc.skops"}
+    settings = Settings(model=model)  # type: ignore[arg-type]
+    train(TrainRequest((folder / "training.json",), outputs, settings=settings))
+    return outputs
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> FakeRun:
+    return make_run(tmp_path_factory.mktemp("score") / "run", slide_ids=SLIDES, cells_per_type=25)
+
+
+@pytest.fixture(scope="module")
+def trained(base: FakeRun, tmp_path_factory: pytest.TempPathFactory) -> dict[CellType, Path]:
+    return classifiers_of(base, tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture
+def fresh(base: FakeRun, tmp_path: Path) -> FakeRun:
+    """A copy of the run, without scores."""
+    shutil.copytree(base.layout.root, tmp_path / "run")
+    return replace(base, layout=RunLayout(tmp_path / "run"))
+
+
+def scored(run: FakeRun, classifiers: dict[CellType, Path], **options: bool) -> ScoreSummary:
+    return apply_classifiers(run.layout, run.manifest, SLIDES, classifiers, **options)
+
+
+def scores(run: FakeRun, slide_id: str = "FGC1") -> list[dict[str, object]]:
+    table = tables.read_table(run.layout.scores(slide_id), run.manifest.config_hash)
+    assert table.schema.remove_metadata() == SCORES
+    rows: list[dict[str, object]] = table.to_pylist()
+    return rows
+
+
+def test_every_stored_cell_gets_one_score_in_the_order_of_the_cells(
+    fresh: FakeRun, trained: dict[CellType, Path]
+) -> None:
+    scored(fresh, trained)
+    for slide_id in SLIDES:
+        cells = read_cells(fresh.layout, fresh.manifest, slide_id, ["cell_id", "in_filter"])
+        assert set(cells["in_filter"].to_pylist()) == {True, False}
+        assert [row["cell_id"] for row in scores(fresh, slide_id)] == cells["cell_id"].to_pylist()
+
+
+def test_scores_are_those_of_the_classifier(fresh: FakeRun, trained: dict[CellType, Path]) -> None:
+    scored(fresh, trained)
+    cells = read_cells(fresh.layout, fresh.manifest, "FGC1")
+    found = {row["cell_id"]: row for row in scores(fresh)}
+    for cell_type, path in trained.items():
+        classifier = classifier_file.read(path)
+        own = cells.filter(pc.equal(cells["cell_type"], cell_type))
+        features = np.column_stack([own[name].to_numpy() for name in classifier.feature_names])
+        for cell_id, score in zip(own["cell_id"].to_pylist(), classifier.score(features), strict=True):
+            assert found[cell_id] == {
+                "cell_id": cell_id,
+                "classifier_id": classifier.classifier_id,
+                "score": float(np.float32(score)),
+                "is_positive": bool(score >= classifier.threshold),
+            }
+
+
+def test_the_summary_counts_stored_cells_and_those_in_the_filter(
+    fresh: FakeRun, trained: dict[CellType, Path]
+) -> None:
+    summary = scored(fresh, trained)
+    for cell_type, found in summary.types.items():
+        cells = positive = in_filter = both = 0
+        for slide_id in SLIDES:
+            rows = read_cells(fresh.layout, fresh.manifest, slide_id, ["cell_id", "cell_type", "in_filter"])
+            said = {row["cell_id"]: row["is_positive"] for row in scores(fresh, slide_id)}
+            for row in rows.to_pylist():
+                if row["cell_type"] == cell_type:
+                    cells += 1
+                    positive += bool(said[row["cell_id"]])
+                    in_filter += row["in_filter"]
+                    both += bool(said[row["cell_id"]]) and row["in_filter"]
+        assert (found.cells, found.positive, found.in_filter, found.positive_in_filter) == (
+            cells, positive, in_filter, both,
+        )  # fmt: skip
+
+
+def test_good_classifiers_find_the_positives(fresh: FakeRun, trained: dict[CellType, Path]) -> None:
+    scored(fresh, trained)
+    right = [
+        fresh.truth[str(row["cell_id"])] == row["is_positive"] for s in SLIDES for row in scores(fresh, s)
+    ]
+    assert np.mean(right) > 0.85
+
+
+def test_scoring_again_changes_no_byte(fresh: FakeRun, trained: dict[CellType, Path]) -> None:
+    scored(fresh, trained)
+    before = fresh.layout.scores("FGC1").read_bytes()
+    scored(fresh, trained)
+    assert fresh.layout.scores("FGC1").read_bytes() == before
+
+
+def test_one_type_at_a_time_gives_the_same_file_as_both(
+    fresh: FakeRun, trained: dict[CellType, Path]
+) -> None:
+    scored(fresh, trained)
+    both = fresh.layout.scores("FGC1").read_bytes()
+    for slide_id in SLIDES:
+        fresh.layout.scores(slide_id).unlink()
+    scored(fresh, {"hspc": trained["hspc"]})
+    assert all("_hspc_" in str(row["cell_id"]) for row in scores(fresh))
+    scored(fresh, {"mk": trained["mk"]})
+    assert fresh.layout.scores("FGC1").read_bytes() == both
+
+
+def test_a_new_classifier_takes_the_place_of_the_old_one_of_its_type(
+    fresh: FakeRun, trained: dict[CellType, Path], tmp_path: Path
+) -> None:
+    scored(fresh, trained)
+    other = classifiers_of(fresh, tmp_path / "other", model="boosting")["mk"]
+    scored(fresh, {"mk": other})
+    ids = {str(row["classifier_id"]) for row in scores(fresh) if "_mk_" in str(row["cell_id"])}
+    assert ids == {classifier_file.id_of(other.read_bytes())}
+    assert len({row["cell_id"] for row in scores(fresh)}) == len(scores(fresh)) == 50
+
+
+def test_batches_do_not_show(
+    fresh: FakeRun, trained: dict[CellType, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored(fresh, trained)
+    whole = fresh.layout.scores("FGC1").read_bytes()
+    monkeypatch.setattr(cellrows, "BATCH_ROWS", 7)
+    scored(fresh, trained)
+    assert fresh.layout.scores("FGC1").read_bytes() == whole
+
+
+def test_a_classifier_of_the_other_type_is_refused(fresh: FakeRun, trained: dict[CellType, Path]) -> None:
+    with pytest.raises(InputError, match="classifies hspc, not mk"):
+        scored(fresh, {"mk": trained["hspc"]})
+    assert not fresh.layout.scores("FGC1").exists()
+
+
+def test_no_classifier_is_wrong_usage(fresh: FakeRun) -> None:
+    with pytest.raises(UsageError, match="nothing to score with"):
+        scored(fresh, {})
+
+
+def test_a_missing_feature_is_named(fresh: FakeRun, trained: dict[CellType, Path]) -> None:
+    for slide_id in SLIDES:
+        cells = read_cells(fresh.layout, fresh.manifest, slide_id)
+        write_cells(fresh.layout, fresh.manifest, slide_id, cells.drop_columns(["texture_entropy"]))
+    with pytest.raises(InputError, match="needs features that the run does not have: texture_entropy"):
+        scored(fresh, trained)
+
+
+def test_a_cell_without_a_number_in_a_feature_is_an_error_and_writes_nothing(
+    fresh: FakeRun, trained: dict[CellType, Path]
+) -> None:
+    cells = read_cells(fresh.layout, fresh.manifest, "FGC1")
+    values = cells["texture_entropy"].to_numpy().copy()
+    values[3] = np.inf
+    column = cells.column_names.index("texture_entropy")
+    broken = cells.set_column(column, cells.schema.field(column), [values])
+    write_cells(fresh.layout, fresh.manifest, "FGC1", broken)
+    with pytest.raises(
+        InputError, match=f"cell {cells['cell_id'][3].as_py()} has no number in texture_entropy"
+    ):
+        scored(fresh, trained)
+    assert not fresh.layout.scores("FGC1").exists()
+
+
+def with_identity(run: FakeRun, **identity: object) -> FakeRun:
+    """The run as if these settings had been in force."""
+    manifest = replace(run.manifest, identity={**run.manifest.identity, **identity})
+    manifests.write(run.layout, manifest)
+    for slide_id in SLIDES:
+        table = pq.read_table(run.layout.cells(slide_id))
+        tables.write_table(run.layout.cells(slide_id), table, manifest.config_hash)
+    return replace(run, manifest=manifest)
+
+
+@pytest.mark.parametrize("setting", sorted(HARMLESS_SETTINGS))
+def test_a_run_with_other_settings_is_refused_unless_allowed(
+    fresh: FakeRun, trained: dict[CellType, Path], setting: str
+) -> None:
+    run = with_identity(fresh, **{setting: 1234})
+    with pytest.raises(
+        InputError, match=f"learned from a run with other settings: {setting} is .* and 1234 here"
+    ):
+        scored(run, trained)
+    assert not run.layout.scores("FGC1").exists()
+    summary = scored(run, trained, allow_other_run=True)
+    assert summary.other_settings == (f"{setting} is {trained_setting(setting)} there and 1234 here",)
+    assert len(scores(run)) == 50
+
+
+def trained_setting(setting: str) -> object:
+    return {"run.seed": 0, "run.tile_size": 4096, "run.calibration_samples": 100}[setting]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("hspc.detector", "cellpose"), ("mk.stored_area_um2", [1.0, 2.0]), ("run.um_per_px", 0.5)],
+)
+def test_a_run_whose_features_mean_something_else_is_always_refused(
+    fresh: FakeRun, trained: dict[CellType, Path], setting: str, value: object
+) -> None:
+    run = with_identity(fresh, **{setting: value})
+    with pytest.raises(InputError, match=f"learned from a run with other settings: {setting}"):
+        scored(run, trained, allow_other_run=True)

@@ -10,10 +10,11 @@ import click
 
 from pipeline.cli import progress
 from pipeline.cli.options import json_option
-from pipeline.config import RunConfig, load_config
+from pipeline.config import CELL_TYPES, RunConfig, load_config
 from pipeline.errors import UsageError, printable
 
 if TYPE_CHECKING:
+    from pipeline.engine.tile import Recipe
     from pipeline.slide.inspect import SceneReport, SlideReport
 
 
@@ -46,7 +47,7 @@ def inspect(
         )
     with CziSlide.open(czi, config.run.um_per_px) as slide:
         with progress.shown() as show:
-            report = inspect_slide(slide, config.run.tile_size, _halo_um(config), show)
+            report = inspect_slide(slide, config.run.tile_size, _recipe(config).halo_px, show)
         click.echo(json.dumps(report.to_dict(), indent=1) if as_json else describe(report))
         if preview is not None:
             from pipeline.slide.preview import draw_preview, write_png
@@ -54,9 +55,16 @@ def inspect(
             write_png(preview, draw_preview(slide, report))
 
 
-def _halo_um(config: RunConfig) -> float:
-    """The longest cell stored; a detector's own reach comes on top."""
-    return max(config.mk.stored.max_length_um, config.hspc.stored.max_length_um)
+def _recipe(config: RunConfig) -> Recipe:
+    """What `segment` would look for with the same settings."""
+    from pipeline.detect.resolve import build_detector, choose_detector
+    from pipeline.engine.tile import Recipe
+
+    sections = {cell_type: config.cells(cell_type) for cell_type in CELL_TYPES}
+    return Recipe(
+        {t: build_detector(t, choose_detector(t, section.detector).name) for t, section in sections.items()},
+        {t: section.stored for t, section in sections.items()},
+    )
 
 
 def describe(report: SlideReport) -> str:

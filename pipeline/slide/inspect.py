@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline.geometry import area_um2, um_to_px
+from pipeline.geometry import area_um2
 from pipeline.progress import Progress, silent
 from pipeline.slide.czi import CziSlide
 from pipeline.slide.model import SceneInfo, SlideInfo
@@ -80,13 +80,13 @@ class SlideReport:
 
 
 def inspect_slide(
-    slide: CziSlide, tile_size: int, halo_um: float, progress: Progress = silent
+    slide: CziSlide, tile_size: int, halo_px: Callable[[float], int], progress: Progress = silent
 ) -> SlideReport:
     """Surveys a slide as far as it can be read.
 
     Args:
         tile_size: side of a tile's core in pixels.
-        halo_um: what is read around a core.
+        halo_px: what is read around a core, for a pixel size in µm.
 
     Raises:
         InputError: its images are damaged.
@@ -97,7 +97,7 @@ def inspect_slide(
         tissue |= survey(slide, [scene.index])
         progress("tissue", done, len(info.scenes), scene=scene.index)
     tiles = None if refusal else plan_tiles(info.slide_id, info.scenes, tissue, tile_size, seed=0)
-    halo_px = None if size is None else um_to_px(halo_um, size)
+    halo = None if size is None else halo_px(size)
     return SlideReport(
         info=info,
         um_per_px=size,
@@ -106,8 +106,8 @@ def inspect_slide(
         tissue=tissue,
         tiles=tiles,
         tile_size=tile_size,
-        halo_px=halo_px,
-        read_share=_read_share(tiles or (), tissue, halo_px or 0),
+        halo_px=halo,
+        read_share=_read_share(tiles or (), tissue, halo or 0),
     )
 
 

@@ -88,7 +88,8 @@ export class CardsPage {
     if (isBulk) this.board.select([]);
     else if (state !== UNLABELLED && !this.board.move("right") && this.board.isComplete()) {
       const isLast = !document.querySelector(".where a[rel=next]");
-      notify(`Every card of this page has a label. ${isLast ? "It is the last page: time to export." : "] leads to the next page."}`);
+      const next = isLast ? "It is the last page: time to export." : "] leads to the next page.";
+      notify(`Every card of this page has a label. ${next}`);
     }
   }
 

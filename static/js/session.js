@@ -35,11 +35,8 @@ export class Session {
     this.store.set(id, state);
     const count = this.store.unsaved.size;
     window.onbeforeunload = count ? (event) => event.preventDefault() : null;
-    warn(
-      count
-        ? `The browser's storage is full or forbidden: ${count} labels are held by this tab alone. Export now, before you close it.`
-        : "",
-    );
+    const facts = `${count} labels are held by this tab alone. Export now, before you close it.`;
+    warn(count ? `The browser's storage is full or forbidden: ${facts}` : "");
     this.#askToPersist();
   }
 
@@ -88,7 +85,9 @@ export class Session {
     try {
       const file = readExported(text, this.settings.dataset);
       const { added, same, conflicts } = compare(file.labels, (id) => this.store.get(id));
-      const facts = `${conflicts.length} cells have another label in the file of ${file.annotator}. It also brings ${added.length} new labels; ${same} are the same.`;
+      const facts =
+        `${conflicts.length} cells have another label in the file of ${file.annotator}. ` +
+        `It also brings ${added.length} new labels; ${same} are the same.`;
       const taken = conflicts.length ? await askConflicts(conflicts, facts, nameOf) : new Map();
       if (taken) await this.#bringIn(file, [...added.map(({ id, label }) => [id, label]), ...taken]);
     } catch (error) {
@@ -128,7 +127,8 @@ export class Session {
     if (id === null || goHere(id)) return;
     try {
       const pages = await pagesOf(id, this.settings, getJson);
-      const others = pages.map((page) => new URL(page, location.href)).filter(({ pathname }) => pathname !== location.pathname);
+      const addresses = pages.map((page) => new URL(page, location.href));
+      const others = addresses.filter(({ pathname }) => pathname !== location.pathname);
       if (others.length) location.assign(`${others[0].href}#cell=${encodeURIComponent(id)}`);
       else notify("This gallery does not show that cell.");
     } catch (error) {
@@ -156,8 +156,9 @@ export class Session {
   }
 
   #settleNowAndThen() {
-    const settle = () =>
-      navigator.locks?.request(`${this.store.prefix}settle`, { ifAvailable: true }, (lock) => lock && this.store.settle());
+    const name = `${this.store.prefix}settle`;
+    const settleAlone = (lock) => lock && this.store.settle();
+    const settle = () => navigator.locks?.request(name, { ifAvailable: true }, settleAlone);
     setTimeout(settle, 1000);
     setInterval(settle, SETTLE_EVERY_MS);
   }

@@ -48,7 +48,10 @@ const WRONG = {
   "a list that is none": [JSON.stringify({ ...file(), mk: { positive: "A_s0_mk_1_1" } }), /no list under mk/],
   "an id that is none": [JSON.stringify({ ...file(), mk: { positive: [17] } }), /17/],
   "an id of the other type": [JSON.stringify({ ...file(), mk: { positive: ["A_s0_hspc_9_9"] } }), /under mk/],
-  "a cell with two labels": [JSON.stringify({ ...file(), mk: { positive: ["A_s0_mk_1_1"], unsure: ["A_s0_mk_1_1"] } }), /two labels/],
+  "a cell with two labels": [
+    JSON.stringify({ ...file(), mk: { positive: ["A_s0_mk_1_1"], unsure: ["A_s0_mk_1_1"] } }),
+    /two labels/,
+  ],
 };
 for (const [name, [text, message]] of Object.entries(WRONG)) {
   test(`refused with a sentence: ${name}`, () => {

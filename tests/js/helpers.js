@@ -16,10 +16,12 @@ export class FakeStorage {
     return this.map.get(key) ?? null;
   }
   setItem(key, value) {
-    const used = this.room === Infinity ? 0 : [...this.map].reduce((sum, [k, v]) => sum + (k === key ? 0 : k.length + v.length), 0);
-    if (used + key.length + value.length > this.room) throw new Error("QuotaExceededError");
+    if (this.room < Infinity && this.#usedWithout(key) + key.length + value.length > this.room) throw new Error("QuotaExceededError");
     this.keys = null;
     this.map.set(key, value);
+  }
+  #usedWithout(key) {
+    return [...this.map].reduce((sum, [k, v]) => sum + (k === key ? 0 : k.length + v.length), 0);
   }
   removeItem(key) {
     this.keys = null;

@@ -1,0 +1,183 @@
+"""Training writes three files that belong together, the same for the same request."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from labelfiles import write
+
+from pipeline.config import CellType, config_hash
+from pipeline.errors import InputError, UsageError
+from pipeline.learn import classifier_file
+from pipeline.learn.card import read_beside, sha256
+from pipeline.learn.fitting import Settings
+from pipeline.learn.train import Request, train
+
+SLIDES = ("FGC1", "FHU1", "MGC1")
+IDENTITY = {"run.seed": 0}
+
+
+def training_file(
+    path: Path, change: Callable[[list[dict[str, Any]]], Any] = lambda samples: samples
+) -> Path:
+    """Training data of 3 slides x 24 cells a type; the deep feature knows the answer, others help."""
+    rng = np.random.default_rng(0)
+    samples = []
+    for cell_type in ("hspc", "mk"):
+        for slide in SLIDES:
+            for n in range(24):
+                label = int(rng.random() < 0.5)
+                features = [float(rng.normal() + 2 * label), float(rng.normal()), float(label)]
+                samples.append(
+                    {
+                        "cell_id": f"{slide}_s{n % 2}_{cell_type}_{n}_0", "slide_id": slide, "scene": n % 2,
+                        "cell_type": cell_type, "label": label, "annotators": ["anna"], "policy": "random",
+                        "inclusion_prob": 1.0, "features": features,
+                    }
+                )  # fmt: skip
+    document = {
+        "format": "mkhspc-training", "version": 1, "config_hash": config_hash(IDENTITY), "identity": IDENTITY,
+        "feature_names": ["shape_a", "colour_b", "deep_000"], "samples": change(samples) or samples, "unsure": [],
+    }  # fmt: skip
+    return write(path, document)
+
+
+def trained(path: Path, *types: CellType, **options: Any) -> dict[CellType, dict[str, Any]]:
+    outputs: dict[CellType, Path] = {t: path.parent / f"{t}_classifier.skops" for t in types}
+    options.setdefault("settings", Settings(model="logistic"))
+    return train(Request((path,), outputs, **options))
+
+
+def test_three_files_are_written_for_each_type_asked_for(tmp_path: Path) -> None:
+    trained(training_file(tmp_path / "t.json"), "mk")
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "t.json", "mk_classifier.skops", "mk_classifier.json", "mk_classifier.oof.csv",
+    }  # fmt: skip
+
+
+def test_the_card_says_what_a_reader_must_know(tmp_path: Path) -> None:
+    path = training_file(tmp_path / "t.json")
+    card = trained(path, "mk")["mk"]
+    assert card == json.loads((tmp_path / "mk_classifier.json").read_text())
+    assert card["features"] == ["shape_a", "colour_b", "deep_000"]
+    assert card["config_hash"] == config_hash(IDENTITY)
+    assert card["groups"].keys() == set(SLIDES)
+    assert card["positive"] + card["negative"] == len(card["cells"]) == 72
+    assert card["training_data"] == {"t.json": sha256(path.read_bytes())}
+    assert card["policies"] == {"random": 72}
+    assert card["annotators"] == ["anna"]
+    assert 0 < card["threshold"] < 1
+    assert card["cross_validated"]["accuracy"]["groups"] == 3
+    assert card["versions"].keys() >= {"scikit-learn", "numpy", "skops", "python"}
+
+
+def test_the_predictions_are_a_row_a_cell_by_a_classifier_of_other_groups(tmp_path: Path) -> None:
+    card = trained(training_file(tmp_path / "t.json"), "mk")["mk"]
+    with (tmp_path / "mk_classifier.oof.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["cell_id"] for row in rows] == card["cells"]
+    assert [int(row["label"]) for row in rows] == card["labels"]
+    assert {row["group"]: row["fold"] for row in rows} == {"FGC1": "0", "FHU1": "1", "MGC1": "2"}
+    for row in rows:
+        assert int(row["predicted"]) == int(float(row["probability"]) >= float(row["threshold"]))
+    _, predictions = read_beside(tmp_path / "mk_classifier.skops")
+    assert predictions.labels.tolist() == [bool(label) for label in card["labels"]]
+
+
+def test_the_same_request_writes_the_same_bytes(tmp_path: Path) -> None:
+    contents = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        path = training_file(tmp_path / name / "t.json")
+        trained(path, "mk", "hspc", settings=Settings(model="auto", seed=5))
+        contents.append({p.name: p.read_bytes() for p in path.parent.iterdir()})
+    assert contents[0] == contents[1]
+    assert len(contents[0]) == 7
+
+
+def test_morph_only_leaves_the_deep_features_out(tmp_path: Path) -> None:
+    path = training_file(tmp_path / "t.json")
+    whole, plain = trained(path, "mk")["mk"], trained(path, "mk", morph_only=True)["mk"]
+    assert plain["features"] == ["shape_a", "colour_b"]
+    assert classifier_file.read(tmp_path / "mk_classifier.skops").feature_names == ("shape_a", "colour_b")
+    accuracies = [card["cross_validated"]["accuracy"]["value"] for card in (whole, plain)]
+    assert accuracies[0] == 1.0 > accuracies[1]
+
+
+def test_the_group_can_be_the_scene(tmp_path: Path) -> None:
+    card = trained(training_file(tmp_path / "t.json"), "mk", group_by="scene")["mk"]
+    assert set(card["groups"]) == {f"{slide}_s{scene}" for slide in SLIDES for scene in (0, 1)}
+    assert len(card["recipe_by_fold"]) == 6
+
+
+def test_a_threshold_for_recall_finds_more_than_one_for_f1(tmp_path: Path) -> None:
+    def weak(samples: list[dict[str, Any]]) -> None:
+        for sample in samples:
+            sample["features"][2] = 0.0
+
+    path = training_file(tmp_path / "t.json", weak)
+    settings = {aim: Settings(model="logistic", threshold_for=aim) for aim in ("recall", "balanced")}  # type: ignore[arg-type]
+    found = {aim: trained(path, "mk", settings=s)["mk"] for aim, s in settings.items()}
+    assert found["recall"]["threshold"] < found["balanced"]["threshold"]
+    recalls = [found[aim]["cross_validated"]["recall"]["value"] for aim in ("recall", "balanced")]
+    assert recalls[0] >= recalls[1]
+
+
+REFUSED: list[tuple[str, Callable[[list[dict[str, Any]]], Any], str]] = [
+    ("no cell of the type", lambda s: [x for x in s if x["cell_type"] == "hspc"], "there is no labelled mk"),
+    ("one class", lambda s: [x for x in s if x["label"]], "positive and 0 negative mk are too few"),
+    (
+        "four positives",
+        lambda s: [
+            x for n, x in enumerate(y for y in s if y["cell_type"] == "mk") if not x["label"] or n < 8
+        ],
+        "are too few to learn from: at least 5 of each",
+    ),
+    (
+        "one slide",
+        lambda s: [x for x in s if x["slide_id"] == "FGC1"],
+        r"all labelled mk are of one group \(FGC1\)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "reason"), [r[1:] for r in REFUSED], ids=[r[0] for r in REFUSED])
+def test_too_little_to_learn_from_is_refused_and_nothing_is_written(
+    tmp_path: Path, change: Callable[[list[dict[str, Any]]], Any], reason: str
+) -> None:
+    path = training_file(tmp_path / "t.json", change)
+    with pytest.raises(InputError, match=reason):
+        trained(path, "mk")
+    assert [p.name for p in tmp_path.iterdir()] == ["t.json"]
+
+
+def test_nothing_is_written_when_one_of_the_types_cannot_be_trained(tmp_path: Path) -> None:
+    path = training_file(tmp_path / "t.json", lambda s: [x for x in s if x["cell_type"] == "hspc"])
+    with pytest.raises(InputError, match="leave --output-mk out"):
+        trained(path, "hspc", "mk")
+    assert [p.name for p in tmp_path.iterdir()] == ["t.json"]
+
+
+def test_a_card_is_not_written_over_the_training_data(tmp_path: Path) -> None:
+    path = training_file(tmp_path / "mk.json")
+    before = path.read_bytes()
+    with pytest.raises(UsageError, match=r"would be written over .*mk\.json"):
+        train(Request((path,), {"mk": tmp_path / "mk.skops"}))
+    assert path.read_bytes() == before
+
+
+def test_two_classifiers_of_one_name_are_refused(tmp_path: Path) -> None:
+    path, same = training_file(tmp_path / "t.json"), tmp_path / "same.skops"
+    with pytest.raises(UsageError, match="would be written over"):
+        train(Request((path,), {"mk": same, "hspc": same}))
+
+
+def test_no_output_is_wrong_usage(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="name a classifier with --output-mk or --output-hspc"):
+        train(Request((training_file(tmp_path / "t.json"),), {}))

@@ -13,7 +13,8 @@ from pipeline.engine.merge import merge_slide, missing_tiles, refuse_missing
 from pipeline.engine.prepare import chosen_tiles, open_run, prepare_plan
 from pipeline.engine.schedule import Shard, do_tiles, refuse_failures
 from pipeline.errors import CheckFailedError, UsageError
-from pipeline.learn.score import apply_classifiers
+from pipeline.learn.score import apply_classifiers, check_classifiers, load_classifiers
+from pipeline.measure.features import FEATURE_NAMES
 from pipeline.progress import Progress, silent
 from pipeline.slide.tiles import read_plan
 from pipeline.store import cells, manifest as manifests
@@ -46,9 +47,10 @@ def segment(
         InterruptedRunError: a signal stopped the run at a tile border.
         CheckFailedError: not one cell was found.
     """
-    layout, manifest, slide_ids = open_run(config)
     classifiers = _classifiers(config)
-    # check_classifiers(classifiers)
+    loaded = load_classifiers(classifiers)  # a night's work must not end at a file that was wrong
+    layout, manifest, slide_ids = open_run(config)
+    check_classifiers(loaded, manifest, FEATURE_NAMES, classifiers)
     tiles = {}
     for done, slide_id in enumerate(slide_ids, start=1):
         chosen = chosen_tiles(manifest, prepare_plan(layout, manifest, slide_id))

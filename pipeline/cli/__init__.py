@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from pipeline import __version__
-from pipeline.errors import MkhspcError
+from pipeline.errors import MkhspcError, printable
 
 COMMANDS = {
     "demo": ("pipeline.cli.demo", "The whole journey on simulated slides, in about two minutes."),
@@ -94,7 +94,7 @@ def run_command(arguments: list[str]) -> int:
     except OSError as error:  # a full disk, a read-only directory, a name too long
         if verbose:
             traceback.print_exc()
-        where = "" if error.filename is None else f"{error.filename}: "
+        where = "" if error.filename is None else f"{printable(str(error.filename))}: "
         click.echo(f"mkhspc: {where}{error.strerror or error}", err=True)
         return MkhspcError.exit_code
     return outcome if isinstance(outcome, int) else 0

@@ -39,4 +39,4 @@ def area_options(command: Command) -> Command:
 
 def print_json(value: Any) -> None:
     """Writes a result to stdout as JSON."""
-    click.echo(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
+    click.echo(json.dumps(value, indent=1, allow_nan=False))

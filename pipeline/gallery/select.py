@@ -28,6 +28,7 @@ from pipeline.store.schema import SCORES
 LEAST_REPEATS = 50
 DEFAULT_THRESHOLD = 0.5
 
+_SHOWN = ["cell_id", "slide_id", "area_px", "area_um2", "score"]
 _COLUMNS = ["cell_id", "slide_id", "cell_type", "area_px", "area_um2", "in_filter"]
 
 
@@ -75,19 +76,40 @@ class Deck:
 def choose_decks(layout: RunLayout, manifest: Manifest, options: SiteOptions) -> list[Deck]:
     """The decks of a site, one per cell type that has a cell in the filter.
 
+    Slides are read one at a time, and only the cells that will be shown are kept.
+
     Raises:
         InputError: a table is missing or damaged, or the order needs scores that are not there.
     """
-    cells = pa.concat_tables([_slide_cells(layout, manifest, s.slide_id) for s in manifest.slides])
-    decks = []
-    for cell_type in CELL_TYPES:
-        of_type = cells.filter(pc.equal(cells["cell_type"], cell_type)).drop_columns(["cell_type"])
-        if len(of_type):
-            decks.append(_deck(cell_type, of_type, manifest, options))
-    return decks
+    found = _count_in_filter(layout, manifest)
+    shown = {t: allocate(found[t], options.max_cards or int(found[t].sum())) for t in CELL_TYPES}
+    chosen: dict[CellType, list[pa.Table]] = {t: [] for t in CELL_TYPES}
+    for number, slide in enumerate(manifest.slides):
+        cells = _slide_cells(layout, manifest, slide.slide_id)
+        for cell_type in CELL_TYPES:
+            of_type = cells.filter(pc.equal(cells["cell_type"], cell_type))
+            wanted = int(shown[cell_type][number])
+            chosen[cell_type].append(_draw_cells(of_type, wanted, manifest.config.run.seed))
+    return [
+        _deck(t, pa.concat_tables(chosen[t]), (found[t], shown[t]), manifest, options)
+        for t in CELL_TYPES
+        if found[t].any()
+    ]
+
+
+def _count_in_filter(layout: RunLayout, manifest: Manifest) -> dict[CellType, NDArray[np.int64]]:
+    """Cells in the filter by type, each (slides,) int64 in the manifest's order."""
+    counts = {t: np.zeros(len(manifest.slides), np.int64) for t in CELL_TYPES}
+    for number, slide in enumerate(manifest.slides):
+        cells = read_cells(layout, manifest, slide.slide_id, ["cell_type", "in_filter"])
+        for cell_type in CELL_TYPES:
+            wanted = pc.and_(cells["in_filter"], pc.equal(cells["cell_type"], cell_type))
+            counts[cell_type][number] = pc.sum(wanted, min_count=0).as_py()
+    return counts
 
 
 def _slide_cells(layout: RunLayout, manifest: Manifest, slide_id: str) -> pa.Table:
+    """The cells of a slide in the filter, with `score` and `is_positive`, null where there are none."""
     cells = read_cells(layout, manifest, slide_id, _COLUMNS)
     cells = cells.filter(cells["in_filter"]).drop_columns(["in_filter"])
     scores = read_scores(layout, manifest, slide_id)
@@ -103,39 +125,36 @@ def read_scores(layout: RunLayout, manifest: Manifest, slide_id: str) -> pa.Tabl
     return tables.read_table(layout.scores(slide_id), manifest.config_hash, columns=SCORES.names)
 
 
-def _deck(cell_type: CellType, cells: pa.Table, manifest: Manifest, options: SiteOptions) -> Deck:
-    seed = manifest.config.run.seed
-    found = len(cells)
-    slide_of = _slide_numbers(cells["slide_id"], manifest)
+def _draw_cells(cells: pa.Table, wanted: int, seed: int) -> pa.Table:
+    """A random `wanted` of a slide's cells, in random order, with their place in the site.
+
+    The k-th cell drawn from a slide stands anywhere in the k-th of `wanted` equal parts of the
+    site (column `place`, 0 to 1): so every page holds the slides in proportion.
+    """
     names = cells["cell_id"].to_pylist()
-    within = ranks_within(slide_of, uniform_draws(f"{seed}/card", names))
-    jitter = uniform_draws(f"{seed}/place", names)
-    in_slide = np.bincount(slide_of, minlength=len(manifest.slides))
-    shown = allocate(in_slide, options.max_cards or found)
-    kept = np.flatnonzero(within < shown[slide_of])
-    cells = cells.take(kept)
-    if options.order == "random":
-        # the k-th of n cards of a slide falls anywhere in the k-th of n parts of the site
-        order = np.argsort((within[kept] + jitter[kept]) / shown[slide_of[kept]], kind="stable")
-    else:
-        order = _by_column(cells, cell_type, options.order)
+    drawn = np.argsort(uniform_draws(f"{seed}/card", names), kind="stable")[:wanted]
+    jitter = uniform_draws(f"{seed}/place", [names[i] for i in drawn])
+    return cells.take(drawn).append_column("place", pa.array((np.arange(wanted) + jitter) / max(1, wanted)))
+
+
+def _deck(
+    cell_type: CellType,
+    cells: pa.Table,
+    counts: tuple[NDArray[np.int64], NDArray[np.int64]],
+    manifest: Manifest,
+    options: SiteOptions,
+) -> Deck:
+    """Puts the drawn cells of a type in order; `counts` are those found and shown, per slide."""
+    found, shown = counts
     return Deck(
         cell_type=cell_type,
-        cells=cells.take(order).drop_columns(["is_positive"]),
-        pages=plan_pages(len(cells), options, f"{seed}/{cell_type}/repeats"),
+        cells=cells.take(_order(cells, cell_type, options.order)).select(_SHOWN),
+        pages=plan_pages(len(cells), options, f"{manifest.config.run.seed}/{cell_type}/repeats"),
         inclusion={
-            slide.slide_id: float(shown[i] / in_slide[i])
-            for i, slide in enumerate(manifest.slides)
-            if in_slide[i]
+            slide.slide_id: float(shown[i] / found[i]) for i, slide in enumerate(manifest.slides) if found[i]
         },
-        found=found,
+        found=int(found.sum()),
     )
-
-
-def _slide_numbers(slide_ids: pa.ChunkedArray, manifest: Manifest) -> NDArray[np.int64]:
-    known = pa.array([slide.slide_id for slide in manifest.slides], pa.string())
-    numbers: NDArray[np.int64] = pc.index_in(slide_ids, known).to_numpy().astype(np.int64)
-    return numbers
 
 
 def uniform_draws(key: str, names: Iterable[str]) -> NDArray[np.float64]:
@@ -146,16 +165,6 @@ def uniform_draws(key: str, names: Iterable[str]) -> NDArray[np.float64]:
         return int.from_bytes(hashlib.blake2b(prefix + name.encode(), digest_size=6).digest(), "big")
 
     return np.fromiter((draw(name) for name in names), np.float64) / 2.0**48
-
-
-def ranks_within(group: NDArray[np.int64], key: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Each item's place, from 0, among the items of its group in order of `key`."""
-    order = np.lexsort((key, group))
-    sizes = np.bincount(group)
-    starts = np.cumsum(sizes) - sizes
-    ranks = np.empty(len(group), np.int64)
-    ranks[order] = np.arange(len(group)) - starts[group[order]]
-    return ranks
 
 
 def allocate(available: NDArray[np.int64], wanted: int) -> NDArray[np.int64]:
@@ -179,15 +188,16 @@ def allocate(available: NDArray[np.int64], wanted: int) -> NDArray[np.int64]:
     return drawn.astype(np.int64)
 
 
-def _by_column(cells: pa.Table, cell_type: CellType, order: str) -> NDArray[np.int64]:
+def _order(cells: pa.Table, cell_type: CellType, order: str) -> pa.Array:
+    """Indices that put cells in an order; cells that tie stand in the order of their ids."""
     if order == "area":
         by, direction = cells["area_um2"], "descending"
-    else:
+    elif order == "uncertainty":
         by, direction = _distance_from_threshold(cells, cell_type), "ascending"
+    else:
+        by, direction = cells["place"], "ascending"
     keyed = pa.table({"by": by, "cell_id": cells["cell_id"]})
-    keys = [("by", direction), ("cell_id", "ascending")]
-    indices: NDArray[np.int64] = pc.sort_indices(keyed, sort_keys=keys).to_numpy().astype(np.int64)
-    return indices
+    return pc.sort_indices(keyed, sort_keys=[("by", direction), ("cell_id", "ascending")])
 
 
 def _distance_from_threshold(cells: pa.Table, cell_type: CellType) -> NDArray[np.float64]:

@@ -99,6 +99,7 @@ class SiteWriter:
         self._cards[deck.cell_type] += len(cards)
 
     def write_index(self) -> None:
+        """Writes the first page, when all others are there."""
         text = pages.render_index(self._environment, self.facts, self._samples)
         self._write_text("index.html", text)
 

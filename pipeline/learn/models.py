@@ -89,15 +89,19 @@ def recipes(model: ModelName, labels: int) -> list[Recipe]:
 
 def fit_member(name: str, features: Floats, labels: Labels, seed: int) -> Any:
     """A fitted scikit-learn estimator; the same for the same arguments."""
-    # OpenMP's barriers cost more than they save on few rows, a hundredfold on a busy machine
-    limit = 1 if len(labels) < _SMALL_FOR_THREADS else None
-    with threadpool_limits(limit, user_api="openmp"):
+    with _few_threads(len(labels)):
         return MEMBERS[name](seed).fit(features, labels)
+
+
+def _few_threads(rows: int) -> Any:
+    # OpenMP's barriers cost more than they save on few rows, a hundredfold on a busy machine
+    return threadpool_limits(1 if rows < _SMALL_FOR_THREADS else None, user_api="openmp")
 
 
 def log_odds(member: Any, features: Floats) -> Floats:
     """A member's log-odds of 'positive' per row, within `LOG_ODDS_LIMIT`."""
-    positive = member.predict_proba(features)[:, 1]
+    with _few_threads(len(features)):
+        positive = member.predict_proba(features)[:, 1]
     with np.errstate(divide="ignore"):
         odds: Floats = np.log(positive) - np.log1p(-positive)
     return np.clip(odds, -LOG_ODDS_LIMIT, LOG_ODDS_LIMIT)

@@ -81,20 +81,14 @@ def apply_classifiers(
         InputError: a classifier cannot be used, is of the other type, learned from a run with
             other settings, or needs a feature that the run does not have.
     """
-    from pipeline.learn import classifier_file
-
     if not classifiers:
         raise UsageError(
             "nothing to score with", fix="name a classifier with --mk-classifier or --hspc-classifier"
         )
-    loaded = {t: classifier_file.read(path) for t, path in classifiers.items()}
-    others: list[str] = []
-    for cell_type, classifier in loaded.items():
-        path = classifiers[cell_type]
-        if classifier.cell_type != cell_type:
-            raise InputError(f"classifies {classifier.cell_type}, not {cell_type}", where=path)
-        others += _other_settings(classifier, manifest, path, allow_other_run)
-        _check_features(classifier, feature_names(layout, manifest), path)
+    loaded = load_classifiers(classifiers)
+    others = check_classifiers(
+        loaded, manifest, feature_names(layout, manifest), classifiers, allow_other_run=allow_other_run
+    )
     counts = {t: np.zeros(4, np.int64) for t in loaded}
     for done, slide_id in enumerate(slide_ids, start=1):
         for cell_type, found in _score_slide(layout, manifest, slide_id, loaded).items():
@@ -105,6 +99,44 @@ def apply_classifiers(
         types={t: TypeSummary(c.classifier_id, *map(int, counts[t])) for t, c in loaded.items()},
         other_settings=tuple(dict.fromkeys(others)),
     )
+
+
+def load_classifiers(paths: Mapping[CellType, Path]) -> dict[CellType, Classifier]:
+    """Reads classifier files.
+
+    Raises:
+        InputError: one cannot be used, or is of the other type.
+    """
+    from pipeline.learn import classifier_file
+
+    loaded = {t: classifier_file.read(path) for t, path in paths.items()}
+    for cell_type, classifier in loaded.items():
+        if classifier.cell_type != cell_type:
+            raise InputError(f"classifies {classifier.cell_type}, not {cell_type}", where=paths[cell_type])
+    return loaded
+
+
+def check_classifiers(
+    loaded: Mapping[CellType, Classifier],
+    manifest: Manifest,
+    names: Sequence[str],
+    paths: Mapping[CellType, Path],
+    *,
+    allow_other_run: bool = False,
+) -> list[str]:
+    """In what the classifiers' run differs from this one, where that is allowed.
+
+    Args:
+        names: the features that the run has.
+
+    Raises:
+        InputError: a classifier learned from a run with other settings, or needs other features.
+    """
+    others: list[str] = []
+    for cell_type, classifier in loaded.items():
+        others += _other_settings(classifier, manifest, paths[cell_type], allow_other_run)
+        _check_features(classifier, names, paths[cell_type])
+    return others
 
 
 def _other_settings(

@@ -117,7 +117,10 @@ def _prepare(samples: Samples, request: Request) -> tuple[Samples, Groups]:
 def _train_type(
     samples: Samples, groups: Groups, data: TrainingData, settings: Settings, progress: Progress
 ) -> tuple[bytes, str, Fitted, OutOfFold]:
-    found = cross_validate(samples.features, samples.labels, groups, settings, progress)
+    def step(stage: str, done: int, total: int, **facts: str | int | float) -> None:
+        progress(f"{stage} {samples.cell_type}", done, total, **facts)
+
+    found = cross_validate(samples.features, samples.labels, groups, settings, step)
     fitted = fit(samples.features, samples.labels, groups, settings)
     rows = np.linspace(0, len(samples) - 1, min(PROBE_CELLS, len(samples))).astype(int)
     probe = np.ascontiguousarray(samples.features[rows])

@@ -50,9 +50,9 @@ export function askName(current) {
  *
  * @param {{id: string, mine: string, theirs: string}[]} conflicts
  * @param {string} facts - what else the import brings.
- * @param {(id: string) => string} nameOf - what to call a cell in the list.
+ * @param {(id: string) => string | Node} likenessOf - what stands for a cell in the list.
  */
-export function askConflicts(conflicts, facts, nameOf) {
+export function askConflicts(conflicts, facts, likenessOf) {
   const dialog = openDialog("conflicts");
   dialog.querySelector("#conflicts-facts").textContent = facts;
   const list = dialog.querySelector("#conflict-list");
@@ -61,7 +61,7 @@ export function askConflicts(conflicts, facts, nameOf) {
   details.open = false;
   apply.hidden = true;
   details.ontoggle = () => {
-    if (details.open && !list.children.length) list.append(conflictTable(conflicts, nameOf));
+    if (details.open && !list.children.length) list.append(conflictTable(conflicts, likenessOf));
     apply.hidden = !details.open;
   };
   list.replaceChildren();
@@ -81,11 +81,11 @@ export function askConflicts(conflicts, facts, nameOf) {
   });
 }
 
-function conflictTable(conflicts, nameOf) {
+function conflictTable(conflicts, likenessOf) {
   const table = document.createElement("table");
   table.append(row("th", ["Cell", "Mine", "The file's"]));
   conflicts.forEach(({ id, mine, theirs }, i) => {
-    table.append(row("td", [nameOf(id), choice(i, "mine", mine, true), choice(i, "theirs", theirs, false)]));
+    table.append(row("td", [likenessOf(id), choice(i, "mine", mine, true), choice(i, "theirs", theirs, false)]));
   });
   return table;
 }

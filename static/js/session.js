@@ -21,6 +21,8 @@ export class Session {
     this.store = new LabelStore(browserStorage(), settings.dataset);
     this.log = new EventLog(settings.dataset, globalThis.indexedDB, (error) => this.#logFailed(error));
     this.isPersistAsked = false;
+    this.fileField = document.getElementById("import-file");
+    this.fileField.addEventListener("change", () => this.#importChosen());
     this.#showAnnotator();
     this.showUnexported();
     this.#settleNowAndThen();
@@ -70,15 +72,15 @@ export class Session {
     notify(`Exported ${labels.size} labels as ${link.download}`);
   }
 
-  /** Lets the annotator choose a file and brings its labels in. */
+  /** Lets the annotator choose a file; its labels are brought in when it is chosen. */
   import() {
-    const field = document.getElementById("import-file");
-    field.onchange = async () => {
-      const [file] = field.files;
-      if (file) await this.#importText(await file.text());
-      field.value = "";
-    };
-    field.click();
+    this.fileField.click();
+  }
+
+  async #importChosen() {
+    const [file] = this.fileField.files;
+    if (file) await this.#importText(await file.text());
+    this.fileField.value = "";
   }
 
   async #importText(text) {
@@ -88,7 +90,7 @@ export class Session {
       const facts =
         `${conflicts.length} cells have another label in the file of ${file.annotator}. ` +
         `It also brings ${added.length} new labels; ${same} are the same.`;
-      const taken = conflicts.length ? await askConflicts(conflicts, facts, nameOf) : new Map();
+      const taken = conflicts.length ? await askConflicts(conflicts, facts, likenessOf) : new Map();
       if (taken) await this.#bringIn(file, [...added.map(({ id, label }) => [id, label]), ...taken]);
     } catch (error) {
       if (!(error instanceof ImportError)) throw error;
@@ -164,8 +166,10 @@ export class Session {
   }
 }
 
-/** What to call a cell without telling its slide. */
-function nameOf(id) {
+/** How to show a cell without telling its slide: its picture if it is on this page, else its place. */
+function likenessOf(id) {
+  const picture = document.querySelector(`article[data-cell-id="${CSS.escape(id)}"] > svg`);
+  if (picture) return picture.cloneNode(true);
   const { type, x, y } = parseCellId(id);
   return `${type.toUpperCase()} at ${x}, ${y}`;
 }

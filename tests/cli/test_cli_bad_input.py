@@ -57,9 +57,7 @@ def test_a_png_that_is_called_czi(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize("um_per_px", [None, 0.0])
-def test_no_pixel_size(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], um_per_px: float | None
-) -> None:
+def test_no_pixel_size(tmp_path: Path, capsys: pytest.CaptureFixture[str], um_per_px: float | None) -> None:
     path = write_czi(tmp_path / "a.czi", [Block(noise(100, 100), 0, 0)], um_per_px)
     code, message = refused(capsys, segment(path, tmp_path / "run"))
     assert code == 3
@@ -178,9 +176,7 @@ def test_annotations_that_cannot_be_used(
     assert not training.exists()
 
 
-def test_annotations_of_another_run(
-    run: FakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_annotations_of_another_run(run: FakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = [f"Z_s0_mk_{i}_{i}" for i in range(9)]
     labels, training = tmp_path / "labels.json", tmp_path / "training.json"
     labels.write_text(json.dumps({"mk": {"positive": other[:4], "negative": other[4:]}, "hspc": {}}))
@@ -231,7 +227,9 @@ def test_a_classifier_is_checked_before_a_night_of_segmenting(
     slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "mk.skops").write_bytes(b"no zip")
-    code, message = refused(capsys, segment(slide, tmp_path / "run", "--mk-classifier", tmp_path / "mk.skops"))
+    code, message = refused(
+        capsys, segment(slide, tmp_path / "run", "--mk-classifier", tmp_path / "mk.skops")
+    )
     assert code == 3
     assert "mk.skops" in message
     assert not (tmp_path / "run").exists()
@@ -242,5 +240,3 @@ def test_a_full_disk_is_told_and_nothing_half_written_stays(
 ) -> None:
     code, message = refused(capsys, ["gallery", "--run", run.layout.root, "--out", "/proc/none/site"])
     assert code == 3, message
-
-

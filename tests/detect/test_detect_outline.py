@@ -38,7 +38,7 @@ def test_an_outline_is_closed():
 
 def test_an_outline_does_not_cross_a_gap_to_a_stronger_edge():
     """A cell in a hole of bright matrix: the far edge of the matrix falls off more steeply."""
-    image = picture((45.0, 45.0, 28.0, 200), gap=(45.0, 45.0, 14.0))
+    image = picture((45.0, 45.0, 28.0, 140), gap=(45.0, 45.0, 14.0))
     field = Field(90.0, 90.0, UM_PER_BLOCK)
     image[field.within(45.0, 45.0, 8.0)] = 80
     radii = trace(image, np.array([[102, 102]]), UM_PER_BLOCK)

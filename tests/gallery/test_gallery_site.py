@@ -58,6 +58,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> FakeRun:
 
 
 @pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> FakeRun:
+    """A run for tests that need no second page."""
+    return make_run(tmp_path_factory.mktemp("small") / "run", slide_ids=("FGC1",), cells_per_type=10)
+
+
+@pytest.fixture(scope="module")
 def site(run: FakeRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("site") / "site"
     build(run, out)
@@ -135,8 +141,8 @@ def test_codes_in_site_json_stand_in_an_order_that_tells_nothing(site: Path) -> 
     assert codes == sorted(codes)
 
 
-def test_no_blind_shows_names(run: FakeRun, tmp_path: Path) -> None:
-    build(run, tmp_path / "open", blind=False)
+def test_no_blind_shows_names(small: FakeRun, tmp_path: Path) -> None:
+    build(small, tmp_path / "open", blind=False)
     assert "FGC1" in pages_of(tmp_path / "open", "mk")[0].text
 
 
@@ -210,8 +216,8 @@ def test_the_lookup_finds_every_cell_on_its_page(site: Path) -> None:
 HOSTILE = '<script>alert("1")</script>\' onload=x & {{ 7*7 }}'
 
 
-def test_a_hostile_title_is_inert(run: FakeRun, tmp_path: Path) -> None:
-    build(run, tmp_path / "site", title=HOSTILE)
+def test_a_hostile_title_is_inert(small: FakeRun, tmp_path: Path) -> None:
+    build(small, tmp_path / "site", title=HOSTILE)
     for page in (tmp_path / "site").rglob("*.html"):
         assert "<script>alert" not in page.read_text()
         assert HOSTILE in Cards(page).text
@@ -219,7 +225,7 @@ def test_a_hostile_title_is_inert(run: FakeRun, tmp_path: Path) -> None:
 
 def test_hostile_slide_names_are_inert(tmp_path: Path) -> None:
     # the store makes names safe; the gallery must not depend on that
-    run = make_run(tmp_path / "run", slide_ids=("FGC1", "FHU1"))
+    run = make_run(tmp_path / "run", slide_ids=("FGC1", "FHU1"), cells_per_type=5)
     slides = [
         dataclasses.replace(s, code=f"<img src=x onerror=alert({i})>\"'")
         for i, s in enumerate(run.manifest.slides)
@@ -230,9 +236,9 @@ def test_hostile_slide_names_are_inert(tmp_path: Path) -> None:
         assert "<img src=x" not in page.read_text()
 
 
-def test_a_new_site_replaces_the_old_one_whole(run: FakeRun, tmp_path: Path) -> None:
-    build(run, tmp_path / "site", cards_per_page=10)
-    build(run, tmp_path / "site", cards_per_page=300)
+def test_a_new_site_replaces_the_old_one_whole(small: FakeRun, tmp_path: Path) -> None:
+    build(small, tmp_path / "site", cards_per_page=3)
+    build(small, tmp_path / "site", cards_per_page=300)
     assert len(pages_of(tmp_path / "site", "hspc")) == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == ["site"]
 
@@ -269,37 +275,37 @@ def test_cards_that_fit_counts_the_repeats() -> None:
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "site.json"])
-def test_a_directory_that_is_no_site_is_never_touched(run: FakeRun, tmp_path: Path, name: str) -> None:
+def test_a_directory_that_is_no_site_is_never_touched(small: FakeRun, tmp_path: Path, name: str) -> None:
     out = tmp_path / "precious"
     out.mkdir()
     (out / name).write_text("{}")
     with pytest.raises(InputError):
-        build(run, out)
+        build(small, out)
     assert contents(out) == {name: b"{}"}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["precious"]
 
 
-def test_a_site_with_foreign_files_in_it_is_not_replaced(run: FakeRun, tmp_path: Path) -> None:
-    build(run, tmp_path / "site")
+def test_a_site_with_foreign_files_in_it_is_not_replaced(small: FakeRun, tmp_path: Path) -> None:
+    build(small, tmp_path / "site")
     (tmp_path / "site" / "CNAME").write_text("marrow.example.org")
     with pytest.raises(InputError, match="not part of the site: CNAME"):
-        build(run, tmp_path / "site")
+        build(small, tmp_path / "site")
     assert (tmp_path / "site" / "CNAME").exists()
 
 
-def test_a_file_in_the_place_of_the_site_is_refused(run: FakeRun, tmp_path: Path) -> None:
+def test_a_file_in_the_place_of_the_site_is_refused(small: FakeRun, tmp_path: Path) -> None:
     (tmp_path / "site").write_text("a file")
     with pytest.raises(InputError, match="is a file"):
-        build(run, tmp_path / "site")
+        build(small, tmp_path / "site")
 
 
-def test_an_empty_directory_may_become_a_site(run: FakeRun, tmp_path: Path) -> None:
+def test_an_empty_directory_may_become_a_site(small: FakeRun, tmp_path: Path) -> None:
     (tmp_path / "site").mkdir()
-    assert build(run, tmp_path / "site").pages["mk"] >= 1
+    assert build(small, tmp_path / "site").pages["mk"] >= 1
 
 
 def test_a_run_with_a_missing_crop_makes_no_site(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", slide_ids=("FGC1",))
+    run = make_run(tmp_path / "run", slide_ids=("FGC1",), cells_per_type=5)
     run.layout.crops("FGC1").unlink()
     with pytest.raises(InputError, match=r"FGC1\.parquet"):
         build(run, tmp_path / "site")
@@ -307,7 +313,7 @@ def test_a_run_with_a_missing_crop_makes_no_site(tmp_path: Path) -> None:
 
 
 def test_a_run_without_a_cell_in_the_filter_makes_no_site(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", slide_ids=("FGC1",))
+    run = make_run(tmp_path / "run", slide_ids=("FGC1",), cells_per_type=5)
     nothing = AreaRange(1e6, 2e6)
     manifest.write(run.layout, run.manifest.with_filter({"mk": nothing, "hspc": nothing}))
     with pytest.raises(CheckFailedError, match="nothing to show"):
@@ -325,6 +331,8 @@ def test_a_run_without_a_cell_in_the_filter_makes_no_site(tmp_path: Path) -> Non
         {"max_site_mb": 0.0},
     ],
 )
-def test_an_option_out_of_range_is_refused(run: FakeRun, tmp_path: Path, settings: dict[str, object]) -> None:
+def test_an_option_out_of_range_is_refused(
+    small: FakeRun, tmp_path: Path, settings: dict[str, object]
+) -> None:
     with pytest.raises(UsageError, match=f"--{next(iter(settings)).replace('_', '-')}"):
-        build(run, tmp_path / "site", **settings)
+        build(small, tmp_path / "site", **settings)

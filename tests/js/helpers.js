@@ -16,7 +16,8 @@ export class FakeStorage {
     return this.map.get(key) ?? null;
   }
   setItem(key, value) {
-    if (this.room < Infinity && this.#usedWithout(key) + key.length + value.length > this.room) throw new Error("QuotaExceededError");
+    const isFull = this.room < Infinity && this.#usedWithout(key) + key.length + value.length > this.room;
+    if (isFull) throw new Error("QuotaExceededError");
     this.keys = null;
     this.map.set(key, value);
   }

@@ -5,8 +5,7 @@ import io
 import numpy as np
 import pytest
 from blobs import stained_noise, window_of
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from PIL import Image

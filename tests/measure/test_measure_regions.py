@@ -3,8 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from blobs import blob, detection, tight
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from hypothesis.extra.numpy import arrays
 
 from pipeline.detect.contract import Detection

@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pytest
 from blobs import UM_PER_PX, blob, detection, row_of, stained_noise, tight, window_of
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 from skimage.measure import regionprops
 

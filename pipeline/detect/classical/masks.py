@@ -71,6 +71,8 @@ def normalised(mask: BoolMask) -> BoolMask:
 
 def tight(mask: BoolMask, x0_px: int, y0_px: int) -> tuple[Box, BoolMask]:
     """The bounding box of a non-empty mask whose top-left corner is at (x0, y0), and the mask in it."""
+    if mask[0].any() and mask[-1].any() and mask[:, 0].any() and mask[:, -1].any():
+        return Box(x0_px, y0_px, x0_px + mask.shape[1], y0_px + mask.shape[0]), mask
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
     box = Box(x0_px + left, y0_px + top, x0_px + right, y0_px + bottom)

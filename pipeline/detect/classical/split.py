@@ -31,7 +31,7 @@ SADDLE_RADIUS_UM = 7.0
 SADDLE_SHARE = 0.9
 """... and, towards every higher seed within the saddle radius, lies behind a saddle lower than this
 share of its own depth."""
-ARM_UM = 9.0
+ARM_UM = 13.5
 """Pixels up to this far from a seed can be its own, or up to 1.6 of its disc's radius if that is more."""
 ARM_PER_RADIUS = 1.6
 
@@ -140,7 +140,7 @@ def power_labels(domain: ByteImage, seeds: Seeds, um_per_px: float) -> LabelImag
         )
         own = square[rows, columns] - disc_square[index]
         nearer = own < power[top:bottom, left:right]
-        np.copyto(power[top:bottom, left:right], own, where=nearer)
+        np.minimum(power[top:bottom, left:right], own, out=power[top:bottom, left:right])
         np.copyto(labels[top:bottom, left:right], index + 1, where=nearer)
     labels[domain == 0] = 0
     return labels

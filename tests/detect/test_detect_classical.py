@@ -1,0 +1,425 @@
+"""The classical detectors on simple drawn cells, on simulated marrow and on real marrow."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+from marrow import expert_dots, match_points, mk_candidates
+from stained import NUCLEUS_OD, Field
+
+from pipeline.config import AreaRange, CellType, RunConfig
+from pipeline.detect.classical import ClassicalHspc, ClassicalMk
+from pipeline.detect.contract import Detection, Detector, Window
+from pipeline.geometry import BoolMask, Box, mask_centroid, mask_to_contour, normalise_mask
+from pipeline.slide.czi import CziSlide
+from pipeline.slide.demo import SlideSpec, match_truth, read_truth, write_demo_slides
+from pipeline.slide.stains import SceneCalibration, calibrate
+
+DETECTORS: dict[CellType, Detector] = {"hspc": ClassicalHspc(), "mk": ClassicalMk()}
+STORED = {t: RunConfig().cells(t).stored for t in DETECTORS}
+FILTER = {t: RunConfig().cells(t).filter for t in DETECTORS}
+BOTH = pytest.mark.parametrize("cell_type", list(DETECTORS))
+
+
+def found(cell_type: CellType, window: Window) -> list[Detection]:
+    return list(DETECTORS[cell_type].detect(window, STORED[cell_type]))
+
+
+def in_filter(cell_type: CellType, window: Window) -> list[Detection]:
+    """What a run would show: cells of the default filter's areas."""
+    area = FILTER[cell_type]
+    um2 = window.um_per_px**2
+    return [d for d in found(cell_type, window) if area.min_um2 <= d.mask.sum() * um2 <= area.max_um2]
+
+
+def centroids(cells: list[Detection]) -> np.ndarray:
+    points = [mask_centroid(cell.mask) for cell in cells]
+    corners = [(cell.box.x0, cell.box.y0) for cell in cells]
+    return np.array(points).reshape(-1, 2) + np.array(corners).reshape(-1, 2)
+
+
+def overlap(cell: Detection, truth: BoolMask) -> float:
+    """IoU of a detection with a mask of the whole window (which begins at 0, 0)."""
+    drawn = np.zeros_like(truth)
+    drawn[cell.box.slices_in(Box(0, 0, truth.shape[1], truth.shape[0]))] = cell.mask
+    return float((drawn & truth).sum() / (drawn | truth).sum())
+
+
+# Drawn cells
+
+
+@pytest.mark.parametrize("um_per_px", [0.1725, 0.22, 0.35, 0.5])
+def test_a_nucleus_is_outlined(um_per_px):
+    field = Field(60.0, 60.0, um_per_px)
+    nucleus = field.nucleus(30.0, 28.0, 4.0, 3.0)
+    cells = found("hspc", field.window())
+    assert len(cells) == 1
+    assert overlap(cells[0], nucleus) > 0.8
+
+
+def test_touching_nuclei_are_two():
+    field = Field(60.0, 60.0)
+    first, second = field.nucleus(26.0, 28.0, 3.2), field.nucleus(31.5, 28.0, 3.2)
+    cells = found("hspc", field.window())
+    assert len(cells) == 2
+    assert sorted(max(overlap(cell, one) for cell in cells) > 0.8 for one in (first, second)) == [True, True]
+
+
+def test_a_pale_nucleus_with_a_dark_envelope_is_filled():
+    field = Field(60.0, 60.0)
+    nucleus = field.nucleus(30.0, 30.0, 4.5)
+    field.nucleus(30.0, 30.0, 2.0, od=0.1)
+    cells = found("hspc", field.window())
+    assert len(cells) == 1
+    assert overlap(cells[0], nucleus) > 0.8
+
+
+def test_what_holds_little_haematoxylin_is_no_nucleus():
+    """A shadow as large as a nucleus, and a speck as dark as one."""
+    field = Field(60.0, 60.0)
+    field.nucleus(20.0, 30.0, 2.2, od=0.35 * NUCLEUS_OD)
+    field.nucleus(40.0, 30.0, 1.3)
+    assert found("hspc", field.window()) == []
+
+
+def test_sizes_and_lengths_outside_the_range_are_left_out():
+    field = Field(120.0, 60.0)
+    field.nucleus(20.0, 30.0, 3.0)
+    field.nucleus(45.0, 30.0, 5.0)
+    field.nucleus(90.0, 30.0, 9.0, 1.5)
+    window = field.window()
+    assert sorted(round(cell.box.x0 * 0.22 + 0.3) for cell in found("hspc", window)) == [17, 40, 81]
+    only_small = ClassicalHspc().detect(window, AreaRange(10.0, 50.0))  # none longer than 11 µm
+    assert [round(cell.box.x0 * 0.22 + 0.3) for cell in only_small] == [17]
+
+
+@pytest.mark.parametrize("um_per_px", [0.1725, 0.22, 0.35, 0.5])
+def test_a_megakaryocyte_is_outlined_whole(um_per_px):
+    field = Field(120.0, 120.0, um_per_px)
+    body = field.body(60.0, 58.0, 12.0)
+    for x, y in ((57.0, 56.0), (62.0, 57.0), (59.0, 62.0)):
+        field.nucleus(x, y, 3.4, od=0.6 * NUCLEUS_OD)
+    cells = found("mk", field.window())
+    assert len(cells) == 1
+    assert overlap(cells[0], body) > 0.85
+
+
+@pytest.mark.parametrize("offset_um", [0.0, 4.0, 6.5])
+def test_the_nucleus_may_lie_anywhere_in_the_cell(offset_um):
+    field = Field(120.0, 120.0)
+    body = field.body(60.0, 60.0, 12.0)
+    field.nucleus(60.0 + offset_um, 60.0, 4.5)
+    cells = found("mk", field.window())
+    assert len(cells) == 1
+    assert overlap(cells[0], body) > 0.85
+
+
+def test_a_crowd_of_nuclei_without_a_body_of_its_own_is_no_megakaryocyte():
+    field = Field(120.0, 120.0)
+    for x in np.arange(48.0, 72.0, 5.6):
+        for y in np.arange(48.0, 72.0, 5.6):
+            field.nucleus(x, y, 2.6)
+    assert found("mk", field.window()) == []
+
+
+def test_a_ball_of_eosin_without_a_nucleus_is_no_megakaryocyte():
+    field = Field(120.0, 120.0)
+    field.body(60.0, 60.0, 12.0, od=0.6)
+    assert found("mk", field.window()) == []
+
+
+def test_a_large_nucleus_in_ordinary_tissue_is_no_megakaryocyte():
+    field = Field(120.0, 120.0)
+    field.nucleus(60.0, 60.0, 6.5)
+    assert found("mk", field.window()) == []
+
+
+# Windows
+
+
+@BOTH
+@pytest.mark.parametrize("shape", [(1, 1), (1, 70), (3, 4), (60, 2), (30, 30)])
+def test_a_window_of_any_size_can_be_searched(cell_type, shape):
+    field = Field(60.0, 60.0)
+    field.nucleus(3.0, 3.0, 4.0)
+    whole = field.window()
+    part = replace(
+        whole,
+        rgb=np.ascontiguousarray(whole.rgb[: shape[0], : shape[1]]),
+        box=Box(-7, 3, shape[1] - 7, shape[0] + 3),
+    )
+    assert all(cell.box == cell.box.clipped(part.box) for cell in found(cell_type, part))
+
+
+@BOTH
+@pytest.mark.parametrize("colour", [(255, 255, 255), (0, 0, 0), (214, 120, 180)])
+def test_an_even_window_holds_no_cell_inside(cell_type, colour):
+    field = Field(100.0, 100.0)
+    window = replace(field.window(), rgb=np.full((454, 454, 3), colour, np.uint8), box=Box(0, 0, 454, 454))
+    inner = window.box.grown(-100)
+    assert not [cell for cell in found(cell_type, window) if inner.contains_point(cell.box.x1, cell.box.y1)]
+
+
+# Simulated marrow
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two small simulated slides of 0.22 and 0.1725 µm/px, with their truth."""
+    folder = tmp_path_factory.mktemp("simulated")
+    specs = (
+        SlideSpec("DEMO_A", "F", "HU", sizes_um=((420.0, 400.0),)),
+        SlideSpec("DEMO_B", "M", "HU", um_per_px=0.1725, sizes_um=((380.0, 380.0),)),
+    )
+    write_demo_slides(folder, specs=specs)
+    return folder
+
+
+def scene_window(path: Path, scene: int) -> Window:
+    """A whole scene, calibrated on a grid of windows over it."""
+    with CziSlide.open(path) as slide:
+        box = slide.scene(scene).box
+        rgb = slide.read(scene, box)
+        return Window(rgb, box, slide.um_per_px, calibrate(pieces(rgb), slide.um_per_px))
+
+
+def pieces(rgb: np.ndarray, size: int = 400) -> list[np.ndarray]:
+    height, width = rgb.shape[:2]
+    corners = [(y, x) for y in range(0, height - size, size) for x in range(0, width - size, size)]
+    return [rgb[y : y + size, x : x + size] for y, x in corners]
+
+
+def table_of(slide_id: str, cell_type: CellType, cells: list[Detection]) -> pa.Table:
+    at = centroids(cells)
+    contours = [mask_to_contour(cell.mask, cell.box.x0, cell.box.y0).ravel() for cell in cells]
+    count = len(cells)
+    return pa.table(
+        {
+            "slide_id": [slide_id] * count,
+            "scene": pa.array([0] * count, pa.int32()),
+            "cell_type": [cell_type] * count,
+            "x_px": at[:, 0],
+            "y_px": at[:, 1],
+            "contour_px": pa.array(contours, pa.list_(pa.int32())),
+        }
+    )
+
+
+def test_simulated_cells_are_found(simulated):
+    tables = []
+    for slide_id in ("DEMO_A", "DEMO_B"):
+        window = scene_window(simulated / f"{slide_id}.czi", 0)
+        tables += [table_of(slide_id, t, in_filter(t, window)) for t in DETECTORS]
+    score = match_truth(read_truth(simulated / "truth.parquet"), pa.concat_tables(tables))
+    assert score.hspc.f1 >= 0.98
+    # Some thirty MK: one more or less is 0.015.
+    assert score.mk.recall >= 0.95
+    assert score.mk.f1 >= 0.93
+
+
+@BOTH
+def test_detections_keep_the_contract(simulated, cell_type):
+    window = scene_window(simulated / "DEMO_A.czi", 0)
+    cells = found(cell_type, window)
+    assert len(cells) > 10
+    for cell in cells:
+        assert cell.mask.shape == (cell.box.height, cell.box.width)
+        assert cell.box == cell.box.clipped(window.box)
+        assert np.array_equal(normalise_mask(cell.mask), cell.mask)
+        assert cell.mask[0].any()
+        assert cell.mask[-1].any()
+        assert cell.mask[:, 0].any()
+        assert cell.mask[:, -1].any()
+        assert 0.5 <= cell.score <= 1.0
+
+
+# Invariance: any two windows that hold a cell with the detector's reach around it find the same cell.
+
+
+def same_inside(cell_type: CellType, scene: Window, first: Box, second: Box) -> int:
+    """Asserts that both windows find the same cells where both see far enough; how many those are."""
+    reach_px = math.ceil(DETECTORS[cell_type].reach_um / scene.um_per_px)
+    common = first.clipped(second).grown(-reach_px)
+
+    def inside(box: Box) -> set[tuple[Box, bytes]]:
+        part = replace(scene, rgb=np.ascontiguousarray(scene.rgb[box.slices_in(scene.box)]), box=box)
+        cells = found(cell_type, part)
+        return {(cell.box, cell.mask.tobytes()) for cell in cells if cell.box == cell.box.clipped(common)}
+
+    cells = inside(first)
+    assert cells == inside(second)
+    return len(cells)
+
+
+offsets = st.tuples(*[st.integers(-90, 90)] * 4)
+few_examples = settings(
+    max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def shifted_pair(
+    scene: Window, side_um: float, x_share: float, y_share: float, moves: tuple[int, ...]
+) -> list[Box]:
+    """Two boxes of about one side, anywhere in a scene, each corner moved by some pixels of its own."""
+    side = min(round(side_um / scene.um_per_px), scene.box.width, scene.box.height)
+    x = scene.box.x0 + round(x_share * (scene.box.width - side))
+    y = scene.box.y0 + round(y_share * (scene.box.height - side))
+    first = Box(x, y, x + side, y + side)
+    second = Box(x + moves[0], y + moves[1], x + side + moves[2], y + side + moves[3])
+    return [first, second.clipped(scene.box)]
+
+
+@few_examples
+@given(x=st.floats(0, 1), y=st.floats(0, 1), moves=offsets)
+def test_simulated_nuclei_do_not_depend_on_the_window(simulated, x, y, moves):
+    scene = cached_window(simulated / "DEMO_B.czi", 0)
+    same_inside("hspc", scene, *shifted_pair(scene, 190.0, x, y, moves))
+
+
+@few_examples
+@given(x=st.floats(0, 1), y=st.floats(0, 1), moves=offsets)
+def test_simulated_megakaryocytes_do_not_depend_on_the_window(simulated, x, y, moves):
+    scene = cached_window(simulated / "DEMO_A.czi", 0)
+    same_inside("mk", scene, *shifted_pair(scene, 330.0, x, y, moves))
+
+
+cached_window = cache(scene_window)
+
+
+@pytest.mark.shared
+@few_examples
+@given(scene=st.integers(0, 2), x=st.floats(0, 1), y=st.floats(0, 1), moves=offsets)
+def test_real_nuclei_do_not_depend_on_the_window(shared, scene, x, y, moves):
+    window = real_scene(shared, scene)
+    assert same_inside("hspc", window, *shifted_pair(window, 190.0, x, y, moves)) > 0
+
+
+@pytest.mark.shared
+@few_examples
+@given(scene=st.integers(0, 2), x=st.floats(0, 1), moves=offsets)
+def test_real_megakaryocytes_do_not_depend_on_the_window(shared, scene, x, moves):
+    """On a scene laid out twice, one above the other: alone it is too low for the reach."""
+    once = real_scene(shared, scene)
+    rgb = np.concatenate([once.rgb, once.rgb[::-1]])
+    window = replace(once, rgb=rgb, box=Box(0, 0, once.box.width, 2 * once.box.height))
+    same_inside("mk", window, *shifted_pair(window, 400.0, x, 0.5, moves))
+
+
+# Real marrow
+
+
+@cache
+def real_cells(shared: Path, scene: int, cell_type: CellType, name: str = "marrow.czi") -> list[Detection]:
+    """Cells of the default filter."""
+    return in_filter(cell_type, real_scene(shared, scene, name))
+
+
+@cache
+def real_scene(shared: Path, scene: int, name: str = "marrow.czi") -> Window:
+    return scene_window(shared / "data" / "marrow" / name, scene)
+
+
+@pytest.mark.shared
+def test_the_experts_nuclei_are_found(shared):
+    hits = marks = cells = 0
+    for scene, dots in expert_dots(shared).items():
+        at = centroids(real_cells(shared, scene, "hspc"))
+        hits, marks, cells = hits + len(match_points(dots, at)), marks + len(dots), cells + len(at)
+    assert hits / marks >= 0.95
+    assert cells / marks <= 1.23
+
+
+@pytest.mark.shared
+def test_the_listed_megakaryocytes_are_found(shared):
+    hits = false = 0
+    for scene, points in mk_candidates(shared).items():
+        cells = real_cells(shared, scene, "mk")
+        held = [[holds(cell, x, y) for cell in cells] for x, y in points.tolist()]
+        hits += sum(any(row) for row in held)
+        false += sum(not any(column) for column in zip(*held, strict=True)) if held else len(cells)
+    assert hits >= 6
+    assert false <= 2 * hits
+
+
+def holds(cell: Detection, x: float, y: float) -> bool:
+    inside = cell.box.contains_point(x, y)
+    return inside and bool(cell.mask[int(y) - cell.box.y0, int(x) - cell.box.x0])
+
+
+@pytest.mark.shared
+@BOTH
+def test_jpeg_xr_gives_the_same_cells(shared, cell_type):
+    paired = alone = 0
+    for scene in range(3):
+        first, second = (
+            real_cells(shared, scene, cell_type, name) for name in ("marrow.czi", "marrow_jxr.czi")
+        )
+        pairs = paired_by_overlap(first, second)
+        paired, alone = paired + pairs, alone + len(first) + len(second) - 2 * pairs
+    assert 2 * paired / (2 * paired + alone) >= 0.97
+
+
+def paired_by_overlap(first: list[Detection], second: list[Detection]) -> int:
+    """How many cells of one list have one in the other at an IoU of at least 0.5 (then at most one)."""
+    boxes = np.array([(c.box.x0, c.box.y0, c.box.x1, c.box.y1) for c in second]).reshape(-1, 4)
+    paired = 0
+    for cell in first:
+        box = cell.box
+        near = (
+            (boxes[:, 0] < box.x1) & (boxes[:, 2] > box.x0) & (boxes[:, 1] < box.y1) & (boxes[:, 3] > box.y0)
+        )
+        paired += any(overlap_of(cell, second[i]) > 0.5 for i in np.flatnonzero(near).tolist())
+    return paired
+
+
+def overlap_of(first: Detection, second: Detection) -> float:
+    around = Box(
+        min(first.box.x0, second.box.x0),
+        min(first.box.y0, second.box.y0),
+        max(first.box.x1, second.box.x1),
+        max(first.box.y1, second.box.y1),
+    )
+    masks = np.zeros((2, around.height, around.width), np.bool_)
+    for mask, cell in zip(masks, (first, second), strict=True):
+        mask[cell.box.slices_in(around)] = cell.mask
+    return float(masks.all(axis=0).sum() / masks.any(axis=0).sum())
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("strength", [0.5, 1.5])
+def test_the_strength_of_the_stain_hardly_matters(shared, strength):
+    """The same field as if it had been stained longer or shorter: its optical density scaled."""
+    scene = real_scene(shared, 0)
+    white = np.array(scene.calibration.white)
+    rgb = np.clip(np.rint(white * (np.maximum(scene.rgb, 1) / white) ** strength), 0, 255).astype(np.uint8)
+    other = replace(scene, rgb=rgb, calibration=calibrate(pieces(rgb), scene.um_per_px))
+    dots = expert_dots(shared)[0]
+    usual, changed = real_cells(shared, 0, "hspc"), in_filter("hspc", other)
+    hits, hits_changed = (len(match_points(dots, centroids(cells))) for cells in (usual, changed))
+    assert hits_changed >= 0.98 * hits
+    assert len(changed) <= 1.05 * len(usual)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("um_per_px", [0.1725, 0.35])
+def test_the_same_field_at_another_pixel_size_holds_the_same_cells(shared, um_per_px):
+    scene = real_scene(shared, 0)
+    scale = scene.um_per_px / um_per_px
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    rgb = np.asarray(cv2.resize(scene.rgb, None, fx=scale, fy=scale, interpolation=how), np.uint8)
+    calibration: SceneCalibration = calibrate(pieces(rgb), um_per_px)
+    other = Window(rgb, Box(0, 0, rgb.shape[1], rgb.shape[0]), um_per_px, calibration)
+    dots = expert_dots(shared)[0]
+    hits = len(match_points(dots, centroids(in_filter("hspc", other)) / scale))
+    assert hits >= 0.95 * len(dots)
+    listed = mk_candidates(shared)[0] * scale
+    cells = in_filter("mk", other)
+    assert sum(any(holds(cell, x, y) for cell in cells) for x, y in listed.tolist()) >= 4

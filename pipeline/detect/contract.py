@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -35,6 +35,14 @@ class Window:
     def stains(self) -> Stains:
         """Haematoxylin and eosin of every pixel, separated once for all who need them."""
         return separate(self.rgb, self.calibration)
+
+    def part(self, box: Box) -> Window:
+        """The part of this window inside `box`: views of its pixels and stains, not copies."""
+        box = box.clipped(self.box)
+        here = box.slices_in(self.box)
+        part = replace(self, rgb=self.rgb[here], box=box)
+        part.__dict__["stains"] = self.stains.part(here)  # the place that `cached_property` looks at first
+        return part
 
 
 @dataclass(frozen=True)

@@ -149,13 +149,13 @@ class CziSlide:
         Raises:
             InputError: the slide is no RGB slide, has no such scene, or is damaged there.
         """
-        mosaic = self._mosaic(scene)
+        mosaic = self.mosaic(scene)
         wanted = box.shifted(mosaic.box.x0, mosaic.box.y0)
         picture = np.full((box.height, box.width, 3), WHITE, np.uint8)
-        for block in mosaic.meeting(wanted):
+        for block in (mosaic.level_0[nth] for nth in mosaic.meeting(wanted)):
             shared = block.box.clipped(wanted)
-            picture[shared.slices_in(wanted)] = self._decode(block)[shared.slices_in(block.box)]
-        return _to_rgb(picture)
+            picture[shared.slices_in(wanted)] = self.decode(block)[shared.slices_in(block.box)]
+        return to_rgb(picture)
 
     def read_lowres(self, scene: int, factor: int) -> Pixels:
         """The whole scene, reduced; from the stored pyramid where there is one.
@@ -172,7 +172,7 @@ class CziSlide:
         Raises:
             InputError: as for `read`.
         """
-        mosaic = self._mosaic(scene)
+        mosaic = self.mosaic(scene)
         grid = Grid(mosaic.box, factor)
         covered = grid.covered(corners_of(mosaic.level_0))
         level = self._usable_level(mosaic, grid, covered)
@@ -182,7 +182,8 @@ class CziSlide:
         picture[~covered] = WHITE
         return picture
 
-    def _mosaic(self, scene: int) -> SceneMosaic:
+    def mosaic(self, scene: int) -> SceneMosaic:
+        """The sub-blocks of a scene; errors as for `read`."""
         self.require_rgb()
         if scene not in self._mosaics:
             mosaic = gather(self._directory, self.scene(scene))
@@ -195,8 +196,8 @@ class CziSlide:
             self._mosaics[scene] = mosaic
         return self._mosaics[scene]
 
-    def _decode(self, block: SubBlock) -> Pixels:
-        """(height, width, 3) BGR pixels of a level-0 block.
+    def decode(self, block: SubBlock) -> Pixels:
+        """(height, width, 3) BGR pixels of a level-0 block; `InputError` when it is damaged.
 
         aicspylibczi 4.0.1 makes room for the first block of the file, whatever block it is asked for,
         and writes past its end when that one is larger: larger blocks are read as a piece of mosaic.
@@ -218,7 +219,7 @@ class CziSlide:
 
     def _decode_large(self, block: SubBlock) -> Pixels:
         """The same through libCZI's mosaic, where blocks of the scene that lie above cover it already."""
-        if self._mosaic(block.scene).has_strangers(block.box):
+        if self.mosaic(block.scene).has_strangers(block.box):
             raise InputError(
                 f"scene {block.scene} is overlaid by a scene with images of another size",
                 where=self.info.path,
@@ -239,7 +240,7 @@ class CziSlide:
             parts = mosaic.visible_parts(nth)
             if not parts:
                 continue
-            image = self._decode(block)
+            image = self.decode(block)
             for part in itertools.chain.from_iterable(map(_bands, parts)):
                 rows, columns = grid.edges(part)
                 running = cv2.integral(image[part.slices_in(block.box)])
@@ -249,7 +250,7 @@ class CziSlide:
         for channel in np.moveaxis(sums, 2, 0):  # in place: the sums of a whole slide are large
             channel += WHITE * gaps + areas // 2
             channel //= areas
-        return _to_rgb(sums.astype(np.uint8))
+        return to_rgb(sums.astype(np.uint8))
 
     def _usable_level(
         self, mosaic: SceneMosaic, grid: Grid, covered: NDArray[np.bool_]
@@ -282,7 +283,7 @@ class CziSlide:
             inside = band.clipped(mosaic.box)
             stored = self._read_mosaic(inside, zoom, mosaic.plane)
             picture[top:bottom] = _shrink(stored, inside, band, (columns, bottom - top))
-        return _to_rgb(picture)
+        return to_rgb(picture)
 
     def _read_mosaic(self, box: Box, zoom: float, plane: Mapping[str, int]) -> Pixels:
         """BGR pixels of a box in mosaic coordinates, (height * zoom, width * zoom, 3) rounded down.
@@ -334,8 +335,8 @@ def _shrink(stored: Pixels, inside: Box, band: Box, size: tuple[int, int]) -> Pi
     return np.asarray(cv2.resize(whole, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _to_rgb(bgr: Pixels) -> Pixels:
-    """Swaps red and blue in place."""
+def to_rgb(bgr: Pixels) -> Pixels:
+    """Swaps red and blue in place, and returns the same array."""
     if bgr.size:
         cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=bgr)
     return bgr

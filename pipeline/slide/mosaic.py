@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -49,10 +49,10 @@ class SceneMosaic:
         """Whether a block of another scene shares a pixel with a box."""
         return bool(_meets(self.strangers, box).any())
 
-    def meeting(self, box: Box) -> Iterator[SubBlock]:
-        """Level-0 blocks that share a pixel with a box, bottom to top."""
-        for index in np.flatnonzero(_meets(self._corners, box)):
-            yield self.level_0[index]
+    def meeting(self, box: Box) -> list[int]:
+        """Indices of the level-0 blocks that share a pixel with a box, bottom to top."""
+        found: list[int] = np.flatnonzero(_meets(self._corners, box)).tolist()
+        return found
 
     def visible_parts(self, nth: int) -> list[Box]:
         """The part of level-0 block `nth` that no later block hides, as boxes that do not overlap."""

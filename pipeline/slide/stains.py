@@ -101,6 +101,10 @@ class Stains:
     haematoxylin: NDArray[np.uint8]
     eosin: NDArray[np.uint8]
 
+    def part(self, rows_columns: tuple[slice, slice]) -> Stains:
+        """Views of a rectangle."""
+        return Stains(self.haematoxylin[rows_columns], self.eosin[rows_columns])
+
 
 def _triple(values: Sequence[float] | NDArray[Any]) -> Triple:
     red, green, blue = (float(value) for value in values)

@@ -41,13 +41,13 @@ def whole(slide: CziSlide, scene: int = 0) -> NDArray[np.uint8]:
 def decoded(slide: CziSlide, monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[int, Box]]:
     """Counts the sub-blocks that a slide decodes from now on, by scene and box."""
     counts: Counter[tuple[int, Box]] = Counter()
-    decode = slide._decode
+    decode = slide.decode
 
     def counting(block: SubBlock) -> NDArray[np.uint8]:
         counts[block.scene, block.box] += 1
         return decode(block)
 
-    monkeypatch.setattr(slide, "_decode", counting)
+    monkeypatch.setattr(slide, "decode", counting)
     return counts
 
 

@@ -1,0 +1,322 @@
+"""Many windows of one slide in a known order, with each sub-block decoded about once.
+
+Windows overlap by their halos and seldom lie on the sub-blocks' grid, so reading each on its own
+decodes a pixel twice and more. Here the order is known before the first read: decoded blocks are
+kept while another window will need them, and when room is short the one needed last goes first
+(Belady's rule, which no other order of eviction beats). Threads with a handle each decode ahead of
+the window that is put together.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Generic, TypeVar
+
+from pipeline.geometry import Box
+from pipeline.slide.czi import WHITE, CziSlide, Pixels, to_rgb
+from pipeline.slide.directory import SubBlock, read_directory
+from pipeline.slide.mosaic import SceneMosaic
+
+AHEAD_PER_THREAD = 2
+"""Blocks that may be decoded and not yet shown, for each decoding thread."""
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A window to read: a box in level-0 pixels of a scene; may reach outside it."""
+
+    scene: int
+    box: Box
+
+
+@dataclass(frozen=True)
+class BlockKey:
+    """A level-0 sub-block of a slide: its scene and its place in the scene's stack."""
+
+    scene: int
+    nth: int
+
+
+class Foreseen(Generic[Value]):
+    """Values by key, bounded in bytes, when it is known at which steps each key will be asked for.
+
+    Attributes:
+        loaded_bytes: of all values loaded so far.
+        held_bytes: of the values held now; never more than `room_bytes`.
+    """
+
+    def __init__(
+        self, steps: Sequence[Sequence[BlockKey]], bytes_of: Mapping[BlockKey, int], room_bytes: int
+    ) -> None:
+        self.loaded_bytes = 0
+        self.held_bytes = 0
+        self._room_bytes = room_bytes
+        self._bytes_of = bytes_of
+        self._held: dict[BlockKey, Value] = {}
+        self._uses: dict[BlockKey, deque[int]] = {}
+        for step, keys in enumerate(steps):
+            for key in keys:
+                self._uses.setdefault(key, deque()).append(step)
+
+    def get(self, key: BlockKey, step: int, load: Callable[[], Value]) -> Value:
+        """The value of a key at a step; steps may be left out but never go back."""
+        if key in self._held:
+            value = self._held[key]
+        else:
+            value = load()
+            self.loaded_bytes += self._bytes_of[key]
+        if self._next_use(key, step) is None:
+            self._drop(key)
+        elif key not in self._held:
+            self._held[key] = value
+            self.held_bytes += self._bytes_of[key]
+            self._make_room(step)
+        return value
+
+    def _next_use(self, key: BlockKey, step: int) -> int | None:
+        uses = self._uses[key]
+        while uses and uses[0] <= step:
+            uses.popleft()
+        return uses[0] if uses else None
+
+    def _make_room(self, step: int) -> None:
+        for key in [k for k in self._held if self._next_use(k, step - 1) is None]:
+            self._drop(key)  # of steps that were left out
+        while self.held_bytes > self._room_bytes:
+            self._drop(max(self._held, key=lambda k: self._uses[k][0]))
+
+    def _drop(self, key: BlockKey) -> None:
+        if key in self._held:
+            del self._held[key]
+            self.held_bytes -= self._bytes_of[key]
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A block on its way into a window."""
+
+    step: int
+    block: SubBlock
+    image: Future[Pixels]
+    is_new: bool
+
+
+@dataclass
+class _Assembly:
+    """What is known of a slide's blocks for a sequence of windows."""
+
+    mosaics: Mapping[int, SceneMosaic]
+    visits: Sequence[Visit]
+    steps: list[list[BlockKey]] = field(init=False)
+    bytes_of: dict[BlockKey, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.steps = [
+            [BlockKey(visit.scene, nth) for nth in self.mosaics[visit.scene].meeting(self.place(visit))]
+            for visit in self.visits
+        ]
+        self.bytes_of = {key: 3 * self.block(key).box.area_px for keys in self.steps for key in keys}
+
+    def block(self, key: BlockKey) -> SubBlock:
+        return self.mosaics[key.scene].level_0[key.nth]
+
+    def place(self, visit: Visit) -> Box:
+        """The window in mosaic coordinates."""
+        corner = self.mosaics[visit.scene].box
+        return visit.box.shifted(corner.x0, corner.y0)
+
+    def decoded_bytes(self, room_bytes: int) -> int:
+        """What reading all windows in order decodes."""
+        cache: Foreseen[None] = Foreseen(self.steps, self.bytes_of, room_bytes)
+        for step, keys in enumerate(self.steps):
+            for key in keys:
+                cache.get(key, step, lambda: None)
+        return cache.loaded_bytes
+
+
+@dataclass(frozen=True)
+class ReadPlan:
+    """An order of windows and what it costs.
+
+    Attributes:
+        order: indices of the windows asked for.
+        decoded_bytes: of pixels, when read in that order with the room given.
+        touched_bytes: of all sub-blocks that meet any window, once each.
+    """
+
+    order: tuple[int, ...]
+    decoded_bytes: int
+    touched_bytes: int
+
+
+def plan_reads(slide: CziSlide, visits: Sequence[Visit], room_bytes: int) -> ReadPlan:
+    """The order of windows, among strips of several widths, that decodes least in the room given.
+
+    A strip is a band of neighbouring columns walked row by row, to and fro: the wider, the fewer
+    blocks at its borders are decoded twice, and the more must be held from row to row.
+    """
+    mosaics = {scene: slide.mosaic(scene) for scene in {visit.scene for visit in visits}}
+    columns = {scene: sorted({v.box.x0 for v in visits if v.scene == scene}) for scene in mosaics}
+    widest = max((len(found) for found in columns.values()), default=0)
+    widths = {widest, *(2**n for n in range(widest.bit_length()))} - {0}
+    touched = 0
+    best: ReadPlan | None = None
+    for width in sorted(widths, reverse=True):
+        order = _in_strips(visits, columns, width)
+        assembly = _Assembly(mosaics, [visits[index] for index in order])
+        touched = sum(assembly.bytes_of.values())
+        decoded = assembly.decoded_bytes(room_bytes)
+        if best is None or decoded < best.decoded_bytes:
+            best = ReadPlan(order, decoded, touched)
+        if decoded == touched:
+            break
+    return best or ReadPlan((), 0, 0)
+
+
+def _in_strips(visits: Sequence[Visit], columns: Mapping[int, Sequence[int]], width: int) -> tuple[int, ...]:
+    column_of = {scene: {x0: n for n, x0 in enumerate(found)} for scene, found in columns.items()}
+
+    def place(index: int) -> tuple[int, int, int, int]:
+        visit = visits[index]
+        column = column_of[visit.scene][visit.box.x0]
+        return visit.scene, column // width, visit.box.y0, column
+
+    return tuple(sorted(range(len(visits)), key=place))
+
+
+class WindowStream:
+    """Reads windows of one slide, in order, ahead of whoever asks for them.
+
+    One thread uses the stream; `threads` more decode for it.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        um_per_px: float,
+        visits: Sequence[Visit],
+        *,
+        room_bytes: int,
+        threads: int,
+        is_wanted: Callable[[int], bool] = lambda step: True,
+    ) -> None:
+        """Opens `threads` handles of the slide.
+
+        Args:
+            room_bytes: of decoded blocks that may be kept for later windows.
+            is_wanted: asked shortly before a window is begun; those not wanted are left out.
+
+        Raises:
+            InputError: the slide cannot be opened or is no RGB slide.
+        """
+        directory = read_directory(path)
+        self._visits = visits
+        self._handles: SimpleQueue[CziSlide] = SimpleQueue()
+        self._open = [CziSlide(directory, um_per_px) for _ in range(threads)]
+        for handle in self._open:
+            self._handles.put(handle)
+        mosaics = {scene: self._open[0].mosaic(scene) for scene in {visit.scene for visit in visits}}
+        self._assembly = _Assembly(mosaics, visits)
+        self._cache: Foreseen[Future[Pixels]] = Foreseen(
+            self._assembly.steps, self._assembly.bytes_of, room_bytes
+        )
+        self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._ahead = AHEAD_PER_THREAD * threads
+        self._is_wanted = is_wanted
+        self._pieces = self._foresee()
+        self._pending: deque[_Piece | int] = deque()
+        self._new = 0
+        self._is_drained = False
+
+    def __enter__(self) -> WindowStream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Of pixels decoded so far, those under way included."""
+        return self._cache.loaded_bytes
+
+    def close(self) -> None:
+        """Stops decoding and closes the handles."""
+        self._decoders.shutdown(cancel_futures=True)
+        for handle in self._open:
+            handle.close()
+
+    def next_window(self) -> int | None:
+        """Index of the next wanted window, which `read_into` will show; None after the last."""
+        self._look_ahead()
+        if not self._pending:
+            return None
+        first = self._pending[0]
+        if not isinstance(first, int):
+            raise RuntimeError("the window before was not read to its end")
+        return first
+
+    def read_into(self, picture: Pixels) -> None:
+        """Shows the window that `next_window` named.
+
+        Args:
+            picture: (box.height, box.width, 3) uint8, RGB; white outside the scene and in its gaps.
+
+        Raises:
+            InputError: a sub-block of the window cannot be decoded; the next windows can be read.
+        """
+        step = self._pending.popleft()
+        assert isinstance(step, int)
+        wanted = self._assembly.place(self._visits[step])
+        picture[...] = WHITE
+        fault: BaseException | None = None
+        while self._look_ahead() and isinstance(self._pending[0], _Piece):
+            piece = self._pending.popleft()
+            assert isinstance(piece, _Piece)
+            self._new -= piece.is_new
+            fault = fault or piece.image.exception()
+            if fault is None:
+                shared = piece.block.box.clipped(wanted)
+                picture[shared.slices_in(wanted)] = piece.image.result()[shared.slices_in(piece.block.box)]
+        if fault is not None:
+            raise fault
+
+    def _look_ahead(self) -> bool:
+        """Begins to decode what is needed next; returns whether anything is left to show."""
+        while not self._is_drained and (self._new < self._ahead or not self._pending):
+            item = next(self._pieces, None)
+            if item is None:
+                self._is_drained = True
+            else:
+                self._pending.append(item)
+                self._new += isinstance(item, _Piece) and item.is_new
+        return bool(self._pending)
+
+    def _foresee(self) -> Iterator[_Piece | int]:
+        """Of every wanted window its index, then its blocks from bottom to top."""
+        for step, keys in enumerate(self._assembly.steps):
+            if not self._is_wanted(step):
+                continue
+            yield step
+            for key in keys:
+                before = self._cache.loaded_bytes
+                block = self._assembly.block(key)
+                image = self._cache.get(key, step, partial(self._decoders.submit, self._decode, block))
+                yield _Piece(step, block, image, self._cache.loaded_bytes > before)
+
+    def _decode(self, block: SubBlock) -> Pixels:
+        handle = self._handles.get()
+        try:
+            return to_rgb(handle.decode(block))
+        finally:
+            self._handles.put(handle)

@@ -33,11 +33,18 @@ class RunSummary:
 
 
 def segment(
-    config: RunConfig, *, shard: Shard | None = None, progress: Progress = silent
+    config: RunConfig,
+    *,
+    shard: Shard | None = None,
+    only: Sequence[str] = (),
+    progress: Progress = silent,
 ) -> RunSummary | None:
     """Finds, measures and stores the cells of the slides that `config` names.
 
     Run again, it goes on where it stopped; with a higher fraction it only adds tiles.
+
+    Args:
+        only: ids of the slides to work on now; the run stays that of all slides. None are all.
 
     Returns:
         The summary, or None for a shard, whose tables `merge` makes later.
@@ -49,14 +56,13 @@ def segment(
     """
     classifiers = _classifiers(config)
     loaded = load_classifiers(classifiers)  # a night's work must not end at a file that was wrong
-    layout, manifest, slide_ids = open_run(config)
+    layout, manifest, slide_ids = open_run(config, only)
     check_classifiers(loaded, manifest, FEATURE_NAMES, classifiers)
     tiles = {}
     for done, slide_id in enumerate(slide_ids, start=1):
-        chosen = chosen_tiles(manifest, prepare_plan(layout, manifest, slide_id))
-        tiles[slide_id] = shard.of(chosen) if shard else chosen
+        tiles[slide_id] = chosen_tiles(manifest, prepare_plan(layout, manifest, slide_id))
         progress("survey", done, len(slide_ids), slide=slide_id)
-    failed = do_tiles(layout, manifest, tiles, config.compute, progress)
+    failed = do_tiles(layout, manifest, tiles, config.compute, progress, shard)
     if shard:
         refuse_failures(failed)
         return None
@@ -79,8 +85,12 @@ def merge(
     """
     manifest = manifests.read(layout)
     slide_ids = [s.slide_id for s in manifest.slides] if slide_ids is None else slide_ids
-    plans = {s: read_plan(layout, s, manifest.config_hash) for s in slide_ids}
-    refuse_missing({s: missing_tiles(layout, s, chosen_tiles(manifest, plans[s])) for s in slide_ids})
+    planned = [s for s in slide_ids if layout.plan(s).exists()]
+    plans = {s: read_plan(layout, s, manifest.config_hash) for s in planned}
+    refuse_missing(
+        {s: missing_tiles(layout, s, chosen_tiles(manifest, plan)) for s, plan in plans.items()},
+        unplanned=[s for s in slide_ids if s not in plans],
+    )
     for done, slide_id in enumerate(slide_ids, start=1):
         merge_slide(layout, manifest, slide_id, plans[slide_id].tiles)
         progress("merge", done, len(slide_ids), slide=slide_id)

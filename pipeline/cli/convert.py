@@ -61,10 +61,13 @@ def convert(
       mkhspc convert --annotations anna.json --annotations ben.json --base-dir run \\
         --output train.json --on-conflict exclude --json
     """
+    from pipeline.errors import UsageError
     from pipeline.learn import convert as converting
     from pipeline.learn.training_file import write_training
     from pipeline.store.layout import RunLayout
 
+    if output.resolve() in {path.resolve() for path in annotations}:
+        raise UsageError("would be written over the labels", where=output, fix="choose another --output")
     request = converting.Request(
         annotations=annotations,
         run=RunLayout(base_dir),

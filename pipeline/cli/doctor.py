@@ -32,8 +32,7 @@ def doctor(as_json: bool) -> None:
     Example:
       mkhspc doctor
     """
-    from pipeline.engine.budget import GB, memory_limit_bytes
-    from pipeline.engine.workers import usable_cores
+    from pipeline.engine.limits import GB, memory_limit, usable_cores
 
     libraries = {name: _version(name) for name in _required()}
     models = {name: _version(name) if importlib.util.find_spec(name) else None for name in MODELS}
@@ -41,7 +40,7 @@ def doctor(as_json: bool) -> None:
         "mkhspc": __version__,
         "python": platform.python_version(),
         "cores": usable_cores(),
-        "memory_gb": round(memory_limit_bytes(None) / GB, 1),
+        "memory_gb": round(memory_limit().limit_bytes / GB, 1),
         "disk_free_gb": round(shutil.disk_usage(Path.cwd()).free / GB, 1),
         "libraries": libraries,
         "models": models,

@@ -48,6 +48,7 @@ SETTINGS = {
 @click.option("--um-per-px", type=float, help="Pixel size in µm, where the slide states none.")
 @click.option("--scene", "scenes", type=int, multiple=True, help="Only this scene; may be repeated.")
 @click.option("--shard", metavar="I/N", help="Only the I-th of N parts of the tiles, from 0.")
+@click.option("--only", multiple=True, metavar="SLIDE_ID", help="Only this slide; may be repeated.")
 @click.option("--device", help="auto or cpu; the classical detectors need no other. [auto]")
 @click.option("--memory-gb", type=float, help="Memory that the run may use. [what the machine allows]")
 @click.option("--seed", type=int, help="Decides the sampling order and the blind codes. [0]")
@@ -58,6 +59,7 @@ def segment(
     num_workers: str | None,
     scenes: tuple[int, ...],
     shard: str | None,
+    only: tuple[str, ...],
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -82,7 +84,8 @@ def segment(
     }
     resolved = load_config(config, settings)
     with progress.shown() as show:
-        summary = run_segment(resolved, shard=Shard.parse(shard) if shard else None, progress=show)
+        part = Shard.parse(shard) if shard else None
+        summary = run_segment(resolved, shard=part, only=only, progress=show)
     if summary is None:
         click.echo(f"shard {shard} is done; when all are: mkhspc merge {resolved.run.output_dir}")
     elif as_json:

@@ -1,14 +1,18 @@
 """The parts of a slide put together into its tables of cells and crops.
 
-Parts are streamed in the order of their tiles, so memory does not grow with the slide, and the
-tables' bytes depend on neither who made the parts nor when.
+Each cell is in one part alone, that of the tile whose core holds its centroid, and its id was given
+there: nothing is compared or merged. Parts are streamed in the order of their tiles, so memory does
+not grow with the slide, and the tables' bytes depend on neither who made the parts nor when.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+
+import pyarrow as pa
 
 from pipeline.errors import IncompleteError
 from pipeline.measure.features import FEATURE_NAMES
@@ -20,7 +24,8 @@ from pipeline.store.manifest import Manifest
 from pipeline.store.schema import CROPS, cells_schema
 
 PARTS_KEY = "mkhspc:parts"
-CROPS_PER_GROUP = 2_048
+CROPS_PER_GROUP = 512
+"""Some 12 MB, and 110 MB should all of them be MK."""
 NAMED_TILES = 8
 
 
@@ -30,14 +35,21 @@ def missing_tiles(layout: RunLayout, slide_id: str, wanted: Sequence[Tile]) -> l
     return [tile.tile_id for tile in wanted if tile.tile_id not in done]
 
 
-def refuse_missing(missing: dict[str, list[str]]) -> None:
-    """Raises `IncompleteError` that names the first missing tiles, unless there are none."""
+def refuse_missing(missing: dict[str, list[str]], unplanned: Sequence[str]) -> None:
+    """Raises `IncompleteError` that names the first missing tiles, unless there are none.
+
+    Args:
+        missing: ids of the missing tiles, by slide id.
+        unplanned: slides without a tile plan, of which every tile is missing.
+    """
     named = [f"{slide_id}/{tile_id}" for slide_id, tiles in missing.items() for tile_id in tiles]
+    clauses = [f"no tile of {', '.join(unplanned)} was begun"] if unplanned else []
     if named:
         more = f" and {len(named) - NAMED_TILES} more" if len(named) > NAMED_TILES else ""
+        clauses.append(f"{len(named)} tiles are missing: {', '.join(named[:NAMED_TILES])}{more}")
+    if clauses:
         raise IncompleteError(
-            f"{len(named)} tiles are missing: {', '.join(named[:NAMED_TILES])}{more}",
-            fix="run the same `mkhspc segment` again: finished tiles are kept",
+            "; ".join(clauses), fix="run the same `mkhspc segment` again: finished tiles are kept"
         )
 
 
@@ -59,8 +71,9 @@ def merge_slide(layout: RunLayout, manifest: Manifest, slide_id: str, tiles: Seq
     if _is_current(layout, slide_id, signature):
         return False
     metadata = {PARTS_KEY: signature}
-    _write_crops(layout.crops(slide_id), paths, manifest.config_hash, metadata)
-    _write_cells(layout.cells(slide_id), paths, manifest, metadata)
+    with ThreadPoolExecutor(1) as beside:
+        crops = beside.submit(_write_crops, layout.crops(slide_id), paths, manifest.config_hash, metadata)
+        _write_cells(layout.cells(slide_id), paths, manifest, metadata, crops)
     return True
 
 
@@ -76,16 +89,27 @@ def _is_current(layout: RunLayout, slide_id: str, signature: str) -> bool:
     )
 
 
-def _write_cells(path: Path, parts: Sequence[Path], manifest: Manifest, metadata: dict[str, str]) -> None:
+def _write_cells(
+    path: Path, parts: Sequence[Path], manifest: Manifest, metadata: dict[str, str], crops: Future[None]
+) -> None:
+    """Writes the cells; they get their name after the crops have theirs, so each has its crop."""
     schema = cells_schema(list(FEATURE_NAMES))
     stored = [name for name in schema.names if name != "in_filter"]
-    pieces = (tables.read_table(part, manifest.config_hash, columns=stored) for part in parts)
-    whole = (with_in_filter(piece, manifest.filter).select(schema.names) for piece in pieces)
-    tables.write_stream(path, schema, whole, manifest.config_hash, metadata=metadata)
+
+    def pieces() -> Iterator[pa.Table]:
+        for part in parts:
+            piece = tables.read_table(part, manifest.config_hash, columns=stored)
+            yield with_in_filter(piece, manifest.filter).select(schema.names)
+        crops.result()
+
+    tables.write_stream(path, schema, pieces(), manifest.config_hash, metadata=metadata)
 
 
 def _write_crops(path: Path, parts: Sequence[Path], config_hash: str, metadata: dict[str, str]) -> None:
     names = ["cell_id", *(f"crop_{name}" for name in CROPS.names[1:])]
-    pieces = (tables.read_table(part, config_hash, columns=names) for part in parts)
-    crops = (piece.rename_columns(CROPS.names) for piece in pieces)
-    tables.write_stream(path, CROPS, crops, config_hash, metadata=metadata, rows_per_group=CROPS_PER_GROUP)
+    pieces = (
+        piece.rename_columns(CROPS.names)
+        for part in parts
+        for piece in tables.read_pieces(part, config_hash, names, CROPS_PER_GROUP)
+    )
+    tables.write_stream(path, CROPS, pieces, config_hash, metadata=metadata, rows_per_group=CROPS_PER_GROUP)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -26,26 +26,39 @@ CALIBRATION_WINDOW_UM = 110.0
 LIBRARIES = ("numpy", "scipy", "opencv-python-headless", "aicspylibczi", "pyarrow", "pillow")
 
 
-def open_run(config: RunConfig) -> tuple[RunLayout, Manifest, tuple[str, ...]]:
+def open_run(config: RunConfig, only: Sequence[str] = ()) -> tuple[RunLayout, Manifest, tuple[str, ...]]:
     """Creates a run or opens the one that is there, if its settings agree.
 
+    Args:
+        only: ids of the slides wanted, or none for all. A run that is there is opened without
+            a look at the others, so that one bad slide does not stop the rest.
+
     Returns:
-        The run's layout, its manifest, and the ids of the slides that `config` names.
+        The run's layout, its manifest, and the ids of the slides that are wanted.
 
     Raises:
-        UsageError: no slide or no output directory is named.
+        UsageError: no slide or no output directory is named, or `only` names one that is not there.
         InputError: a slide cannot be used, or the run was made with other settings.
     """
     if not config.run.output_dir:
         raise UsageError("no output directory given", fix="give one with --output-dir")
     layout = RunLayout(Path(config.run.output_dir))
     files = distinct_slide_ids(_slide_files(config))
-    entries = [_slide_entry(slide_id, path, config) for slide_id, path in files.items()]
+    wanted = _wanted(tuple(files), only)
     if layout.manifest.exists():
-        manifest = _reopened(layout, config, entries)
+        manifest = _reopened(layout, config, [_slide_entry(s, files[s], config) for s in wanted])
     else:
-        manifest = _created(layout, config, entries)
-    return layout, manifest, tuple(files)
+        manifest = _created(layout, config, [_slide_entry(s, files[s], config) for s in files])
+    return layout, manifest, wanted
+
+
+def _wanted(slide_ids: tuple[str, ...], only: Sequence[str]) -> tuple[str, ...]:
+    for slide_id in only:
+        if slide_id not in slide_ids:
+            raise UsageError(
+                f"there is no slide '{slide_id}'", where="--only", fix=f"there are: {', '.join(slide_ids)}"
+            )
+    return tuple(s for s in slide_ids if s in only) if only else slide_ids
 
 
 def _slide_files(config: RunConfig) -> list[Path]:

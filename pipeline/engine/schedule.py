@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import os
-import socket
+import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pipeline.config import CELL_TYPES, ComputeSection
 from pipeline.detect.resolve import build_detector
-from pipeline.engine.budget import Budget, plan_workers
-from pipeline.engine.tasks import SlideSource, TileTask, TileWork
+from pipeline.engine.budget import Budget, Demand, plan_workers, room_bytes
+from pipeline.engine.claims import Claims
+from pipeline.engine.feed import SlideReads, WindowFeed, plan_slide
+from pipeline.engine.journal import RunLog, SlideTiles, TileWatch
+from pipeline.engine.limits import MemoryLimit, memory_limit, usable_cores
+from pipeline.engine.memory import tree_memory
+from pipeline.engine.slots import Slots
+from pipeline.engine.tasks import TileWork
 from pipeline.engine.tile import Recipe
 from pipeline.engine.workers import Outcome, Pool, StopFlag
 from pipeline.errors import IncompleteError, InterruptedRunError, UsageError
@@ -24,6 +27,9 @@ from pipeline.store.layout import RunLayout
 from pipeline.store.manifest import Manifest
 
 NAMED_FAILURES = 5
+MEMORY_LOOK_S = 1.0
+NEAR_LIMIT = 0.92
+"""Share of the memory limit above which the pool loses a worker."""
 
 
 @dataclass(frozen=True)
@@ -52,65 +58,162 @@ class Shard:
         return list(tiles[self.index :: self.count])
 
 
-class RunLog:
-    """One JSON-lines file of this process under `RUN/logs/`, made at the first line."""
-
-    def __init__(self, layout: RunLayout) -> None:
-        self._path = layout.logs / f"segment-{socket.gethostname()}-{os.getpid()}.jsonl"
-
-    def write(self, event: str, **facts: Any) -> None:
-        line = json.dumps({"at_s": round(time.time(), 3), "event": event, **facts}, ensure_ascii=False)
-        self._path.parent.mkdir(exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-
-
 def do_tiles(
     layout: RunLayout,
     manifest: Manifest,
     tiles: Mapping[str, Sequence[Tile]],
     compute: ComputeSection,
     progress: Progress,
+    shard: Shard | None = None,
 ) -> list[Outcome]:
     """Does every tile that has no part yet; returns the outcomes of those that failed.
 
     Args:
-        tiles: the tiles wanted, by slide id.
+        tiles: the tiles that the run asks for, by slide id.
+        shard: the part of them that is this process's share.
 
     Raises:
         UsageError: not even one worker fits the memory.
         InterruptedRunError: a signal came; the tiles under way were finished first.
     """
-    tasks = _left(layout, tiles)
-    done = sum(map(len, tiles.values())) - len(tasks)
-    total = done + len(tasks)
-    progress("tiles", done, total)
-    if not tasks:
+    share = {s: shard.of(wanted) if shard else wanted for s, wanted in tiles.items()}
+    finished = {slide_id: layout.finished_tiles(slide_id) for slide_id in tiles}
+    left = {s: [t for t in wanted if t.tile_id not in finished[s]] for s, wanted in share.items()}
+    counts = {s: SlideTiles(len(tiles[s]), len(share[s]), len(share[s]) - len(left[s])) for s in tiles}
+    watch = TileWatch(RunLog(layout), progress, counts)
+    total = sum(map(len, left.values()))
+    progress("tiles", watch.total - total, watch.total)
+    if not total:
         return []
-    work = _work(layout, manifest)
-    budget = _budget(work, tiles, len(tasks), compute)
-    log = RunLog(layout)
-    log.write("begin", tiles=len(tasks), workers=budget.workers, worker_bytes=budget.worker_bytes)
+    job = plan_job(manifest, {s: wanted for s, wanted in left.items() if wanted}, compute)
+    watch.begin(
+        manifest,
+        workers=job.budget.workers,
+        limit_bytes=job.budget.limit.limit_bytes,
+        shard=str(shard) if shard else None,
+        planned_peak_bytes=job.budget.peak_bytes,
+    )
     stop = StopFlag()
     restore = stop.install()
     try:
-        failed: list[Outcome] = []
-        found = 0
-        for outcome in Pool(work, budget.workers, stop).outcomes(tasks):
-            done += 1
-            found += _record(log, outcome, failed)
-            progress("tiles", done, total, cells=found, failed=len(failed))
+        failed = _work_off(layout, manifest, job, watch, stop)
     finally:
         restore()
-    if stop.is_set and done < total:
-        log.write("interrupted", signal=stop.signal_name, left=total - done)
+    if stop.is_set and watch.left:
+        watch.interrupted(stop.signal_name)
         raise InterruptedRunError(
-            f"stopped by {stop.signal_name} with {total - done} of {total} tiles left",
+            f"stopped by {stop.signal_name} with {watch.left} of {watch.total} tiles left",
             where=layout.root,
             fix="nothing is lost: run the same command again to go on",
         )
-    log.write("end", failed=len(failed), cells=found)
+    watch.end()
     return failed
+
+
+@dataclass(frozen=True)
+class Job:
+    """Tiles to do, in the order of reading, and how they fit into memory."""
+
+    slides: Sequence[SlideReads]
+    demand: Demand
+    room_bytes: int
+    budget: Budget
+    can_grow: bool
+
+
+def plan_job(manifest: Manifest, tiles: Mapping[str, Sequence[Tile]], compute: ComputeSection) -> Job:
+    """Lays tiles out over time and memory, without reading a pixel.
+
+    Raises:
+        UsageError: not even one worker fits the memory.
+    """
+    limit = memory_limit(compute.memory_gb)
+    room = room_bytes(limit.limit_bytes)
+    recipe = recipe_of(manifest)
+    slides = []
+    for slide_id, wanted in tiles.items():
+        entry = manifest.slide(slide_id)
+        halo_px = recipe.halo_px(entry.um_per_px)
+        slides.append(plan_slide(slide_id, Path(entry.path), entry.um_per_px, wanted, halo_px, room))
+    demand = Demand(
+        tiles=sum(len(slide.tiles) for slide in slides),
+        window_px=max(visit.box.area_px for slide in slides for visit in slide.visits),
+        held_bytes=max(slide.plan.held_bytes for slide in slides),
+        block_bytes=max(slide.plan.block_bytes for slide in slides),
+    )
+    budget = plan_workers(compute.num_workers, demand, usable_cores(), limit)
+    return Job(slides, demand, room, budget, can_grow=compute.num_workers == "auto")
+
+
+def recipe_of(manifest: Manifest) -> Recipe:
+    """What a run looks for."""
+    detectors = {t: build_detector(t, manifest.config.cells(t).detector) for t in CELL_TYPES}
+    return Recipe(detectors, {t: manifest.stored(t) for t in CELL_TYPES})
+
+
+def _work_off(
+    layout: RunLayout, manifest: Manifest, job: Job, watch: TileWatch, stop: StopFlag
+) -> list[Outcome]:
+    slots = Slots(job.budget.slots, job.demand.slot_bytes)
+    work = TileWork(
+        root=layout.root,
+        config_hash=manifest.config_hash,
+        um_per_px={slide.slide_id: slide.um_per_px for slide in job.slides},
+        detectors={t: manifest.config.cells(t).detector for t in CELL_TYPES},
+        stored={t: manifest.stored(t) for t in CELL_TYPES},
+        slots=slots,
+    )
+    feed = WindowFeed(
+        job.slides,
+        slots,
+        Claims(layout),
+        room_bytes=job.room_bytes,
+        threads=job.budget.read_threads,
+    )
+    pool = Pool(work, job.budget.workers, stop)
+    guard = MemoryGuard(pool, job.budget.limit, watch)
+    pool.on_tick = guard.look
+    failed: list[Outcome] = []
+    try:
+        for outcome in pool.outcomes(feed):
+            _record(watch, outcome)
+            if outcome.error is not None and not outcome.will_retry:
+                failed.append(outcome)
+    finally:
+        feed.close()
+        slots.close()
+    return failed
+
+
+def _record(watch: TileWatch, outcome: Outcome) -> None:
+    task = outcome.task
+    if outcome.facts is None:
+        tell = watch.retried if outcome.will_retry else watch.failed
+        tell(task.slide_id, task.tile_id, str(outcome.error))
+    elif "elsewhere" in outcome.facts:
+        watch.done_elsewhere(task.slide_id)
+    else:
+        watch.done(task.slide_id, task.tile_id, outcome.facts)
+
+
+@dataclass
+class MemoryGuard:
+    """Takes workers away before the processes' memory reaches the limit, one at a time."""
+
+    pool: Pool
+    limit: MemoryLimit
+    watch: TileWatch
+    _looked_s: float = field(default=-math.inf)
+
+    def look(self) -> None:
+        """Measures, at most once a second, and acts."""
+        if time.monotonic() - self._looked_s < MEMORY_LOOK_S:
+            return
+        now_bytes = tree_memory().rss_bytes
+        self._looked_s = time.monotonic()
+        if now_bytes > NEAR_LIMIT * self.limit.limit_bytes and self.pool.workers == self.pool.size > 1:
+            self.pool.size -= 1
+        self.watch.memory(now_bytes, self.pool.workers)
 
 
 def refuse_failures(failed: Sequence[Outcome]) -> None:
@@ -123,45 +226,3 @@ def refuse_failures(failed: Sequence[Outcome]) -> None:
         f"{len(failed)} tiles failed: {named}{more}",
         fix="all other tiles are kept; run the same command again to try these once more",
     )
-
-
-def _left(layout: RunLayout, tiles: Mapping[str, Sequence[Tile]]) -> list[TileTask]:
-    """Tasks without a part, slide by slide, in reading order so that neighbours follow each other."""
-    tasks = []
-    for slide_id, wanted in tiles.items():
-        finished = layout.finished_tiles(slide_id)
-        ordered = sorted(wanted, key=lambda t: (t.scene, t.core.y0, t.core.x0))
-        tasks += [TileTask(slide_id, t.tile_id) for t in ordered if t.tile_id not in finished]
-    return tasks
-
-
-def _work(layout: RunLayout, manifest: Manifest) -> TileWork:
-    return TileWork(
-        root=layout.root,
-        config_hash=manifest.config_hash,
-        slides={s.slide_id: SlideSource(Path(s.path), s.um_per_px) for s in manifest.slides},
-        detectors={t: manifest.config.cells(t).detector for t in CELL_TYPES},
-        stored={t: manifest.stored(t) for t in CELL_TYPES},
-    )
-
-
-def _budget(
-    work: TileWork, tiles: Mapping[str, Sequence[Tile]], left: int, compute: ComputeSection
-) -> Budget:
-    recipe = Recipe({t: build_detector(t, name) for t, name in work.detectors.items()}, work.stored)
-    window_px = max(
-        tile.read_box(recipe.halo_px(work.slides[slide_id].um_per_px)).area_px
-        for slide_id, wanted in tiles.items()
-        for tile in wanted
-    )
-    return plan_workers(compute.num_workers, window_px, left, compute.memory_gb)
-
-
-def _record(log: RunLog, outcome: Outcome, failed: list[Outcome]) -> int:
-    where = {"slide_id": outcome.task.slide_id, "tile_id": outcome.task.tile_id}
-    if outcome.facts is None:
-        failed.append(outcome)
-        log.write("failed", **where, error=outcome.error)
-        return 0
-    log.write("done", **where, **outcome.facts)
-    return int(outcome.facts["cells"])

@@ -1,31 +1,43 @@
-"""How far a run is, from its files alone."""
+"""How far a run is, from its files alone, with all the processes and hosts that work on it."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+import pyarrow as pa
+
+from pipeline.config import CELL_TYPES, CellType
+from pipeline.engine.journal import MEMORY_EVERY_S, read_journals
 from pipeline.engine.prepare import chosen_tiles
+from pipeline.progress import Event, Journal, ProcessState, steps_per_s
 from pipeline.slide.tiles import read_plan
-from pipeline.store import manifest as manifests
+from pipeline.store import manifest as manifests, tables
 from pipeline.store.layout import RunLayout
 from pipeline.store.manifest import Manifest
+
+Cells = Mapping[CellType, int]
 
 
 @dataclass(frozen=True)
 class SlideStatus:
     """Tiles of one slide: of those the run asks for, how many are done, failed and left.
 
-    `failed` are tiles whose last try failed; they count among `left` too. Before a slide is
-    planned its number of tiles is unknown and `tiles` is None.
+    Attributes:
+        tiles: None while the slide is not planned.
+        failed: tiles whose last try failed; they count among `left` too.
+        cells: in the tiles that are done, by type.
+        merged: whether the slide has its tables.
     """
 
     slide_id: str
     tiles: int | None
     done: int
     failed: int
+    cells: Cells
     merged: bool
 
     @property
@@ -34,67 +46,227 @@ class SlideStatus:
 
 
 @dataclass(frozen=True)
+class TaskEnd:
+    """How a task of the cluster ended, as its own books say.
+
+    Attributes:
+        job: as in a journal's first line: '123', or '123_4' for a task of an array.
+        state: such as 'OUT_OF_MEMORY' or 'TIMEOUT'.
+        exit_code: as the books write it, such as '0:125'.
+        reason: more words about it, or none.
+    """
+
+    job: str
+    state: str
+    exit_code: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class ProcessStatus:
+    """One process that works or worked on the run.
+
+    Attributes:
+        state: 'lost' is a process that neither ended nor was stopped and gives no sign of life.
+        silent_s: since its last sign of life.
+        tiles_per_s: while it works: how fast its tiles come now.
+        memory_bytes, workers: by its last word about them.
+        task_end: what the cluster says of its end, where that is known.
+    """
+
+    name: str
+    host: str
+    pid: int | None
+    job: str | None
+    shard: str | None
+    state: ProcessState
+    begun_s: float
+    silent_s: float
+    done: int
+    failed: int
+    tiles_per_s: float | None
+    workers: int | None
+    memory_bytes: int | None
+    peak_bytes: int | None
+    limit_bytes: int | None
+    task_end: TaskEnd | None = None
+
+
+@dataclass(frozen=True)
 class RunStatus:
-    """All slides of a run, and how fast the tiles of its last 10 minutes of work came."""
+    """All slides and processes of a run.
+
+    Attributes:
+        unheard_tasks: ends of tasks that left no journal: they died before their first tile.
+    """
 
     slides: tuple[SlideStatus, ...]
-    cells: int
-    tiles_per_s: float | None
+    processes: tuple[ProcessStatus, ...]
+    unheard_tasks: tuple[TaskEnd, ...] = ()
 
     @property
     def left(self) -> int:
+        """Tiles left on the slides that are planned."""
         return sum(slide.left or 0 for slide in self.slides)
 
     @property
+    def failed(self) -> int:
+        return sum(slide.failed for slide in self.slides)
+
+    @property
+    def unplanned(self) -> int:
+        """Slides whose number of tiles is not known yet."""
+        return sum(slide.tiles is None for slide in self.slides)
+
+    @property
+    def cells(self) -> Cells:
+        """Cells in the tiles that are done, by type."""
+        return {t: sum(slide.cells[t] for slide in self.slides) for t in CELL_TYPES}
+
+    @property
+    def working(self) -> tuple[ProcessStatus, ...]:
+        return tuple(process for process in self.processes if process.state == "working")
+
+    @property
+    def tiles_per_s(self) -> float | None:
+        """Of all processes at work together; None while no tile has come."""
+        return sum(process.tiles_per_s or 0.0 for process in self.working) or None
+
+    @property
     def eta_s(self) -> float | None:
-        return self.left / self.tiles_per_s if self.tiles_per_s else None
+        """Until the last tile that can still come in this try; None where that cannot be told."""
+        if not self.tiles_per_s or self.unplanned:
+            return None
+        return (self.left - self.failed) / self.tiles_per_s
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """Of all processes at work together."""
+        return sum(process.memory_bytes or 0 for process in self.working) or None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every slide has every tile."""
+        return not self.left and not self.unplanned
 
 
-RATE_WINDOW_S = 600.0
-
-
-def run_status(layout: RunLayout) -> RunStatus:
-    """Reads a run's manifest, plans, parts and logs.
+def run_status(layout: RunLayout, *, now_s: float | None = None) -> RunStatus:
+    """Reads a run's manifest, plans, names of parts, and journals.
 
     Raises:
-        InputError: the directory is no run.
+        InputError: the directory is no run, or one of its files is damaged.
     """
     manifest = manifests.read(layout)
-    events = list(_events(layout))
-    last = {(e["slide_id"], e["tile_id"]): e for e in events if e["event"] in ("done", "failed")}
-    slides = tuple(_slide_status(layout, manifest, s.slide_id, last) for s in manifest.slides)
-    cells = sum(event["cells"] for event in last.values() if event["event"] == "done")
-    return RunStatus(slides, cells, _rate(events))
+    journals = read_journals(layout)
+    ends = _last_ends(journals)
+    now_s = time.time() if now_s is None else now_s
+    return RunStatus(
+        slides=tuple(_slide_status(layout, manifest, s.slide_id, ends) for s in manifest.slides),
+        processes=tuple(_process_status(journal, now_s) for journal in journals),
+    )
 
 
-def _events(layout: RunLayout) -> Iterator[dict[str, Any]]:
-    found = []
-    for path in layout.logs.glob("segment-*.jsonl"):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            if line.endswith("}"):  # a line cut by a kill is no event
-                found.append(json.loads(line))
-    yield from sorted(found, key=lambda event: float(event["at_s"]))
+def with_task_ends(status: RunStatus, ends: Sequence[TaskEnd]) -> RunStatus:
+    """The status, with what the cluster says of the tasks behind its processes.
+
+    A task that ran more than once, after a requeue, is its last process: `ends` holds its last end alone.
+    """
+    by_job = {end.job: end for end in ends}
+    last = {process.job: process.name for process in status.processes if process.job}
+    processes = tuple(
+        _with_end(process, by_job[process.job])
+        if process.job in by_job and last[process.job] == process.name
+        else process
+        for process in status.processes
+    )
+    unheard = tuple(end for end in ends if end.job not in last and end.state != "COMPLETED")
+    return replace(status, processes=processes, unheard_tasks=unheard)
 
 
-def _slide_status(
-    layout: RunLayout, manifest: Manifest, slide_id: str, last: dict[tuple[str, str], dict[str, Any]]
-) -> SlideStatus:
+def _with_end(process: ProcessStatus, end: TaskEnd) -> ProcessStatus:
+    state: ProcessState = "lost" if process.state == "working" else process.state
+    return replace(process, state=state, task_end=end)
+
+
+TileEnds = Mapping[tuple[str, str], Event]
+
+
+def _last_ends(journals: Sequence[Journal]) -> TileEnds:
+    """How each tile ended last, by slide and tile."""
+    events = [event for journal in journals for event in journal.named("done", "failed")]
+    events.sort(key=lambda event: event.at_s)
+    return {(event.facts["slide_id"], event.facts["tile_id"]): event for event in events}
+
+
+def _slide_status(layout: RunLayout, manifest: Manifest, slide_id: str, ends: TileEnds) -> SlideStatus:
     finished = layout.finished_tiles(slide_id)
     merged = layout.cells(slide_id).exists()
     if not layout.plan(slide_id).exists():
-        return SlideStatus(slide_id, None, len(finished), 0, merged)
-    wanted = chosen_tiles(manifest, read_plan(layout, slide_id, manifest.config_hash))
-    ids = [tile.tile_id for tile in wanted]
-    failed = sum(
-        tile_id not in finished and last.get((slide_id, tile_id), {}).get("event") == "failed"
-        for tile_id in ids
+        return SlideStatus(slide_id, None, len(finished), 0, dict.fromkeys(CELL_TYPES, 0), merged)
+    plan = read_plan(layout, slide_id, manifest.config_hash)
+    wanted = {tile.tile_id for tile in chosen_tiles(manifest, plan)}
+    failed = (ends.get((slide_id, tile_id)) for tile_id in wanted - finished)
+    return SlideStatus(
+        slide_id=slide_id,
+        tiles=len(wanted),
+        done=len(wanted & finished),
+        failed=sum(end is not None and end.name == "failed" for end in failed),
+        cells=_cells(layout, manifest, slide_id, sorted(wanted & finished), ends),
+        merged=merged,
     )
-    done = sum(tile_id in finished for tile_id in ids)
-    return SlideStatus(slide_id, len(ids), done, failed, merged)
 
 
-def _rate(events: list[dict[str, Any]]) -> float | None:
-    times = [event["at_s"] for event in events if event["event"] in ("begin", "done")]
-    recent = [at for at in times if at >= times[-1] - RATE_WINDOW_S] if times else []
-    span_s = recent[-1] - recent[0] if len(recent) > 1 else 0.0
-    return (len(recent) - 1) / span_s if span_s > 0 else None
+def _cells(
+    layout: RunLayout, manifest: Manifest, slide_id: str, tile_ids: Sequence[str], ends: TileEnds
+) -> Cells:
+    found: dict[CellType, int] = dict.fromkeys(CELL_TYPES, 0)
+    for tile_id in tile_ids:
+        end = ends.get((slide_id, tile_id))
+        if end is None or not all(isinstance(end.facts.get(t), int) for t in CELL_TYPES):
+            # Its process was killed between the part and the line about it.
+            counts = _counted(layout.part(slide_id, tile_id), manifest.config_hash)
+        else:
+            counts = {t: end.facts[t] for t in CELL_TYPES}
+        for cell_type in CELL_TYPES:
+            found[cell_type] += counts.get(cell_type, 0)
+    return found
+
+
+def _counted(part: Path, config_hash: str) -> Cells:
+    column: pa.ChunkedArray = tables.read_table(part, config_hash, columns=["cell_type"])["cell_type"]
+    return {row["values"]: row["counts"] for row in column.value_counts().to_pylist()}
+
+
+def _process_status(journal: Journal, now_s: float) -> ProcessStatus:
+    first, last = journal.events[0], journal.events[-1]
+    origin = journal.origin
+    memory = list(journal.named("memory"))
+    state = state_of(journal, now_s)
+    ends_s = [event.at_s for event in journal.named("done", "failed")]
+    latest = {**origin, **(memory[-1].facts if memory else {})}
+    return ProcessStatus(
+        name=journal.name,
+        host=str(origin.get("host", "?")),
+        pid=origin.get("pid"),
+        job=origin.get("job"),
+        shard=origin.get("shard"),
+        state=state,
+        begun_s=first.at_s,
+        silent_s=max(0.0, now_s - journal.seen_s),
+        done=sum(1 for _ in journal.named("done")),
+        failed=sum(1 for _ in journal.named("failed")),
+        tiles_per_s=steps_per_s(ends_s, first.at_s, last.at_s) if state == "working" else None,
+        workers=latest.get("workers"),
+        memory_bytes=latest.get("memory_bytes"),
+        peak_bytes=max((event.facts["peak_bytes"] for event in memory), default=None),
+        limit_bytes=latest.get("limit_bytes"),
+    )
+
+
+def state_of(journal: Journal, now_s: float) -> ProcessState:
+    """What became of a process, or that it still works; on its own host it need not be waited for."""
+    state = journal.state(now_s)
+    is_quiet = now_s - journal.seen_s > 2 * MEMORY_EVERY_S
+    if state == "working" and is_quiet and journal.origin.get("host") == socket.gethostname():
+        return state if Path(f"/proc/{journal.origin.get('pid')}").exists() else "lost"
+    return state

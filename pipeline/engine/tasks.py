@@ -1,4 +1,4 @@
-"""Work on tiles in a worker process: open the slide once, then tile after tile into parts."""
+"""Work on tiles in a worker process: pixels from shared memory in, parts of the run out."""
 
 from __future__ import annotations
 
@@ -10,62 +10,83 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import pyarrow.compute as pc
 
-from pipeline.config import AreaRange, CellType
+from pipeline.config import CELL_TYPES, AreaRange, CellType
+from pipeline.detect.contract import Window
 from pipeline.detect.resolve import build_detector
+from pipeline.engine.feed import TileTask
+from pipeline.engine.slots import SlotReader, Slots
 from pipeline.engine.tile import Recipe, find_cells
-from pipeline.slide.czi import CziSlide
 from pipeline.slide.tiles import Tile, TilePlan, read_plan
 from pipeline.store import tables
 from pipeline.store.layout import RunLayout
 
 
-@dataclass(frozen=True)
-class TileTask:
-    """One tile of one slide, small enough to travel by pipe."""
-
-    slide_id: str
-    tile_id: str
-
-
-@dataclass(frozen=True)
-class SlideSource:
-    """Where a slide's pixels are and which pixel size counts."""
-
-    path: Path
-    um_per_px: float
-
-
 @dataclass
 class TileWork:
-    """A worker's work: see `engine.workers.Work`. Holds one slide open at a time."""
+    """A worker's work: see `engine.workers.Work`.
+
+    Attributes:
+        slots: where the windows are; a `SlotReader` once it has arrived in the worker.
+        um_per_px: by slide.
+    """
 
     root: Path
     config_hash: str
-    slides: Mapping[str, SlideSource]
+    um_per_px: Mapping[str, float]
     detectors: Mapping[CellType, str]
     stored: Mapping[CellType, AreaRange]
+    slots: Slots | SlotReader
+
+    def recipe(self) -> Recipe:
+        return Recipe({t: build_detector(t, name) for t, name in self.detectors.items()}, self.stored)
 
     def prepare(self) -> None:
         cv2.setNumThreads(1)  # one core a worker: the pool is the parallelism
-        self._recipe = Recipe({t: build_detector(t, name) for t, name in self.detectors.items()}, self.stored)
-        self._open_id = ""
+        self._recipe = self.recipe()
+        self._planned_id = ""
+        self._ended_s = time.monotonic()
 
     def run(self, task: TileTask) -> dict[str, Any]:
         begun_s = time.monotonic()
-        slide, plan, tiles = self._slide(task.slide_id)
-        cells = find_cells(slide, plan, tiles[task.tile_id], self._recipe)
+        waited_s = begun_s - self._ended_s
+        plan, tile = self._plan(task)
+        window = Window(
+            rgb=self.slots.pixels(task.slot, task.window.height, task.window.width),
+            box=task.window,
+            um_per_px=self.um_per_px[task.slide_id],
+            calibration=plan.calibration[tile.scene],
+        )
+        cells = find_cells(task.slide_id, window, plan.tissue[tile.scene], tile, self._recipe)
         with suppress(FileExistsError):  # another process of the same run was first: same bytes
             tables.create_table(
                 RunLayout(self.root).part(task.slide_id, task.tile_id), cells, self.config_hash
             )
-        return {"cells": len(cells), "seconds": round(time.monotonic() - begun_s, 3)}
+        del window
+        if isinstance(self.slots, SlotReader):
+            self.slots.forget()
+        self._ended_s = time.monotonic()
+        return {
+            "cells": len(cells),
+            **{t: pc.sum(pc.equal(cells["cell_type"], t)).as_py() or 0 for t in CELL_TYPES},
+            "seconds": round(self._ended_s - begun_s, 3),
+            "waited_s": round(waited_s, 3),
+            "peak_bytes": _peak_bytes(),
+        }
 
-    def _slide(self, slide_id: str) -> tuple[CziSlide, TilePlan, dict[str, Tile]]:
-        if slide_id != self._open_id:
-            source = self.slides[slide_id]
-            self._slide_now = CziSlide.open(source.path, um_per_px=source.um_per_px)
-            self._plan_now = read_plan(RunLayout(self.root), slide_id, self.config_hash)
+    def _plan(self, task: TileTask) -> tuple[TilePlan, Tile]:
+        if task.slide_id != self._planned_id:
+            self._plan_now = read_plan(RunLayout(self.root), task.slide_id, self.config_hash)
             self._tiles_now = {tile.tile_id: tile for tile in self._plan_now.tiles}
-            self._open_id = slide_id
-        return self._slide_now, self._plan_now, self._tiles_now
+            self._planned_id = task.slide_id
+        return self._plan_now, self._tiles_now[task.tile_id]
+
+
+def _peak_bytes() -> int | None:
+    """The most memory that this process has had, where the kernel tells."""
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.exists() else ():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return None

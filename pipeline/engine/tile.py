@@ -20,8 +20,7 @@ from pipeline.geometry import Box, mask_to_contour, um_to_px
 from pipeline.measure import features
 from pipeline.measure.crops import CROP_SIZE_UM, crop_box, cut_crop, encode_crop
 from pipeline.measure.regions import PackedMasks
-from pipeline.slide.czi import CziSlide
-from pipeline.slide.tiles import Tile, TilePlan
+from pipeline.slide.tiles import Tile
 from pipeline.slide.tissue import TissueMask
 from pipeline.store.schema import cell_names, part_schema
 
@@ -63,31 +62,22 @@ class _Found:
     owned: NDArray[np.intp]
 
 
-def find_cells(slide: CziSlide, plan: TilePlan, tile: Tile, recipe: Recipe) -> pa.Table:
-    """Reads a tile's window and returns its part: one row per cell the tile owns.
+def find_cells(slide_id: str, window: Window, tissue: TissueMask, tile: Tile, recipe: Recipe) -> pa.Table:
+    """The part of a tile: one row per cell that the tile owns.
 
     Rows are ordered by type, then by y and x of the centroid; the schema is that of
     `store.schema.part_schema`. A tile without cells gives a table without rows.
+
+    Args:
+        window: of `tile.read_box(recipe.halo_px(um_per_px))`.
+        tissue: of the tile's scene.
     """
-    window = _read_window(slide, plan, tile, recipe)
-    tissue = plan.tissue[tile.scene]
-    slide_id = slide.info.slide_id
     found = {t: _find(window, tissue, tile, recipe, t, slide_id) for t in CELL_TYPES}
     inside = _inside_mk(found["mk"], found["hspc"])
     rows = [
         _rows(window, tissue, tile, found[t], inside if t == "hspc" else {}, slide_id) for t in CELL_TYPES
     ]
     return pa.concat_tables(rows)
-
-
-def _read_window(slide: CziSlide, plan: TilePlan, tile: Tile, recipe: Recipe) -> Window:
-    box = tile.read_box(recipe.halo_px(slide.um_per_px))
-    return Window(
-        rgb=slide.read(tile.scene, box),
-        box=box,
-        um_per_px=slide.um_per_px,
-        calibration=plan.calibration[tile.scene],
-    )
 
 
 def _find(

@@ -1,17 +1,16 @@
-"""A pool of worker processes that does one tile at a time each, and survives what kills them.
+"""A pool of worker processes that does one task at a time each, and survives what kills them.
 
-The parent knows which tile every worker holds. A worker that dies (a crash in a library, or the
-kernel's out-of-memory killer) costs its tile one retry; a tile that kills twice, or raises, is
+The parent knows which task every worker holds. A worker that dies (a crash in a library, or the
+kernel's out-of-memory killer) costs its task one retry; a task that kills twice, or raises, is
 reported as failed, and the others go on.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -22,10 +21,12 @@ from pipeline.errors import MkhspcError
 
 TRIES = 2
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+TICK_S = 0.5
+"""The pool looks around at least this often, even when no task ends."""
 
 
 class Work(Protocol):
-    """What a worker process does; it is pickled to the process and made ready there."""
+    """What a worker process does with tasks (any hashable values); it is pickled to the process."""
 
     def prepare(self) -> None:
         """Called once in the worker before the first task."""
@@ -38,11 +39,57 @@ class Work(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a task ended: `facts` of a finished one, or the `error` of a failed one."""
+    """How a task ended: `facts` of a finished one, or the `error` of a failed one.
+
+    Attributes:
+        will_retry: the task is not at its end: the worker died of it, and another will try.
+    """
 
     task: Any
     facts: dict[str, Any] | None
     error: str | None = None
+    will_retry: bool = False
+
+
+class Source(Protocol):
+    """Where tasks come from, one by one, as they get ready."""
+
+    def take(self) -> Any | None:
+        """A task that is ready now, or None; an `Outcome` for one that failed before it began."""
+        ...
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether no further task will ever get ready."""
+        ...
+
+    def news(self) -> Sequence[Connection | int]:
+        """What becomes readable when a task gets ready."""
+        ...
+
+    def end(self, task: Any) -> None:
+        """Told when a task will not be tried again, done or failed."""
+        ...
+
+
+class Listed:
+    """A source of tasks that are all ready from the start."""
+
+    def __init__(self, tasks: Iterable[Any]) -> None:
+        self._waiting = deque(tasks)
+
+    def take(self) -> Any | None:
+        return self._waiting.popleft() if self._waiting else None
+
+    @property
+    def is_spent(self) -> bool:
+        return not self._waiting
+
+    def news(self) -> Sequence[Connection | int]:
+        return ()
+
+    def end(self, task: Any) -> None:
+        pass
 
 
 @dataclass
@@ -76,32 +123,76 @@ class _Worker:
     task: Any = None
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass
 class Pool:
-    """Runs tasks in `size` processes started by 'spawn', so no lock or handle is inherited."""
+    """Runs tasks in up to `size` processes started by 'spawn', so no lock or handle is inherited.
+
+    `size` may be changed at any time: more workers are started at once, and superfluous ones end
+    when their task does. `on_tick` is called every `TICK_S` or more often.
+    """
 
     work: Work
     size: int
     stop: StopFlag
+    on_tick: Callable[[], None] = _nothing
     _workers: list[_Worker] = field(default_factory=list)
+    _again: deque[Any] = field(default_factory=deque)
+    _deaths: dict[Any, int] = field(default_factory=dict)
 
-    def outcomes(self, tasks: Sequence[Any]) -> Iterator[Outcome]:
-        """Yields an outcome per task as they end; stops early, at a task's end, when told to."""
-        waiting: deque[Any] = deque(tasks)
-        deaths: dict[int, int] = {}
+    @property
+    def workers(self) -> int:
+        """Processes there are now."""
+        return len(self._workers)
+
+    def outcomes(self, source: Source) -> Iterator[Outcome]:
+        """Yields an outcome per task as they end (or are tried again); stops early when told to."""
         try:
-            for _ in range(min(self.size, len(waiting))):
-                self._workers.append(self._start())
-            while self._feed(waiting):
-                for worker in self._ready():
-                    outcome = self._collect(worker, deaths)
-                    if outcome is None:
-                        waiting.appendleft(worker.task)
-                    else:
-                        yield outcome
+            while True:
+                yield from self._feed(source)
+                if not any(w.task is not None for w in self._workers) and (
+                    self.stop.is_set or (source.is_spent and not self._again)
+                ):
+                    return
+                for worker in self._ready(source):
+                    outcome = self._collect(worker)
                     worker.task = None
+                    if outcome.will_retry:
+                        self._again.append(outcome.task)
+                    else:
+                        source.end(outcome.task)
+                    yield outcome
+                self.on_tick()
         finally:
             self._close()
+
+    def _feed(self, source: Source) -> Iterator[Outcome]:
+        """Gives idle workers a task each; yields tasks that failed before they began."""
+        self._fit(source)
+        for worker in self._workers:
+            while worker.task is None and not self.stop.is_set:
+                task = self._again.popleft() if self._again else source.take()
+                if task is None:
+                    return
+                if isinstance(task, Outcome):
+                    source.end(task.task)
+                    yield task
+                    continue
+                worker.task = task
+                with suppress(BrokenPipeError):  # it died idle: its end is seen in `_collect`
+                    worker.connection.send(task)
+
+    def _fit(self, source: Source) -> None:
+        """Starts workers that are missing and ends idle ones that are too many."""
+        while len(self._workers) < self.size and not (source.is_spent or self.stop.is_set):
+            self._workers.append(self._start())
+        for worker in [w for w in self._workers if w.task is None][: max(0, len(self._workers) - self.size)]:
+            worker.connection.close()
+            worker.process.join()
+            self._workers.remove(worker)
 
     def _start(self) -> _Worker:
         context = multiprocessing.get_context("spawn")
@@ -111,31 +202,24 @@ class Pool:
         theirs.close()
         return _Worker(process, ours)
 
-    def _feed(self, waiting: deque[Any]) -> bool:
-        """Gives idle workers a task each; returns whether any worker is busy."""
-        for worker in self._workers:
-            if worker.task is None and waiting and not self.stop.is_set:
-                worker.task = waiting.popleft()
-                with suppress(BrokenPipeError):  # it died idle: its end is seen in `_collect`
-                    worker.connection.send(worker.task)
-        return any(worker.task is not None for worker in self._workers)
-
-    def _ready(self) -> list[_Worker]:
+    def _ready(self, source: Source) -> list[_Worker]:
         busy = {w.connection: w for w in self._workers if w.task is not None}
-        return [busy[connection] for connection in wait(list(busy)) if connection in busy]
+        news = [] if len(busy) == len(self._workers) else list(source.news())
+        found = wait([*busy, *news], timeout=TICK_S)
+        return [busy[one] for one in found if isinstance(one, Connection) and one in busy]
 
-    def _collect(self, worker: _Worker, deaths: dict[int, int]) -> Outcome | None:
-        """The outcome of a worker's task, or None when it died and the task is to be retried."""
+    def _collect(self, worker: _Worker) -> Outcome:
+        """How a worker's task ended; a worker that died is replaced."""
         try:
             facts, error = worker.connection.recv()
         except (EOFError, ConnectionResetError):
             worker.process.join()
-            code = worker.process.exitcode
+            cause = _cause(worker.process.exitcode)
             self._workers[self._workers.index(worker)] = self._start()
-            deaths[id(worker.task)] = deaths.get(id(worker.task), 0) + 1
-            if deaths[id(worker.task)] < TRIES:
-                return None
-            return Outcome(worker.task, None, f"the worker process died {TRIES} times ({_cause(code)})")
+            deaths = self._deaths[worker.task] = self._deaths.get(worker.task, 0) + 1
+            if deaths < TRIES:
+                return Outcome(worker.task, None, f"the worker process died ({cause})", will_retry=True)
+            return Outcome(worker.task, None, f"the worker process died {TRIES} times ({cause})")
         return Outcome(worker.task, facts, error)
 
     def _close(self) -> None:
@@ -175,8 +259,3 @@ def _serve(connection: Connection, work: Work) -> None:
             connection.send(answer)
         except (BrokenPipeError, ConnectionResetError):
             return
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0))

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from jinja2 import Environment
-
 from pipeline.config import CellType
 from pipeline.gallery.outline import UNITS_PER_PX, outline_path
 from pipeline.gallery.pictures import Picture
 from pipeline.gallery.sprites import DrawnSheets, SheetPlan
+from pipeline.resources import render
 
 REPEAT_POLICY = "blind-repeat"
 BLEED_PX = 1
@@ -21,6 +20,11 @@ BARS_UM: dict[CellType, int] = {"mk": 20, "hspc": 5}
 NAMES: dict[CellType, tuple[str, str]] = {
     "mk": ("Megakaryocytes", "a megakaryocyte"),
     "hspc": ("Stem and progenitor cells", "a stem or progenitor cell"),
+}
+ORDERS_IN_WORDS = {
+    "random": "in random order",
+    "area": "in order of size, the largest first",
+    "uncertainty": "in order of the classifier's doubt, the most doubtful first",
 }
 
 
@@ -44,6 +48,10 @@ class SiteFacts:
     pages: Mapping[CellType, int]
     cells: Mapping[CellType, int]
     lookups: Mapping[CellType, tuple[str, int]]
+
+    @property
+    def order_in_words(self) -> str:
+        return ORDERS_IN_WORDS[self.order]
 
     @property
     def totals(self) -> list[tuple[CellType, str, int, int]]:
@@ -113,14 +121,14 @@ def sheet_views(plan: SheetPlan, hrefs: Sequence[str]) -> list[SheetView]:
 
 
 def render_page(
-    env: Environment,
     site: SiteFacts,
     page: Mapping[str, Any],
     sheets: Sequence[SheetView],
     cards: Sequence[CardView],
 ) -> str:
     """A page of cards. `page` is what `page_settings` returned."""
-    return env.get_template("page.html").render(
+    return render(
+        "page.html",
         site=site,
         page=page,
         settings=page,
@@ -164,9 +172,7 @@ def site_settings(site: SiteFacts) -> dict[str, Any]:
     return {name: known[name] for name in ("dataset", "config_hash", "site_id", "pages", "cells", "lookups")}
 
 
-def render_index(env: Environment, site: SiteFacts, samples: Mapping[CellType, str]) -> str:
+def render_index(site: SiteFacts, samples: Mapping[CellType, str]) -> str:
     """The first page. `samples` names a strip of example pictures per cell type."""
     settings = {**site_settings(site), "kind": "index", "root": ""}
-    return env.get_template("index.html").render(
-        site=site, settings=settings, samples=samples, root="", page_name=page_name
-    )
+    return render("index.html", site=site, settings=settings, samples=samples, root="", page_name=page_name)

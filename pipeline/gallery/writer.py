@@ -36,7 +36,6 @@ class SiteWriter:
         self._cards: dict[CellType, int] = {deck.cell_type: 0 for deck in decks}
         self._manifest = manifest
         self._blind = options.blind
-        self._environment = assets.environment()
         self._side_px: dict[CellType, int] = {}
         self._samples: dict[CellType, str] = {}
         self._digest = hashlib.sha256()
@@ -93,14 +92,14 @@ class SiteWriter:
         settings = pages.page_settings(self.facts, deck.cell_type, number, self.inclusion(deck), side_um)
         cards = list(pages.card_views(self._card_facts(deck, deck.pages[number - 1]), pictures, drawn))
         sheets = pages.sheet_views(drawn.plan, names)
-        text = pages.render_page(self._environment, self.facts, settings, sheets, cards)
+        text = pages.render_page(self.facts, settings, sheets, cards)
         size_bytes = self._write_text(f"{deck.cell_type}/{pages.page_name(number)}", text)
         self._card_bytes[deck.cell_type] += size_bytes + sum(len(sheet) for sheet in drawn.sheets)
         self._cards[deck.cell_type] += len(cards)
 
     def write_index(self) -> None:
         """Writes the first page, when all others are there."""
-        text = pages.render_index(self._environment, self.facts, self._samples)
+        text = pages.render_index(self.facts, self._samples)
         self._write_text("index.html", text)
 
     def _card_facts(self, deck: Deck, page: Page) -> list[pages.CardFacts]:

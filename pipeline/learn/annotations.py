@@ -21,7 +21,16 @@ from pipeline.config import CELL_TYPES, CellType
 from pipeline.errors import InputError
 from pipeline.learn.events import Events, read_events
 from pipeline.learn.jsonfile import read_json
-from pipeline.learn.labels import VALUES, AnnotationFile, Repeat, Value, checked_id, make_label, parse_time
+from pipeline.learn.labels import (
+    VALUES,
+    AnnotationFile,
+    Repeat,
+    Value,
+    checked_id,
+    make_label,
+    names_a_cell,
+    parse_time,
+)
 
 FORMAT = "mkhspc-annotations"
 VERSION = 1
@@ -128,18 +137,20 @@ def _answers(data: dict[str, Any], path: Path) -> Iterator[Entry]:
 
 def _flat_or_paged(data: dict[str, Any], path: Path) -> Iterator[Entry]:
     pages = {key: page for key, page in data.items() if _PAGE.fullmatch(key)}
+    # beside pages, a number under a key that is no cell is a setting, such as the page last seen
+    flat = {
+        text: answer
+        for text, answer in data.items()
+        if names_a_cell(text) or (isinstance(answer, int) and not pages)
+    }
+    if not pages and not flat:
+        raise _unknown(path)
     for key, page in pages.items():
         if not isinstance(page, dict):
             raise InputError(f"has no labels by id under '{key}'", where=path)
         cell_type: CellType = "mk" if key.startswith("mk") else "hspc"
         yield from ((text, cell_type, _value(text, answer, path)) for text, answer in page.items())
-    if pages:
-        return
-    if not any(isinstance(answer, int) for answer in data.values()):
-        raise _unknown(path)
-    yield from (
-        (text, None, _value(text, answer, path)) for text, answer in data.items() if isinstance(answer, int)
-    )
+    yield from ((text, None, _value(text, answer, path)) for text, answer in flat.items())
 
 
 _READERS: Mapping[str, Callable[[dict[str, Any], Path], Iterator[Entry]]] = {

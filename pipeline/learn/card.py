@@ -27,6 +27,11 @@ FORMAT = "mkhspc-model-card"
 VERSION = 1
 _FIX = "train it again: `mkhspc train` writes the three files together"
 
+NEEDED: Mapping[str, type | tuple[type, ...]] = {
+    "recipe": list, "threshold": (int, float), "annotators": list, "groups": dict, "features": list,
+}  # fmt: skip
+"""What a reader of a card relies on, and its kind."""
+
 OOF_COLUMNS = {
     "cell_id": pa.string(),
     "slide_id": pa.string(),
@@ -107,6 +112,9 @@ def read_beside(classifier: Path) -> tuple[dict[str, Any], Predictions]:
     card = read_json(card_path(classifier))
     if not isinstance(card, dict) or card.get("format") != FORMAT or card.get("version") != VERSION:
         raise InputError(f"is no model card of version {VERSION}", where=card_path(classifier), fix=_FIX)
+    unfit = [key for key, kind in NEEDED.items() if not isinstance(card.get(key), kind)]
+    if unfit:
+        raise InputError(f"is damaged: {', '.join(unfit)}", where=card_path(classifier), fix=_FIX)
     for path, key in ((classifier, "classifier_sha256"), (oof_path(classifier), "oof_sha256")):
         if sha256(_read(path)) != card.get(key):
             raise InputError(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from joblib import Parallel, cpu_count, delayed  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, KFold, LeaveOneGroupOut, StratifiedKFold
 
@@ -23,6 +24,8 @@ LEAVE_ONE_OUT_UP_TO = 16
 """Groups up to which each is held out on its own; with more, in `OUTER_FOLDS` parts."""
 OUTER_FOLDS = 10
 INNER_FOLDS = 5
+PARALLEL_FROM = 250
+"""Labels from which folds are fitted side by side; with fewer, starting processes takes longer."""
 
 Groups = NDArray[np.str_]
 Split = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -117,15 +120,26 @@ def cross_validate(
     probability, threshold = np.zeros(n), np.zeros(n)
     baseline, fold, recipes = np.zeros(n, np.int8), np.zeros(n, np.int64), []
     splits = outer_splits(groups)
-    for number, (train, test) in enumerate(splits):
-        fitted = fit(features[train], labels[train], groups[train], settings)
-        probability[test] = fitted.probability(features[test])
-        threshold[test] = fitted.threshold
+    processes = min(cpu_count(), len(splits)) if n >= PARALLEL_FROM else 1
+    # "c": scikit-learn does not everywhere bear arrays that it cannot write to
+    run = Parallel(n_jobs=processes, return_as="generator", mmap_mode="c")
+    answers = run(delayed(_answer)(features, labels, groups, settings, split) for split in splits)
+    for number, ((train, test), answer) in enumerate(zip(splits, answers, strict=True)):
+        probability[test], threshold[test], recipe = answer
         baseline[test] = int(2 * labels[train].sum() >= len(train))
         fold[test] = number
-        recipes.append(fitted.recipe)
-        progress("cross-validate", number + 1, len(splits), model="+".join(fitted.recipe))
+        recipes.append(recipe)
+        progress("cross-validate", number + 1, len(splits), model="+".join(recipe))
     return OutOfFold(probability, threshold, baseline, fold, tuple(recipes))
+
+
+def _answer(
+    features: Floats, labels: Labels, groups: Groups, settings: Settings, split: Split
+) -> tuple[Floats, float, Recipe]:
+    """Probability of the cells held out, with threshold and recipe of the classifier that gave it."""
+    train, test = split
+    fitted = fit(features[train], labels[train], groups[train], settings)
+    return fitted.probability(features[test]), fitted.threshold, fitted.recipe
 
 
 def outer_splits(groups: Groups) -> list[Split]:

@@ -125,6 +125,11 @@ def checked_id(text: object, path: Path) -> str:
     return text
 
 
+def names_a_cell(text: str) -> bool:
+    """Whether a text is a cell id, of today or with its type but without its scene."""
+    return _named(text, None) is not None
+
+
 def _named(raw: str, cell_type: CellType | None) -> CellName | None:
     try:
         return parse_cell_id(raw)

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from pipeline.config import CellType, differences
 from pipeline.errors import InputError, UsageError
 from pipeline.learn.card import read_beside
-from pipeline.learn.classifier_file import read as read_classifier
+from pipeline.learn.classifier_file import Classifier, read as read_classifier
 from pipeline.learn.dataset import read_training
 from pipeline.learn.events import ALL_SHOWN
 from pipeline.learn.figures import Floats, Predictions, figures_of
@@ -74,6 +74,7 @@ class Verdict:
     cell_type: CellType
     path: Path
     classifier_id: str
+    config_hash: str
     card: Mapping[str, Any]
     predictions: Predictions
     figures: Mapping[str, Figure | None]
@@ -125,12 +126,13 @@ def _judge(cell_type: CellType, path: Path, request: Request) -> Verdict:
         _check_training(cell_type, predictions, request.training_data, path)
     in_filter = None
     if request.run is not None:
-        in_filter = _cells_in_filter(cell_type, request.run, card, path)
+        in_filter = _cells_in_filter(classifier, request.run, path)
     figures = figures_of(predictions)
     return Verdict(
         cell_type=cell_type,
         path=path,
         classifier_id=classifier.classifier_id,
+        config_hash=classifier.config_hash,
         card=card,
         predictions=predictions,
         figures=figures,
@@ -169,19 +171,17 @@ def _check_training(
         )
 
 
-def _cells_in_filter(
-    cell_type: CellType, run: RunLayout, card: Mapping[str, Any], path: Path
-) -> dict[str, int]:
-    """How many cells of this type each slide of the run has in the filter."""
+def _cells_in_filter(classifier: Classifier, run: RunLayout, path: Path) -> dict[str, int]:
+    """How many cells of the classifier's type each slide of the run has in the filter."""
     manifest = manifests.read(run)
-    if card["config_hash"] != manifest.config_hash:
-        clauses = "; ".join(differences(manifest.identity, card["identity"]))
+    if classifier.config_hash != manifest.config_hash:
+        clauses = "; ".join(differences(manifest.identity, classifier.identity))
         raise InputError(f"was trained on a run with other settings than {run.root}: {clauses}", where=path)
     counts = {}
     for slide in manifest.slides:
         if run.cells(slide.slide_id).exists():
             cells = read_cells(run, manifest, slide.slide_id, ["cell_type", "in_filter"])
-            wanted = pc.and_(pc.equal(cells["cell_type"], cell_type), cells["in_filter"])
+            wanted = pc.and_(pc.equal(cells["cell_type"], classifier.cell_type), cells["in_filter"])
             counts[slide.slide_id] = pc.sum(wanted).as_py() or 0
     return counts
 

@@ -53,8 +53,8 @@ def _png(
     figure = Figure(figsize=inches, facecolor=theme.paper, layout="constrained")
     FigureCanvasAgg(figure)
     for axes, draw in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        _dress(axes, theme)
         draw(axes, cells, theme)
+        _dress(axes, theme)
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
     return out.getvalue()
@@ -65,8 +65,9 @@ def _dress(axes: Axes, theme: Theme) -> None:
     axes.tick_params(colors=theme.ink, labelsize=9)
     axes.grid(color=theme.faint, linewidth=0.5)
     axes.set_axisbelow(True)
-    for label in (axes.xaxis.label, axes.yaxis.label, axes.title):
+    for label in (axes.xaxis.label, axes.yaxis.label):
         label.set_color(theme.ink)
+    axes.set_title(axes.get_title(loc="left"), loc="left", fontsize=10, color=theme.ink)
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(theme.faint)
@@ -83,7 +84,7 @@ def _roc(axes: Axes, cells: Predictions, theme: Theme) -> None:
     truth, said = cells.labels, cells.predicted
     axes.plot(np.mean(said[~truth]), np.mean(said[truth]), "o", color=VERMILION, markersize=7)
     _unit_square(axes, "negatives called positive", "positives found (recall)")
-    axes.set_title("ROC; dot: the thresholds in use", loc="left", fontsize=10)
+    axes.set_title("ROC; dot: the thresholds in use", loc="left")
 
 
 def _precision_recall(axes: Axes, cells: Predictions, theme: Theme) -> None:
@@ -94,7 +95,7 @@ def _precision_recall(axes: Axes, cells: Predictions, theme: Theme) -> None:
     if said.any():
         axes.plot(np.mean(said[truth]), np.mean(truth[said]), "o", color=VERMILION, markersize=7)
     _unit_square(axes, "positives found (recall)", "right when called positive (precision)")
-    axes.set_title("Precision and recall; dashed: by chance", loc="left", fontsize=10)
+    axes.set_title("Precision and recall; dashed: by chance", loc="left")
 
 
 def _groups(axes: Axes, cells: Predictions, theme: Theme) -> None:
@@ -107,10 +108,12 @@ def _groups(axes: Axes, cells: Predictions, theme: Theme) -> None:
                 axes.plot(figure.value, row + shift, "o", color=colour, markersize=6)
     counts = [(cells.groups == name).sum() for name in names]
     axes.set_yticks(
-        range(len(names)), [f"{name} ({count})" for name, count in zip(names, counts, strict=True)]
+        range(len(names)),
+        [f"{name} ({count})" for name, count in zip(names, counts, strict=True)],
+        parse_math=False,  # a `$` in the name of a group is no mathematics
     )
     axes.set(xlim=(-0.02, 1.02), ylim=(len(names) - 0.5, -0.5))
-    axes.set_title("By group not seen (cells): recall blue, precision orange", loc="left", fontsize=10)
+    axes.set_title("By group not seen (cells): recall blue, precision orange", loc="left")
 
 
 def calibration_bins(cells: Predictions) -> list[tuple[float, float, int]]:
@@ -129,7 +132,7 @@ def _calibration(axes: Axes, cells: Predictions, theme: Theme) -> None:
     axes.plot([0, 1], [0, 1], color=theme.faint, linewidth=1, linestyle="--")
     axes.plot(said, was, "o-", color=BLUE, linewidth=1.4, markersize=6)
     _unit_square(axes, "probability given", "share that is positive")
-    axes.set_title("Calibration; dashed: perfect", loc="left", fontsize=10)
+    axes.set_title("Calibration; dashed: perfect", loc="left")
 
 
 def _histogram(axes: Axes, cells: Predictions, theme: Theme) -> None:
@@ -138,4 +141,4 @@ def _histogram(axes: Axes, cells: Predictions, theme: Theme) -> None:
         axes.hist(cells.probability[chosen], edges, histtype="step", color=colour, linewidth=1.6, label=label)
     axes.set(xlim=(-0.02, 1.02), xlabel="probability given", ylabel="cells")
     axes.legend(frameon=False, labelcolor=theme.ink, fontsize=9)
-    axes.set_title("Probabilities by label", loc="left", fontsize=10)
+    axes.set_title("Probabilities by label", loc="left")

@@ -18,6 +18,10 @@ from pipeline.learn.validation_plots import DARK, LIGHT, pictures_of
 from pipeline.resources import render
 from pipeline.store import atomic
 
+FIGURE_NAMES = {"roc_auc": "ROC area", "f1": "F1", "brier": "Brier score"}
+"""Names of figures in words, where the name with spaces will not do."""
+_THEMES = {"light": LIGHT, "dark": DARK}
+
 
 def to_json(verdicts: Sequence[Verdict], limits: Limits) -> dict[str, Any]:
     """All verdicts as plain values."""
@@ -34,7 +38,7 @@ def _plain(verdict: Verdict) -> dict[str, Any]:
         "cell_type": verdict.cell_type,
         "classifier": verdict.path.name,
         "classifier_id": verdict.classifier_id,
-        "config_hash": card["config_hash"],
+        "config_hash": verdict.config_hash,
         "recipe": card["recipe"],
         "threshold": card["threshold"],
         "passed": verdict.passed,
@@ -86,9 +90,8 @@ def write_report(directory: Path, verdicts: Sequence[Verdict], limits: Limits) -
             }
         )
     atomic.write_json(directory / "report.json", values)
-    page = render("validation.html", report=values, pictures=pictures, version=__version__)
+    page = render(
+        "validation.html", report=values, pictures=pictures, names=FIGURE_NAMES, version=__version__
+    )
     atomic.write_text(directory / "report.html", page)
     return directory / "report.html"
-
-
-_THEMES = {"light": LIGHT, "dark": DARK}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,14 +11,19 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from pipeline.config import CELL_TYPES
+from pipeline.config import CELL_TYPES, CellType
 from pipeline.report.statistics import Floats, Unit
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's palette, which people with any kind of colour vision can tell apart."""
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DOTS_PER_INCH = 160
+BETWEEN_PANELS = 0.06
+"""Room between two panels, as a share of a panel's width."""
+LETTERS_A_LINE = 11
+"""Of a group's name below the axis, so that neighbours do not run into each other."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +39,22 @@ LIGHT = Theme("#ffffff", "#1c2024", "#c9ced4")
 DARK = Theme("#16191d", "#e6e8ea", "#3d444c")
 
 
-def density_png(found: Sequence[Unit], *, is_simulated: bool, theme: Theme = LIGHT) -> bytes:
+def density_png(
+    found: Sequence[Unit],
+    *,
+    is_simulated: bool,
+    theme: Theme = LIGHT,
+    cell_types: Sequence[CellType] = CELL_TYPES,
+) -> bytes:
     """A PNG with one panel per cell type: cells per mm² of tissue against groups."""
     groups = list(dict.fromkeys(unit.group for unit in found))
+    inches = len(cell_types) * max(4.4, 1.2 + 0.75 * len(groups)), 3.9
     figure = Figure(
-        figsize=(max(7.2, 2.4 + 1.5 * len(groups)), 3.9), facecolor=theme.paper, layout="constrained"
+        figsize=inches, facecolor=theme.paper, layout=ConstrainedLayoutEngine(wspace=BETWEEN_PANELS)
     )
     FigureCanvasAgg(figure)
-    for axes, cell_type in zip(figure.subplots(1, 2), CELL_TYPES, strict=True):
+    panels = figure.subplots(1, len(cell_types), squeeze=False)[0]
+    for axes, cell_type in zip(panels, cell_types, strict=True):
         _panel(axes, [unit for unit in found if unit.cell_type == cell_type], groups, theme)
         axes.set_title(_title(found, cell_type), color=theme.ink, fontsize=10.5, loc="left")
     if is_simulated:
@@ -66,11 +80,16 @@ def _panel(axes: Axes, found: Sequence[Unit], groups: Sequence[str], theme: Them
         )  # fmt: skip
         if values.size:
             axes.hlines(values.mean(), place - 0.3, place + 0.3, color=theme.ink, linewidth=1.6, zorder=2)
-    axes.set_xticks(range(len(groups)), [group.replace(" ", "\n", 1) for group in groups])
+    # a `$` in the name of a group is no mathematics
+    axes.set_xticks(range(len(groups)), [_on_lines(group) for group in groups], parse_math=False)
     axes.set_xlim(-0.6, len(groups) - 0.4)
     axes.set_ylim(0.0, 1.12 * top)
     axes.set_ylabel("cells per mm² of tissue", color=theme.ink)
     _dress(axes, theme)
+
+
+def _on_lines(group: str) -> str:
+    return "\n".join(textwrap.wrap(group, LETTERS_A_LINE))
 
 
 def _dress(axes: Axes, theme: Theme) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import __version__
+from pipeline.config import CELL_TYPES, CellType
 from pipeline.report.design import Design, read_design
 from pipeline.report.plots import DARK, LIGHT, density_png
 from pipeline.report.results import SlideResult, per_mm2, slide_results
@@ -74,24 +75,31 @@ def write_report(report: Report, out_dir: Path) -> Path:
     Returns:
         The path of report.html.
     """
-    pictures = {
-        theme: density_png(report.units, is_simulated=report.is_simulated, theme=colours)
-        for theme, colours in (("light", LIGHT), ("dark", DARK))
-    }
     rows = slide_rows(report)
     atomic.write_text(out_dir / "results.csv", _csv(rows))
     atomic.write_text(out_dir / "groups.csv", _csv(_marked(report, report.groups)))
     atomic.write_text(out_dir / "comparisons.csv", _csv(_marked(report, report.comparisons)))
-    atomic.write_bytes(out_dir / "density.png", pictures["light"])
+    picture = density_png(report.units, is_simulated=report.is_simulated)
+    atomic.write_bytes(out_dir / "density.png", picture)
     page = render(
         "report.html",
         report=report,
         rows=rows,
-        pictures={theme: base64.b64encode(png).decode() for theme, png in pictures.items()},
+        pictures={cell_type: _pictures(report, cell_type) for cell_type in CELL_TYPES},
         version=__version__,
     )
     atomic.write_text(out_dir / "report.html", page)
     return out_dir / "report.html"
+
+
+def _pictures(report: Report, cell_type: CellType) -> dict[str, str]:
+    """The page's picture of one cell type by theme, as base64: side by side, or below each other."""
+    return {
+        name: base64.b64encode(
+            density_png(report.units, is_simulated=report.is_simulated, theme=theme, cell_types=(cell_type,))
+        ).decode()
+        for name, theme in (("light", LIGHT), ("dark", DARK))
+    }
 
 
 def to_json(report: Report) -> dict[str, Any]:

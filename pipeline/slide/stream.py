@@ -52,6 +52,7 @@ class Foreseen(Generic[Value]):
     Attributes:
         loaded_bytes: of all values loaded so far.
         held_bytes: of the values held now; never more than `room_bytes`.
+        most_held_bytes: the highest that was.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Foreseen(Generic[Value]):
     ) -> None:
         self.loaded_bytes = 0
         self.held_bytes = 0
+        self.most_held_bytes = 0
         self._room_bytes = room_bytes
         self._bytes_of = bytes_of
         self._held: dict[BlockKey, Value] = {}
@@ -80,6 +82,7 @@ class Foreseen(Generic[Value]):
             self._held[key] = value
             self.held_bytes += self._bytes_of[key]
             self._make_room(step)
+            self.most_held_bytes = max(self.most_held_bytes, self.held_bytes)
         return value
 
     def _next_use(self, key: BlockKey, step: int) -> int | None:
@@ -134,13 +137,13 @@ class _Assembly:
         corner = self.mosaics[visit.scene].box
         return visit.box.shifted(corner.x0, corner.y0)
 
-    def decoded_bytes(self, room_bytes: int) -> int:
-        """What reading all windows in order decodes."""
+    def rehearsed(self, room_bytes: int) -> Foreseen[None]:
+        """The cache after all windows were read in order, without reading them."""
         cache: Foreseen[None] = Foreseen(self.steps, self.bytes_of, room_bytes)
         for step, keys in enumerate(self.steps):
             for key in keys:
                 cache.get(key, step, lambda: None)
-        return cache.loaded_bytes
+        return cache
 
 
 @dataclass(frozen=True)
@@ -151,11 +154,15 @@ class ReadPlan:
         order: indices of the windows asked for.
         decoded_bytes: of pixels, when read in that order with the room given.
         touched_bytes: of all sub-blocks that meet any window, once each.
+        held_bytes: the most that is kept for later windows.
+        block_bytes: of the largest block.
     """
 
     order: tuple[int, ...]
     decoded_bytes: int
     touched_bytes: int
+    held_bytes: int
+    block_bytes: int
 
 
 def plan_reads(slide: CziSlide, visits: Sequence[Visit], room_bytes: int) -> ReadPlan:
@@ -168,18 +175,18 @@ def plan_reads(slide: CziSlide, visits: Sequence[Visit], room_bytes: int) -> Rea
     columns = {scene: sorted({v.box.x0 for v in visits if v.scene == scene}) for scene in mosaics}
     widest = max((len(found) for found in columns.values()), default=0)
     widths = {widest, *(2**n for n in range(widest.bit_length()))} - {0}
-    touched = 0
     best: ReadPlan | None = None
     for width in sorted(widths, reverse=True):
         order = _in_strips(visits, columns, width)
         assembly = _Assembly(mosaics, [visits[index] for index in order])
         touched = sum(assembly.bytes_of.values())
-        decoded = assembly.decoded_bytes(room_bytes)
-        if best is None or decoded < best.decoded_bytes:
-            best = ReadPlan(order, decoded, touched)
-        if decoded == touched:
+        cache = assembly.rehearsed(room_bytes)
+        if best is None or cache.loaded_bytes < best.decoded_bytes:
+            largest = max(assembly.bytes_of.values(), default=0)
+            best = ReadPlan(order, cache.loaded_bytes, touched, cache.most_held_bytes, largest)
+        if cache.loaded_bytes == touched:
             break
-    return best or ReadPlan((), 0, 0)
+    return best or ReadPlan((), 0, 0, 0, 0)
 
 
 def _in_strips(visits: Sequence[Visit], columns: Mapping[int, Sequence[int]], width: int) -> tuple[int, ...]:

@@ -31,6 +31,10 @@ class RunLayout:
         """The cells of one finished tile. Present = done."""
         return self.root / "parts" / slide_id / f"{tile_id}.parquet"
 
+    def claim(self, slide_id: str, tile_id: str) -> Path:
+        """Says which process works on a tile, while it does."""
+        return self.root / "parts" / slide_id / f"{tile_id}.claim"
+
     def finished_tiles(self, slide_id: str) -> set[str]:
         """Ids of the tiles of a slide whose part is there."""
         return {path.stem for path in (self.root / "parts" / slide_id).glob("*.parquet")}

@@ -48,7 +48,7 @@ export class CardsPage {
   refresh() {
     for (const card of this.board.cards) this.#refreshCard(card);
     this.#showCounts();
-    this.session.showUnexported();
+    this.session.showState();
   }
 
   /** Does what a key or button asks for. */
@@ -62,7 +62,7 @@ export class CardsPage {
       undo: () => this.#replay(this.history.undo(), "undo"),
       redo: () => this.#replay(this.history.redo(), "redo"),
       "select-all": () => this.#selectAll(),
-      "let-go": () => this.board.select([]),
+      "let-go": () => this.#letGo(),
       contours: () => this.#toggle("contours"),
       scores: () => this.buttons.has("scores") && this.#toggle("scores"),
       "previous-page": () => this.#turn("prev"),
@@ -127,9 +127,17 @@ export class CardsPage {
     this.board.goTo(cards[0].card);
   }
 
+  /** Selects every card; if every card is selected, lets go. */
   #selectAll() {
-    this.board.select(this.board.cards);
-    notify(`${this.board.cards.length} cards selected: y, n or u labels them all, Esc lets go.`);
+    const { board } = this;
+    if (board.selection.size === board.cards.length) return this.#letGo();
+    board.select(board.cards);
+    notify(`${board.cards.length} cards selected: the next answer is for them all. Esc or Select all lets go.`);
+  }
+
+  #letGo() {
+    if (this.board.selection.size) notify("No card is selected.");
+    this.board.select([]);
   }
 
   #refreshCard(card) {
@@ -202,9 +210,8 @@ export class CardsPage {
     const { site_id, cell_type, page } = this.settings;
     const { left, ...given } = this.board.counts;
     const labelled = given.positive + given.negative + given.unsure;
-    const progress = this.session.store.json(`progress/${site_id}`) ?? {};
-    progress[`${cell_type}/${page}`] = Math.round((100 * labelled) / (labelled + left));
-    this.session.store.write(`progress/${site_id}`, JSON.stringify(progress));
+    const percent = Math.floor((100 * labelled) / (labelled + left));
+    this.session.store.write(`progress/${site_id}/${cell_type}/${page}`, String(percent));
   }
 
   #onKey(event) {
@@ -221,15 +228,22 @@ export class CardsPage {
     if (button?.dataset.action && !button.closest("dialog")) return this.run(button.dataset.action);
     const card = this.board.cardAt(event.target);
     if (!card) return;
-    if (button?.dataset.label) {
-      this.#apply([card], button.dataset.label, "click");
-      this.board.goTo(card, false);
-    } else if (event.shiftKey) this.board.selectTo(card);
+    if (button?.dataset.label) this.#onAnswer(card, button.dataset.label, event.detail);
+    else if (event.shiftKey) this.board.selectTo(card);
     else if (event.ctrlKey || event.metaKey) this.board.toggle(card);
     else {
       this.board.select([]);
       this.board.goTo(card);
     }
+  }
+
+  /** A button of a selected card answers for the selection; the pressed button of a card takes its label off. */
+  #onAnswer(card, label, clicks) {
+    if (this.board.selection.has(card)) return this.label(label);
+    const isPressed = card.state === label;
+    if (isPressed && clicks > 1) return; // the second half of a double click
+    this.#apply([card], isPressed ? UNLABELLED : label, "click");
+    this.board.goTo(card, false);
   }
 
   #onStorage(event) {

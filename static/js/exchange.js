@@ -6,6 +6,9 @@ export const FORMAT = "mkhspc-annotations";
 export const VERSION = 1;
 export const ANONYMOUS = "anonymous";
 const TYPES = ["mk", "hspc"];
+const MAX_NAME = 60;
+const MAX_POLICY = 40;
+const TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d/;
 
 /**
  * The contents of an exported file.
@@ -33,7 +36,8 @@ export function exported(settings, annotator, labels, events, at) {
 
 /** The name of an exported file. */
 export function fileName(dataset, annotator) {
-  const safe = annotator.normalize("NFKD").replace(/[^A-Za-z0-9.-]+/g, "_").replace(/^[_.]+|[_.]+$/g, "");
+  const plain = annotator.normalize("NFKD").replace(/\p{Mark}/gu, "");
+  const safe = plain.replace(/[^A-Za-z0-9.-]+/g, "_").replace(/^[_.]+|[_.]+$/g, "");
   return `annotations_${dataset}_${safe || ANONYMOUS}.json`;
 }
 
@@ -48,14 +52,14 @@ export function readExported(text, dataset) {
     throw new ImportError("This file holds no labels of a gallery: it was not made by Export.");
   }
   if (file.version !== VERSION) {
-    throw new ImportError(`This file is of version ${file.version}, which this gallery cannot read.`);
+    throw new ImportError(`This file is of version ${brief(file.version)}, which this gallery cannot read.`);
   }
   if (file.dataset !== dataset) {
-    throw new ImportError(`This file belongs to another dataset (${file.dataset}); this gallery is of ${dataset}.`);
+    const theirs = brief(file.dataset);
+    throw new ImportError(`This file belongs to another dataset (${theirs}); this gallery is of ${dataset}.`);
   }
-  const events = (Array.isArray(file.events) ? file.events : []).filter((e) => e && typeof e.cell_id === "string");
-  const annotator = typeof file.annotator === "string" ? file.annotator : ANONYMOUS;
-  return { labels: readLabels(file), events, annotator };
+  const annotator = typeof file.annotator === "string" ? file.annotator.slice(0, MAX_NAME) : ANONYMOUS;
+  return { labels: readLabels(file), events: readEvents(file), annotator: annotator || ANONYMOUS };
 }
 
 export class ImportError extends Error {}
@@ -76,7 +80,7 @@ function readLabels(file) {
       if (!Array.isArray(ids)) throw new ImportError(`This file has no list under ${type}, ${state}.`);
       for (const id of ids) {
         if (typeof id !== "string" || cellType(id) !== type) {
-          throw new ImportError(`This file lists ${JSON.stringify(id)} under ${type}, which is no such cell.`);
+          throw new ImportError(`This file lists ${brief(id)} under ${type}, which is no such cell.`);
         }
         if (labels.has(id)) throw new ImportError(`This file gives ${id} two labels.`);
         labels.set(id, state);
@@ -84,6 +88,31 @@ function readLabels(file) {
     }
   }
   return labels;
+}
+
+function readEvents(file) {
+  const events = file.events ?? [];
+  if (!Array.isArray(events)) throw new ImportError("This file has no list under events.");
+  // an event that `convert` refuses must not get into what is exported from here
+  const damaged = events.find((event) => !isEvent(event));
+  if (damaged !== undefined) throw new ImportError(`This file has a damaged event: ${brief(damaged)}`);
+  return events;
+}
+
+function isEvent(event) {
+  const { cell_id, label, at, policy, inclusion_prob = null } = Object(event);
+  return (
+    cellType(String(cell_id)) !== null &&
+    [...STATES, UNLABELLED].includes(label) &&
+    (at === undefined || (TIME.test(at) && !Number.isNaN(Date.parse(at)))) &&
+    (policy === undefined || (typeof policy === "string" && policy.length > 0 && policy.length <= MAX_POLICY)) &&
+    (inclusion_prob === null || (typeof inclusion_prob === "number" && inclusion_prob > 0 && inclusion_prob <= 1))
+  );
+}
+
+/** A value as it may stand in a sentence. */
+function brief(value) {
+  return (typeof value === "string" ? value : String(JSON.stringify(value))).slice(0, 80);
 }
 
 /**

@@ -22,9 +22,13 @@ const COMMANDS = {
   Escape: "let-go",
 };
 
+/** Signs that many keyboards have only with Alt or AltGr, which some systems report as Ctrl and Alt. */
+const SIGNS = new Set(["[", "]", "?"]);
+
 /** The command of a keyboard event, or null. Caps lock changes nothing. */
 export function commandOf(event) {
-  if (event.isComposing || event.altKey) return null;
+  if (event.isComposing) return null;
+  if (event.altKey) return SIGNS.has(event.key) ? COMMANDS[event.key] : null;
   if (event.ctrlKey || event.metaKey) return withControl(event);
   const capsLock = Boolean(event.getModifierState?.("CapsLock"));
   const key = event.key.length === 1 && capsLock ? swapCase(event.key) : event.key;

@@ -25,7 +25,7 @@ export class Overview {
     }
     this.#showResume();
     this.#showProgress();
-    this.session.showUnexported();
+    this.session.showState();
   }
 
   #show(type, counts) {
@@ -45,9 +45,11 @@ export class Overview {
   }
 
   #showProgress() {
-    const progress = this.session.store.json(`progress/${this.settings.site_id}`) ?? {};
     for (const link of document.querySelectorAll(".pages a")) {
-      const percent = progress[`${link.closest("section").dataset.cellType}/${link.textContent}`] ?? 0;
+      const page = `${link.closest("section").dataset.cellType}/${link.textContent}`;
+      const percent = Number(this.session.store.setting(`progress/${this.settings.site_id}/${page}`));
+      link.classList.toggle("begun", percent > 0);
+      link.classList.toggle("done", percent === 100);
       link.style.setProperty("--done", `${percent}%`);
       link.title = percent ? `${percent} % labelled` : "";
     }

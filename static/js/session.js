@@ -9,6 +9,7 @@ import { parseCellId } from "./cells.js";
 
 const SETTLE_EVERY_MS = 120_000;
 const URGE_FROM = 200;
+const IMPORT_AT_ONCE = 5000;
 
 export class Session {
   /**
@@ -24,7 +25,7 @@ export class Session {
     this.fileField = document.getElementById("import-file");
     this.fileField.addEventListener("change", () => this.#importChosen());
     this.#showAnnotator();
-    this.showUnexported();
+    this.showState();
     this.#settleNowAndThen();
   }
 
@@ -35,20 +36,19 @@ export class Session {
   /** Keeps a label, and says so where the browser cannot. */
   keep(id, state) {
     this.store.set(id, state);
-    const count = this.store.unsaved.size;
-    window.onbeforeunload = count ? (event) => event.preventDefault() : null;
-    const facts = `${count} labels are held by this tab alone. Export now, before you close it.`;
-    warn(count ? `The browser's storage is full or forbidden: ${facts}` : "");
+    this.#warn();
     this.#askToPersist();
   }
 
   /** Counts labels given since the last export. */
   countUnexported(labels) {
     this.store.write("unexported", String(Number(this.store.setting("unexported")) + labels));
-    this.showUnexported();
+    this.showState();
   }
 
-  showUnexported() {
+  /** Shows how much is not exported yet, and what is wrong with the browser's storage. */
+  showState() {
+    this.#warn();
     const count = Number(this.store.setting("unexported"));
     const badge = document.querySelector("[data-unexported]");
     badge.hidden = !count;
@@ -68,7 +68,7 @@ export class Session {
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
     this.store.write("unexported", "0");
-    this.showUnexported();
+    this.showState();
     notify(`Exported ${labels.size} labels as ${link.download}`);
   }
 
@@ -99,12 +99,17 @@ export class Session {
   }
 
   async #bringIn(file, labels) {
-    for (const [id, label] of labels) this.keep(id, label);
+    for (let start = 0; start < labels.length; start += IMPORT_AT_ONCE) {
+      for (const [id, label] of labels.slice(start, start + IMPORT_AT_ONCE)) this.keep(id, label);
+      // packed along the way: a file can hold more than the browser has room for otherwise
+      if (labels.length > IMPORT_AT_ONCE) await this.#settle(0);
+    }
     this.log.add(newEvents(file.events, await this.log.all()));
-    if (this.annotator === ANONYMOUS) this.#setAnnotator(file.annotator);
+    const isNamed = this.annotator === ANONYMOUS && file.annotator !== ANONYMOUS;
+    if (isNamed) this.#setAnnotator(file.annotator);
     this.countUnexported(labels.length);
     this.refresh();
-    notify(`Imported ${labels.length} labels of ${file.annotator}`);
+    notify(`Imported ${labels.length} labels of ${file.annotator}${isNamed ? "; you go on under this name" : ""}.`);
   }
 
   /** Asks for the annotator's name. */
@@ -138,6 +143,25 @@ export class Session {
     }
   }
 
+  #warn() {
+    const { unsaved, damaged } = this.store;
+    const warnings = [];
+    if (unsaved.size) {
+      warnings.push(
+        `The browser's storage is full or forbidden: ${unsaved.size} labels are held by this tab alone. ` +
+          "Export now, before you close it.",
+      );
+    }
+    if (damaged.size) {
+      warnings.push(
+        "A part of the labels kept in this browser is damaged and cannot be read. It is left as it is: " +
+          "import your last exported file, and tell the person who made this gallery.",
+      );
+    }
+    window.onbeforeunload = unsaved.size ? (event) => event.preventDefault() : null;
+    warn(warnings.join(" "));
+  }
+
   #setAnnotator(name) {
     this.store.write("annotator", name);
     this.#showAnnotator();
@@ -158,11 +182,13 @@ export class Session {
   }
 
   #settleNowAndThen() {
-    const name = `${this.store.prefix}settle`;
-    const settleAlone = (lock) => lock && this.store.settle();
-    const settle = () => navigator.locks?.request(name, { ifAvailable: true }, settleAlone);
-    setTimeout(settle, 1000);
-    setInterval(settle, SETTLE_EVERY_MS);
+    setTimeout(() => this.#settle(), 1000);
+    setInterval(() => this.#settle(), SETTLE_EVERY_MS);
+  }
+
+  /** Packs labels older than `olderThanMs`, when no other tab is at it. */
+  #settle(olderThanMs) {
+    return navigator.locks?.request(`${this.store.prefix}settle`, () => this.store.settle(olderThanMs));
   }
 }
 

@@ -70,6 +70,8 @@ export class LabelStore {
       if (state === UNLABELLED) labels.delete(id);
       else labels.set(id, state);
     }
+    // what somebody else wrote below our prefix must not keep the rest from being exported
+    for (const id of labels.keys()) if (cellType(id) === null) labels.delete(id);
     return labels;
   }
 

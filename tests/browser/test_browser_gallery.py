@@ -235,6 +235,48 @@ def test_a_selection_is_labelled_in_one_step(open_page: Callable[..., Page]) -> 
     assert {event["by"] for event in events[:5]} == {"bulk"}
 
 
+def test_with_a_selection_the_buttons_of_its_cards_answer_for_them_all(
+    open_page: Callable[..., Page],
+) -> None:
+    """On a touch screen there are no keys."""
+    page = open_page()
+    page.click("[data-action=select-all]")
+    assert page.locator("article.selected").count() == 40
+    page.locator("article").nth(2).locator("[data-label=negative]").click()
+    assert counts(page) == {"positive": 0, "negative": 40, "unsure": 0, "left": 0}
+    assert page.locator("article.selected").count() == 0
+    page.locator("article > svg").nth(1).click(modifiers=["Control"])
+    page.locator("article").nth(5).locator("[data-label=unsure]").click()
+    assert counts(page) == {"positive": 0, "negative": 39, "unsure": 1, "left": 0}
+
+
+def test_select_all_again_and_escape_let_go(open_page: Callable[..., Page]) -> None:
+    page = open_page()
+    for let_go in ("a", "Escape"):
+        press(page, "a")
+        expect(page.locator("#notices")).to_contain_text("40 cards selected")
+        press(page, let_go)
+        assert page.locator("article.selected").count() == 0
+        expect(page.locator("#notices")).to_contain_text("No card is selected")
+    press(page, "y")
+    assert list(labelled(page).values()) == ["positive"]
+
+
+def test_the_pressed_button_takes_the_label_off_but_a_double_click_does_not(
+    open_page: Callable[..., Page],
+) -> None:
+    page = open_page()
+    button = page.locator("article").nth(1).locator("[data-label=positive]")
+    button.dblclick()
+    expect(button).to_have_attribute("aria-pressed", "true")
+    assert list(labelled(page).values()) == ["positive"]
+    page.wait_for_timeout(700)  # longer than any double click
+    button.click()
+    assert labelled(page) == {}
+    press(page, "z")
+    assert list(labelled(page).values()) == ["positive"]
+
+
 def test_export_has_the_shape_of_the_contract(open_page: Callable[..., Page], run: FakeRun) -> None:
     page = open_page()
     press(page, "y n u")
@@ -347,6 +389,45 @@ def test_a_file_that_is_not_for_this_gallery_is_refused(
     assert list(labelled(page).values()) == ["positive"]
 
 
+def test_a_file_with_a_damaged_event_is_refused_whole(open_page: Callable[..., Page]) -> None:
+    """`convert` would refuse all that is exported afterwards."""
+    page = open_page()
+    press(page, "y")
+    data = export(page)
+    page.keyboard.press("z")
+    data["events"][0]["at"] = "noon"
+    give_file(page, data)
+    expect(page.locator("#notices")).to_contain_text("damaged event")
+    assert labelled(page) == {}
+
+
+def test_an_import_of_more_labels_than_fit_unpacked_is_kept(
+    open_page: Callable[..., Page], run: FakeRun
+) -> None:
+    """110,000 labels as single keys take 7 million characters of the 5 that a browser gives."""
+    page = open_page()
+    press(page, "y")
+    data = export(page)
+    data["hspc"]["negative"] = [f"FGC1_s0_hspc_{i % 90_001}_{i * 7 % 60_013}" for i in range(110_000)]
+    give_file(page, data)
+    expect(page.locator("#notices")).to_contain_text("Imported 110000 labels", timeout=60_000)
+    expect(page.locator("#warning")).to_be_hidden()
+    page.reload()
+    ready(page)
+    assert len(export(page)["hspc"]["negative"]) == 110_000
+
+
+def test_a_hostile_name_from_a_file_is_shown_as_text(open_page: Callable[..., Page]) -> None:
+    page = open_page()
+    data, _ = conflicting(page)
+    give_file(page, {**data, "annotator": HOSTILE})
+    expect(page.locator("#conflicts-facts")).to_contain_text("<img src=x")
+    page.click("[data-choice=theirs]")
+    expect(page.locator("#notices")).to_contain_text("<img src=x")
+    expect(page.locator("[data-annotator]")).to_contain_text("<img src=x")
+    assert page.locator("header img, header script, dialog img, #notices img").count() == 0
+
+
 def test_labels_survive_a_gallery_of_another_order_and_size(
     run: FakeRun, site: Path, open_page: Callable[..., Page]
 ) -> None:
@@ -443,6 +524,22 @@ def test_a_full_storage_is_shown_and_the_labels_can_still_be_exported(open_page:
     assert list(labelled(page).values()) == ["positive", "negative", "unsure"]
 
 
+def test_damaged_labels_are_told_of_and_left_as_they_are(
+    open_page: Callable[..., Page], run: FakeRun
+) -> None:
+    page = open_page()
+    first = next(iter(states(page)))
+    slide_scene_type, x, y = first.rsplit("_", 2)
+    key = f"mkhspc/1/{run.manifest.dataset}/set/{slide_scene_type}/{int(x) // 8192}.{int(y) // 8192}"
+    page.evaluate("key => localStorage.setItem(key, 'damaged')", key)
+    page.reload()
+    ready(page)
+    expect(page.locator("#warning")).to_contain_text("damaged and cannot be read")
+    press(page, "y")
+    assert len(labelled(page)) == 1
+    assert page.evaluate("key => localStorage.getItem(key)", key) == "damaged"
+
+
 def test_labels_work_without_indexeddb_and_the_annotator_is_told(
     context: BrowserContext, open_page: Callable[..., Page]
 ) -> None:
@@ -497,8 +594,10 @@ def test_contours_lie_over_the_crop_and_can_be_hidden(open_page: Callable[..., P
     expect(path).to_be_visible()
 
 
-def test_the_first_visits_help_covers_no_card(open_page: Callable[..., Page]) -> None:
+@pytest.mark.parametrize("width", [1440, 390])
+def test_the_first_visits_help_covers_no_card(open_page: Callable[..., Page], width: int) -> None:
     page = open_page()
+    page.set_viewport_size({"width": width, "height": 844})
     hint = page.locator("#hint").bounding_box()
     card = page.locator("article").first.bounding_box()
     assert hint is not None
@@ -628,9 +727,20 @@ def test_it_fits_a_phone(browser: Browser, address: str) -> None:
     context.close()
 
 
-def test_a_page_opened_as_a_file_points_to_serve(browser: Browser, site: Path) -> None:
+def test_the_help_of_a_phone_begins_at_its_top_and_tells_of_buttons(browser: Browser, address: str) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 600}, has_touch=True, is_mobile=True)
+    page = context.new_page()
+    go(page, f"{address}mk/page-001.html")
+    page.locator("[data-action=help]").tap()
+    expect(page.locator("#help .for-touch")).to_be_visible()
+    assert page.evaluate("document.getElementById('help').scrollTop") < 200
+    context.close()
+
+
+@pytest.mark.parametrize("name", ["index.html", "mk/page-001.html"])
+def test_a_page_opened_as_a_file_points_to_serve(browser: Browser, site: Path, name: str) -> None:
     page = browser.new_page()
-    page.goto((site / "mk" / "page-001.html").as_uri())
+    page.goto((site / name).as_uri())
     expect(page.locator("#needs-server")).to_contain_text("mkhspc serve")
     page.close()
 

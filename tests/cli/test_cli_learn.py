@@ -143,6 +143,19 @@ def test_labels_that_cannot_be_used_end_with_3_and_write_nothing(
     assert not out.parent.exists()
 
 
+def test_training_data_is_not_written_over_the_labels(
+    labelled: tuple[FakeRun, Path], tmp_path: Path, mkhspc: Journey
+) -> None:
+    run, labels = labelled
+    before = labels.read_bytes()
+    code, out, err = mkhspc(
+        "convert", "--annotations", labels, "--base-dir", run.layout.root, "--output", labels
+    )
+    assert (code, out) == (2, "")
+    assert "would be written over the labels" in err
+    assert labels.read_bytes() == before
+
+
 def test_labels_of_another_run_end_with_3(
     labelled: tuple[FakeRun, Path], tmp_path: Path, mkhspc: Journey
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 from runs import FakeRun, make_run
 
 from pipeline.errors import CheckFailedError, IncompleteError, InputError, UsageError
-from pipeline.gallery.git import redacted
+from pipeline.gallery.git import redacted, target_branch
 from pipeline.gallery.options import SiteOptions
 from pipeline.gallery.publish import PublishOptions, PublishReport, check_sizes, publish, wait_until_live
 from pipeline.gallery.serve import address_of, open_server
@@ -119,6 +119,25 @@ def test_an_orphan_drops_the_history_and_nothing_else_does(run: FakeRun, site: P
     build_site(run.layout, SiteOptions(out=site, title="Another title"))
     push(site, bare, orphan=True)
     assert git(bare, "rev-list", "--count", "gh-pages") == "1"
+
+
+@pytest.mark.parametrize("orphan", [False, True])
+@pytest.mark.parametrize("is_new", [False, True])
+def test_what_somebody_else_publishes_meanwhile_is_never_overwritten(
+    run: FakeRun, site: Path, bare: Path, tmp_path: Path, orphan: bool, is_new: bool
+) -> None:
+    if not is_new:
+        push(site, bare)
+    theirs = tmp_path / "theirs"
+    build_site(run.layout, SiteOptions(out=theirs, title="Theirs"))
+    build_site(run.layout, SiteOptions(out=site, title="Ours"))
+    with target_branch(str(bare), "gh-pages") as branch:
+        before = branch.fetch()
+        branch.commit(site, before, "ours", orphan=orphan)
+        meanwhile = push(theirs, bare).after
+        with pytest.raises(InputError, match="somebody else has published meanwhile"):
+            branch.push(before, orphan=orphan)
+    assert git(bare, "rev-parse", "gh-pages") == meanwhile
 
 
 def test_a_work_tree_stays_as_it_is(site: Path, work_tree: Path) -> None:

@@ -35,8 +35,18 @@ test("what was exported is read back whole", () => {
   assert.equal(read.annotator, "Ada");
 });
 
-test("keys that nobody knows are ignored", () => {
-  assert.equal(readExported(JSON.stringify({ ...file(), mood: "good" }), "d5").labels.size, 3);
+test("keys that nobody knows are ignored, and those that are not known may be missing", () => {
+  const event = { cell_id: EVENT.cell_id, label: "unlabelled", mood: "bad", inclusion_prob: 0.5 };
+  const read = readExported(JSON.stringify({ ...file(), mood: "good", events: [event] }), "d5");
+  assert.equal(read.labels.size, 3);
+  assert.deepEqual(read.events, [event]);
+  assert.deepEqual(readExported(JSON.stringify({ ...file(), events: undefined }), "d5").events, []);
+});
+
+test("a name is a short text, or else nobody's", () => {
+  const named = (annotator) => readExported(JSON.stringify({ ...file(), annotator }), "d5").annotator;
+  assert.equal(named("x".repeat(1000)).length, 60);
+  for (const nobody of [17, "", null, undefined, {}]) assert.equal(named(nobody), "anonymous");
 });
 
 const WRONG = {
@@ -52,7 +62,22 @@ const WRONG = {
     JSON.stringify({ ...file(), mk: { positive: ["A_s0_mk_1_1"], unsure: ["A_s0_mk_1_1"] } }),
     /two labels/,
   ],
+  "events that are no list": [JSON.stringify({ ...file(), events: {} }), /no list under events/],
+  "a dataset of a million letters": [JSON.stringify({ ...file(), dataset: "x".repeat(1e6) }), /\(x{80}\)/],
 };
+const DAMAGE = {
+  cell_id: ["nonsense", 17, null],
+  label: ["yes", { x: 1 }, undefined],
+  at: ["noon", 17, null, "2026-13-45T12:00:00Z"],
+  policy: ["", 17, "p".repeat(41)],
+  inclusion_prob: [0, 1.5, "1"],
+};
+for (const [key, values] of Object.entries(DAMAGE)) {
+  for (const value of values) {
+    const events = [EVENT, { ...EVENT, [key]: value }];
+    WRONG[`an event whose ${key} is ${value}`] = [JSON.stringify({ ...file(), events }), /damaged event/];
+  }
+}
 for (const [name, [text, message]] of Object.entries(WRONG)) {
   test(`refused with a sentence: ${name}`, () => {
     assert.throws(() => readExported(text, "d5"), (error) => error instanceof ImportError && message.test(error.message));
@@ -76,5 +101,6 @@ test("events that are here already are not brought in again", () => {
 test("a file's name is safe whatever the annotator is called", () => {
   assert.equal(fileName("d5", "anonymous"), "annotations_d5_anonymous.json");
   assert.equal(fileName("d5", "Zoë / ../x"), "annotations_d5_Zoe_.._x.json");
+  assert.equal(fileName("d5", "Zoë Müller"), "annotations_d5_Zoe_Muller.json");
   assert.equal(fileName("d5", "李"), "annotations_d5_anonymous.json");
 });

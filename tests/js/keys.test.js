@@ -28,6 +28,13 @@ test("the browser's own shortcuts are left to the browser, but for undo", () => 
   assert.equal(press("Z", { metaKey: true, shiftKey: true }), "redo");
 });
 
+test("brackets and the question mark may need Alt or AltGr, as on German and French keyboards", () => {
+  assert.equal(press("[", { altKey: true }), "previous-page");
+  assert.equal(press("]", { altKey: true, ctrlKey: true }), "next-page");
+  assert.equal(press("?", { altKey: true }), "help");
+  for (const key of ["[", "]"]) assert.equal(press(key, { metaKey: true }), null, key);
+});
+
 test("other keys mean nothing", () => {
   for (const key of ["q", "Enter", "Tab", " ", "F5", "Dead"]) assert.equal(press(key), null, key);
 });

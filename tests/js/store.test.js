@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { pack } from "../../static/js/packing.js";
 import { LabelStore, SETTLE_AFTER_MS } from "../../static/js/store.js";
 import { FakeStorage, dice } from "./helpers.js";
 
@@ -145,6 +146,18 @@ test("a damaged square is neither read nor overwritten", () => {
   assert.equal(store.settle(), 0);
   assert.equal(storage.getItem("mkhspc/1/d5/set/FGC1_s0_hspc/0.0"), "not packed");
   assert.equal(store.get("FGC1_s0_hspc_1_2"), "positive");
+});
+
+test("what is no label below the prefix does not get among the labels", () => {
+  const storage = new FakeStorage({
+    "mkhspc/1/d5/new/nonsense": "p1",
+    "mkhspc/1/d5/new/": "p1",
+    "mkhspc/1/d5/set/nowhere": pack(new Map([[5, "positive"]])),
+  });
+  const store = storeAt(storage);
+  store.set(cell(1), "positive");
+  assert.deepEqual([...store.all()], [[cell(1), "positive"]]);
+  assert.deepEqual(store.counts("hspc"), { positive: 1, negative: 0, unsure: 0 });
 });
 
 test("no key outside the dataset's prefix is written, read as a label or removed", () => {

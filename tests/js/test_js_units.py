@@ -18,4 +18,4 @@ def test_scripts_pass_their_unit_tests() -> None:
     files = sorted(str(path) for path in Path(__file__).parent.glob("*.test.js"))
     done = subprocess.run([str(node), "--test", *files], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
-    assert f"# tests {len(files)}" not in done.stdout, "the files hold no tests of their own"
+    assert f"# tests {len(files)}\n" not in done.stdout, "the files hold no tests of their own"

@@ -25,6 +25,8 @@ SHAPES: list[tuple[str, Any]] = [
     ("D", {"annotations": {MK: 1, MK2: 0, MK3: 2}}),
     ("E", {MK: 1, MK2: 0, MK3: 2}),
     ("E", {"mk_labels_page1": {MK: 1, MK2: 0}, "mk_labels_page2": {MK3: 2}, "last_page": 2}),
+    ("E", {MK: 1, MK2: "no", MK3: 2, "experiment_name": "x"}),
+    ("E", {"mk_labels_page1": {MK: 1, MK2: 0}, MK3: 2, "last_page": 2}),
 ]
 
 
@@ -122,6 +124,8 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("number", 7, "is of no known shape"),
     ("empty object", {}, "is of no known shape"),
     ("texts", {"a": "b"}, "is of no known shape"),
+    ("flat with another answer", {MK: 1, MK2: "maybe"}, f"gives '{MK2}' the label 'maybe'"),
+    ("empty page", {"mk_labels_page1": {}, "last_page": 2}, "holds no label"),
     ("training data", {"format": "mkhspc-training", "version": 1}, "holds 'mkhspc-training', not labels"),
     ("other version", {**OURS, "version": 2}, "is of version 2"),
     ("no label", {**OURS, "mk": {"positive": [], "negative": [], "unsure": []}}, "holds no label"),

@@ -8,6 +8,7 @@ import pytest
 from pipeline.learn.fitting import (
     LEAVE_ONE_OUT_UP_TO,
     OUTER_FOLDS,
+    PARALLEL_FROM,
     Settings,
     cross_validate,
     fit,
@@ -38,6 +39,19 @@ def test_labels_of_a_group_do_not_touch_what_is_said_of_it(model: str) -> None:
     assert np.array_equal(before.threshold[own], after.threshold[own])
     assert np.array_equal(before.baseline[own], after.baseline[own])
     assert not np.array_equal(before.probability[~own], after.probability[~own])
+
+
+@pytest.mark.parametrize("model", ["auto", "boosting"])
+def test_folds_side_by_side_say_what_they_say_one_after_another(
+    monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    features, labels, groups = problem(groups=3, size=PARALLEL_FROM // 3 + 1)
+    settings = Settings(model=model)  # type: ignore[arg-type]
+    together = cross_validate(features, labels, groups, settings)
+    monkeypatch.setattr("pipeline.learn.fitting.PARALLEL_FROM", len(labels) + 1)
+    alone = cross_validate(features, labels, groups, settings)
+    for name, values in vars(alone).items():
+        assert np.array_equal(values, getattr(together, name)), name
 
 
 def test_a_signal_is_found_and_noise_is_not() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from runs import make_run
 from test_learn_train import training_file
 
@@ -19,7 +21,7 @@ from pipeline.learn.figures import Predictions
 from pipeline.learn.fitting import Settings
 from pipeline.learn.train import Request as TrainRequest, train
 from pipeline.learn.validate import Limits, Request, Verdict, validate
-from pipeline.learn.validation_plots import calibration_bins
+from pipeline.learn.validation_plots import DARK, LIGHT, Theme, calibration_bins, pictures_of
 from pipeline.learn.validation_report import to_json, write_report
 
 Change = Callable[[list[dict[str, Any]]], Any]
@@ -229,6 +231,18 @@ def test_a_missing_file_beside_is_an_error(tmp_path: Path, good: Path, name: str
         judged(path)
 
 
+@pytest.mark.parametrize("key", ["recipe", "threshold", "annotators"])
+@pytest.mark.parametrize("value", [None, {"a": 1}])
+def test_a_card_that_lacks_what_the_report_needs_is_damaged(
+    tmp_path: Path, good: Path, key: str, value: object
+) -> None:
+    path = copied(good, tmp_path)
+    card = json.loads((tmp_path / "mk.json").read_text())
+    (tmp_path / "mk.json").write_text(json.dumps({**card, key: value}))
+    with pytest.raises(InputError, match=rf"mk\.json: is damaged: {key}"):
+        judged(path)
+
+
 def test_predictions_that_were_touched_up_do_not_belong_to_the_classifier(tmp_path: Path, good: Path) -> None:
     path = copied(good, tmp_path)
     oof = tmp_path / "mk.oof.csv"
@@ -295,6 +309,34 @@ def test_what_annotators_and_slides_are_called_is_escaped_in_the_page(tmp_path: 
     assert "<script" not in page.read_text()
     assert "<b>" not in page.read_text()
     assert "&lt;script&gt;" in page.read_text()
+
+
+def predictions(group: str) -> Predictions:
+    labels = np.arange(40) % 2 == 0
+    return Predictions(
+        cell_ids=np.array([f"c{i}" for i in range(40)]),
+        slide_ids=np.repeat("FGC1", 40),
+        groups=np.repeat(group, 40),
+        labels=labels,
+        predicted=labels,
+        baseline=labels,
+        probability=np.linspace(0.0, 1.0, 40),
+        policies=np.repeat("random", 40),
+        inclusion_probs=np.ones(40),
+    )
+
+
+def test_a_dollar_in_the_name_of_a_group_is_no_mathematics() -> None:
+    assert pictures_of(predictions(r"cost $\frac$ $x$"))["groups"].startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("theme", "sign"), [(LIGHT, -1.0), (DARK, 1.0)])
+def test_titles_can_be_read_on_their_paper(theme: Theme, sign: float) -> None:
+    """The line of titles, at the top, holds ink that stands out from the paper."""
+    for name, png in pictures_of(predictions("FGC1"), theme).items():
+        grey = np.asarray(Image.open(io.BytesIO(png)).convert("L")).astype(float)
+        contrast = sign * (grey[:30] - grey[0, 0])
+        assert contrast.max() > 120, name
 
 
 def test_calibration_bins_hold_every_cell_once() -> None:

@@ -224,6 +224,13 @@ def test_the_page_needs_nothing_from_elsewhere_and_escapes_groups(run: FakeRun, 
     assert not re.search(r'(src|href|srcset)="(?!data:)', text)
 
 
+def test_a_dollar_in_the_name_of_a_group_is_no_mathematics(run: FakeRun, tmp_path: Path) -> None:
+    path = tmp_path / "g.csv"
+    path.write_text("slide_id,dose\nFGC1,$\\frac$\nFHU1,$x$\nMGC1,F\n")
+    page = write_report(make_report(run.layout, path), tmp_path / "out")
+    assert r"$\frac$" in page.read_text()
+
+
 def test_only_demo_slides_are_called_simulated(run: FakeRun, tmp_path: Path) -> None:
     demo = make_run(tmp_path / "demo", slide_ids=("DEMO_FGC1", "DEMO_FHU1"), cells_per_type=8)
     for one, expected in ((run, False), (demo, True)):

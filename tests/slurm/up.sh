@@ -6,19 +6,20 @@
 #
 # Everything lies in DIR (configuration, keys, state, logs, process ids): nothing of the machine's own
 # Slurm is read or touched. PORT is the first of three TCP ports. No systemd and no cgroups are needed.
+# Exit code 77: Slurm is not installed, and cannot be installed by this user.
 set -euo pipefail
 
 dir=$(mkdir -p "$1" && cd "$1" && pwd)
 port=${2:-16817}
 cpus=4 # more than there may be: the jobs of the tests are small
-memory_mb=$(($(awk '/^MemTotal/ {print $2}' /proc/meminfo) / 1024))
+memory_mb=32000 # likewise
 host=$(hostname -s)
 user=$(id -un)
 PATH=$PATH:/usr/sbin:/sbin
 
-die() {
-  echo "up.sh: $*" >&2
-  exit 1
+die() { # die MESSAGE [CODE]
+  echo "up.sh: $1" >&2
+  exit "${2:-1}"
 }
 
 missing_program() {
@@ -30,7 +31,7 @@ missing_program() {
 
 if missing_program; then
   sh "$(dirname "$0")/../../scripts/test-tools.sh" >&2
-  if missing_program; then die "no $program: Slurm is not installed"; fi
+  if missing_program; then die "Slurm is not installed: there is no $program" 77; fi
 fi
 
 wait_for() { # wait_for SECONDS WHAT COMMAND...
@@ -45,8 +46,10 @@ wait_for() { # wait_for SECONDS WHAT COMMAND...
   done
 }
 
+chmod 755 "$dir" # munge wants its socket within reach of all
 mkdir -p "$dir"/{run,log,state,spool,mysql}
 chmod 700 "$dir/mysql"
+touch "$dir"/gpu{0..3} # stand-ins: nothing runs on them
 (umask 077 && head -c 1024 /dev/urandom >"$dir/munge.key")
 
 cat >"$dir/slurm.conf" <<CONF
@@ -75,6 +78,7 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=1
+JobAcctGatherParams=OverMemoryKill
 SlurmdParameters=config_overrides
 ReturnToService=2
 KillWait=3
@@ -89,13 +93,13 @@ AccountingStorageHost=127.0.0.1
 AccountingStoragePort=$((port + 2))
 AccountingStoragePass=$dir/run/munge.socket
 GresTypes=gpu
-NodeName=$host NodeAddr=127.0.0.1 CPUs=$cpus RealMemory=$memory_mb Gres=gpu:1 State=UNKNOWN
+NodeName=$host NodeAddr=127.0.0.1 CPUs=$cpus RealMemory=$memory_mb Gres=gpu:4 State=UNKNOWN
 PartitionName=all Nodes=$host Default=YES MaxTime=INFINITE State=UP
 CONF
 
 cat >"$dir/gres.conf" <<CONF
 AutoDetect=off
-NodeName=$host Name=gpu File=/dev/null
+NodeName=$host Name=gpu File=$dir/gpu[0-3]
 CONF
 
 (umask 077 && cat >"$dir/slurmdbd.conf") <<CONF

@@ -53,7 +53,7 @@ def _detections(window: Window, area: AreaRange) -> Iterator[Detection]:
     seeds = find_seeds(mask, um_per_px)
     rim = dilate(mask, um_to_px(RIM_UM, um_per_px))
     labels = power_labels(rim, seeds, um_per_px)
-    pixels, excess = _contents(labels, mask, haematoxylin, len(seeds.x))
+    pixels, excess = _contents(labels, rim, mask, haematoxylin, len(seeds.x))
     chromatin_um2 = area_um2(1.0, um_per_px) * excess / levels.nuclear_contrast
     wanted = (chromatin_um2 >= MIN_CHROMATIN_UM2) & (area_um2(1.0, um_per_px) * pixels >= area.min_um2)
     labels[mask == 0] = 0
@@ -67,13 +67,16 @@ def _detections(window: Window, area: AreaRange) -> Iterator[Detection]:
 
 
 def _contents(
-    labels: LabelImage, mask: ByteImage, haematoxylin: ByteImage, count: int
+    labels: LabelImage, domain: ByteImage, mask: ByteImage, haematoxylin: ByteImage, count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Per label its pixels within the mask, and its haematoxylin there above the mean of its rim."""
-    at = np.flatnonzero(labels)
-    code = labels.ravel()[at] * 2 + mask.ravel()[at]
+    """Per label its pixels within the mask, and its haematoxylin there above the mean of its rim.
+
+    All labels lie in the domain, and what lies in the domain outside the mask is rim.
+    """
+    inside = domain.view(np.bool_)
+    code = 2 * labels[inside].astype(np.int64) + mask[inside]
     pixels = np.bincount(code, minlength=2 * count + 2).reshape(-1, 2)[1:]
-    amount = np.bincount(code, haematoxylin.ravel()[at], 2 * count + 2).reshape(-1, 2)[1:]
+    amount = np.bincount(code, haematoxylin[inside], 2 * count + 2).reshape(-1, 2)[1:]
     rim_mean = amount[:, 0] / np.maximum(pixels[:, 0], 1)
     return pixels[:, 1], amount[:, 1] - rim_mean * pixels[:, 1]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import AreaRange
-from pipeline.geometry import BoolMask, Box, area_um2, mask_length_px, normalise_mask
+from pipeline.geometry import BoolMask, Box, area_um2, mask_length_px
 
 ByteImage = NDArray[np.uint8]
 LabelImage = NDArray[np.int32]
@@ -61,12 +61,18 @@ def fill_holes(mask: ByteImage, limit: HoleLimit) -> ByteImage:
 
 
 def normalised(mask: BoolMask) -> BoolMask:
-    """`normalise_mask`, without its cost for the many masks that already are."""
+    """What `normalise_mask` gives for a non-empty mask, at a fraction of its cost for one small mask."""
     pixels = mask.view(np.uint8)
-    pieces, _ = cv2.connectedComponents(pixels, connectivity=4)
+    pieces, labels = cv2.connectedComponents(pixels, connectivity=4)
+    if pieces > 2:
+        sizes = np.bincount(labels.ravel())
+        sizes[0] = 0
+        pixels = (labels == sizes.argmax()).view(np.uint8)
     around = cv2.copyMakeBorder(1 - pixels, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1)
-    gaps, _ = cv2.connectedComponents(around, connectivity=4)
-    return mask if pieces == 2 and gaps == 2 else normalise_mask(mask)
+    gaps, labels = cv2.connectedComponents(around, connectivity=4)
+    if gaps > 2:
+        return np.asarray(labels[1:-1, 1:-1] != labels[0, 0], np.bool_)
+    return pixels.view(np.bool_)
 
 
 def tight(mask: BoolMask, x0_px: int, y0_px: int) -> tuple[Box, BoolMask]:

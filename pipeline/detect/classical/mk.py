@@ -8,7 +8,7 @@ cells, matrix and red cells. All of it on blocks of about 0.44 µm.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline.config import AreaRange, CellType
 from pipeline.detect.classical import outline
 from pipeline.detect.classical.blocks import BlockGrid
-from pipeline.detect.classical.evidence import SURROUNDINGS_UM, Patch, gather
+from pipeline.detect.classical.evidence import SUREST, SURROUNDINGS_UM, Patch, gather
 from pipeline.detect.classical.masks import ByteImage, dilate, erode, fits, normalised, tight
 from pipeline.detect.classical.nuclei import THRESHOLD_REACH_UM, nuclear_pixels
 from pipeline.detect.classical.split import summits
@@ -42,10 +42,15 @@ RECENTRE_UM = 5.0
 SAME_CELL_UM = 20.0
 """Two outlines are of one cell if the centre of either lies in the other, and centres are no farther
 apart than this. The more convincing one stays."""
-MIN_SCORE = 0.5
+START_RING_UM = 4.0
+STARTS = 8
+"""A cell is judged by the outlines traced from its centre and from this many starts on a ring about it.
+An MK looks the same from all of them, while what merely has the colours of one falls into other parts ..."""
+HOPELESS = -4.0
+"""... and a cell whose log-odds from its centre are below this is not looked at again."""
 
 _LAYER_REACH_UM = 2 * LARGEST_LOBE_UM / 2 + THRESHOLD_REACH_UM + 2 * NUCLEAR_EDGE_UM + 6 * SMOOTHING_UM
-_RIVAL_REACH_UM = SAME_CELL_UM + RECENTRINGS * RECENTRE_UM + outline.RAY_UM
+_RIVAL_REACH_UM = SAME_CELL_UM + max(RECENTRINGS * RECENTRE_UM, START_RING_UM) + outline.RAY_UM
 
 
 @dataclass(frozen=True)
@@ -92,9 +97,10 @@ class ClassicalMk:
         layers = make_layers(window, grid)
         centres = find_plateaus(layers, PLATEAU_LEVEL * window.calibration.levels.cytoplasm_eosin)
         centres, radii = trace_all(layers, centres)
-        found = list(_judged(layers, centres, radii, window.calibration.levels.cytoplasm_eosin))
+        found = _judged(layers, centres, radii, window.calibration.levels.cytoplasm_eosin)
         cells = [_detection(layers.grid, candidate) for candidate in _best_of_each_cell(layers.grid, found)]
-        return [cell for cell in cells if fits(cell.mask, area, window.um_per_px)]
+        inside = [cell for cell in cells if cell.box.clipped(window.box) == cell.box]  # none is owned here
+        return [cell for cell in inside if fits(cell.mask, area, window.um_per_px)]
 
 
 def make_layers(window: Window, grid: BlockGrid) -> Layers:
@@ -138,11 +144,42 @@ def trace_all(layers: Layers, centres: outline.Points) -> tuple[outline.Points, 
 
 def _judged(
     layers: Layers, centres: outline.Points, radii: outline.Points, typical_eosin: float
-) -> Iterator[Candidate]:
-    """The outlines that are more likely an MK than not."""
+) -> list[Candidate]:
+    """The outlines that are more likely an MK than not, over all starts."""
+    log_odds = _log_odds(layers, centres, radii, typical_eosin)
+    hopeful = log_odds > HOPELESS
+    centres, radii, log_odds = centres[hopeful], radii[hopeful], log_odds[hopeful]
+    starts = _starts_around(layers, centres).reshape(-1, 2)
+    traced = outline.trace(layers.body, starts, layers.grid.um_per_block)
+    again = _log_odds(layers, starts, traced, typical_eosin).reshape(-1, STARTS)
+    mean = (log_odds + again.sum(axis=1)) / (1 + STARTS)
+    score = 1.0 / (1.0 + np.exp(-mean))
+    return [
+        Candidate((x, y), own, one)
+        for (x, y), own, one in zip(centres.tolist(), radii, score.tolist(), strict=True)
+        if one >= 0.5
+    ]
+
+
+def _starts_around(layers: Layers, centres: outline.Points) -> outline.Points:
+    """(n, STARTS, 2) x, y of blocks on a ring about each centre."""
+    turn = 2.0 * np.pi * np.arange(STARTS) / STARTS
+    ring = START_RING_UM / layers.grid.um_per_block * np.stack([np.cos(turn), np.sin(turn)], axis=1)
+    rows, columns = layers.body.shape
+    starts: outline.Points = np.clip(
+        centres[:, None] + np.rint(ring).astype(np.int64), 0, (columns - 1, rows - 1)
+    )
+    return starts
+
+
+def _log_odds(
+    layers: Layers, centres: outline.Points, radii: outline.Points, typical_eosin: float
+) -> NDArray[np.float64]:
+    """(n,) log-odds of each outline's being an MK's."""
     window = Box(0, 0, layers.body.shape[1], layers.body.shape[0])
     margin = round(SURROUNDINGS_UM / layers.grid.um_per_block) + 1
-    for (x, y), own in zip(centres.tolist(), radii, strict=True):
+    log_odds = np.full(len(centres), -SUREST)
+    for index, ((x, y), own) in enumerate(zip(centres.tolist(), radii, strict=True)):
         left, top, mask = outline.filled(own)
         mask = np.pad(mask, margin)
         box = Box(0, 0, mask.shape[1], mask.shape[0]).shifted(x + left - margin, y + top - margin)
@@ -150,8 +187,9 @@ def _judged(
         part, rows_columns = mask[seen.slices_in(box)], seen.slices_in(window)
         patch = Patch(part, layers.nuclei[rows_columns], layers.eosin[rows_columns], layers.grid.um_per_block)
         evidence = gather(patch, typical_eosin)
-        if evidence is not None and evidence.score >= MIN_SCORE:
-            yield Candidate((x, y), own, evidence.score)
+        if evidence is not None:
+            log_odds[index] = evidence.log_odds
+    return log_odds
 
 
 def _best_of_each_cell(grid: BlockGrid, candidates: Sequence[Candidate]) -> list[Candidate]:

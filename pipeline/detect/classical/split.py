@@ -83,7 +83,7 @@ def summits(depth: ByteImage, mask: ByteImage, radius_px: int) -> tuple[IntVecto
     before = disc(radius_px)
     before[radius_px, radius_px:] = 0
     before[radius_px + 1 :] = 0
-    y, x = np.nonzero(highest > cv2.dilate(highest, before))
+    y, x = np.divmod(np.flatnonzero(highest > cv2.dilate(highest, before)), depth.shape[1])
     return x, y
 
 

@@ -1,0 +1,218 @@
+"""Windows on their way to the workers: read ahead by threads, into slots of shared memory.
+
+Back-pressure is the number of slots: a window is put together when a slot is free, and a slot is
+free again when its tile is done. A tile that is done already, or that another process of the run is
+working on, is left out when its turn comes; the latter are looked at again at the end.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from pipeline.engine.claims import RENEW_S, Claim, Claims
+from pipeline.engine.slots import Slots
+from pipeline.engine.workers import Outcome
+from pipeline.errors import MkhspcError
+from pipeline.geometry import Box
+from pipeline.slide.czi import CziSlide
+from pipeline.slide.stream import ReadPlan, Visit, WindowStream, plan_reads
+from pipeline.slide.tiles import Tile
+
+NO_SLOT = -1
+LOOK_AGAIN_S = 0.5
+"""How often tiles that others work on are looked at when nothing else is left."""
+
+
+@dataclass(frozen=True)
+class TileTask:
+    """One tile of one slide, small enough to travel by pipe; `slot` holds the pixels of `window`."""
+
+    slide_id: str
+    tile_id: str
+    window: Box
+    slot: int
+
+
+@dataclass(frozen=True)
+class SlideReads:
+    """The tiles of a slide that are to be read, in the order in which they will be."""
+
+    slide_id: str
+    path: Path
+    um_per_px: float
+    tiles: Sequence[Tile]
+    visits: Sequence[Visit]
+    plan: ReadPlan
+
+
+def plan_slide(
+    slide_id: str, path: Path, um_per_px: float, tiles: Sequence[Tile], halo_px: int, room_bytes: int
+) -> SlideReads:
+    """Chooses the order in which the windows of a slide's tiles are read."""
+    visits = [Visit(tile.scene, tile.read_box(halo_px)) for tile in tiles]
+    with CziSlide.open(path, um_per_px) as slide:
+        plan = plan_reads(slide, visits, room_bytes)
+    return SlideReads(
+        slide_id, path, um_per_px, [tiles[i] for i in plan.order], [visits[i] for i in plan.order], plan
+    )
+
+
+class WindowFeed:
+    """A `workers.Source` of tiles whose windows are in shared memory."""
+
+    def __init__(
+        self, slides: Sequence[SlideReads], slots: Slots, claims: Claims, *, room_bytes: int, threads: int
+    ) -> None:
+        self.decoded_bytes = 0
+        self._slides = slides
+        self._slots = slots
+        self._claims = claims
+        self._room_bytes = room_bytes
+        self._threads = threads
+        self._free = deque(range(slots.count))
+        self._ready: deque[TileTask | Outcome] = deque()
+        self._changed = threading.Condition()
+        self._is_closed = False
+        self._is_spent = False
+        self._fault: BaseException | None = None
+        self._bell, self._ring = os.pipe()
+        os.set_blocking(self._bell, False)
+        self._reader = threading.Thread(target=self._run, name="read", daemon=True)
+        self._reader.start()
+
+    def take(self) -> TileTask | Outcome | None:
+        with self._changed:
+            with suppress(BlockingIOError):
+                os.read(self._bell, 4096)
+            if self._fault is not None:
+                raise self._fault
+            return self._ready.popleft() if self._ready else None
+
+    @property
+    def is_spent(self) -> bool:
+        with self._changed:
+            return self._is_spent and not self._ready and self._fault is None
+
+    def news(self) -> Sequence[Connection | int]:
+        return (self._bell,)
+
+    def end(self, task: TileTask) -> None:
+        self._claims.drop(task.slide_id, task.tile_id)
+        with self._changed:
+            if task.slot != NO_SLOT:
+                self._free.append(task.slot)
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Stops reading; windows that were read and not taken are forgotten."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+        self._reader.join()
+        self._claims.drop_all()
+        os.close(self._bell)
+        os.close(self._ring)
+
+    def _run(self) -> None:
+        """Life of the reading thread."""
+        renewing = threading.Thread(target=self._renew, name="renew-claims", daemon=True)
+        renewing.start()
+        try:
+            self._read_all()
+        except BaseException as fault:  # it is raised again in the thread that takes
+            self._fault = fault
+        finally:
+            with self._changed:
+                self._is_spent = True
+            self._tell()
+
+    def _renew(self) -> None:
+        while not self._is_closed:
+            self._claims.renew()
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_closed, timeout=RENEW_S)
+
+    def _read_all(self) -> None:
+        waiting = {slide.slide_id: self._read(slide) for slide in self._slides}
+        while any(waiting.values()) and not self._is_closed:
+            time.sleep(LOOK_AGAIN_S)
+            for slide in self._slides:
+                waiting[slide.slide_id] = self._look_again(slide, waiting[slide.slide_id])
+
+    def _look_again(self, slide: SlideReads, steps: Sequence[int]) -> list[int]:
+        """Reads those of a slide's tiles that other processes gave up; returns what they still have."""
+        claims = {step: self._claim(slide, step) for step in steps}
+        ours = [step for step, claim in claims.items() if claim is Claim.OURS]
+        if ours:
+            self._read(_only(slide, ours))
+        return [step for step, claim in claims.items() if claim is Claim.THEIRS]
+
+    def _claim(self, slide: SlideReads, step: int) -> Claim:
+        tile_id = slide.tiles[step].tile_id
+        claim = self._claims.take(slide.slide_id, tile_id)
+        if claim is Claim.DONE:
+            task = TileTask(slide.slide_id, tile_id, slide.visits[step].box, NO_SLOT)
+            self._offer(Outcome(task, {"elsewhere": True}))
+        return claim
+
+    def _read(self, slide: SlideReads) -> list[int]:
+        """Reads the windows of a slide; returns the steps of those that other processes have."""
+        theirs: list[int] = []
+
+        def is_wanted(step: int) -> bool:
+            if self._is_closed:
+                return False
+            claim = self._claim(slide, step)
+            if claim is Claim.THEIRS:
+                theirs.append(step)
+            return claim is Claim.OURS
+
+        with WindowStream(
+            slide.path,
+            slide.um_per_px,
+            slide.visits,
+            room_bytes=self._room_bytes,
+            threads=self._threads,
+            is_wanted=is_wanted,
+        ) as stream:
+            while (step := stream.next_window()) is not None and (slot := self._next_slot()) is not None:
+                self._read_window(stream, slide, step, slot)
+            self.decoded_bytes += stream.decoded_bytes
+        return theirs
+
+    def _next_slot(self) -> int | None:
+        """Waits for a free slot; None when the feed is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._free or self._is_closed)
+            return None if self._is_closed else self._free.popleft()
+
+    def _read_window(self, stream: WindowStream, slide: SlideReads, step: int, slot: int) -> None:
+        tile, window = slide.tiles[step], slide.visits[step].box
+        task = TileTask(slide.slide_id, tile.tile_id, window, slot)
+        ready: TileTask | Outcome = task
+        try:
+            stream.read_into(self._slots.pixels(slot, window.height, window.width))
+        except MkhspcError as error:
+            ready = Outcome(task, None, str(error).replace("\n", " "))
+        self._offer(ready)
+
+    def _offer(self, ready: TileTask | Outcome) -> None:
+        with self._changed:
+            self._ready.append(ready)
+        self._tell()
+
+    def _tell(self) -> None:
+        os.write(self._ring, b"!")
+
+
+def _only(slide: SlideReads, steps: Sequence[int]) -> SlideReads:
+    tiles, visits = [slide.tiles[i] for i in steps], [slide.visits[i] for i in steps]
+    return replace(slide, tiles=tiles, visits=visits)

@@ -1,0 +1,134 @@
+"""What this process may use: memory and cores, as told by the user, Slurm, control groups, the machine."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from pipeline.errors import UsageError
+
+GB = 1_000_000_000
+MIB = 1024**2
+UNLIMITED_BYTES = 2**60
+"""Version 1 of the control groups writes a number near 2**63 for 'no limit'."""
+
+
+@dataclass(frozen=True)
+class MemoryLimit:
+    """The smallest limit that applies, and who set it."""
+
+    limit_bytes: int
+    set_by: str
+
+
+def memory_limit(
+    memory_gb: float | None = None,
+    environment: Mapping[str, str] = os.environ,
+    root: Path = Path("/"),
+) -> MemoryLimit:
+    """The least of what the user, Slurm, the control groups and the machine allow.
+
+    Args:
+        memory_gb: the user's own limit, in GB of 10**9 bytes.
+        root: where `proc` and `sys` lie.
+
+    Raises:
+        UsageError: nothing tells how much memory there is.
+    """
+    limits = [MemoryLimit(n, name) for n, name in _all_limits(memory_gb, environment, root)]
+    if not limits:
+        raise UsageError("the machine's memory is unknown", fix="give it with --memory-gb")
+    return min(limits, key=lambda limit: limit.limit_bytes)
+
+
+def _all_limits(
+    memory_gb: float | None, environment: Mapping[str, str], root: Path
+) -> Iterator[tuple[int, str]]:
+    if memory_gb is not None:
+        yield int(memory_gb * GB), "--memory-gb"
+    yield from _slurm(environment)
+    for directory, name in cgroup_directories(root, "memory"):
+        text = _text(directory / name)
+        if text.isdecimal() and int(text) < UNLIMITED_BYTES:
+            yield int(text), f"the control group ({directory / name})"
+    for line in _text(root / "proc/meminfo").splitlines():
+        if line.startswith("MemTotal:"):
+            yield int(line.split()[1]) * 1024, "the machine"
+    if not (root / "proc/meminfo").exists() and hasattr(os, "sysconf"):
+        yield os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "the machine"
+
+
+def _slurm(environment: Mapping[str, str]) -> Iterator[tuple[int, str]]:
+    """Slurm counts in MiB; 0 is 'all of the node'."""
+    per_node = environment.get("SLURM_MEM_PER_NODE", "")
+    if per_node.isdecimal() and int(per_node):
+        yield int(per_node) * MIB, "Slurm (SLURM_MEM_PER_NODE)"
+    per_cpu = environment.get("SLURM_MEM_PER_CPU", "")
+    cpus = environment.get("SLURM_CPUS_PER_TASK") or environment.get("SLURM_CPUS_ON_NODE", "")
+    if per_cpu.isdecimal() and int(per_cpu) and cpus.isdecimal():
+        yield int(per_cpu) * int(cpus) * MIB, "Slurm (SLURM_MEM_PER_CPU)"
+
+
+def usable_cores(environment: Mapping[str, str] = os.environ, root: Path = Path("/")) -> int:
+    """Cores that this process may keep busy: affinity, Slurm's share, the control groups' quota."""
+    cores = [_affinity()]
+    asked = environment.get("SLURM_CPUS_PER_TASK", "")
+    if asked.isdecimal() and int(asked):
+        cores.append(int(asked))
+    cores += [max(1, math.floor(quota)) for quota in _cpu_quotas(root)]
+    return min(cores)
+
+
+def _affinity() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cpu_quotas(root: Path) -> Iterator[float]:
+    for directory, name in cgroup_directories(root, "cpu"):
+        if name == "cpu.max":
+            words = _text(directory / name).split()
+        else:
+            words = [_text(directory / name), _text(directory / "cpu.cfs_period_us")]
+        if len(words) == 2 and all(word.isdecimal() for word in words) and int(words[1]):
+            yield int(words[0]) / int(words[1])
+
+
+def cgroup_directories(root: Path, controller: str) -> list[tuple[Path, str]]:
+    """The directories whose limits apply to this process, with the name of the limit's file.
+
+    Every group above the process's own may limit it too. In a container the path that the process is
+    told may not exist: then the mount's own top is what limits it.
+    """
+    unified = {"memory": "memory.max", "cpu": "cpu.max"}[controller]
+    legacy = {"memory": "memory.limit_in_bytes", "cpu": "cpu.cfs_quota_us"}[controller]
+    found: list[tuple[Path, str]] = []
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0" and not controllers:
+            found += [(d, unified) for d in _upwards(root / "sys/fs/cgroup", path)]
+        elif controller in controllers.split(","):
+            for mount in (controllers, controller):
+                found += [(d, legacy) for d in _upwards(root / "sys/fs/cgroup" / mount, path)]
+    return [(d, name) for d, name in dict.fromkeys(found) if (d / name).is_file()]
+
+
+def _upwards(mount: Path, path: str) -> Iterator[Path]:
+    own = PurePosixPath(path.lstrip("/"))
+    if ".." in own.parts:
+        own = PurePosixPath()
+    for group in (own, *own.parents):
+        yield mount / group
+
+
+def _text(path: Path) -> str:
+    """The text of a small file; empty when it is not there or may not be read."""
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return ""

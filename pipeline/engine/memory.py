@@ -1,0 +1,125 @@
+"""How much memory a process and all its descendants use now, as the kernel counts it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+PROC = Path("/proc")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True)
+class TreeMemory:
+    """Memory of a process tree.
+
+    Attributes:
+        rss_bytes: the sum of what each process has in memory; pages that several share count for each
+            of them, as Slurm without control groups counts.
+        pss_bytes: the same with every shared page divided among those who share it: what the tree takes
+            from the machine. An upper bound unless `is_exact`.
+        is_exact: False when the kernel hid a process's shares, so that its RSS stands for its PSS.
+    """
+
+    rss_bytes: int
+    pss_bytes: int
+    processes: int
+    is_exact: bool = True
+
+
+def tree_memory(root_pid: int | None = None, proc: Path = PROC) -> TreeMemory:
+    """Measures a process, by default this one, with its children and theirs.
+
+    A process that ends while it is looked at counts nothing.
+    """
+    root_pid = os.getpid() if root_pid is None else root_pid
+    found = [_measure(proc / str(pid)) for pid in descendants(_parents(proc), root_pid)]
+    here = [memory for memory in found if memory is not None]
+    return TreeMemory(
+        rss_bytes=sum(memory.rss_bytes for memory in here),
+        pss_bytes=sum(memory.pss_bytes for memory in here),
+        processes=len(here),
+        is_exact=all(memory.is_exact for memory in here),
+    )
+
+
+def peak_bytes(proc: Path = PROC) -> int:
+    """The most that this process had in memory at any time, shared pages included.
+
+    `ru_maxrss` would not do: it begins with what the parent had when it started this process.
+    """
+    return peak_bytes_in_status(_read(proc / "self" / "status"))
+
+
+def descendants(parents: Mapping[int, int], root_pid: int) -> list[int]:
+    """The root and all below it.
+
+    Args:
+        parents: the parent of each process there is; the root need not be among them.
+    """
+    children: dict[int, list[int]] = {}
+    for pid, parent in parents.items():
+        children.setdefault(parent, []).append(pid)
+    tree = [root_pid]
+    for pid in tree:  # grows while it is walked
+        # Parents are not read at one moment, so a number given anew in between could close a ring.
+        tree += [child for child in children.get(pid, []) if child not in tree]
+    return tree
+
+
+def parent_in_stat(text: str) -> int:
+    """The parent's id in `/proc/PID/stat`, whose second field is a name that may hold anything."""
+    return int(text[text.rindex(")") + 1 :].split()[1])
+
+
+def peak_bytes_in_status(text: str) -> int:
+    """The highest resident memory in `/proc/PID/status`."""
+    return next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("VmHWM:"))
+
+
+def rss_bytes_in_statm(text: str, page_bytes: int = PAGE_BYTES) -> int:
+    """Resident memory in `/proc/PID/statm`."""
+    return int(text.split()[1]) * page_bytes
+
+
+def pss_bytes_in_rollup(text: str) -> int:
+    """Proportional memory in `/proc/PID/smaps_rollup`; 0 for a process without memory."""
+    return next((int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss:")), 0)
+
+
+def _parents(proc: Path) -> dict[int, int]:
+    stats = {path.name: _read(path / "stat") for path in proc.iterdir() if path.name.isdecimal()}
+    return {int(pid): parent_in_stat(text) for pid, text in stats.items() if text}
+
+
+def _measure(process: Path) -> TreeMemory | None:
+    statm = _read(process / "statm")
+    if not statm:
+        return None
+    rss_bytes = rss_bytes_in_statm(statm)
+    try:
+        rollup = _read(process / "smaps_rollup")
+    except PermissionError:  # it runs as another user
+        return TreeMemory(rss_bytes, rss_bytes, 1, is_exact=False)
+    if not rollup and rss_bytes:
+        return _without_rollup(process)
+    return TreeMemory(rss_bytes, pss_bytes_in_rollup(rollup), 1)
+
+
+def _without_rollup(process: Path) -> TreeMemory | None:
+    """Of a process that has just ended, or on a kernel before 4.14, which has no `smaps_rollup`."""
+    statm = _read(process / "statm")
+    if not statm:
+        return None
+    rss_bytes = rss_bytes_in_statm(statm)
+    return TreeMemory(rss_bytes, rss_bytes, 1, is_exact=not rss_bytes)
+
+
+def _read(path: Path) -> str:
+    """The text of a file of `/proc`; empty when its process has ended."""
+    try:
+        return path.read_bytes().decode("utf-8", "replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""

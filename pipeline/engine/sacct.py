@@ -1,0 +1,171 @@
+"""What Slurm remembers of a run's jobs: which of them died, and why."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import signal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.engine.slurm import GALLERY, MERGE, SEGMENT, run_command
+from pipeline.store.layout import RunLayout
+
+FIELDS = ("JobID", "State", "ExitCode", "ReqMem", "MaxRSS", "Elapsed", "NodeList")
+DEAD_STATES = {
+    "BOOT_FAIL",
+    "CANCELLED",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "REVOKED",
+    "TIMEOUT",
+}
+EXIT_CODES = {
+    1: "a check said no",
+    2: "stopped by a signal at a tile border, or wrong usage",  # sacct shows 130 as 130 - 128
+    3: "bad input: a slide or a setting",
+    4: "tiles failed or are missing",
+}
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """One job, or one task of an array, as `sacct` has it; memory and time as it writes them.
+
+    Attributes:
+        job_id: `12`, or `12_3` for a task of an array.
+        state: the first word alone, so `CANCELLED` whoever did it.
+        exit_code, signal: of the batch script; of a code above 128 `sacct` keeps what is above.
+    """
+
+    job_id: str
+    state: str
+    exit_code: int
+    signal: int
+    asked_memory: str
+    peak_memory: str
+    elapsed: str
+    node: str
+
+
+@dataclass(frozen=True)
+class DeadJob:
+    """A job that ended and did not do its work."""
+
+    job_id: str
+    name: str
+    state: str
+    why: str
+    log: str
+
+
+@dataclass(frozen=True)
+class SlurmNews:
+    """The dead jobs of a run's last submission, or why Slurm cannot tell."""
+
+    dead: tuple[DeadJob, ...] = ()
+    problem: str = ""
+
+
+def parse_sacct(text: str) -> tuple[JobRecord, ...]:
+    """Jobs in the output of `sacct --parsable2`, whatever the order of its columns.
+
+    Steps count towards their job with their peak memory alone; tasks that still wait together
+    (`12_[3-5]`) are one record.
+    """
+    jobs: dict[str, JobRecord] = {}
+    for row in csv.DictReader(text.splitlines(), delimiter="|", quoting=csv.QUOTE_NONE):
+        job_id, _, step = row["JobID"].partition(".")
+        if not step:
+            jobs[job_id] = _record(row)
+        elif job_id in jobs and row["MaxRSS"]:
+            jobs[job_id] = replace(jobs[job_id], peak_memory=row["MaxRSS"])
+    return tuple(jobs.values())
+
+
+def _record(row: Mapping[str, str]) -> JobRecord:
+    exit_code, _, number = row["ExitCode"].partition(":")
+    return JobRecord(
+        job_id=row["JobID"],
+        state=row["State"].split()[0],
+        exit_code=int(exit_code or 0),
+        signal=int(number or 0),
+        asked_memory=row["ReqMem"],
+        peak_memory=row["MaxRSS"],
+        elapsed=row["Elapsed"],
+        node=row["NodeList"],
+    )
+
+
+def reason(record: JobRecord) -> str:
+    """Why a job died, as a clause."""
+    memory = f"it had {record.asked_memory}" + (
+        f" and was seen at {record.peak_memory}" if record.peak_memory else ""
+    )
+    if record.state == "OUT_OF_MEMORY":
+        return f"out of memory: {memory}"
+    if record.state == "TIMEOUT":
+        return f"no tile border was reached before the time limit, after {record.elapsed}"
+    if record.state == "NODE_FAIL":
+        return f"the node {record.node} failed"
+    if record.state == "CANCELLED":
+        return "cancelled, by a person or because the job before it failed"
+    if record.state != "FAILED":
+        return f"ended by Slurm after {record.elapsed} on {record.node}"
+    killed = record.signal or record.exit_code
+    if record.signal or killed == signal.SIGKILL:
+        over = f", perhaps over its memory: {memory}" if killed == signal.SIGKILL else ""
+        return f"killed by {_signal_name(killed)}{over}"
+    return f"exit code {record.exit_code}: {EXIT_CODES.get(record.exit_code, 'see the log')}"
+
+
+def _signal_name(number: int) -> str:
+    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+
+
+def dead_jobs(records: Iterable[JobRecord], note: Mapping[str, Any]) -> tuple[DeadJob, ...]:
+    """Those of a submission's jobs that died.
+
+    Args:
+        note: what `slurm.submit` left in the run's logs.
+    """
+    dead = []
+    for record in records:
+        if record.state in DEAD_STATES:
+            name, log = _name_and_log(record.job_id, note)
+            dead.append(DeadJob(record.job_id, name, record.state, reason(record), log))
+    return tuple(dead)
+
+
+def _name_and_log(job_id: str, note: Mapping[str, Any]) -> tuple[str, str]:
+    folder = Path(note["jobs_dir"])
+    array_id, _, index = job_id.partition("_")
+    if array_id == note[SEGMENT]:
+        waiting = not index.isdecimal()  # cancelled before they began, several in one record
+        name = SEGMENT if waiting else f"{SEGMENT} {note['tasks'][int(index)]}"
+        return name, "" if waiting else str(folder / f"{SEGMENT}-{job_id}.out")
+    job = MERGE if array_id == note[MERGE] else GALLERY
+    return job, str(folder / f"{job}-{job_id}.out")
+
+
+def slurm_news(layout: RunLayout) -> SlurmNews:
+    """Asks `sacct` about the run's last submission; no news without one, or without `sacct`."""
+    note = _last_note(layout)
+    if note is None or shutil.which("sacct") is None:
+        return SlurmNews()
+    ids = ",".join(note[job] for job in (SEGMENT, MERGE, GALLERY))
+    done = run_command("sacct", "--parsable2", f"--jobs={ids}", f"--format={','.join(FIELDS)}")
+    if done.returncode:
+        return SlurmNews(problem=" ".join(done.stderr.split()))
+    return SlurmNews(dead_jobs(parse_sacct(done.stdout), note))
+
+
+def _last_note(layout: RunLayout) -> dict[str, Any] | None:
+    notes = [json.loads(path.read_text(encoding="utf-8")) for path in layout.logs.glob("slurm-*.jsonl")]
+    return max(notes, key=lambda note: float(note["at_s"]), default=None)

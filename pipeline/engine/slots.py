@@ -1,0 +1,75 @@
+"""Memory shared with the workers: each slot holds the pixels of one window, so none is ever sent.
+
+The parent writes a slot, one worker reads it, then it is free for another window. The memory is an
+anonymous file, given to the workers as a descriptor: nothing is left behind by a killed process,
+and the size of /dev/shm does not matter.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from multiprocessing import reduction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+
+
+class Slots:
+    """`count` slots of `slot_bytes` each, for writing."""
+
+    def __init__(self, count: int, slot_bytes: int) -> None:
+        self.count = count
+        self.slot_bytes = -(-slot_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        self._descriptor = _anonymous_file(max(1, count) * max(mmap.PAGESIZE, self.slot_bytes))
+        self._memory = mmap.mmap(self._descriptor, 0)
+
+    def pixels(self, slot: int, height: int, width: int) -> Pixels:
+        """A view of a slot as an image, (height, width, 3)."""
+        return _view(self._memory, slot * self.slot_bytes, height, width)
+
+    def close(self) -> None:
+        """Gives the memory back; views are not to be used any more."""
+        os.close(self._descriptor)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled to a process being started, it becomes a `SlotReader`."""
+        return SlotReader, (reduction.DupFd(self._descriptor), self.slot_bytes)
+
+
+class SlotReader:
+    """The slots as a worker sees them: read-only."""
+
+    def __init__(self, duplicate: Any, slot_bytes: int) -> None:
+        self._slot_bytes = slot_bytes
+        descriptor = duplicate.detach()
+        self._memory = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
+        os.close(descriptor)
+
+    def pixels(self, slot: int, height: int, width: int) -> Pixels:
+        """A read-only view of a slot as an image, (height, width, 3)."""
+        return _view(self._memory, slot * self._slot_bytes, height, width)
+
+    def forget(self) -> None:
+        """Unmaps what was seen, so that this process does not count it as its own memory for ever."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._memory.madvise(mmap.MADV_DONTNEED)
+
+
+def _view(memory: mmap.mmap, offset: int, height: int, width: int) -> Pixels:
+    flat = np.frombuffer(memory, np.uint8, count=3 * height * width, offset=offset)
+    return flat.reshape(height, width, 3)
+
+
+def _anonymous_file(size_bytes: int) -> int:
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("mkhspc-windows", os.MFD_CLOEXEC)
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    os.ftruncate(descriptor, size_bytes)
+    return descriptor

@@ -1,0 +1,298 @@
+"""A study as three Slurm jobs: an array that segments, a merge that judges, a gallery at the end.
+
+What the jobs ask for and say is a pure function from a plan to text; `submit` alone talks to Slurm.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from pipeline.config import CELL_TYPES, RunConfig
+from pipeline.detect.resolve import build_detector
+from pipeline.engine.budget import PARENT_BYTES, WINDOW_BYTES_PER_PX, WORKER_BYTES
+from pipeline.engine.schedule import Shard
+from pipeline.engine.tile import Recipe
+from pipeline.errors import InputError
+from pipeline.resources import resource_dir
+from pipeline.store import atomic
+from pipeline.store.layout import RunLayout
+from pipeline.store.manifest import Manifest
+
+PROGRAM = (sys.executable, "-P", "-m", "pipeline")
+"""`mkhspc` as a node calls it, whatever its PATH and working directory are."""
+SEGMENT, MERGE, GALLERY = "segment", "merge", "gallery"
+STOP_BEFORE_END_S = 600
+"""A task is told to stop this long before its time limit, or at 3/4 of a short one: time for a tile."""
+LATER_MEMORY_GB = 8
+"""Merging and the gallery stream their tables; no more than the array's own memory is asked for."""
+GB, MIB = 10**9, 1024**2
+
+
+@dataclass(frozen=True)
+class ArrayTask:
+    """The work of one task of the array."""
+
+    slide_id: str
+    shard: Shard
+
+    def __str__(self) -> str:
+        return f"{self.slide_id} {self.shard.index}/{self.shard.count}"
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    """What the three jobs are made of.
+
+    Attributes:
+        config: of the study; its paths are absolute.
+        config_file: read by every task, so it must stay as it is while jobs wait.
+        jobs_dir: where the batch files and their logs lie; the jobs' working directory.
+        memory_gb: of one task of the array.
+        program: the words that call `mkhspc` on a node.
+    """
+
+    config: RunConfig
+    config_file: Path
+    jobs_dir: Path
+    tasks: tuple[ArrayTask, ...]
+    memory_gb: float
+    program: tuple[str, ...]
+
+    @property
+    def site_dir(self) -> Path:
+        """The site's directory: [gallery] out, else beside the run."""
+        run_dir = Path(self.config.run.output_dir)
+        return Path(self.config.gallery.out or run_dir.with_name(f"{run_dir.name}-site"))
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """Job ids as Slurm gave them."""
+
+    segment: str
+    merge: str
+    gallery: str
+
+    def __str__(self) -> str:
+        return f"segment={self.segment} merge={self.merge} gallery={self.gallery}"
+
+
+def check_section(config: RunConfig) -> None:
+    """Raises `InputError` for a value of [slurm] that no job could have."""
+    slurm = config.slurm
+    for key, value, least in (
+        ("shards_per_slide", slurm.shards_per_slide, 1),
+        ("time_min", slurm.time_min, 1),
+        ("cpus", slurm.cpus, 1),
+        ("gpus", slurm.gpus, 0),
+    ):
+        if value < least:
+            raise InputError(
+                f"{value} is out of range", where=f"slurm.{key}", fix=f"it takes {least} or more"
+            )
+    for option in slurm.extra:
+        if not option.startswith("-"):
+            raise InputError(
+                f"'{option}' is no option of sbatch", where="slurm.extra", fix='write it as "--qos=long"'
+            )
+
+
+def plan_jobs(
+    config: RunConfig, manifest: Manifest, slide_ids: Sequence[str], config_file: Path, jobs_dir: Path
+) -> JobPlan:
+    """Lays a study out as jobs.
+
+    Raises:
+        InputError: the memory asked for is too small for one worker.
+    """
+    count = config.slurm.shards_per_slide
+    return JobPlan(
+        config=config,
+        config_file=config_file.absolute(),
+        jobs_dir=jobs_dir.absolute(),
+        tasks=tuple(ArrayTask(s, Shard(i, count)) for s in slide_ids for i in range(count)),
+        memory_gb=_task_memory_gb(config, manifest),
+        program=PROGRAM,
+    )
+
+
+def _task_memory_gb(config: RunConfig, manifest: Manifest) -> float:
+    asked, workers = config.slurm.memory_gb, config.compute.num_workers
+    if asked == "auto":
+        return memory_gb(config, manifest, config.slurm.cpus if workers == "auto" else workers)
+    needed = memory_gb(config, manifest, 1 if workers == "auto" else workers)
+    if asked < needed:
+        raise InputError(
+            f"{asked:g} GB are too little: this study needs {needed} GB",
+            where="slurm.memory_gb",
+            fix='give more, or "auto"',
+        )
+    return asked
+
+
+def memory_gb(config: RunConfig, manifest: Manifest, workers: int) -> int:
+    """Memory of a task that keeps so many workers busy on the study's largest window, in whole GB."""
+    recipe = Recipe(
+        {t: build_detector(t, manifest.config.cells(t).detector) for t in CELL_TYPES},
+        {t: manifest.stored(t) for t in CELL_TYPES},
+    )
+    halo_px = max(recipe.halo_px(slide.um_per_px) for slide in manifest.slides)
+    window_px = (config.run.tile_size + 2 * halo_px) ** 2
+    return math.ceil((PARENT_BYTES + workers * (WORKER_BYTES + WINDOW_BYTES_PER_PX * window_px)) / GB)
+
+
+def sbatch_texts(plan: JobPlan) -> dict[str, str]:
+    """The batch files of a plan, by the name of their job."""
+    files = _templates()
+    gallery, run_dir = plan.config.gallery, plan.config.run.output_dir
+    classifiers = [
+        f"--{t}-classifier={name}" for t in CELL_TYPES if (name := plan.config.cells(t).classifier)
+    ]
+    context: dict[str, dict[str, Any]] = {
+        SEGMENT: {"tasks": plan.tasks, "config_file": plan.config_file},
+        MERGE: {"run_dir": run_dir, "classifiers": classifiers},
+        GALLERY: {
+            "run_dir": run_dir,
+            "site_dir": plan.site_dir,
+            "site_options": [
+                f"--cards-per-page={gallery.cards_per_page}",
+                f"--order={gallery.order}",
+                f"--max-site-mb={gallery.max_site_mb:g}",
+                f"--title={gallery.title}",
+            ],
+        },
+    }
+    return {
+        job: files.get_template(f"{job}.sbatch.j2").render(
+            options=_options(plan, job), program=plan.program, **context[job]
+        )
+        for job in (SEGMENT, MERGE, GALLERY)
+    }
+
+
+def _options(plan: JobPlan, job: str) -> list[str]:
+    """What a job asks of Slurm; the user's `extra` comes last, so it wins."""
+    slurm, of_array = plan.config.slurm, job == SEGMENT
+    memory = plan.memory_gb if of_array else min(plan.memory_gb, LATER_MEMORY_GB)
+    options = [
+        f"--job-name=mkhspc-{job}",
+        f"--chdir={plan.jobs_dir}",
+        f"--output={job}-%A_%a.out" if of_array else f"--output={job}-%j.out",
+        "--open-mode=append",
+        f"--time={slurm.time_min}",
+        f"--cpus-per-task={1 if job == MERGE else slurm.cpus}",
+        f"--mem={math.ceil(memory * GB / MIB)}M",
+        "--requeue",
+        "--kill-on-invalid-dep=yes",
+    ]
+    if of_array:
+        before_end_s = min(STOP_BEFORE_END_S, slurm.time_min * 60 // 4)
+        options += [f"--array=0-{len(plan.tasks) - 1}", f"--signal=B:USR1@{before_end_s}"]
+    if of_array and slurm.gpus:
+        options.append(f"--gres=gpu:{slurm.gpus}")
+    if slurm.partition:
+        options.append(f"--partition={slurm.partition}")
+    if slurm.account:
+        options.append(f"--account={slurm.account}")
+    return [*options, *slurm.extra]
+
+
+def _templates() -> jinja2.Environment:
+    files = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(resource_dir("scripts/slurm")),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    files.filters["word"] = word
+    files.filters["words"] = lambda values: " ".join(map(word, values))
+    return files
+
+
+def word(value: object) -> str:
+    """A value as one word of a shell, which is one word of an `#SBATCH` line too.
+
+    Raises:
+        InputError: it holds a line end or another character that no such line can carry.
+    """
+    text = str(value)
+    if not text.isprintable():
+        raise InputError("cannot be written into a batch file", where=text, fix="give it a plain name")
+    return shlex.quote(text)
+
+
+def write_jobs(plan: JobPlan) -> dict[str, Path]:
+    """Writes the batch files, each in the place of an older one; returns them by job."""
+    texts = sbatch_texts(plan)
+    files = {job: plan.jobs_dir / f"{job}.sbatch" for job in texts}
+    for job, path in files.items():
+        atomic.write_text(path, texts[job])
+    return files
+
+
+def require_slurm() -> None:
+    """Raises `InputError` where jobs cannot be submitted."""
+    if shutil.which("sbatch") is None:
+        raise InputError(
+            "there is no sbatch on this machine's PATH",
+            fix="give --submit on a login node of the cluster; without it the batch files are only written",
+        )
+
+
+def submit(plan: JobPlan, files: Mapping[str, Path]) -> Submitted:
+    """Submits the chain, all of it or nothing, and leaves a note of it in the run's logs.
+
+    Raises:
+        InputError: Slurm refused a job; those before it were cancelled.
+    """
+    segment = _sbatch(files[SEGMENT], [])
+    merge = _sbatch(files[MERGE], [segment], f"--dependency=afterany:{segment}")
+    gallery = _sbatch(files[GALLERY], [segment, merge], f"--dependency=afterok:{merge}")
+    submitted = Submitted(segment, merge, gallery)
+    _write_note(plan, submitted)
+    return submitted
+
+
+def _sbatch(file: Path, before: Sequence[str], *options: str) -> str:
+    """Submits a file and returns the job's id; on refusal cancels the jobs submitted before it."""
+    done = run_command("sbatch", "--parsable", *options, str(file))
+    if done.returncode == 0:
+        return done.stdout.strip().split(";")[0]  # "id;cluster" where there are several clusters
+    reason = " ".join(done.stderr.split())
+    undone = "nothing was submitted"
+    if before:
+        cancelled = run_command("scancel", *before).returncode == 0
+        undone = f"cancelled {', '.join(before)}" if cancelled else f"now type: scancel {' '.join(before)}"
+    raise InputError(
+        f"Slurm refused it ({reason})", where=file, fix=f"{undone}; mend [slurm] and submit again"
+    )
+
+
+def run_command(*words: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command of Slurm and returns how it ended and what it said."""
+    return subprocess.run(words, capture_output=True, text=True, check=False)
+
+
+def _write_note(plan: JobPlan, submitted: Submitted) -> None:
+    note = {
+        "at_s": round(time.time(), 3),
+        "event": "submitted",
+        **asdict(submitted),
+        "jobs_dir": str(plan.jobs_dir),
+        "tasks": [str(task) for task in plan.tasks],
+    }
+    layout = RunLayout(Path(plan.config.run.output_dir))
+    atomic.write_text(layout.logs / f"slurm-{submitted.segment}.jsonl", json.dumps(note) + "\n")

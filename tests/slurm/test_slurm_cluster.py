@@ -1,0 +1,284 @@
+"""Studies on a real Slurm of one node: real sbatch, real jobs, real deaths."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from conftest import skip_or_fail
+from processes import mkhspc
+
+from pipeline.engine.sacct import FIELDS, parse_sacct, slurm_news
+from pipeline.slide.tiles import TilePlan, read_plan
+from pipeline.store import manifest as manifests
+from pipeline.store.layout import RunLayout
+
+pytestmark = pytest.mark.slow
+
+HERE = Path(__file__).parent
+NOT_INSTALLED = 77
+STUDY = """
+[run]
+output_dir = "the run"
+slides = ["slides/*.czi"]
+tile_size = 512
+[compute]
+num_workers = 1
+[gallery]
+title = {title}
+[slurm]
+cpus = 1
+{slurm}
+"""
+HOSTILE = """it's $(touch pwned) "all" `touch pwned`"""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Path]:
+    """A running Slurm; its folder holds its logs. The environment points Slurm's commands at it."""
+    folder = Path(tempfile.mkdtemp(prefix="mkhspc-slurm-"))  # a socket's path has to be short
+    up = subprocess.run(
+        [HERE / "up.sh", folder, str(three_free_ports())], capture_output=True, text=True, check=False
+    )
+    try:
+        if up.returncode == NOT_INSTALLED:
+            skip_or_fail("REQUIRE_SLURM", up.stderr.strip())
+        assert up.returncode == 0, up.stderr
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+            yield folder
+    finally:
+        subprocess.run([HERE / "down.sh", folder], check=False)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def three_free_ports() -> int:
+    for first in range(16800, 20000, 3):
+        with socket.socket() as a, socket.socket() as b, socket.socket() as c:
+            try:
+                for number, held in enumerate((a, b, c)):
+                    held.bind(("127.0.0.1", first + number))
+            except OSError:
+                continue
+            return first
+    raise AssertionError("no free ports")
+
+
+def make_study(folder: Path, slides: dict[str, Path], slurm: str) -> Path:
+    """Copies slides into a folder with a nasty name, beside a config that names them."""
+    (folder / "slides").mkdir(parents=True)
+    for path in slides.values():
+        shutil.copy(path, folder / "slides")
+    config = folder / "study.toml"
+    config.write_text(STUDY.format(title=json.dumps(HOSTILE), slurm=slurm), encoding="utf-8")
+    return config
+
+
+class Chain:
+    """A study that was submitted as a user submits it."""
+
+    def __init__(self, config: Path) -> None:
+        self.jobs_dir = config.parent / "jobs"
+        self.layout = RunLayout(config.parent / "the run")
+        done = mkhspc("slurm", "--config", config, "--out", self.jobs_dir, "--submit")
+        assert done.returncode == 0, done.stderr
+        ids = dict(pair.split("=") for pair in done.stdout.split())
+        self.segment, self.merge, self.gallery = ids["segment"], ids["merge"], ids["gallery"]
+
+    def task_process(self, index: int) -> psutil.Process:
+        """The mkhspc process of a task, once it has finished a tile and has others before it."""
+        slide, shard = self.task(index)
+        words = ["segment", "--config", str(self.jobs_dir.parent / "study.toml"), "--only", slide]
+
+        def found() -> psutil.Process | None:
+            for process in psutil.process_iter(["cmdline"]):
+                line = process.info["cmdline"] or []
+                if "pipeline" in line and line[-7:] == [*words, "--shard", shard]:
+                    return process
+            return None
+
+        process = until(found, 60)
+        until(lambda: '"done": 1,' in self.log(f"segment-{self.segment}_{index}"), 60)
+        return process
+
+    def task(self, index: int) -> list[str]:
+        note = json.loads((self.layout.logs / f"slurm-{self.segment}.jsonl").read_text())
+        return str(note["tasks"][index]).split()
+
+    def log(self, name: str) -> str:
+        path = self.jobs_dir / f"{name}.out"
+        return path.read_text() if path.exists() else ""
+
+    def wait(self, tasks: int, seconds: float) -> dict[str, tuple[str, int]]:
+        """Waits until no job of the chain is left; returns state and exit code, by job id."""
+        expected = {*(f"{self.segment}_{i}" for i in range(tasks)), self.merge, self.gallery}
+        ids = ",".join((self.segment, self.merge, self.gallery))
+        until(lambda: not slurm("squeue", "--noheader", "--jobs", ids), seconds)
+
+        def ended() -> dict[str, tuple[str, int]] | None:  # accounts come a little later
+            records = parse_sacct(
+                slurm("sacct", "--parsable2", "--jobs", ids, f"--format={','.join(FIELDS)}")
+            )
+            found = {r.job_id: (r.state, r.exit_code) for r in records}
+            going_on = any(state in ("PENDING", "RUNNING", "REQUEUED") for state, _ in found.values())
+            return found if found.keys() == expected and not going_on else None
+
+        return until(ended, 20)
+
+
+def slurm(*words: str) -> str:
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+
+def until(look: Callable[[], Any], seconds: float) -> Any:
+    """What `look` gives as soon as it gives something true."""
+    end_s = time.monotonic() + seconds
+    while time.monotonic() < end_s:
+        if found := look():
+            return found
+        time.sleep(0.1)
+    queue = slurm("squeue", "--array", "--format=%i %j %T %r")
+    raise AssertionError(f"nothing came in {seconds} s; the queue:\n{queue}")
+
+
+def is_told_to_stop(process: psutil.Process) -> bool:
+    """Whether SIGUSR1 waits for a suspended process."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    pending = next(line for line in status.splitlines() if line.startswith("ShdPnd:"))
+    return bool(int(pending.split()[1], 16) & 1 << (signal.SIGUSR1 - 1))
+
+
+def tables_digest(layout: RunLayout) -> dict[str, str]:
+    files = [path for folder in ("cells", "crops") for path in (layout.root / folder).iterdir()]
+    return {f"{p.parent.name}/{p.name}": hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def plan_of(layout: RunLayout, slide_id: str) -> TilePlan:
+    return read_plan(layout, slide_id, manifests.read(layout).config_hash)
+
+
+def parts(layout: RunLayout) -> dict[str, tuple[int, int]]:
+    return {str(p): (p.stat().st_ino, p.stat().st_mtime_ns) for p in layout.root.glob("parts/*/*.parquet")}
+
+
+@pytest.fixture(scope="module")
+def whole(small_slides: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Digests of the tables of a run on this machine, without Slurm."""
+    root = tmp_path_factory.mktemp("whole") / "run"
+    named = [word for path in small_slides.values() for word in ("--czi-path", path)]
+    done = mkhspc("segment", *named, "--output-dir", root, "--tile-size", 512)
+    assert done.returncode == 0, done.stderr
+    return tables_digest(RunLayout(root))
+
+
+def test_time_limits_and_preemption_cost_nothing(
+    cluster: Path, small_slides: dict[str, Path], whole: dict[str, str], tmp_path: Path
+) -> None:
+    config = make_study(tmp_path / HOSTILE, small_slides, "shards_per_slide = 2\ntime_min = 10\ngpus = 1")
+    chain = Chain(config)
+    limited, preempted = f"{chain.segment}_3", f"{chain.segment}_1"
+
+    slow = chain.task_process(3)  # in the midst of a slow tile, as it were
+    slow.suspend()
+    gone = chain.task_process(1)
+    gone.suspend()  # does not get to the next tile border
+    finished = parts(chain.layout)
+    slurm("scontrol", "requeue", preempted)
+    slurm("scontrol", "update", f"JobId={limited}", "TimeLimit=2")
+    until(lambda: is_told_to_stop(slow), 60)
+    slow.resume()
+    until(lambda: "stopped by SIGUSR1 with" in chain.log(f"segment-{limited}"), 30)
+    slurm("scontrol", "update", f"JobId={limited}", "TimeLimit=10")
+
+    assert set(chain.wait(4, 90).values()) == {("COMPLETED", 0)}
+    for index, restarts in enumerate((0, 1, 0, 1)):
+        job = slurm("scontrol", "show", "job", f"{chain.segment}_{index}")
+        assert f" Restarts={restarts} " in job
+        assert "gres:gpu:1" in job
+    assert finished.items() <= parts(chain.layout).items(), "a finished tile was done again"
+    assert chain.log(f"segment-{limited}").endswith("mkhspc merge " + str(chain.layout.root) + "\n")
+    assert tables_digest(chain.layout) == whole
+    site = config.parent / "the run-site"
+    assert (site / "site.json").exists()
+    assert "touch pwned" in (site / "index.html").read_text()
+    assert [p for p in tmp_path.rglob("*") if p.name == "pwned"] == []
+    assert slurm_news(chain.layout).dead == ()
+
+
+def test_what_dies_is_named_and_a_second_submission_completes_it(
+    cluster: Path, small_slides: dict[str, Path], whole: dict[str, str], tmp_path: Path
+) -> None:
+    config = make_study(tmp_path, small_slides, 'extra = ["--begin=now+5"]')
+    chain = Chain(config)
+    cut = config.parent / "slides" / "DEMO_B.czi"
+    with cut.open("r+b") as file:
+        file.truncate(100_000)
+    chain.task_process(0).kill()  # as the kernel kills what takes too much memory
+
+    a, b = f"{chain.segment}_0", f"{chain.segment}_1"
+    ended = chain.wait(2, 60)
+    assert ended == {
+        a: ("FAILED", 9),
+        b: ("FAILED", 3),
+        chain.merge: ("FAILED", 4),
+        chain.gallery: ("CANCELLED", 0),
+    }
+    said = chain.log(f"merge-{chain.merge}")
+    assert "no tile of DEMO_B was begun" in said
+    missing = {f"DEMO_A/{tile.tile_id}" for tile in plan_of(chain.layout, "DEMO_A").tiles} - {
+        f"DEMO_A/{tile_id}" for tile_id in chain.layout.finished_tiles("DEMO_A")
+    }
+    assert missing
+    assert all(name in said for name in missing)
+    assert not (chain.layout.root / "cells").exists()
+    assert not (config.parent / "the run-site").exists()
+    dead = {job.job_id: job for job in slurm_news(chain.layout).dead}
+    assert {job_id: job.name for job_id, job in dead.items()} == {
+        a: "segment DEMO_A 0/1",
+        b: "segment DEMO_B 0/1",
+        chain.merge: "merge",
+        chain.gallery: "gallery",
+    }
+    assert dead[a].why.startswith("killed by SIGKILL, perhaps over its memory")
+    assert "bad input" in dead[b].why
+    assert "DEMO_B.czi" in Path(dead[b].log).read_text()
+
+    finished = parts(chain.layout)
+    shutil.copy(small_slides["DEMO_B"], cut)
+    again = Chain(config)
+    assert set(again.wait(2, 60).values()) == {("COMPLETED", 0)}
+    assert finished.items() <= parts(again.layout).items()
+    assert tables_digest(again.layout) == whole
+    assert slurm_news(again.layout).dead == ()
+
+
+def test_a_partition_that_is_not_there_queues_nothing(
+    cluster: Path, small_slides: dict[str, Path], tmp_path: Path
+) -> None:
+    config = make_study(tmp_path, small_slides, 'partition = "nope"')
+    done = mkhspc("slurm", "--config", config, "--out", tmp_path / "jobs", "--submit")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "invalid partition specified: nope" in done.stderr
+    assert "nothing was submitted" in done.stderr
+    assert slurm("squeue", "--noheader") == ""
+
+
+def test_a_job_over_its_memory_is_named(cluster: Path, small_slides: dict[str, Path], tmp_path: Path) -> None:
+    config = make_study(tmp_path, small_slides, 'extra = ["--mem=60M", "--array=0-0"]')
+    chain = Chain(config)
+    ended = chain.wait(1, 60)
+    assert ended[f"{chain.segment}_0"][0] in ("FAILED", "OUT_OF_MEMORY")
+    assert ended[chain.gallery][0] == "CANCELLED"
+    why = {job.job_id: job.why for job in slurm_news(chain.layout).dead}
+    assert "it had 60M and was seen at" in why[f"{chain.segment}_0"]

@@ -26,6 +26,11 @@ CELL_TYPES: tuple[CellType, ...] = ("mk", "hspc")
 
 DETECTORS: dict[CellType, tuple[str, ...]] = {"mk": ("classical",), "hspc": ("classical",)}
 
+DEVICES = ("auto", "cpu")
+EMBEDDERS = ("none",)
+ORDERS = ("random", "area", "uncertainty")
+"""In which cards of a gallery come."""
+
 STORED_BELOW_MIN = 0.5
 """Cells are stored from this share of the smallest area in the filter ..."""
 STORED_ABOVE_MAX = 2.0
@@ -120,7 +125,11 @@ class SlurmSection:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Every setting of a study, resolved. Field names are the keys of the TOML file."""
+    """Every setting of a study, resolved. Field names are the keys of the TOML file.
+
+    Attributes:
+        given: dotted keys of the settings that were asked for; all others are defaults.
+    """
 
     run: RunSection = field(default_factory=RunSection)
     mk: CellSection = field(default_factory=lambda: CellSection(min_area_um2=100.0, max_area_um2=2100.0))
@@ -129,9 +138,13 @@ class RunConfig:
     gallery: GallerySection = field(default_factory=GallerySection)
     slurm: SlurmSection = field(default_factory=SlurmSection)
     groups: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    given: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
     def cells(self, cell_type: CellType) -> CellSection:
         return self.mk if cell_type == "mk" else self.hspc
+
+
+SECTIONS = ("run", "mk", "hspc", "compute", "gallery", "slurm")
 
 
 def load_config(path: Path | None, options: Mapping[str, Any] | None = None) -> RunConfig:
@@ -190,19 +203,20 @@ def _read_toml(path: Path) -> dict[str, Any]:
 def from_dict(data: Mapping[str, Any]) -> RunConfig:
     """A `RunConfig` from nested dicts (a TOML file, or the manifest); unknown keys are errors."""
     base = RunConfig()
-    _refuse_unknown(data, [f.name for f in fields(RunConfig)], "section")
+    _refuse_unknown(data, [*SECTIONS, "groups"], "section")
     sections: dict[str, Any] = {}
     for name, values in data.items():
         if not isinstance(values, Mapping):
             raise InputError(f"[{name}] must be a table of settings, not {values!r}")
         sections[name] = _groups(values) if name == "groups" else _section(getattr(base, name), name, values)
-    return replace(base, **sections)
+    given = frozenset(f"{name}.{key}" for name in SECTIONS for key in data.get(name, ()))
+    return replace(base, **sections, given=given)
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
     """Nested plain dicts and lists, ready for JSON; `from_dict` is the inverse."""
     plain: dict[str, Any] = {"groups": {k: dict(v) for k, v in config.groups.items()}}
-    for name in ("run", "mk", "hspc", "compute", "gallery", "slurm"):
+    for name in SECTIONS:
         section = getattr(config, name)
         plain[name] = {f.name: _plain(getattr(section, f.name)) for f in fields(section)}
     return plain
@@ -214,9 +228,19 @@ def with_options(config: RunConfig, options: Mapping[str, Any]) -> RunConfig:
         if value is None:
             continue
         name, _, setting = key.partition(".")
-        section = _section(getattr(config, name), name, {setting: value})
-        config = replace(config, **{name: section})
+        changed: dict[str, Any] = {name: _section(getattr(config, name), name, {setting: value})}
+        config = replace(config, **changed, given=config.given | {key})
     return config
+
+
+def with_free_settings(config: RunConfig, later: RunConfig) -> RunConfig:
+    """`config` with what was given to `later` of the settings that decide no cell."""
+    free = {
+        key: getattr(getattr(later, key.partition(".")[0]), key.partition(".")[2])
+        for key in sorted(later.given)
+        if key.startswith(("compute.", "gallery.", "slurm.")) or key.endswith(".classifier")
+    }
+    return replace(with_options(config, free), groups={**config.groups, **later.groups})
 
 
 def _plain(value: Any) -> Any:
@@ -305,24 +329,34 @@ def check(config: RunConfig) -> None:
         check_um_per_px(run.um_per_px, "run.um_per_px")
     for cell_type in CELL_TYPES:
         check_area_range(config.cells(cell_type).filter, cell_type)
-        detector = config.cells(cell_type).detector
-        _demand(
-            detector == "auto" or detector in DETECTORS[cell_type],
-            f"{cell_type}.detector",
-            detector,
-            " or ".join(("auto", *DETECTORS[cell_type])),
-        )
-    workers, memory_gb = config.compute.num_workers, config.compute.memory_gb
+        detectors = ("auto", *DETECTORS[cell_type])
+        _demand_one_of(detectors, f"{cell_type}.detector", config.cells(cell_type).detector)
+    _check_compute(config.compute)
+    _check_gallery(config.gallery)
+    _check_slurm(config.slurm)
+
+
+def _check_compute(compute: ComputeSection) -> None:
+    workers, memory_gb = compute.num_workers, compute.memory_gb
     _demand(workers == "auto" or workers >= 1, "compute.num_workers", workers, "1 or more, or 'auto'")
     _demand(memory_gb is None or memory_gb > 0, "compute.memory_gb", memory_gb, "a size above 0 GB")
+    _demand_one_of(DEVICES, "compute.device", compute.device)
+    _demand_one_of(EMBEDDERS, "compute.embedder", compute.embedder)
+
+
+def _check_gallery(gallery: GallerySection) -> None:
+    _demand(gallery.cards_per_page >= 1, "gallery.cards_per_page", gallery.cards_per_page, "1 or more")
+    _demand(gallery.max_site_mb > 0, "gallery.max_site_mb", gallery.max_site_mb, "a size above 0 MB")
+    _demand_one_of(ORDERS, "gallery.order", gallery.order)
+
+
+def _check_slurm(slurm: SlurmSection) -> None:
+    for name, least in (("shards_per_slide", 1), ("time_min", 1), ("cpus", 1), ("gpus", 0)):
+        value = getattr(slurm, name)
+        _demand(value >= least, f"slurm.{name}", value, f"{least} or more")
+    memory_gb = slurm.memory_gb
     _demand(
-        config.gallery.cards_per_page >= 1,
-        "gallery.cards_per_page",
-        config.gallery.cards_per_page,
-        "1 or more",
-    )
-    _demand(
-        config.gallery.max_site_mb > 0, "gallery.max_site_mb", config.gallery.max_site_mb, "a size above 0 MB"
+        memory_gb == "auto" or memory_gb > 0, "slurm.memory_gb", memory_gb, "a size above 0 GB, or 'auto'"
     )
 
 
@@ -345,6 +379,10 @@ def check_area_range(area: AreaRange, cell_type: CellType) -> None:
 def _demand(fine: bool, where: object, value: object, takes: str) -> None:
     if not fine or (isinstance(value, float) and not math.isfinite(value)):
         raise UsageError(f"{value!r} is out of range", where=where, fix=f"it takes {takes}")
+
+
+def _demand_one_of(names: tuple[str, ...], where: str, value: str) -> None:
+    _demand(value in names, where, value, " or ".join(names))
 
 
 def identity(config: RunConfig, model_hashes: Mapping[str, str]) -> dict[str, Any]:

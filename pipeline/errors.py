@@ -32,8 +32,8 @@ class MkhspcError(Exception):
         self.fix = fix
 
     def __str__(self) -> str:
-        head = self.what if self.where is None else f"{printable(str(self.where))}: {self.what}"
-        return f"{head}\n  {self.fix}" if self.fix else head
+        head = self.what if self.where is None else f"{self.where}: {self.what}"
+        return "\n  ".join(printable(line) for line in (head, self.fix) if line)
 
 
 class CheckFailedError(MkhspcError):

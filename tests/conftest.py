@@ -55,3 +55,25 @@ def small_slides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ),
     )
     return {slide.slide_id: slide.path for slide in write_demo_slides(folder, seed=3, specs=specs)}
+
+
+@pytest.fixture(scope="session")
+def tiny_slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smallest simulated slide on which both types of cells are found: a second's work."""
+    from pipeline.slide.demo import SlideSpec, write_demo_slides
+
+    folder = tmp_path_factory.mktemp("tiny")
+    spec = SlideSpec("TINY", "F", "GC", sizes_um=((140.0, 130.0),))
+    (slide,) = write_demo_slides(folder, seed=3, specs=(spec,))
+    return slide.path
+
+
+@pytest.fixture(scope="session")
+def wide_slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A simulated slide of more than four halos a side, so that no window of 1024 px sees much of it."""
+    from pipeline.slide.demo import SlideSpec, write_demo_slides
+
+    folder = tmp_path_factory.mktemp("wide")
+    spec = SlideSpec("DEMO_C", "F", "HU", sizes_um=((900.0, 800.0),))
+    (slide,) = write_demo_slides(folder, seed=3, specs=(spec,))
+    return slide.path

@@ -17,12 +17,28 @@ def mkhspc(
 ) -> subprocess.CompletedProcess[str]:
     """Runs the command and returns its exit code, stdout and stderr."""
     return subprocess.run(
-        [sys.executable, "-m", "pipeline", *map(str, arguments)],
-        capture_output=True,
+        command(*arguments), capture_output=True, text=True, cwd=cwd, timeout=timeout_s, check=False
+    )
+
+
+def command(*arguments: object) -> list[str]:
+    """The words that start `mkhspc` with these arguments."""
+    return [sys.executable, "-m", "pipeline", *map(str, arguments)]
+
+
+def started(*arguments: object, cwd: Path | None = None, own_session: bool = False) -> subprocess.Popen[str]:
+    """Starts the command and returns at once; its output waits for `communicate`.
+
+    Args:
+        own_session: give it and its children a process group that can be killed as one.
+    """
+    return subprocess.Popen(
+        command(*arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         cwd=cwd,
-        timeout=timeout_s,
-        check=False,
+        start_new_session=own_session,
     )
 
 
@@ -38,13 +54,7 @@ class Measured:
 def measured(*arguments: object, cwd: Path | None = None) -> Measured:
     """Runs `mkhspc` while the memory of its whole process tree is sampled."""
     begun_s = time.monotonic()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=cwd,
-    )
+    process = started(*arguments, cwd=cwd)
     peaks = [0]
     watcher = threading.Thread(target=_watch, args=(process, peaks), daemon=True)
     watcher.start()

@@ -78,6 +78,7 @@ def _manifest(root: Path, slide_ids: tuple[str, ...], scenes: int, um_per_px: fl
                 s,
                 f"/slides/{s}.czi",
                 1000,
+                f"{s:0>16}",
                 um_per_px,
                 tuple(SceneEntry(k, 8192, 8192) for k in range(scenes)),
                 codes[s],

@@ -9,6 +9,7 @@ import pytest
 from pipeline import config
 from pipeline.config import AreaRange, RunConfig, load_config
 from pipeline.errors import InputError, MkhspcError, UsageError
+from pipeline.gallery import options
 
 STUDY = """
 [run]
@@ -98,7 +99,7 @@ def test_a_file_that_is_not_there_is_an_input_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
+    "given",
     [
         {"run.sample_fraction": 0.0},
         {"run.sample_fraction": 1.5},
@@ -112,15 +113,33 @@ def test_a_file_that_is_not_there_is_an_input_error(tmp_path: Path) -> None:
         {"compute.num_workers": 0},
         {"compute.num_workers": "many"},
         {"mk.detector": "magic"},
+        {"compute.device": "cuda:99"},
+        {"compute.device": "banana"},
+        {"compute.embedder": "resnet50"},
+        {"gallery.order": "banana"},
+        {"gallery.cards_per_page": 0},
+        {"gallery.max_site_mb": -1.0},
+        {"slurm.shards_per_slide": -3},
+        {"slurm.cpus": 0},
+        {"slurm.time_min": 0},
+        {"slurm.gpus": -1},
+        {"slurm.memory_gb": 0.0},
+        {"slurm.memory_gb": "lots"},
     ],
 )
-def test_a_wrong_option_is_a_usage_error(options: dict[str, object]) -> None:
+def test_a_wrong_option_is_a_usage_error(given: dict[str, object]) -> None:
     with pytest.raises(UsageError):
-        load_config(None, options)
+        load_config(None, given)
 
 
-def hash_with(**options: object) -> str:
-    changed = load_config(None, {key.replace("__", "."): value for key, value in options.items()})
+def test_every_order_of_the_gallery_can_stand_in_a_config() -> None:
+    for order in options.ORDERS:
+        assert load_config(None, {"gallery.order": order}).gallery.order == order
+    assert config.ORDERS == options.ORDERS
+
+
+def hash_with(**given: object) -> str:
+    changed = load_config(None, {key.replace("__", "."): value for key, value in given.items()})
     return config.config_hash(config.identity(changed, {}))
 
 
@@ -128,7 +147,7 @@ DEFAULT = config.config_hash(config.identity(RunConfig(), {}))
 
 
 @pytest.mark.parametrize(
-    "options",
+    "given",
     [
         {"run__um_per_px": 0.2},
         {"run__tile_size": 2048},
@@ -138,12 +157,12 @@ DEFAULT = config.config_hash(config.identity(RunConfig(), {}))
         {"hspc__max_area_um2": 140.0},
     ],
 )
-def test_what_decides_the_cells_changes_the_hash(options: dict[str, object]) -> None:
-    assert hash_with(**options) != DEFAULT
+def test_what_decides_the_cells_changes_the_hash(given: dict[str, object]) -> None:
+    assert hash_with(**given) != DEFAULT
 
 
 @pytest.mark.parametrize(
-    "options",
+    "given",
     [
         {"run__output_dir": "elsewhere"},
         {"run__slides": ("a.czi",)},
@@ -154,8 +173,8 @@ def test_what_decides_the_cells_changes_the_hash(options: dict[str, object]) -> 
         {"gallery__cards_per_page": 50},
     ],
 )
-def test_what_does_not_decide_the_cells_leaves_the_hash(options: dict[str, object]) -> None:
-    assert hash_with(**options) == DEFAULT
+def test_what_does_not_decide_the_cells_leaves_the_hash(given: dict[str, object]) -> None:
+    assert hash_with(**given) == DEFAULT
 
 
 def test_groups_and_model_hashes_enter_the_hash_only_where_they_count() -> None:

@@ -8,15 +8,18 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from compare import agreement
-from processes import mkhspc
+from czifiles import Block, noise, write_czi
+from processes import mkhspc, started
 
+from pipeline.config import load_config
+from pipeline.engine.prepare import open_run
+from pipeline.errors import InputError
 from pipeline.store import cells, manifest as manifests
 from pipeline.store.layout import RunLayout
 
@@ -25,9 +28,19 @@ pytestmark = pytest.mark.slow
 Slides = dict[str, Path]
 
 
-def segment(root: Path, slides: Slides, *more: object) -> subprocess.CompletedProcess[str]:
+def words(root: Path, slides: Slides, tile_size: int = 512, workers: int = 2) -> list[object]:
     named = [word for path in slides.values() for word in ("--czi-path", path)]
-    return mkhspc("segment", *named, "--output-dir", root, "--tile-size", 512, "--num-workers", 2, *more)
+    return ["segment", *named, "--output-dir", root, "--tile-size", tile_size, "--num-workers", workers]
+
+
+def segment(root: Path, slides: Slides, *more: object) -> subprocess.CompletedProcess[str]:
+    return mkhspc(*words(root, slides), *more)
+
+
+def begun(
+    root: Path, slides: Slides, tile_size: int, workers: int = 2, *, own_session: bool = False
+) -> subprocess.Popen[str]:
+    return started(*words(root, slides, tile_size, workers), own_session=own_session)
 
 
 def table(root: Path) -> pa.Table:
@@ -141,6 +154,8 @@ def test_a_lower_fraction_removes_nothing(whole: Path, small_slides: Slides, tmp
     done = segment(root, small_slides, "--sample-fraction", 0.02)
     assert done.returncode == 0, done.stderr
     assert tables_digest(root) == tables_digest(whole)
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("mkhspc:")]
+    assert "not 0.02 alone" in line
 
 
 @pytest.mark.parametrize(("tile_size", "workers"), [(256, 2), (1024, 1), (4096, 2)])
@@ -148,13 +163,27 @@ def test_cells_do_not_depend_on_tiles_or_workers(
     whole: Path, small_slides: Slides, tmp_path: Path, tile_size: int, workers: int
 ) -> None:
     root = tmp_path / "run"
-    named = [word for path in small_slides.values() for word in ("--czi-path", path)]
-    done = mkhspc("segment", *named, "--output-dir", root, "--tile-size", tile_size, "--num-workers", workers)
+    done = mkhspc(*words(root, small_slides, tile_size, workers))
     assert done.returncode == 0, done.stderr
     for cell_type in ("mk", "hspc"):
         agreed = agreement(table(whole), table(root), cell_type, min_iou=0.9)
         assert agreed.paired > 2
         assert agreed.is_same, agreed
+
+
+def test_tiles_of_any_size_find_the_same_cells_to_the_last_bit(wide_slide: Path, tmp_path: Path) -> None:
+    found = {}
+    for tile_size in (1024, 2048, 4096):
+        root = tmp_path / str(tile_size)
+        done = mkhspc(*words(root, {"DEMO_C": wide_slide}, tile_size))
+        assert done.returncode == 0, done.stderr
+        found[tile_size] = table(root).drop(["tile_id"]).sort_by("cell_id")
+    assert len(set(table(tmp_path / "1024")["tile_id"].to_pylist())) > 12
+    types = found[1024]["cell_type"].to_pylist()
+    assert types.count("mk") > 50
+    assert types.count("hspc") > 1000
+    assert found[1024].equals(found[2048])
+    assert found[1024].equals(found[4096])
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
@@ -163,28 +192,11 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
     root = tmp_path / "run"
     kept: dict[str, int] = {}
     for parts_before_kill in (1, 4):
-        named = [word for path in small_slides.values() for word in ("--czi-path", path)]
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "pipeline",
-                "segment",
-                *map(str, named),
-                "--output-dir",
-                str(root),
-                "--tile-size",
-                "512",
-                "--num-workers",
-                "2",
-            ],
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        process = begun(root, small_slides, 512, own_session=True)
         while process.poll() is None and len(part_times(root)) < len(kept) + parts_before_kill:
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.communicate()
         now = part_times(root)
         assert kept.items() <= now.items(), "a finished tile was lost or done again"
         kept = now
@@ -196,24 +208,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
 
 def test_a_signal_ends_the_run_at_a_tile_border_with_130(small_slides: Slides, tmp_path: Path) -> None:
     root = tmp_path / "run"
-    named = [word for path in small_slides.values() for word in ("--czi-path", str(path))]
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "pipeline",
-            "segment",
-            *named,
-            "--output-dir",
-            str(root),
-            "--tile-size",
-            "256",
-            "--num-workers",
-            "2",
-        ],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = begun(root, small_slides, 256)
     while process.poll() is None and not part_times(root):
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
@@ -240,8 +235,9 @@ def test_shards_merge_into_the_bytes_of_one_run(whole: Path, small_slides: Slide
 
 
 def test_a_shard_without_tiles_is_no_error(small_slides: Slides, tmp_path: Path) -> None:
-    done = segment(tmp_path / "run", small_slides, "--shard", "99/100")
+    done = segment(tmp_path / "run", small_slides, "--shard", "99/100", "--json")
     assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"root": str(tmp_path / "run"), "shard": "99/100", "tiles": 0}
 
 
 def test_another_filter_changes_the_view_and_no_cell(whole: Path, tmp_path: Path) -> None:
@@ -296,6 +292,22 @@ def test_another_slide_under_the_same_name_is_refused(
     assert "is not the slide 'DEMO_A' of this run" in done.stderr
 
 
+def test_another_scan_of_the_same_name_and_size_is_refused(tmp_path: Path) -> None:
+    scene = noise(300, 400)
+    slide = tmp_path / "A.czi"
+    config = load_config(None, {"run.output_dir": str(tmp_path / "run"), "run.slides": (str(slide),)})
+    write_czi(slide, [Block(scene, 0, 0)])
+    first, whole = slide.stat().st_size, slide.read_bytes()
+    _, manifest, _ = open_run(config)
+    slide.unlink()
+    write_czi(slide, [Block(scene[:, ::-1], 0, 0)])
+    assert slide.stat().st_size == first, "uncompressed, so that only the pixels and the file's id differ"
+    with pytest.raises(InputError, match="is not the slide 'A' of this run: it is another scan"):
+        open_run(config)
+    slide.write_bytes(whole)
+    assert open_run(config)[1] == manifest, "a copy is the same slide"
+
+
 def test_a_moved_slide_is_the_same_slide(whole: Path, small_slides: Slides, tmp_path: Path) -> None:
     root = copied(whole, tmp_path)
     moved = {k: Path(shutil.copy(p, tmp_path / p.name)) for k, p in small_slides.items()}
@@ -318,24 +330,22 @@ def test_two_processes_on_one_run_do_each_tile_and_agree(
     whole: Path, small_slides: Slides, tmp_path: Path
 ) -> None:
     root = tmp_path / "run"
-    named = [word for path in small_slides.values() for word in ("--czi-path", str(path))]
-    command = [
-        sys.executable,
-        "-m",
-        "pipeline",
-        "segment",
-        *named,
-        "--output-dir",
-        str(root),
-        "--tile-size",
-        "512",
-        "--num-workers",
-        "1",
-    ]
-    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [begun(root, small_slides, 512, workers=1) for _ in range(2)]
     ends = [(p.communicate()[1], p.returncode) for p in both]
     assert [code for _, code in ends] == [0, 0], ends
     assert tables_digest(root) == tables_digest(whole)
+
+
+def test_processes_with_slides_of_their_own_make_one_run_of_all(small_slides: Slides, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    slides = {f"M{i}": tmp_path / f"M{i}.czi" for i in range(4)}
+    for path in slides.values():
+        path.symlink_to(small_slides["DEMO_A"])
+    all_at_once = [begun(root, {s: path}, 4096, workers=1) for s, path in slides.items()]
+    ends = [(p.communicate()[1], p.returncode) for p in all_at_once]
+    assert [code for _, code in ends] == [0] * 4, ends
+    assert {s.slide_id for s in manifests.read(RunLayout(root)).slides} == set(slides)
+    assert {s.code for s in manifests.read(RunLayout(root)).slides} == {"S01", "S02", "S03", "S04"}
 
 
 def test_one_scene_alone(whole: Path, small_slides: Slides, tmp_path: Path) -> None:

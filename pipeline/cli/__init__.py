@@ -22,6 +22,7 @@ COMMANDS = {
     "refilter": ("pipeline.cli.refilter", "Change the size filter of a run; no detector runs again."),
     "merge": ("pipeline.cli.merge", "Put the finished tiles of a run together into its tables."),
     "status": ("pipeline.cli.status", "How far a run is: tiles done, failed and left by slide."),
+    "clean": ("pipeline.cli.clean", "Remove what killed processes left in a run."),
     "gallery": ("pipeline.cli.gallery", "Make the static labelling site of a run."),
     "serve": ("pipeline.cli.serve", "Look at a site on this machine."),
     "publish": ("pipeline.cli.publish", "Put a site on a branch of a git repository (GitHub Pages)."),
@@ -69,6 +70,13 @@ def cli(verbose: bool) -> None:
     """
 
 
+def _wrong_usage(error: click.ClickException) -> str:
+    """What click found wrong, in one line, and where to read more."""
+    what = printable(" ".join(error.format_message().split()))
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return f"mkhspc: {what}\n  see `{context.command_path if context else 'mkhspc'} --help`"
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: runs a command and ends the process with its exit code."""
     sys.exit(run_command(sys.argv[1:] if arguments is None else arguments))
@@ -82,7 +90,7 @@ def run_command(arguments: list[str]) -> int:
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.ClickException as error:
-        error.show()
+        click.echo(_wrong_usage(error) if arguments else error.format_message(), err=True)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("mkhspc: interrupted; run the same command again to go on", err=True)

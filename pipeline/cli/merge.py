@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from pipeline.cli import progress
-from pipeline.cli.options import json_option, print_json, run_argument
+from pipeline.cli.options import json_option, run_argument
 from pipeline.cli.segment import print_summary
 
 
@@ -25,13 +24,11 @@ def merge(run_dir: Path, as_json: bool) -> None:
     Example:
       mkhspc merge run
     """
-    from pipeline.run import merge as run_merge, refuse_empty
+    from pipeline.run import merge as run_merge
     from pipeline.store.layout import RunLayout
+    from pipeline.store.summary import refuse_empty
 
     with progress.shown() as show:
         summary = run_merge(RunLayout(run_dir), progress=show)
     refuse_empty(summary)
-    if as_json:
-        print_json({**asdict(summary), "root": str(summary.root)})
-    else:
-        print_summary(summary)
+    print_summary(summary, as_json)

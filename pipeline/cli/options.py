@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
+from pipeline.errors import printable
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 run_option = click.option(
@@ -40,3 +42,8 @@ def area_options(command: Command) -> Command:
 def print_json(value: Any) -> None:
     """Writes a result to stdout as JSON."""
     click.echo(json.dumps(value, indent=1, allow_nan=False))
+
+
+def note(line: str) -> None:
+    """Writes a line to stderr: nothing is wrong, but not as the user may think."""
+    click.echo(f"mkhspc: {printable(line)}", err=True)

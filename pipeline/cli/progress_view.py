@@ -122,9 +122,8 @@ class View:
         """A `Progress` that takes the news in."""
         with self._lock:
             if stage not in self._stages or done < self._stages[stage].done:
-                # News with the state of a slide come before the first step as well: what an earlier
-                # try has done is no step of this one.
-                steps = 0 if "slide_total" in facts else 1
+                # The first news may be of the first step; what an earlier try has done is none of this one.
+                steps = 1 if done == 1 and "slide_total" not in facts else 0
                 self._stages[stage] = Stage(begun_s=self._told_s, done=done - steps)
             self._told_s = self._clock()
             self._stages[stage].tell(done, total, facts, self._told_s)
@@ -134,12 +133,13 @@ class View:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         with self._lock:
-            yield self._picture(max(MIN_SLIDE_ROWS, console.size.height - ROWS_FOR_REST - len(self._stages)))
+            slide_rows = max(MIN_SLIDE_ROWS, console.size.height - ROWS_FOR_REST - len(self._stages))
+            yield self._picture(slide_rows, min(NAME_WIDTH, options.max_width // 4))
 
-    def _picture(self, slide_rows: int) -> Table:
+    def _picture(self, slide_rows: int, name_width: int) -> Table:
         now_s = self._clock()
         grid = Table.grid(padding=(0, 1), pad_edge=False)
-        grid.add_column(max_width=NAME_WIDTH, no_wrap=True, overflow="ellipsis")
+        grid.add_column(max_width=name_width, no_wrap=True, overflow="ellipsis")
         grid.add_column(min_width=8)
         grid.add_column(justify="right", no_wrap=True)
         grid.add_column(no_wrap=True, style="cyan")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline.cli import progress
-from pipeline.cli.options import AREA_OPTIONS, area_options, json_option, print_json
+from pipeline.cli.options import AREA_OPTIONS, area_options, json_option, note, print_json
 from pipeline.config import DETECTORS, load_config
+
+if TYPE_CHECKING:
+    from pipeline.store.summary import RunSummary, ShardSummary
 
 SETTINGS = {
     "output_dir": "run.output_dir",
@@ -73,8 +75,8 @@ def segment(
       mkhspc segment --czi-path slide.czi --output-dir run --sample-fraction 0.02
       mkhspc segment --config study.toml
     """
+    from pipeline import run
     from pipeline.engine.schedule import Shard
-    from pipeline.run import segment as run_segment
 
     settings = {SETTINGS[name]: value for name, value in options.items()}
     settings |= {
@@ -83,24 +85,31 @@ def segment(
         "compute.num_workers": _workers(num_workers),
     }
     resolved = load_config(config, settings)
+    part = Shard.parse(shard) if shard else None
     with progress.shown() as show:
-        part = Shard.parse(shard) if shard else None
-        summary = run_segment(resolved, shard=part, only=only, progress=show)
-    if summary is None:
-        click.echo(f"shard {shard} is done; when all are: mkhspc merge {resolved.run.output_dir}")
-    elif as_json:
-        print_json({**asdict(summary), "root": str(summary.root)})
+        summary = (
+            run.segment(resolved, only=only, progress=show, tell=note)
+            if part is None
+            else run.segment_shard(resolved, part, only=only, progress=show, tell=note)
+        )
+    print_summary(summary, as_json)
+
+
+def print_summary(summary: RunSummary | ShardSummary, as_json: bool) -> None:
+    """What was done, and where to go on: two lines, or JSON."""
+    from pipeline.store.summary import ShardSummary
+
+    if as_json:
+        print_json(summary.to_dict())
+    elif isinstance(summary, ShardSummary):
+        click.echo(f"shard {summary.shard} is done: {summary.tiles} tiles, in {summary.root}")
+        click.echo(f"next, when all shards are done: mkhspc merge {summary.root}")
     else:
-        print_summary(summary)
-
-
-def print_summary(summary: Any) -> None:
-    """Two lines: what was found, and where to go on."""
-    found = ", ".join(
-        f"{summary.in_filter[t]:,} {t.upper()} (of {summary.stored[t]:,} stored)" for t in summary.stored
-    )
-    click.echo(f"{summary.tiles} tiles: {found}, in {summary.root}")
-    click.echo(f"next: mkhspc gallery --run {summary.root} --out SITE")
+        found = ", ".join(
+            f"{summary.in_filter[t]:,} {t.upper()} (of {summary.stored[t]:,} stored)" for t in summary.stored
+        )
+        click.echo(f"{summary.tiles} tiles: {found}, in {summary.root}")
+        click.echo(f"next: mkhspc gallery --run {summary.root} --out SITE")
 
 
 def _workers(text: str | None) -> int | str | None:

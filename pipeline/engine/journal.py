@@ -35,7 +35,9 @@ from pipeline.store.layout import RunLayout
 from pipeline.store.manifest import Manifest
 
 MEMORY_EVERY_S = 10.0
-"""The least time between two lines about memory, which tell other hosts that the process lives."""
+"""Time between two lines about memory, which also tell other hosts that the process lives ..."""
+MEMORY_SHARE = 0.02
+"""... and at first this share of the time so far, so that a short run has a curve as well."""
 
 TEXT, NUMBER = (str,), (int, float)
 REQUIRED: Mapping[str, Mapping[str, tuple[type, ...]]] = {
@@ -118,7 +120,10 @@ class RunLog:
 
 def read_journals(layout: RunLayout) -> tuple[Journal, ...]:
     """The journals of all processes that worked on the tiles of a run, by the time of their first line."""
-    journals = [_read_journal(path) for path in sorted(layout.logs.glob("segment-*.jsonl"))]
+    journals = []
+    for path in sorted(layout.logs.glob("segment-*.jsonl")):
+        with suppress(FileNotFoundError):  # its first line could not be written
+            journals.append(_read_journal(path))
     return tuple(sorted((j for j in journals if j.events), key=lambda j: j.events[0].at_s))
 
 
@@ -170,7 +175,7 @@ class TileWatch:
 
     Args:
         slides: its share, by slide id.
-        memory_every_s: the least time between two lines of the journal about memory.
+        memory_every_s: time between two lines of the journal about memory; the first come faster.
     """
 
     def __init__(
@@ -186,6 +191,7 @@ class TileWatch:
         self._slides = slides
         self._memory_every_s = memory_every_s
         self._found: dict[str, int] = dict.fromkeys(("cells", *CELL_TYPES), 0)
+        self._begun_s = time.monotonic()
         self._now: dict[str, int] = {}
         self._peak_bytes = 0
         self._written: tuple[float, int] | None = None  # when, and with how many workers
@@ -216,6 +222,7 @@ class TileWatch:
         Raises:
             OSError: the journal cannot be written, so no part could be either.
         """
+        self._begun_s = time.monotonic()
         self._now = {"workers": workers, "limit_bytes": limit_bytes}
         self._log.write(
             "begin",
@@ -267,7 +274,9 @@ class TileWatch:
         self._tell()
 
     def _is_due(self, written_s: float, workers: int) -> bool:
-        return time.monotonic() - written_s >= self._memory_every_s or workers != self._now["workers"]
+        now_s = time.monotonic()
+        every_s = min(self._memory_every_s, MEMORY_SHARE * (now_s - self._begun_s))
+        return now_s - written_s >= every_s or workers != self._now["workers"]
 
     def _write_memory(self) -> None:
         self._log.write("memory", **self._now, peak_bytes=self._peak_bytes)

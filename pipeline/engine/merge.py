@@ -8,8 +8,9 @@ not grow with the slide, and the tables' bytes depend on neither who made the pa
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -70,10 +71,7 @@ def merge_slide(layout: RunLayout, manifest: Manifest, slide_id: str, tiles: Seq
     signature = _signature([tile.tile_id for tile in ordered])
     if _is_current(layout, slide_id, signature):
         return False
-    metadata = {PARTS_KEY: signature}
-    with ThreadPoolExecutor(1) as beside:
-        crops = beside.submit(_write_crops, layout.crops(slide_id), paths, manifest.config_hash, metadata)
-        _write_cells(layout.cells(slide_id), paths, manifest, metadata, crops)
+    _write_tables(layout, manifest, slide_id, paths, {PARTS_KEY: signature})
     return True
 
 
@@ -89,27 +87,61 @@ def _is_current(layout: RunLayout, slide_id: str, signature: str) -> bool:
     )
 
 
-def _write_cells(
-    path: Path, parts: Sequence[Path], manifest: Manifest, metadata: dict[str, str], crops: Future[None]
+def _write_tables(
+    layout: RunLayout, manifest: Manifest, slide_id: str, parts: Sequence[Path], metadata: dict[str, str]
 ) -> None:
-    """Writes the cells; they get their name after the crops have theirs, so each has its crop."""
-    schema = cells_schema(list(FEATURE_NAMES))
+    """Writes both tables side by side; the cells get their name last, so each of them has its crop."""
+    schema, config_hash = cells_schema(list(FEATURE_NAMES)), manifest.config_hash
+    is_over = threading.Event()
+    with ThreadPoolExecutor(2) as threads:  # Arrow works without the interpreter's lock
+        crops = threads.submit(
+            tables.write_stream,
+            layout.crops(slide_id),
+            CROPS,
+            _until(is_over, _crops(parts, config_hash)),
+            config_hash,
+            metadata=metadata,
+            rows_per_group=CROPS_PER_GROUP,
+        )
+        try:
+            cells = _ahead(_cells(parts, manifest, schema), threads)
+            tables.write_stream(
+                layout.cells(slide_id), schema, _then(crops, cells), config_hash, metadata=metadata
+            )
+        finally:
+            is_over.set()
+
+
+def _cells(parts: Sequence[Path], manifest: Manifest, schema: pa.Schema) -> Iterator[pa.Table]:
     stored = [name for name in schema.names if name != "in_filter"]
-
-    def pieces() -> Iterator[pa.Table]:
-        for part in parts:
-            piece = tables.read_table(part, manifest.config_hash, columns=stored)
-            yield with_in_filter(piece, manifest.filter).select(schema.names)
-        crops.result()
-
-    tables.write_stream(path, schema, pieces(), manifest.config_hash, metadata=metadata)
+    for part in parts:
+        piece = tables.read_table(part, manifest.config_hash, columns=stored)
+        yield with_in_filter(piece, manifest.filter).select(schema.names)
 
 
-def _write_crops(path: Path, parts: Sequence[Path], config_hash: str, metadata: dict[str, str]) -> None:
+def _crops(parts: Sequence[Path], config_hash: str) -> Iterator[pa.Table]:
     names = ["cell_id", *(f"crop_{name}" for name in CROPS.names[1:])]
-    pieces = (
-        piece.rename_columns(CROPS.names)
-        for part in parts
-        for piece in tables.read_pieces(part, config_hash, names, CROPS_PER_GROUP)
-    )
-    tables.write_stream(path, CROPS, pieces, config_hash, metadata=metadata, rows_per_group=CROPS_PER_GROUP)
+    for part in parts:
+        for piece in tables.read_pieces(part, config_hash, names, CROPS_PER_GROUP):
+            yield piece.rename_columns(CROPS.names)
+
+
+def _ahead(pieces: Iterator[pa.Table], threads: Executor) -> Iterator[pa.Table]:
+    """The same pieces, the next one being read while the last is written."""
+    coming = threads.submit(next, pieces, None)
+    while (piece := coming.result()) is not None:
+        coming = threads.submit(next, pieces, None)
+        yield piece
+
+
+def _then(earlier: Future[int], pieces: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The same pieces, and after the last a wait for `earlier`, whose error ends them."""
+    yield from pieces
+    earlier.result()
+
+
+def _until(is_over: threading.Event, pieces: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    for piece in pieces:
+        if is_over.is_set():
+            raise CancelledError
+        yield piece

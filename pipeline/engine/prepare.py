@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from pipeline import __version__
-from pipeline.config import CELL_TYPES, CellType, RunConfig, config_hash, differences, identity
+from pipeline.config import (
+    CELL_TYPES,
+    CellType,
+    RunConfig,
+    config_hash,
+    differences,
+    identity,
+    with_free_settings,
+)
 from pipeline.detect.resolve import choose_detector
 from pipeline.errors import InputError, UsageError
 from pipeline.slide.czi import CziSlide
@@ -18,15 +26,29 @@ from pipeline.slide.stains import SceneCalibration, calibrate
 from pipeline.slide.tiles import Tile, TilePlan, calibration_boxes, plan_tiles, read_plan, sampled, write_plan
 from pipeline.slide.tissue import TissueMask, survey
 from pipeline.store import manifest as manifests
+from pipeline.store.atomic import TEMPORARY_SUFFIX
 from pipeline.store.layout import RunLayout, distinct_slide_ids
 from pipeline.store.manifest import Manifest, SceneEntry, SlideEntry
 
 CALIBRATION_WINDOW_UM = 110.0
 """Side of a calibration window: some ten nuclei across, so each holds nuclei and what lies between."""
 LIBRARIES = ("numpy", "scipy", "opencv-python-headless", "aicspylibczi", "pyarrow", "pillow")
+NUMERIC = ("mkhspc", "numpy", "scipy", "opencv-python-headless")
+"""Of those, the ones whose change can move a cell's outline by a pixel."""
+
+Accept = Callable[[Manifest], object]
+"""Looks at a manifest before it is written, and raises what it holds against it."""
+Tell = Callable[[str], object]
+"""Takes a line for whoever runs the command: nothing is wrong, but not as they may think."""
 
 
-def open_run(config: RunConfig, only: Sequence[str] = ()) -> tuple[RunLayout, Manifest, tuple[str, ...]]:
+def ignore(_: object) -> None:
+    """Accepts every manifest, and tells no one."""
+
+
+def open_run(
+    config: RunConfig, only: Sequence[str] = (), *, accept: Accept = ignore, tell: Tell = ignore
+) -> tuple[RunLayout, Manifest, tuple[str, ...]]:
     """Creates a run or opens the one that is there, if its settings agree.
 
     Args:
@@ -46,9 +68,11 @@ def open_run(config: RunConfig, only: Sequence[str] = ()) -> tuple[RunLayout, Ma
     files = distinct_slide_ids(_slide_files(config))
     wanted = _wanted(tuple(files), only)
     if layout.manifest.exists():
-        manifest = _reopened(layout, config, [_slide_entry(s, files[s], config) for s in wanted])
+        manifest = _reopened(layout, config, [_slide_entry(s, files[s], config) for s in wanted], accept)
     else:
-        manifest = _created(layout, config, [_slide_entry(s, files[s], config) for s in files])
+        manifest = _created(layout, config, [_slide_entry(s, files[s], config) for s in files], accept)
+    for line in (*_wider_than_asked(manifest, config), *_other_versions(manifest)):
+        tell(line)
     return layout, manifest, wanted
 
 
@@ -84,12 +108,18 @@ def _slide_entry(slide_id: str, path: Path, config: RunConfig) -> SlideEntry:
             slide.scene(scene)
         scenes = tuple(SceneEntry(s.index, s.width_px, s.height_px) for s in slide.info.scenes)
         return SlideEntry(
-            slide_id, str(path.resolve()), slide.info.size_bytes, slide.um_per_px, scenes, code=""
+            slide_id,
+            path=str(path.resolve()),
+            size_bytes=slide.info.size_bytes,
+            fingerprint=slide.info.fingerprint,
+            um_per_px=slide.um_per_px,
+            scenes=scenes,
+            code="",
         )
 
 
-def _created(layout: RunLayout, config: RunConfig, entries: list[SlideEntry]) -> Manifest:
-    if layout.root.exists() and (not layout.root.is_dir() or any(layout.root.iterdir())):
+def _created(layout: RunLayout, config: RunConfig, entries: list[SlideEntry], accept: Accept) -> Manifest:
+    if _holds_foreign_files(layout) and not layout.manifest.exists():  # another process can be first
         raise InputError(
             "is not empty and holds no run", where=layout.root, fix="give a new directory with --output-dir"
         )
@@ -108,21 +138,34 @@ def _created(layout: RunLayout, config: RunConfig, entries: list[SlideEntry]) ->
         versions=_versions(),
         model_hashes={},
     )
+    accept(manifest)
     created = manifests.create(layout, manifest)
-    return created if created is manifest else _reopened(layout, config, entries)
+    return created if created is manifest else _reopened(layout, config, entries, accept)
 
 
-def _reopened(layout: RunLayout, config: RunConfig, entries: list[SlideEntry]) -> Manifest:
+def _holds_foreign_files(layout: RunLayout) -> bool:
+    """Whether something is there that no creation of a run leaves, be it under way or killed."""
+    if not layout.root.is_dir():
+        return layout.root.exists()
+    return any(
+        not path.name.endswith(TEMPORARY_SUFFIX) and path != layout.manifest_lock
+        for path in layout.root.iterdir()
+    )
+
+
+def _reopened(layout: RunLayout, config: RunConfig, entries: list[SlideEntry], accept: Accept) -> Manifest:
     """The manifest on disk, grown by what this command asks for beyond it."""
-    manifest = manifests.read(layout)
-    asked = {t: config.cells(t).detector for t in CELL_TYPES}
-    kept = {t: manifest.config.cells(t).detector for t in CELL_TYPES}
-    config = _with_detectors(config, {t: kept[t] if asked[t] == "auto" else asked[t] for t in CELL_TYPES})
-    _refuse_other_settings(layout, manifest, identity(config, manifest.model_hashes))
-    grown = _with_larger_ask(_with_slides(manifest, entries), config)
-    if grown != manifest:
-        manifests.write(layout, grown)
-    return grown
+
+    def grown(manifest: Manifest) -> Manifest:
+        asked = {t: config.cells(t).detector for t in CELL_TYPES}
+        kept = {t: manifest.config.cells(t).detector for t in CELL_TYPES}
+        agreed = _with_detectors(config, {t: kept[t] if asked[t] == "auto" else asked[t] for t in CELL_TYPES})
+        _refuse_other_settings(layout, manifest, identity(agreed, manifest.model_hashes))
+        larger = _with_larger_ask(_with_slides(manifest, entries), agreed)
+        accept(larger)
+        return larger
+
+    return manifests.update(layout, grown)
 
 
 def _refuse_other_settings(layout: RunLayout, manifest: Manifest, settings: Mapping[str, Any]) -> None:
@@ -144,7 +187,7 @@ def _with_slides(manifest: Manifest, entries: list[SlideEntry]) -> Manifest:
         old = known.get(entry.slide_id)
         if old is not None and replace(entry, path=old.path, code=old.code) != old:
             raise InputError(
-                f"is not the slide '{entry.slide_id}' of this run: its size, scenes or pixel size differ",
+                f"is not the slide '{entry.slide_id}' of this run: {_difference(old, entry)}",
                 where=entry.path,
                 fix="use the file that the run began with, or a new --output-dir",
             )
@@ -162,14 +205,48 @@ def _with_slides(manifest: Manifest, entries: list[SlideEntry]) -> Manifest:
     )
 
 
+def _difference(old: SlideEntry, new: SlideEntry) -> str:
+    if old.um_per_px != new.um_per_px:
+        return f"its pixel size is {new.um_per_px:g} µm, not {old.um_per_px:g}"
+    if (old.size_bytes, old.scenes) != (new.size_bytes, new.scenes):
+        return "its size or its scenes differ"
+    return "it is another scan of the same size (its fingerprint differs)"
+
+
 def _with_larger_ask(manifest: Manifest, config: RunConfig) -> Manifest:
-    """The larger fraction, the union of scenes, and the groups given last."""
+    """The larger fraction, the union of scenes, and what was given last of all that decides no cell."""
     old, new = manifest.config.run, config.run
     scenes = tuple(sorted({*old.scenes, *new.scenes})) if old.scenes and new.scenes else ()
     run = replace(old, sample_fraction=max(old.sample_fraction, new.sample_fraction), scenes=scenes)
-    return replace(
-        manifest,
-        config=replace(manifest.config, run=run, groups={**manifest.config.groups, **config.groups}),
+    return replace(manifest, config=with_free_settings(replace(manifest.config, run=run), config))
+
+
+def _wider_than_asked(manifest: Manifest, config: RunConfig) -> list[str]:
+    """What a run does beyond the present command's wish: it never takes back what it was asked before."""
+    whole, asked = manifest.config.run, config.run
+    lines = []
+    if asked.sample_fraction < whole.sample_fraction:
+        lines.append(
+            f"the run was asked for {whole.sample_fraction:g} of its tiles before and does them all,"
+            f" not {asked.sample_fraction:g} alone"
+        )
+    if asked.scenes and set(asked.scenes) != set(whole.scenes):
+        scenes = f"scenes {', '.join(map(str, whole.scenes))}" if whole.scenes else "all scenes"
+        lines.append(f"the run was asked for {scenes} before and does them all, not those of --scene alone")
+    return lines
+
+
+def _other_versions(manifest: Manifest) -> list[str]:
+    here = _versions()
+    changed = [
+        f"{name} {manifest.versions.get(name, 'unknown')} (here {here[name]})"
+        for name in NUMERIC
+        if manifest.versions.get(name) != here[name]
+    ]
+    return (
+        [f"the run began with {', '.join(changed)}: cells of new tiles may differ slightly from the old"]
+        if changed
+        else []
     )
 
 

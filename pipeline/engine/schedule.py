@@ -177,6 +177,11 @@ def _work_off(
     try:
         for outcome in pool.outcomes(feed):
             _record(watch, outcome)
+            if outcome.is_hopeless:
+                raise IncompleteError(
+                    f"tiles cannot be written: {outcome.error}",
+                    fix="make room, then run the same command again: finished tiles are kept",
+                )
             if outcome.error is not None and not outcome.will_retry:
                 failed.append(outcome)
     finally:

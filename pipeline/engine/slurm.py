@@ -37,6 +37,8 @@ STOP_BEFORE_END_S = 600
 """A task is told to stop this long before its time limit, or at 3/4 of a short one: time for a tile."""
 LATER_MEMORY_GB = 8
 """Merging and the gallery stream their tables; no more than the array's own memory is asked for."""
+OURS = ("--array", "--chdir", "--dependency", "--output", "--signal", "--wrap")
+"""Options of sbatch that hold the chain together, so no `extra` may change them."""
 GB, MIB = 10**9, 1024**2
 
 
@@ -103,9 +105,9 @@ def check_section(config: RunConfig) -> None:
                 f"{value} is out of range", where=f"slurm.{key}", fix=f"it takes {least} or more"
             )
     for option in slurm.extra:
-        if not option.startswith("-"):
+        if not option.startswith("--") or option.split("=")[0] in OURS:
             raise InputError(
-                f"'{option}' is no option of sbatch", where="slurm.extra", fix='write it as "--qos=long"'
+                f"'{option}' cannot be given here", where="slurm.extra", fix='it takes such as "--qos=long"'
             )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config import CELL_TYPES, AreaRange, CellType
@@ -44,6 +45,8 @@ class TileWork:
 
     def prepare(self) -> None:
         cv2.setNumThreads(1)  # one core a worker: the pool is the parallelism
+        pa.set_cpu_count(1)
+        pa.set_memory_pool(pa.system_memory_pool())  # the default one keeps what was freed
         self._recipe = self.recipe()
         self._planned_id = ""
         self._ended_s = time.monotonic()

@@ -7,20 +7,26 @@ reported as failed, and the others go on.
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
+import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
-from pipeline.errors import MkhspcError
+from pipeline.errors import InterruptedRunError, MkhspcError
 
 TRIES = 2
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+FRUGAL = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "1000000", "MALLOC_TRIM_THRESHOLD_": "16000000"}
+"""For glibc in a worker: give large arrays back to the system at once, so that a worker needs no more
+for its hundredth task than for its first."""
 TICK_S = 0.5
 """The pool looks around at least this often, even when no task ends."""
 
@@ -43,12 +49,14 @@ class Outcome:
 
     Attributes:
         will_retry: the task is not at its end: the worker died of it, and another will try.
+        is_hopeless: whatever stopped this task will stop every other: the disk takes no more.
     """
 
     task: Any
     facts: dict[str, Any] | None
     error: str | None = None
     will_retry: bool = False
+    is_hopeless: bool = False
 
 
 class Source(Protocol):
@@ -114,6 +122,27 @@ class StopFlag:
 
     def _caught(self, number: int, _frame: object) -> None:
         self.signal_name = signal.Signals(number).name
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Makes a stop signal an `InterruptedRunError` there and then, for work that is all or nothing.
+
+    Inside, a `StopFlag` may take over for a while.
+    """
+
+    def stop(number: int, _frame: object) -> None:
+        raise InterruptedRunError(
+            f"stopped by {signal.Signals(number).name}",
+            fix="nothing is lost: run the same command again to go on",
+        )
+
+    old = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 @dataclass
@@ -198,7 +227,8 @@ class Pool:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, self.work), daemon=True)
-        process.start()
+        with _environment(FRUGAL):
+            process.start()
         theirs.close()
         return _Worker(process, ours)
 
@@ -211,7 +241,7 @@ class Pool:
     def _collect(self, worker: _Worker) -> Outcome:
         """How a worker's task ended; a worker that died is replaced."""
         try:
-            facts, error = worker.connection.recv()
+            facts, error, is_hopeless = worker.connection.recv()
         except (EOFError, ConnectionResetError):
             worker.process.join()
             cause = _cause(worker.process.exitcode)
@@ -220,7 +250,7 @@ class Pool:
             if deaths < TRIES:
                 return Outcome(worker.task, None, f"the worker process died ({cause})", will_retry=True)
             return Outcome(worker.task, None, f"the worker process died {TRIES} times ({cause})")
-        return Outcome(worker.task, facts, error)
+        return Outcome(worker.task, facts, error, is_hopeless=is_hopeless)
 
     def _close(self) -> None:
         for worker in self._workers:
@@ -228,8 +258,20 @@ class Pool:
         for worker in self._workers:
             worker.process.join(timeout=5)
             if worker.process.is_alive():
-                worker.process.terminate()
+                worker.process.kill()  # it ignores the milder signals, which are the parent's
         self._workers.clear()
+
+
+@contextmanager
+def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+    """Variables for processes started meanwhile; what the user has set is left alone."""
+    added = {name: value for name, value in settings.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
 
 
 def _cause(exit_code: int | None) -> str:
@@ -249,13 +291,20 @@ def _serve(connection: Connection, work: Work) -> None:
             task = connection.recv()
         except EOFError:
             return
-        try:
-            answer: tuple[dict[str, Any] | None, str | None] = (work.run(task), None)
-        except MkhspcError as error:
-            answer = (None, str(error).replace("\n", " "))
-        except Exception as error:  # any fault of one tile must not take the others with it
-            answer = (None, f"{type(error).__name__}: {error}")
+        answer = _answer(work, task)
         try:
             connection.send(answer)
         except (BrokenPipeError, ConnectionResetError):
             return
+
+
+def _answer(work: Work, task: Any) -> tuple[dict[str, Any] | None, str | None, bool]:
+    """The facts of a finished task, or its error and whether that is hopeless."""
+    try:
+        return work.run(task), None, False
+    except MkhspcError as error:
+        return None, str(error).replace("\n", " "), False
+    except OSError as error:
+        return None, str(error), error.errno in NO_ROOM
+    except Exception as error:  # any fault of one tile must not take the others with it
+        return None, f"{type(error).__name__}: {error}", False

@@ -178,13 +178,13 @@ class RunPage:
         )
 
     def _done_before_and_since(self, slide_id: str, events: Sequence[Event]) -> Iterator[int]:
-        """Tiles by what each process of a whole slide found at its begin, and the lines since.
+        """Tiles by what each process found done of its share at its begin, and all lines since: at least.
 
         That is more than the lines alone when a process was killed between a part and its line.
         """
         for journal in self._journals:
             share = _shares(journal).get(slide_id)
-            if share is not None and share["share"] == share["asked"]:
+            if share is not None:
                 yield share["done"] + sum(event.at_s >= journal.events[0].at_s for event in events)
 
     @property
@@ -220,6 +220,7 @@ class RunPage:
                 "time at work", duration_text(total_s), f"since {_moment(self._journals[0].events[0].at_s)}"
             ),
             Figure("throughput", rate, "tiles while at work"),
+            *self._waiting(),
             self._peak(),
             Figure(
                 "failed tiles",
@@ -229,6 +230,14 @@ class RunPage:
             ),
             self._process_count(),
         )
+
+    def _waiting(self) -> Iterator[Figure]:
+        """How much of their time workers waited for the pixels of their next tile, where they told."""
+        facts = [event.facts for _, event in self._done.values() if "waited_s" in event.facts]
+        spent_s = sum(fact["waited_s"] + fact["seconds"] for fact in facts)
+        if spent_s:
+            share = sum(fact["waited_s"] for fact in facts) / spent_s
+            yield Figure("waiting", f"{100 * share:.1f} %", "of the workers' time, for pixels")
 
     def _peak(self) -> Figure:
         """The memory of the process that came nearest to its limit."""
@@ -306,6 +315,7 @@ class RunPage:
     def _process(self, journal: Journal) -> ProcessRow:
         origin, state, begun_s = journal.origin, journal.state(self._now_s), journal.events[0].at_s
         peaks = [event.facts["peak_bytes"] for event in journal.named("memory")]
+        planned = origin.get("planned_peak_bytes")
         stopped = next((event.facts.get("signal", "?") for event in journal.named("interrupted")), "")
         fates = {
             "ended": "did its share",
@@ -322,7 +332,8 @@ class RunPage:
             tiles=sum(1 for _ in journal.named("done")),
             worked=duration_text(self._ends_s[journal.name] - begun_s),
             workers=_range([e.facts.get("workers", 0) for e in journal.named("begin", "memory")]),
-            peak=memory_text(max(peaks)) if peaks else "–",
+            peak=(memory_text(max(peaks)) if peaks else "–")
+            + (f", {memory_text(planned)} planned" if planned else ""),
             note=_process_note(journal),
         )
 

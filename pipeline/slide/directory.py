@@ -8,6 +8,7 @@ the file before libCZI sees it. Layout: ZISRAW file format, "CZI" design specifi
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import struct
@@ -35,7 +36,8 @@ _SEGMENT = struct.Struct("<16sqq")  # id, bytes allocated, bytes used
 _ENTRY = struct.Struct("<2siqiiB5xi")  # schema, pixel type, position, part, compression, pyramid, dimensions
 _PARTS = struct.Struct("<iiq")  # of a sub-block: bytes of metadata, of attachments, of pixels
 _DIMENSION = struct.Struct("<4siifi")  # name, start, size, start coordinate, stored size
-_HEADER_PART = 48  # offsets inside the data of the file header segment
+_HEADER_FILE_ID = slice(32, 48)  # offsets inside the data of the file header segment
+_HEADER_PART = 48
 _HEADER_POSITIONS = 52
 _DIRECTORY_HEADER_BYTES = 128
 _METADATA_HEADER_BYTES = 256
@@ -87,12 +89,20 @@ class SubBlock:
 
 @dataclass(frozen=True)
 class CziDirectory:
-    """All sub-blocks of a file in stored order, and its metadata (XML text, empty if there is none)."""
+    """What a file says of itself.
+
+    Attributes:
+        sub_blocks: in stored order.
+        metadata_xml: empty if there is none.
+        fingerprint: 16 hexadecimal digits of the SHA-256 of the file's own id, its directory and its
+            metadata. A copy has the same; another scan has another, whatever its name and size.
+    """
 
     path: Path
     size_bytes: int
     sub_blocks: tuple[SubBlock, ...]
     metadata_xml: str
+    fingerprint: str
 
     @property
     def level_0(self) -> tuple[SubBlock, ...]:
@@ -146,7 +156,7 @@ class _Parser:
         self.size_bytes = os.fstat(file.fileno()).st_size
 
     def directory(self) -> CziDirectory:
-        directory_at, metadata_at = self._positions()
+        file_id, directory_at, metadata_at = self._header()
         data = self._segment(directory_at, b"ZISRAWDIRECTORY", "directory of images")
         blocks = self._sub_blocks(data)
         if not any(block.is_level_0 for block in blocks):
@@ -154,10 +164,12 @@ class _Parser:
         last = max(block.position_bytes for block in blocks)
         self._segment_bytes(last, b"ZISRAWSUBBLOCK", "last image")
         xml = self._metadata(metadata_at) if metadata_at else ""
-        return CziDirectory(self.path, self.size_bytes, blocks, xml)
+        return CziDirectory(
+            self.path, self.size_bytes, blocks, xml, _fingerprint(file_id, data, xml.encode())
+        )
 
-    def _positions(self) -> tuple[int, int]:
-        """Where the directory and the metadata lie, from the header of the file."""
+    def _header(self) -> tuple[bytes, int, int]:
+        """The file's own id, and where its directory and its metadata lie."""
         if self.size_bytes == 0:
             raise InputError("is empty", where=self.path, fix=COPY_AGAIN)
         self.file.seek(0)
@@ -176,7 +188,7 @@ class _Parser:
                 fix="save the scan as a single CZI file in ZEN",
             )  # fmt: skip
         directory_at, metadata_at = struct.unpack_from("<qq", header, _HEADER_POSITIONS)
-        return directory_at, metadata_at
+        return header[_HEADER_FILE_ID], directory_at, metadata_at
 
     def _segment(self, position: int, name: bytes, label: str) -> bytes:
         """The used bytes of a segment."""
@@ -256,6 +268,13 @@ class _Parser:
 
     def _damaged(self, label: str) -> InputError:
         return InputError(f"its {label} cannot be read", where=self.path, fix=COPY_AGAIN)
+
+
+def _fingerprint(*parts: bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()[:16]
 
 
 def _box(spans: Mapping[str, tuple[int, int, int]]) -> Box:

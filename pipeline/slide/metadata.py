@@ -40,6 +40,7 @@ def describe(directory: CziDirectory) -> SlideInfo:
         slide_id=slide_id_of(directory.path),
         path=directory.path,
         size_bytes=directory.size_bytes,
+        fingerprint=directory.fingerprint,
         um_per_px=um_per_px,
         scenes=_scenes(directory),
         pixel_type="+".join(sorted({block.pixel_type for block in level_0})),

@@ -43,6 +43,7 @@ class SlideInfo:
     """Facts of a CZI file, read from its metadata.
 
     Attributes:
+        fingerprint: tells this file from another of the same name and size.
         um_per_px: pixel size in µm, or None when the file does not state one (absent, 0 or absurd).
         pixel_type: as the file names it, such as 'bgr24' or 'gray16'.
         compressions: of its sub-blocks, such as ('zstd1',), sorted.
@@ -55,6 +56,7 @@ class SlideInfo:
     slide_id: str
     path: Path
     size_bytes: int
+    fingerprint: str
     um_per_px: float | None
     scenes: tuple[SceneInfo, ...]
     pixel_type: str

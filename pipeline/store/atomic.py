@@ -1,20 +1,59 @@
 """Files that are there completely or not at all.
 
 A file is written under a temporary name in its own directory, flushed to the disk, and given its
-final name in one step: a name without the temporary suffix always means 'complete'.
+final name in one step: a name without the temporary suffix always means 'complete'. A temporary name
+tells whose it is, `<name>.<random>.<process id>@<host>.partial`, so that what a killed process left
+can be told from what a living one is writing.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import secrets
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 TEMPORARY_SUFFIX = ".partial"
+SHOWN_NAME_LENGTH = 40
+"""Of the final name in a temporary one, which must not be longer than file systems allow."""
+
+_OWNER = re.compile(rf"\.(?P<pid>\d+)@(?P<host>[^@/]+){re.escape(TEMPORARY_SUFFIX)}")
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The process that writes a temporary file."""
+
+    host: str
+    pid: int
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is, or was, on this host."""
+        return self.host == socket.gethostname()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a process of its number is running here; nothing can be said of another host."""
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:  # it is another user's
+            return True
+        return True
+
+
+def owner_of(temporary: Path) -> Owner | None:
+    """Who writes a temporary file, by its name; None when the name was not given here."""
+    found = _OWNER.search(temporary.name)
+    return Owner(found["host"], int(found["pid"])) if found else None
 
 
 @contextmanager
@@ -41,7 +80,11 @@ def creating(path: Path) -> Iterator[Path]:
     with _temporary(path) as temporary:
         yield temporary
         _sync_file(temporary)
-        os.link(temporary, path)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            if not path.samefile(temporary):  # over NFS a link that was made can be reported as refused
+                raise
         _sync_directory(path.parent)
 
 
@@ -68,9 +111,11 @@ def dump_json(value: Any) -> str:
 
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    made = _make_directories(path.parent)
-    temporary = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}{TEMPORARY_SUFFIX}")
+    mark = f"{secrets.token_hex(4)}.{os.getpid()}@{socket.gethostname()}"
+    temporary = path.with_name(f"{path.name[:SHOWN_NAME_LENGTH]}.{mark}{TEMPORARY_SUFFIX}")
+    made: list[Path] = []
     try:
+        _reserve(temporary, made)
         yield temporary
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -79,17 +124,26 @@ def _temporary(path: Path) -> Iterator[Path]:
                 directory.rmdir()
         raise
     temporary.unlink(missing_ok=True)  # the second name that `creating` leaves
+    for directory in made:
+        _sync_directory(directory.parent)
 
 
-def _make_directories(directory: Path) -> list[Path]:
-    """Makes a directory and its parents; returns those that were missing, outermost first."""
-    missing = []
-    while not directory.exists():
-        missing.append(directory)
-        directory = directory.parent
-    for path in reversed(missing):
-        path.mkdir(exist_ok=True)
-    return missing[::-1]
+def _reserve(temporary: Path, made: list[Path], tries: int = 5) -> None:
+    """Makes an empty file, and the directories missing above it, which are added to `made`."""
+    try:
+        _make_directories(temporary.parent, made)
+        temporary.touch(exist_ok=False)
+    except FileNotFoundError:  # another process took the directory away, for it was empty
+        if tries == 1:
+            raise
+        _reserve(temporary, made, tries - 1)
+
+
+def _make_directories(directory: Path, made: list[Path]) -> None:
+    if not directory.exists():
+        _make_directories(directory.parent, made)
+        directory.mkdir(exist_ok=True)
+        made.append(directory)
 
 
 def _sync_file(path: Path) -> None:

@@ -20,6 +20,11 @@ class RunLayout:
         return self.root / "manifest.json"
 
     @property
+    def manifest_lock(self) -> Path:
+        """Locked while the manifest is read, changed and written."""
+        return self.root / ".manifest.lock"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,11 +31,17 @@ class SceneEntry:
 
 @dataclass(frozen=True)
 class SlideEntry:
-    """A slide of the run. `code` is what annotators see instead of its name."""
+    """A slide of the run.
+
+    Attributes:
+        fingerprint: of the file, so that no other scan takes its place; see `CziDirectory`.
+        code: what annotators see instead of its name.
+    """
 
     slide_id: str
     path: str
     size_bytes: int
+    fingerprint: str
     um_per_px: float
     scenes: tuple[SceneEntry, ...]
     code: str
@@ -111,6 +119,49 @@ def create(layout: RunLayout, manifest: Manifest) -> Manifest:
     except FileExistsError:
         return read(layout)
     return manifest
+
+
+def update(layout: RunLayout, change: Callable[[Manifest], Manifest]) -> Manifest:
+    """Changes the manifest of a run; of several processes that do so no change is lost.
+
+    Args:
+        change: gives the new manifest for the one on disk, and may be called twice. A change that
+            changes nothing needs no lock, so an array of jobs on a run that is ready takes none.
+
+    Returns:
+        The manifest that is on disk now.
+
+    Raises:
+        InputError: there is no manifest, it is damaged, or its file system takes no locks.
+    """
+    manifest = read(layout)
+    if change(manifest) == manifest:
+        return manifest
+    with _locked(layout):
+        manifest = read(layout)
+        changed = change(manifest)
+        if changed != manifest:
+            write(layout, changed)
+        return changed
+
+
+@contextmanager
+def _locked(layout: RunLayout) -> Iterator[None]:
+    """Holds the lock of a run's manifest; it ends with the process at the latest.
+
+    The lock has a file of its own, because the manifest is replaced by another file; and the file
+    is opened for writing, without which NFS gives no exclusive lock.
+    """
+    with layout.manifest_lock.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise InputError(
+                f"cannot be locked ({error.strerror})",
+                where=layout.manifest_lock,
+                fix="mount the file system with locks (option flock), or give an --output-dir on another",
+            ) from error
+        yield
 
 
 def read(layout: RunLayout) -> Manifest:

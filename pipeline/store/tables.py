@@ -19,7 +19,7 @@ from pipeline.store import atomic
 
 ROWS_PER_GROUP = 65_536
 CONFIG_HASH_KEY = "mkhspc:config_hash"
-READ_BUFFER_BYTES = 1 << 20
+READ_BUFFER_BYTES = 1 << 18
 """A column is read through a buffer of this size, never a whole tile's pictures at once."""
 
 

@@ -17,7 +17,6 @@ import shapely
 from parts import SLIDE, TILE_PX, UM_PER_PX, LargeRun, large_run
 from processes import measured
 
-from pipeline.config import RunConfig
 from pipeline.engine.merge import merge_slide
 
 Row = dict[str, object]
@@ -25,7 +24,7 @@ Row = dict[str, object]
 CELLS_PER_TILE = 4000
 GRID, FULL_GRID = (12, 10), (25, 20)
 """Tiles of the slide that is merged; 25 x 20 with 4,000 cells each are 2,000,000 cells."""
-BASELINE_GRID = (5, 5)
+BASELINE_GRID = (8, 8)
 """Tiles of the baseline's slide; with FULL=1 it gets the whole grid."""
 SAME_CELL = 0.5
 """Two outlines are one cell when they share this much of the smaller."""
@@ -108,12 +107,19 @@ def _theirs(root: Path, grid: tuple[int, int]) -> tuple[float, int]:
 
 def _overlapping(run: LargeRun, folder: Path) -> list[Path]:
     """Tile files that hold every cell whose centroid their window sees, not only those they own."""
-    margin_px = round(RunConfig().mk.filter.max_length_um / UM_PER_PX) // 2
-    parts = {(t.core.x0 // TILE_PX, t.core.y0 // TILE_PX): p for t, p in zip(run.tiles, run.parts, strict=True)}
+    margin_px = round(run.manifest.stored("mk").max_length_um / UM_PER_PX) // 2
+    parts = {
+        (t.core.x0 // TILE_PX, t.core.y0 // TILE_PX): p for t, p in zip(run.tiles, run.parts, strict=True)
+    }
     tables = {place: pq.read_table(part).drop_columns(["crop_image"]) for place, part in parts.items()}
     written = []
     for (column, row), part in parts.items():
-        near = [tables[c, r] for c in range(column - 1, column + 2) for r in range(row - 1, row + 2) if (c, r) in tables]
+        near = [
+            tables[c, r]
+            for c in range(column - 1, column + 2)
+            for r in range(row - 1, row + 2)
+            if (c, r) in tables
+        ]
         window = pa.concat_tables(near)
         for axis, index in (("x_px", column), ("y_px", row)):
             low, high = index * TILE_PX - margin_px, (index + 1) * TILE_PX + margin_px
@@ -152,7 +158,7 @@ def by_pairs(tiles: list[Path], out: Path) -> int:
     first: dict[int, int] = {}
     for i in range(len(seen)):
         first.setdefault(merged(i), i)
-    outlines = [np.asarray(polygons[k].exterior.coords[:-1], np.int32).ravel() for k in first]
+    outlines = [np.asarray(polygons[k].exterior.coords, np.int32)[:-1].ravel() for k in first]
     cells = seen.take(pa.array(list(first.values())))
     for name, values in (("contour_px", outlines), ("area_px", [int(polygons[k].area) for k in first])):
         column = cells.column_names.index(name)

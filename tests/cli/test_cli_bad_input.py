@@ -6,6 +6,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,38 @@ def test_an_unknown_config_key_lists_the_valid_ones(
 
 
 @pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ('[run]\nslides = ["no\\nsuch\\u001b[31m.czi"]\noutput_dir = "run"\n', 3),
+        ('[run]\n"tile\\nsize\\u001b[31m" = 3\n', 3),
+        ('[mk]\ndetector = "a\\nb\\u001b[31m"\n', 3),
+        ('[groups]\n"A\\nB\\u001b[31m" = "F"\n', 3),
+    ],
+)
+def test_line_ends_and_escape_codes_of_a_config_are_not_let_through(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, code: int
+) -> None:
+    (tmp_path / "study.toml").write_text(text)
+    found, message = refused(capsys, ["segment", "--config", tmp_path / "study.toml"])
+    assert found == code
+    assert r"\n" in message
+    assert "\x1b" not in message
+
+
+def test_line_ends_in_the_name_of_a_folder_are_not_let_through(
+    slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("a\nb", "c\nd\x1b[31m"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(slide, tmp_path / folder / "slide.czi")
+    both = [tmp_path / folder / "slide.czi" for folder in ("a\nb", "c\nd\x1b[31m")]
+    code, message = refused(capsys, segment(both[0], tmp_path / "run", "--czi-path", both[1]))
+    assert code == 3
+    assert r"a\nb/slide.czi" in message
+    assert "\x1b" not in message
+
+
+@pytest.mark.parametrize(
     ("option", "value"),
     [
         ("--mk-min-area-um", -1),
@@ -128,6 +161,7 @@ def test_an_unknown_config_key_lists_the_valid_ones(
         ("--shard", "4/4"),
         ("--shard", "x"),
         ("--num-workers", 0),
+        ("--device", "cuda:99"),
     ],
 )
 def test_values_out_of_range(
@@ -147,6 +181,16 @@ def test_a_directory_that_is_no_run(slide: Path, tmp_path: Path, capsys: pytest.
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.parametrize("leftover", ["manifest.json.node-1-17.partial", ".manifest.lock"])
+def test_what_a_killed_creation_leaves_does_not_block_the_run(
+    tiny_slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], leftover: str
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / leftover).touch()
+    code = run_command([str(a) for a in segment(tiny_slide, tmp_path / "run", "--num-workers", 1)])
+    assert code == 0, capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> FakeRun:
     return make_run(tmp_path_factory.mktemp("fake") / "run", slide_ids=("A", "B"), cells_per_type=10)
@@ -156,6 +200,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> FakeRun:
     ("text", "words"),
     [
         ("yes, no, yes", "JSON"),
+        (r'{"no\n\u001bid": "yes", "nor\nthis": "no"}', ""),
         ('["A_s0_mk_1_2", "A_s0_mk_3_4"]', ""),
         ('{"mk": {"negative": [1, 2, 3], "positive": [4]}}', "integer"),
         ('{"A_s0_mk_1_2": "perhaps"}', ""),
@@ -232,6 +277,22 @@ def test_a_classifier_is_checked_before_a_night_of_segmenting(
     )
     assert code == 3
     assert "mk.skops" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_classifier_of_another_run_is_refused_before_anything_is_made(
+    slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @dataclass(frozen=True)
+    class OfAnotherRun:
+        config_hash: str = "00ff"
+        identity: dict[str, object] = field(default_factory=lambda: {"run.seed": 1})
+        feature_names: tuple[str, ...] = ()
+
+    monkeypatch.setattr("pipeline.run.load_classifiers", lambda paths: {t: OfAnotherRun() for t in paths})
+    code, message = refused(capsys, segment(slide, tmp_path / "run", "--mk-classifier", "mk.skops"))
+    assert code == 3
+    assert "mk.skops: learned from a run with other settings" in message
     assert not (tmp_path / "run").exists()
 
 

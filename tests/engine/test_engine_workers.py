@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -10,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.engine.workers import Listed, Pool, StopFlag
-from pipeline.errors import InputError
+from pipeline.engine.workers import Listed, Pool, StopFlag, interruptible
+from pipeline.errors import InputError, InterruptedRunError
 
 
 @dataclass
@@ -33,6 +34,8 @@ class Errand:
             raise ZeroDivisionError("division by zero")
         if kind == "die" or (kind == "die-once" and tries == 0):
             os.kill(os.getpid(), signal.SIGKILL)
+        if kind == "full":
+            raise OSError(errno.ENOSPC, "No space left on device", "part.parquet")
         if kind == "slow":
             time.sleep(0.3)
         return {"pid": self.prepared_in, "task": task}
@@ -58,6 +61,12 @@ def test_a_task_that_raises_fails_alone_and_says_why(tmp_path: Path) -> None:
     assert outcomes["raise:1"].error == "slide.czi: the sub-block does not decode"
     assert outcomes["bug:2"].error == "ZeroDivisionError: division by zero"
     assert outcomes["ok:3"].error is None
+
+
+def test_a_full_disk_is_told_from_a_fault_of_one_task(tmp_path: Path) -> None:
+    outcomes = run_all(tmp_path, ["full:1", "bug:2", "raise:3"])
+    assert [task for task, outcome in outcomes.items() if outcome.is_hopeless] == ["full:1"]
+    assert "No space left" in str(outcomes["full:1"].error)
 
 
 def test_a_killed_worker_costs_its_task_one_retry(tmp_path: Path) -> None:
@@ -89,6 +98,21 @@ def test_a_signal_stops_at_the_end_of_the_tasks_under_way(tmp_path: Path, number
     assert stop.signal_name == signal.Signals(number).name
     assert 2 <= len(done) <= 4, "begun tasks are finished, no other is begun"
     assert len(list(tmp_path.iterdir())) == len(done)
+
+
+def test_all_or_nothing_work_ends_at_once_with_a_signal() -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    begun_s = time.monotonic()
+    with pytest.raises(InterruptedRunError, match="SIGUSR1"):
+        _interrupted_work()
+    assert time.monotonic() - begun_s < 4
+    assert signal.getsignal(signal.SIGUSR1) is before
+
+
+@interruptible()
+def _interrupted_work() -> None:
+    os.kill(os.getpid(), signal.SIGUSR1)
+    time.sleep(5)
 
 
 def test_workers_end_with_the_pool(tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def test_without_sbatch_nothing_is_begun_and_it_says_what_to_do(
     ("slurm", "complaint"),
     [
         ("cpus = 0", "slurm.cpus: 0 is out of range"),
-        ("extra = ['qos=long']", "is no option of sbatch"),
+        ("extra = ['qos=long']", "slurm.extra: 'qos=long' cannot be given here"),
         ('memory_gb = "lots"', "slurm.memory_gb cannot be 'lots'"),
         ("patrition = 'gpu'", "unknown key in [slurm] 'patrition'"),
     ],

@@ -105,7 +105,10 @@ def test_no_option_stands_below_the_first_command() -> None:
         ({"time_min": 0}, "slurm.time_min"),
         ({"cpus": 0}, "slurm.cpus"),
         ({"gpus": -1}, "slurm.gpus"),
-        ({"extra": ("qos=long",)}, "slurm.extra"),
+        ({"extra": ("--qos=a", "qos=long")}, "slurm.extra"),
+        ({"extra": ("-q", "long")}, "slurm.extra"),
+        ({"extra": ("--array=0-3%2",)}, "slurm.extra"),
+        ({"extra": ("--dependency=singleton",)}, "slurm.extra"),
     ],
 )
 def test_a_value_that_no_job_could_have_is_refused(settings: dict[str, object], named: str) -> None:

@@ -131,16 +131,14 @@ def power_labels(domain: ByteImage, seeds: Seeds, um_per_px: float) -> LabelImag
     offset = np.arange(-longest, longest + 1, dtype=np.int32)
     square = np.add.outer(offset**2, offset**2)
     disc_square = np.rint(seeds.radius_px**2).astype(np.int32)
-    for index, (x, y, reach) in enumerate(zip(seeds.x.tolist(), seeds.y.tolist(), arm.tolist(), strict=True)):
+    seed_of_label = zip(seeds.x.tolist(), seeds.y.tolist(), arm.tolist(), disc_square.tolist(), strict=True)
+    for label, (x, y, reach, radius_square) in enumerate(seed_of_label, start=1):
         top, bottom = max(0, y - reach), min(height, y + reach + 1)
         left, right = max(0, x - reach), min(width, x + reach + 1)
-        rows, columns = (
-            slice(top - y + longest, bottom - y + longest),
-            slice(left - x + longest, right - x + longest),
-        )
-        own = square[rows, columns] - disc_square[index]
-        nearer = own < power[top:bottom, left:right]
-        np.minimum(power[top:bottom, left:right], own, out=power[top:bottom, left:right])
-        np.copyto(labels[top:bottom, left:right], index + 1, where=nearer)
+        from_seed = square[top - y + longest : bottom - y + longest, left - x + longest : right - x + longest]
+        own, best = from_seed - radius_square, power[top:bottom, left:right]
+        nearer = own < best
+        np.copyto(best, own, where=nearer)
+        np.copyto(labels[top:bottom, left:right], label, where=nearer)
     labels[domain == 0] = 0
     return labels

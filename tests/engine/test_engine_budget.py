@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given, strategies as st
+
+from pipeline.engine.budget import SAFE_SHARE, Demand, layout_of, plan_workers
+from pipeline.engine.limits import GB, MemoryLimit
+from pipeline.errors import UsageError
+
+DEMAND = Demand(tiles=100, window_px=5850**2, held_bytes=200_000_000, block_bytes=12_000_000)
+
+
+def limit(gb: float) -> MemoryLimit:
+    return MemoryLimit(int(gb * GB), "the test")
+
+
+def test_auto_takes_the_cores_where_memory_allows() -> None:
+    assert plan_workers("auto", DEMAND, 8, limit(1000)).workers == 8
+
+
+def test_auto_takes_fewer_where_it_does_not() -> None:
+    budget = plan_workers("auto", DEMAND, 64, limit(16))
+    assert 1 < budget.workers < 64
+    assert budget.peak_bytes <= 16 * GB * SAFE_SHARE
+    assert layout_of(DEMAND, budget.workers + 1, limit(16)).peak_bytes > 16 * GB * SAFE_SHARE
+
+
+def test_more_workers_than_tiles_are_no_use() -> None:
+    few = Demand(tiles=3, window_px=1000, held_bytes=0, block_bytes=1000)
+    assert plan_workers("auto", few, 8, limit(64)).workers == 3
+    assert plan_workers(16, few, 8, limit(64)).workers == 3
+
+
+@pytest.mark.parametrize("asked", ["auto", 1, 12])
+def test_what_does_not_fit_is_refused_with_a_number_that_would(asked: int | str) -> None:
+    with pytest.raises(UsageError, match=r"the limit is 0\.5 GB, set by the test") as caught:
+        plan_workers(asked, DEMAND, 8, limit(0.5))  # type: ignore[arg-type]
+    needed = re.search(r"need ([0-9.]+) GB", str(caught.value))
+    assert needed
+    budget = plan_workers(asked, DEMAND, 8, limit(float(needed.group(1))))  # type: ignore[arg-type]
+    assert budget.workers == (1 if asked == "auto" else asked)
+
+
+@given(st.integers(1, 200), st.floats(0.1, 500), st.integers(1, 128))
+def test_a_plan_is_never_above_the_limit(tiles: int, gb: float, cores: int) -> None:
+    demand = Demand(tiles, 5850**2, 300_000_000, 15_000_000)
+    try:
+        budget = plan_workers("auto", demand, cores, limit(gb))
+    except UsageError:
+        assert layout_of(demand, 1, limit(gb)).peak_bytes > SAFE_SHARE * gb * GB - 1
+    else:
+        assert budget.peak_bytes <= SAFE_SHARE * gb * GB
+        assert 1 <= budget.workers <= min(cores, tiles)
+        assert budget.workers <= budget.slots <= max(tiles, budget.workers)

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from czifiles import Block, write_czi
+
+from pipeline.engine.claims import Claims
+from pipeline.engine.feed import NO_SLOT, SlideReads, TileTask, WindowFeed, plan_slide
+from pipeline.engine.slots import Slots
+from pipeline.engine.workers import Outcome
+from pipeline.geometry import Box
+from pipeline.slide.czi import CziSlide
+from pipeline.slide.tiles import Tile
+from pipeline.store.layout import RunLayout
+
+CORE_PX, HALO_PX = 64, 16
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> RunLayout:
+    return RunLayout(tmp_path / "run")
+
+
+def slide(tmp_path: Path, name: str = "a", side: int = 4) -> SlideReads:
+    """A slide of noise, in `side` x `side` tiles."""
+    rng = np.random.default_rng(len(name))
+    size = CORE_PX * side
+    pixels = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
+    path = write_czi(tmp_path / f"{name}.czi", [Block(pixels, 0, 0)])
+    cores = [
+        Box(x, y, x + CORE_PX, y + CORE_PX) for y in range(0, size, CORE_PX) for x in range(0, size, CORE_PX)
+    ]
+    tiles = [Tile(f"s0_{c.x0}_{c.y0}", 0, c, 1.0, 1.0, rank) for rank, c in enumerate(cores)]
+    return plan_slide(name, path, 0.25, tiles, HALO_PX, 10**8)
+
+
+@contextmanager
+def feeding(layout: RunLayout, *slides: SlideReads, slots: int = 2) -> Iterator[tuple[WindowFeed, Slots]]:
+    memory = Slots(slots, 3 * (CORE_PX + 2 * HALO_PX) ** 2)
+    feed = WindowFeed(slides, memory, Claims(layout), room_bytes=10**8, threads=2)
+    try:
+        yield feed, memory
+    finally:
+        feed.close()
+
+
+def all_of(feed: WindowFeed, timeout_s: float = 20.0) -> Iterator[TileTask | Outcome]:
+    """Takes until the feed is spent; whoever asks is to end each task."""
+    until_s = time.monotonic() + timeout_s
+    while not feed.is_spent:
+        assert time.monotonic() < until_s, "the feed hangs"
+        task = feed.take()
+        if task is None:
+            time.sleep(0.005)
+        else:
+            yield task
+
+
+def finish(layout: RunLayout, feed: WindowFeed, task: TileTask) -> None:
+    part = layout.part(task.slide_id, task.tile_id)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    part.touch()
+    feed.end(task)
+
+
+def test_every_tile_comes_once_with_its_pixels(tmp_path: Path, layout: RunLayout) -> None:
+    slides = [slide(tmp_path, "a"), slide(tmp_path, "bb", side=2)]
+    seen = []
+    with feeding(layout, *slides) as (feed, slots):
+        for task in all_of(feed):
+            assert isinstance(task, TileTask)
+            path = tmp_path / f"{task.slide_id}.czi"
+            with CziSlide.open(path) as reader:
+                expected = reader.read(0, task.window)
+            found = slots.pixels(task.slot, task.window.height, task.window.width)
+            np.testing.assert_array_equal(found, expected)
+            seen.append((task.slide_id, task.tile_id))
+            finish(layout, feed, task)
+    assert sorted(seen) == sorted((s.slide_id, tile.tile_id) for s in slides for tile in s.tiles)
+    assert not list((layout.root / "parts").rglob("*.claim"))
+
+
+def test_no_more_windows_are_read_than_there_are_slots(tmp_path: Path, layout: RunLayout) -> None:
+    with feeding(layout, slide(tmp_path), slots=3) as (feed, _):
+        time.sleep(0.5)
+        taken = [feed.take() for _ in range(8)]
+        tasks = [task for task in taken if isinstance(task, TileTask)]
+        assert len(tasks) == 3
+        assert len({task.slot for task in tasks}) == 3
+        finish(layout, feed, tasks[1])
+        time.sleep(0.3)
+        following = feed.take()
+        assert isinstance(following, TileTask)
+        assert following.slot == tasks[1].slot
+        assert feed.take() is None
+
+
+def test_tiles_done_before_their_turn_are_not_read(tmp_path: Path, layout: RunLayout) -> None:
+    reads = slide(tmp_path)
+    done = {reads.tiles[0].tile_id, reads.tiles[7].tile_id}
+    for tile_id in done:
+        layout.part("a", tile_id).parent.mkdir(parents=True, exist_ok=True)
+        layout.part("a", tile_id).touch()
+    elsewhere, here = set(), set()
+    with feeding(layout, reads) as (feed, _):
+        for task in all_of(feed):
+            if isinstance(task, Outcome):
+                assert task.facts == {"elsewhere": True}
+                assert task.task.slot == NO_SLOT
+                elsewhere.add(task.task.tile_id)
+            else:
+                here.add(task.tile_id)
+                finish(layout, feed, task)
+    assert elsewhere == done
+    assert len(here) == 14
+
+
+def test_a_tile_of_another_process_is_waited_for_and_done_when_that_dies(
+    tmp_path: Path, layout: RunLayout
+) -> None:
+    reads = slide(tmp_path, side=2)
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    claim = layout.claim("a", reads.tiles[1].tile_id)
+    claim.parent.mkdir(parents=True)
+    claim.write_text(f"{socket.gethostname()} {other.pid}", encoding="utf-8")
+    order = []
+    with feeding(layout, reads) as (feed, _):
+        for task in all_of(feed):
+            assert isinstance(task, TileTask)
+            order.append(task.tile_id)
+            finish(layout, feed, task)
+            if len(order) == 3:
+                assert claim.exists()
+                other.kill()
+                other.wait()
+    assert order[-1] == reads.tiles[1].tile_id
+    assert len(order) == 4
+
+
+def test_closing_early_leaves_no_claim_and_does_not_hang(tmp_path: Path, layout: RunLayout) -> None:
+    with feeding(layout, slide(tmp_path), slots=1) as (feed, _):
+        time.sleep(0.3)
+        assert isinstance(feed.take(), TileTask)
+    assert not list(layout.root.rglob("*.claim"))
+    assert not (layout.root / "parts" / "a").exists(), "no empty directory"
+
+
+def test_a_fault_of_the_reader_is_raised_where_tasks_are_taken(tmp_path: Path, layout: RunLayout) -> None:
+    reads = slide(tmp_path)
+    reads.path.unlink()
+    with feeding(layout, reads) as (feed, _), pytest.raises(Exception, match="no such file"):
+        list(all_of(feed))
+
+
+def test_a_window_that_cannot_be_read_fails_its_tile_alone(tmp_path: Path, layout: RunLayout) -> None:
+    rng = np.random.default_rng(0)
+    blocks = [Block(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8), x, 0) for x in (0, 64, 128, 192)]
+    path = write_czi(tmp_path / "a.czi", blocks)
+    tiles = [Tile(f"s0_{x}_0", 0, Box(x, 0, x + 64, 64), 1.0, 1.0, x) for x in (0, 64, 128, 192)]
+    reads = plan_slide("a", path, 0.25, tiles, 4, 10**8)
+    with CziSlide.open(path) as reader:
+        position = reader.mosaic(0).level_0[2].position_bytes
+    data = bytearray(path.read_bytes())
+    data[position : position + 14] = b"ZISRAWRUBBISH!"
+    path.write_bytes(data)
+    failed = []
+    with feeding(layout, reads) as (feed, _):
+        for task in all_of(feed):
+            if isinstance(task, Outcome):
+                failed.append(task.task.tile_id)
+                assert "cannot be decoded" in str(task.error)
+                feed.end(task.task)
+            else:
+                finish(layout, feed, task)
+    assert failed == ["s0_64_0", "s0_128_0", "s0_192_0"], "those whose windows meet the third block"

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.engine.limits import memory_limit, usable_cores
+from pipeline.errors import UsageError
+
+GB = 1_000_000_000
+
+
+def machine(root: Path, cgroup: str = "0::/\n", files: dict[str, str] | None = None) -> Path:
+    """A tree of files as the kernel shows them: 64 GiB, and these control groups."""
+    texts = {
+        "proc/meminfo": "MemTotal: 67108864 kB\nMemFree: 1 kB\n",
+        "proc/self/cgroup": cgroup,
+        **(files or {}),
+    }
+    for name, text in texts.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def test_without_any_limit_the_machine_is_the_limit(tmp_path: Path) -> None:
+    limit = memory_limit(None, {}, machine(tmp_path))
+    assert (limit.limit_bytes, limit.set_by) == (64 * 1024**3, "the machine")
+
+
+def test_the_smallest_limit_counts_and_is_named(tmp_path: Path) -> None:
+    root = machine(tmp_path, files={"sys/fs/cgroup/memory.max": f"{20 * GB}\n"})
+    assert memory_limit(None, {}, root).limit_bytes == 20 * GB
+    assert memory_limit(8, {}, root).set_by == "--memory-gb"
+    assert memory_limit(800, {}, root).set_by.startswith("the control group")
+    assert memory_limit(None, {"SLURM_MEM_PER_NODE": "4096"}, root).limit_bytes == 4096 * 1024**2
+
+
+@pytest.mark.parametrize(
+    ("environment", "mib"),
+    [
+        ({"SLURM_MEM_PER_NODE": "2000"}, 2000),
+        ({"SLURM_MEM_PER_CPU": "500", "SLURM_CPUS_PER_TASK": "4"}, 2000),
+        ({"SLURM_MEM_PER_CPU": "500", "SLURM_CPUS_ON_NODE": "2"}, 1000),
+        ({"SLURM_MEM_PER_NODE": "0"}, 65536),
+        ({"SLURM_MEM_PER_CPU": "500"}, 65536),
+    ],
+)
+def test_slurm_tells_in_mib(tmp_path: Path, environment: dict[str, str], mib: int) -> None:
+    assert memory_limit(None, environment, machine(tmp_path)).limit_bytes == mib * 1024**2
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "name"),
+    [
+        ("0::/slurm/job_7/step_0\n", "sys/fs/cgroup/slurm/job_7/step_0/memory.max"),
+        ("0::/slurm/job_7/step_0\n", "sys/fs/cgroup/slurm/memory.max"),
+        ("4:memory:/a/b\n0::/\n", "sys/fs/cgroup/memory/a/b/memory.limit_in_bytes"),
+        ("4:memory:/a/b\n", "sys/fs/cgroup/memory/memory.limit_in_bytes"),
+        ("4:cpu,memory:/a\n", "sys/fs/cgroup/cpu,memory/a/memory.limit_in_bytes"),
+        ("0::/../../outside\n", "sys/fs/cgroup/memory.max"),
+    ],
+)
+def test_the_own_group_and_those_above_it_limit(tmp_path: Path, cgroup: str, name: str) -> None:
+    assert memory_limit(None, {}, machine(tmp_path, cgroup, {name: str(3 * GB)})).limit_bytes == 3 * GB
+
+
+def test_a_group_beside_ours_does_not_limit(tmp_path: Path) -> None:
+    root = machine(tmp_path, "0::/ours\n", {"sys/fs/cgroup/theirs/memory.max": str(GB)})
+    assert memory_limit(None, {}, root).set_by == "the machine"
+
+
+@pytest.mark.parametrize("text", ["max", "9223372036854771712", ""])
+def test_no_limit_is_no_limit(tmp_path: Path, text: str) -> None:
+    root = machine(tmp_path, files={"sys/fs/cgroup/memory.max": text})
+    assert memory_limit(None, {}, root).set_by == "the machine"
+
+
+def test_unknown_memory_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("os.sysconf")
+    with pytest.raises(UsageError, match="--memory-gb"):
+        memory_limit(None, {}, tmp_path)
+
+
+def test_cores_are_the_least_of_affinity_slurm_and_quota(tmp_path: Path) -> None:
+    here = usable_cores({}, machine(tmp_path))
+    assert usable_cores({"SLURM_CPUS_PER_TASK": "1"}, tmp_path) == 1
+    assert usable_cores({"SLURM_CPUS_PER_TASK": "999"}, tmp_path) == here
+    machine(tmp_path, files={"sys/fs/cgroup/cpu.max": "150000 100000\n"})
+    assert usable_cores({}, tmp_path) == 1
+    (tmp_path / "sys/fs/cgroup/cpu.max").write_text("max 100000\n")
+    assert usable_cores({}, tmp_path) == here

@@ -1,0 +1,112 @@
+"""Opening a run again: what a later command may change, and what it is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config import RunConfig, load_config
+from pipeline.engine.prepare import open_run
+from pipeline.errors import InputError
+from pipeline.store import manifest as manifests
+from pipeline.store.manifest import Manifest
+
+Study = Callable[..., RunConfig]
+
+
+@pytest.fixture
+def study(tiny_slide: Path, tmp_path: Path) -> Study:
+    """A config with the tiny slide, from the text of a file and from options."""
+
+    def config(text: str = "", **options: Any) -> RunConfig:
+        file = tmp_path / "study.toml"
+        file.write_text(text)
+        base = {"run.output_dir": str(tmp_path / "run"), "run.slides": (str(tiny_slide),)}
+        return load_config(file, base | {key.replace("__", "."): value for key, value in options.items()})
+
+    return config
+
+
+def told(config: RunConfig) -> list[str]:
+    lines: list[str] = []
+    open_run(config, tell=lines.append)
+    return lines
+
+
+def test_a_later_edit_of_what_decides_no_cell_is_taken(study: Study, tmp_path: Path) -> None:
+    open_run(study('[gallery]\ntitle = "Tpyo"\nmax_site_mb = 50\n[slurm]\ncpus = 2'))
+    text = (
+        '[gallery]\ntitle = "Typo"\n[slurm]\npartition = "long"\n[compute]\nmemory_gb = 3\n'
+        '[mk]\nclassifier = "mk.skops"\n[groups]\nTINY = {sex = "F"}'
+    )
+    _, manifest, _ = open_run(study(text))
+    config = manifest.config
+    assert (config.gallery.title, config.gallery.max_site_mb) == ("Typo", 50)
+    assert (config.slurm.partition, config.slurm.cpus) == ("long", 2)
+    assert config.compute.memory_gb == 3
+    assert config.mk.classifier == str(tmp_path / "mk.skops")
+    assert config.groups == {"TINY": {"sex": "F"}}
+
+
+def test_a_later_command_that_says_nothing_changes_nothing(study: Study) -> None:
+    layout, first, _ = open_run(study('[gallery]\norder = "area"\n[compute]\nnum_workers = 3'))
+    before = layout.manifest.read_bytes()
+    assert told(study()) == []
+    assert layout.manifest.read_bytes() == before
+    assert first.config.gallery.order == "area"
+
+
+def test_a_setting_given_as_its_default_is_given(study: Study) -> None:
+    open_run(study('[gallery]\norder = "area"'))
+    _, manifest, _ = open_run(study('[gallery]\norder = "random"'))
+    assert manifest.config.gallery.order == "random"
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "words"),
+    [
+        ({"run__sample_fraction": 0.5}, {"run__sample_fraction": 0.1}, "0.5 of its tiles"),
+        ({}, {"run__sample_fraction": 0.1}, "1 of its tiles"),
+        ({}, {"run__scenes": (0,)}, "all scenes"),
+    ],
+)
+def test_a_command_that_asks_for_less_than_the_run_is_told_so(
+    study: Study, first: dict[str, object], later: dict[str, object], words: str
+) -> None:
+    assert told(study(**first)) == []
+    (line,) = told(study(**later))
+    assert words in line
+    assert "\n" not in line
+
+
+def test_a_command_that_asks_for_more_is_told_nothing(study: Study) -> None:
+    assert told(study(run__sample_fraction=0.1, run__scenes=(0,))) == []
+    assert told(study()) == []
+
+
+def test_other_versions_than_the_run_began_with_are_told(study: Study) -> None:
+    layout, _, _ = open_run(study())
+    data = json.loads(layout.manifest.read_text())
+    data["versions"] |= {"numpy": "0.1", "pillow": "0.2"}
+    layout.manifest.write_text(json.dumps(data))
+    (line,) = told(study())
+    assert "numpy 0.1 (here " in line
+    assert "pillow" not in line, "only what can move a cell"
+
+
+def test_what_is_not_accepted_is_not_written(study: Study) -> None:
+    def never(manifest: Manifest) -> None:
+        raise InputError("no")
+
+    config = study()
+    with pytest.raises(InputError, match="no"):
+        open_run(config, accept=never)
+    assert not Path(config.run.output_dir).exists()
+    layout, manifest, _ = open_run(study(run__sample_fraction=0.1))
+    with pytest.raises(InputError, match="no"):
+        open_run(config, accept=never)
+    assert manifests.read(layout) == manifest

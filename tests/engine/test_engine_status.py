@@ -1,0 +1,321 @@
+"""How far a run is, told from its files alone, for all processes and hosts that share it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+from blobs import CALIBRATION
+from processes import mkhspc
+from runs import FakeRun, make_run
+
+from pipeline.engine.status import ProcessStatus, RunStatus, TaskEnd, run_status, with_task_ends
+from pipeline.geometry import Box
+from pipeline.progress import SILENT_S
+from pipeline.slide.tiles import Tile, TilePlan, write_plan
+from pipeline.slide.tissue import TissueMask
+from pipeline.store import cells as store_cells, manifest as manifests
+from pipeline.store.layout import RunLayout
+from pipeline.store.tables import read_table
+
+NOW_S = 1_800_000_000.0
+TILES = ("s0_x000000_y000000", "s0_x004096_y000000", "s0_x000000_y004096", "s0_x004096_y004096")
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> FakeRun:
+    """Two slides of four tiles, all done, and no journal."""
+    run = make_run(tmp_path_factory.mktemp("pristine") / "run", slide_ids=("A", "B"), cells_per_type=20)
+    everywhere = np.ones((64, 64), bool)
+    tissue = TissueMask(everywhere, everywhere, 128, 0.22, 8192, 8192)
+    for slide_id in ("A", "B"):
+        rows = read_table(run.layout.plan(slide_id), run.manifest.config_hash).to_pylist()
+        tiles = tuple(
+            Tile(row["tile_id"], 0, Box(row["x0_px"], row["y0_px"], row["x1_px"], row["y1_px"]), 1.0, 1.0, i)
+            for i, row in enumerate(rows)
+        )
+        run.layout.plan(slide_id).unlink()
+        plan = TilePlan(tiles, {0: tissue}, {0: CALIBRATION})
+        write_plan(run.layout, slide_id, plan, run.manifest.config_hash)
+    return run
+
+
+@pytest.fixture
+def run(pristine: FakeRun, tmp_path: Path) -> FakeRun:
+    """A copy that the test may change."""
+    shutil.copytree(pristine.layout.root, tmp_path / "run")
+    return replace(pristine, layout=RunLayout(tmp_path / "run"))
+
+
+def undone(run: FakeRun, slide_id: str, *numbers: int) -> None:
+    for number in numbers:
+        run.layout.part(slide_id, TILES[number]).unlink()
+
+
+def event(at_s: float, name: str, **facts: Any) -> dict[str, Any]:
+    return {"at_s": NOW_S + at_s, "event": name, **facts}
+
+
+def begin(at_s: float, host: str = "node1", pid: int = 1, **facts: Any) -> dict[str, Any]:
+    return event(at_s, "begin", host=host, pid=pid, workers=4, limit_bytes=8_000, **facts)
+
+
+def done(at_s: float, slide_id: str, number: int, **facts: Any) -> dict[str, Any]:
+    return event(at_s, "done", slide_id=slide_id, tile_id=TILES[number], seconds=2.0, **facts)
+
+
+def memory(at_s: float, memory_bytes: int, peak_bytes: int) -> dict[str, Any]:
+    return event(
+        at_s, "memory", memory_bytes=memory_bytes, peak_bytes=peak_bytes, limit_bytes=8_000, workers=3
+    )
+
+
+def write_journal(run: FakeRun, name: str, lines: Sequence[dict[str, Any]], seen_s: float = 0.0) -> None:
+    """A journal whose file was last written `seen_s` after `NOW_S`."""
+    path = run.layout.logs / f"segment-{name}.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    os.utime(path, (NOW_S + seen_s, NOW_S + seen_s))
+
+
+def look(run: FakeRun) -> RunStatus:
+    return run_status(run.layout, now_s=NOW_S)
+
+
+def only_process(run: FakeRun) -> ProcessStatus:
+    (process,) = look(run).processes
+    return process
+
+
+def test_parts_decide_what_is_done(run: FakeRun) -> None:
+    undone(run, "B", 1, 3)
+    status = look(run)
+    assert [(s.slide_id, s.tiles, s.done, s.failed, s.left, s.merged) for s in status.slides] == [
+        ("A", 4, 4, 0, 0, True), ("B", 4, 2, 0, 2, True),
+    ]  # fmt: skip
+    assert (status.left, status.is_finished) == (2, False)
+    assert (status.tiles_per_s, status.eta_s, status.memory_bytes, status.processes) == (None, None, None, ())
+
+
+def test_only_tiles_that_the_run_asks_for_count(run: FakeRun) -> None:
+    config = replace(run.manifest.config, run=replace(run.manifest.config.run, sample_fraction=0.5))
+    manifests.write(run.layout, replace(run.manifest, config=config))
+    undone(run, "A", 0, 3)
+    (a, b) = look(run).slides
+    assert (a.tiles, a.done, a.left) == (2, 1, 1), "of the first two by rank, one is gone"
+    assert (b.tiles, b.done, b.left) == (2, 2, 0)
+
+
+def test_failed_tiles_are_those_that_failed_last_and_have_no_part(run: FakeRun) -> None:
+    undone(run, "A", 0, 1)
+    fail = {"slide_id": "A", "error": "broken"}
+    write_journal(
+        run,
+        "n-1-1",
+        [
+            begin(-99),
+            event(-90, "failed", tile_id=TILES[0], **fail),
+            event(-80, "failed", tile_id=TILES[2], **fail),
+            event(-70, "failed", tile_id="of another fraction", **fail),
+        ],
+    )
+    (slide, _) = look(run).slides
+    assert (slide.done, slide.failed, slide.left) == (2, 1, 2)
+
+
+def test_the_order_of_time_decides_what_came_last(run: FakeRun) -> None:
+    undone(run, "A", 0)
+    fail = event(-10, "failed", slide_id="A", tile_id=TILES[0], error="broken")
+    write_journal(run, "n-1-1", [begin(-99), fail])
+    write_journal(run, "n-2-1", [begin(-50, pid=2), done(-40, "A", 0)])
+    assert look(run).slides[0].failed == 1
+    write_journal(run, "n-2-1", [begin(-50, pid=2), done(-5, "A", 0)])
+    assert look(run).slides[0].failed == 0
+
+
+def test_cells_come_from_journals_and_where_a_line_is_missing_from_the_part(run: FakeRun) -> None:
+    real = {
+        t: pc.sum(pc.equal(store_cells.read_cells(run.layout, run.manifest, "A")["cell_type"], t)).as_py()
+        for t in ("mk", "hspc")
+    }
+    assert look(run).slides[0].cells == real == {"mk": 20, "hspc": 20}
+    tile = store_cells.read_cells(run.layout, run.manifest, "A").filter(pc.field("tile_id") == TILES[1])
+    in_tile = {t: pc.sum(pc.equal(tile["cell_type"], t)).as_py() for t in ("mk", "hspc")}
+    # The journal is believed: it need not be opened again for every look.
+    write_journal(run, "n-1-1", [begin(-9), done(-5, "A", 1, mk=1000, hspc=in_tile["hspc"])])
+    assert look(run).slides[0].cells == {"mk": 20 - in_tile["mk"] + 1000, "hspc": 20}
+
+
+def test_a_tile_done_twice_counts_once(run: FakeRun) -> None:
+    found = [done(-5, "A", 1, mk=7, hspc=70)]
+    before = look(run).cells
+    write_journal(run, "n-1-1", [begin(-9), *found])
+    once = look(run).cells
+    assert once != before
+    write_journal(run, "n-2-1", [begin(-9, pid=2), *found])
+    assert look(run).cells == once
+
+
+def test_the_rate_is_that_of_the_processes_at_work_together(run: FakeRun) -> None:
+    undone(run, "A", 0, 1, 2, 3)
+    undone(run, "B", 0)
+    old = [done(-5000 + i, "A", 0) for i in range(50)]  # 50 in 50 s, by a process that has ended
+    write_journal(run, "n-0-1", [begin(-5001), *old, event(-4950, "end")])
+    write_journal(run, "n-1-1", [begin(-10), done(-5, "A", 1), done(0, "A", 2)])
+    write_journal(run, "n-2-1", [begin(-20, host="node2"), done(0, "A", 3)])
+    status = look(run)
+    assert [process.tiles_per_s for process in status.processes] == [
+        None,
+        pytest.approx(0.05),
+        pytest.approx(0.2),
+    ]
+    assert status.tiles_per_s == pytest.approx(0.25)
+    assert status.eta_s == pytest.approx(5 / 0.25)
+
+
+def test_the_time_left_does_not_wait_for_tiles_that_failed(run: FakeRun) -> None:
+    undone(run, "A", 0, 1, 2)
+    failed = event(-2, "failed", slide_id="A", tile_id=TILES[0], error="broken")
+    write_journal(run, "n-1-1", [begin(-10), failed, done(0, "B", 0)])
+    status = look(run)
+    assert (status.left, status.failed) == (3, 1)
+    assert status.eta_s == pytest.approx(2 / 0.2)
+
+
+def test_a_slide_that_is_not_planned_leaves_the_time_open(run: FakeRun) -> None:
+    run.layout.plan("B").unlink()
+    undone(run, "A", 0)
+    write_journal(run, "n-1-1", [begin(-10), done(0, "A", 1)])
+    status = look(run)
+    assert (status.slides[1].tiles, status.slides[1].left, status.unplanned) == (None, None, 1)
+    assert status.tiles_per_s is not None
+    assert status.eta_s is None
+    assert not status.is_finished
+
+
+def test_memory_is_that_of_the_processes_at_work(run: FakeRun) -> None:
+    write_journal(run, "n-0-1", [begin(-99), memory(-98, 9_000, 9_100), event(-90, "end")])
+    write_journal(run, "n-1-1", [begin(-10), memory(-9, 500, 700), memory(0, 400, 600)])
+    write_journal(run, "n-2-1", [begin(-10, host="node2"), memory(0, 1_000, 1_000)])
+    status = look(run)
+    assert status.memory_bytes == 1_400
+    here = {process.name: process for process in status.processes}["segment-n-1-1"]
+    assert (here.memory_bytes, here.peak_bytes, here.limit_bytes, here.workers) == (400, 700, 8_000, 3)
+
+
+def test_a_process_on_another_host_is_lost_when_it_is_silent_for_long(run: FakeRun) -> None:
+    write_journal(run, "n-1-1", [begin(-500), done(-400, "A", 0)], seen_s=-SILENT_S + 1)
+    assert only_process(run).state == "working"
+    write_journal(run, "n-1-1", [begin(-500), done(-400, "A", 0)], seen_s=-SILENT_S - 1)
+    process = only_process(run)
+    assert (process.state, process.tiles_per_s) == ("lost", None)
+    assert process.silent_s == pytest.approx(SILENT_S + 1)
+
+
+def test_a_process_on_this_host_is_lost_as_soon_as_it_is_gone(run: FakeRun) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    host = socket.gethostname()
+    write_journal(run, "n-1-1", [begin(-50, host, gone.pid)], seen_s=-30)
+    assert only_process(run).state == "lost"
+    write_journal(run, "n-1-1", [begin(-50, host, os.getpid())], seen_s=-30)
+    assert only_process(run).state == "working"
+
+
+@pytest.mark.parametrize(("last", "state"), [("end", "ended"), ("interrupted", "interrupted")])
+def test_a_process_that_said_goodbye_is_not_lost(run: FakeRun, last: str, state: str) -> None:
+    write_journal(run, "n-1-1", [begin(-9999), event(-9000, last)], seen_s=-9000)
+    assert only_process(run).state == state
+
+
+def test_what_the_cluster_says_goes_to_the_last_process_of_a_task(run: FakeRun) -> None:
+    write_journal(run, "n-1-1", [begin(-900, job="7_0")], seen_s=-800)
+    write_journal(run, "n-2-1", [begin(-90, job="7_0")])
+    write_journal(run, "n-3-1", [begin(-80, job="7_1"), event(-1, "end")])
+    write_journal(run, "n-4-1", [begin(-70)])
+    ends = [
+        TaskEnd("7_0", "OUT_OF_MEMORY", "0:125"),
+        TaskEnd("7_1", "COMPLETED", "0:0"),
+        TaskEnd("7_2", "NODE_FAIL", "1:0", "node9 died"),
+        TaskEnd("7_3", "COMPLETED", "0:0"),
+    ]
+    status = with_task_ends(look(run), ends)
+    found = {process.name[-3:]: (process.state, process.task_end) for process in status.processes}
+    assert found == {
+        "1-1": ("lost", None),
+        "2-1": ("lost", ends[0]),
+        "3-1": ("ended", ends[1]),
+        "4-1": ("working", None),
+    }
+    assert status.unheard_tasks == (ends[2],)
+    assert look(run).unheard_tasks == ()
+
+
+def test_the_command_prints_it_all(run: FakeRun) -> None:
+    undone(run, "A", 0, 1)
+    now_s = time.time() - NOW_S
+    fail = event(now_s - 4, "failed", slide_id="A", tile_id=TILES[0], error="broken")
+    lines = [
+        begin(now_s - 10, job="7_0", shard="0/2"),
+        fail,
+        done(now_s - 1, "B", 0),
+        memory(now_s, 500, 700),
+    ]
+    write_journal(run, "n-1-1", lines, seen_s=now_s)
+    shown = mkhspc("status", run.layout.root)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stderr == ""
+    assert "6 of 8 tiles" in shown.stdout
+    assert "left" in shown.stdout.splitlines()[-1]
+    facts = json.loads(mkhspc("status", run.layout.root, "--json").stdout)
+    assert (facts["left"], facts["failed"], facts["memory_bytes"]) == (2, 1, 500)
+    assert facts["slides"][0] | {"cells": None} == {
+        "slide_id": "A", "tiles": 4, "done": 2, "failed": 1, "left": 2, "merged": True, "cells": None,
+    }  # fmt: skip
+    assert facts["tiles_per_s"] == pytest.approx(0.2)
+    assert facts["eta_s"] == pytest.approx(5.0)
+    (process,) = facts["processes"]
+    assert (process["job"], process["shard"], process["state"]) == ("7_0", "0/2", "working")
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    for more in ((), ("--json",), ("--watch",)):
+        refused = mkhspc("status", tmp_path, *more)
+        assert (refused.returncode, refused.stdout) == (3, "")
+        assert "is no run" in refused.stderr
+
+
+def test_watching_looks_again_until_all_is_done(run: FakeRun) -> None:
+    part = run.layout.part("A", TILES[0])
+    kept = part.read_bytes()
+    part.unlink()
+    command = [sys.executable, "-m", "pipeline", "status", str(run.layout.root), "--watch"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    assert json.loads(process.stdout.readline())["left"] == 1
+    assert json.loads(process.stdout.readline())["left"] == 1
+    part.write_bytes(kept)
+    rest = [json.loads(line)["left"] for line in process.stdout]
+    assert rest[-1] == 0
+    assert process.wait(timeout=30) == 0
+
+
+def test_status_writes_nothing(run: FakeRun) -> None:
+    def times(root: Path) -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in (root, *root.rglob("*"))}
+
+    before = times(run.layout.root)
+    run_status(RunLayout(run.layout.root))
+    assert times(run.layout.root) == before

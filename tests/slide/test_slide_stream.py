@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from czifiles import Block, write_czi
+from hypothesis import given, strategies as st
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError
+from pipeline.geometry import Box
+from pipeline.slide.czi import CziSlide
+from pipeline.slide.stream import BlockKey, Foreseen, Visit, WindowStream, plan_reads
+
+BLOCK_PX = 40
+
+
+def mosaic(tmp_path: Path, across: int = 6, down: int = 5) -> Path:
+    """A slide of square blocks that overlap by 4 px, each of its own noise."""
+    rng = np.random.default_rng(1)
+    step = BLOCK_PX - 4
+    blocks = [
+        Block(rng.integers(0, 256, (BLOCK_PX, BLOCK_PX, 3), dtype=np.uint8), x * step - 50, y * step + 7)
+        for y in range(down)
+        for x in range(across)
+    ]
+    return write_czi(tmp_path / "mosaic.czi", blocks)
+
+
+def tiled(width: int, height: int, core: int, halo: int) -> list[Visit]:
+    return [
+        Visit(0, Box(x, y, min(x + core, width), min(y + core, height)).grown(halo))
+        for y in range(0, height, core)
+        for x in range(0, width, core)
+    ]
+
+
+def read_all(path: Path, visits: list[Visit], **settings: int) -> tuple[list[NDArray[np.uint8]], int]:
+    pictures = []
+    with WindowStream(path, 0.22, visits, **settings) as stream:
+        while (step := stream.next_window()) is not None:
+            box = visits[step].box
+            picture = np.empty((box.height, box.width, 3), np.uint8)
+            stream.read_into(picture)
+            pictures.append(picture)
+        return pictures, stream.decoded_bytes
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("room_bytes", [0, 20_000, 10**9])
+def test_windows_are_those_of_a_plain_read(tmp_path: Path, threads: int, room_bytes: int) -> None:
+    path = mosaic(tmp_path)
+    with CziSlide.open(path, 0.22) as slide:
+        scene = slide.scene(0)
+        visits = tiled(scene.width_px, scene.height_px, 50, 20)
+        expected = [slide.read(0, visit.box) for visit in visits]
+    found, _ = read_all(path, visits, room_bytes=room_bytes, threads=threads)
+    assert len(found) == len(expected)
+    for picture, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(picture, other)
+
+
+def test_with_room_each_block_is_decoded_once(tmp_path: Path) -> None:
+    path = mosaic(tmp_path)
+    with CziSlide.open(path, 0.22) as slide:
+        scene = slide.scene(0)
+        visits = tiled(scene.width_px, scene.height_px, 50, 20)
+        plan = plan_reads(slide, visits, 10**9)
+    _, decoded = read_all(path, [visits[i] for i in plan.order], room_bytes=10**9, threads=2)
+    assert decoded == plan.decoded_bytes == plan.touched_bytes == 30 * 3 * BLOCK_PX**2
+    without, _ = plan_of(path, visits, 0)
+    assert without > 2 * decoded, "the windows overlap enough for the cache to matter"
+
+
+def plan_of(path: Path, visits: list[Visit], room_bytes: int) -> tuple[int, int]:
+    with CziSlide.open(path, 0.22) as slide:
+        plan = plan_reads(slide, visits, room_bytes)
+    return plan.decoded_bytes, plan.held_bytes
+
+
+def test_the_plan_says_what_reading_decodes_and_holds(tmp_path: Path) -> None:
+    path = mosaic(tmp_path, 12, 9)
+    with CziSlide.open(path, 0.22) as slide:
+        scene = slide.scene(0)
+        visits = tiled(scene.width_px, scene.height_px, 60, 20)
+        for room_bytes in (0, 40_000, 80_000, 160_000):
+            plan = plan_reads(slide, visits, room_bytes)
+            assert sorted(plan.order) == list(range(len(visits)))
+            assert plan.held_bytes <= room_bytes
+            _, decoded = read_all(path, [visits[i] for i in plan.order], room_bytes=room_bytes, threads=2)
+            assert decoded == plan.decoded_bytes
+
+
+def test_less_room_never_decodes_less(tmp_path: Path) -> None:
+    path = mosaic(tmp_path, 12, 9)
+    with CziSlide.open(path, 0.22) as slide:
+        scene = slide.scene(0)
+        visits = tiled(scene.width_px, scene.height_px, 60, 20)
+    rooms = (0, 20_000, 40_000, 80_000, 160_000, 10**9)
+    decoded = [plan_of(path, visits, room)[0] for room in rooms]
+    assert decoded == sorted(decoded, reverse=True)
+
+
+def test_windows_that_are_not_wanted_are_left_out(tmp_path: Path) -> None:
+    path = mosaic(tmp_path)
+    with CziSlide.open(path, 0.22) as slide:
+        visits = tiled(slide.scene(0).width_px, slide.scene(0).height_px, 50, 20)
+        expected = slide.read(0, visits[7].box)
+    with WindowStream(
+        path, 0.22, visits, room_bytes=10**9, threads=1, is_wanted=lambda step: step == 7
+    ) as stream:
+        assert stream.next_window() == 7
+        picture = np.empty_like(expected)
+        stream.read_into(picture)
+        assert stream.next_window() is None
+    np.testing.assert_array_equal(picture, expected)
+
+
+def test_a_damaged_block_fails_its_windows_alone(tmp_path: Path) -> None:
+    path = mosaic(tmp_path)
+    with CziSlide.open(path, 0.22) as slide:
+        scene = slide.scene(0)
+        visits = tiled(scene.width_px, scene.height_px, 50, 5)
+        block = slide.mosaic(0).level_0[0]
+        hurt = {
+            step
+            for step, visit in enumerate(visits)
+            if 0 in slide.mosaic(0).meeting(visit.box.shifted(scene.mosaic_box.x0, scene.mosaic_box.y0))
+        }
+    data = bytearray(path.read_bytes())
+    data[block.position_bytes : block.position_bytes + 14] = b"ZISRAWRUBBISH!"
+    path.write_bytes(data)
+    assert 0 < len(hurt) < len(visits)
+    with WindowStream(path, 0.22, visits, room_bytes=10**9, threads=2) as stream:
+        while (step := stream.next_window()) is not None:
+            box = visits[step].box
+            picture = np.empty((box.height, box.width, 3), np.uint8)
+            if step in hurt:
+                with pytest.raises(InputError, match="cannot be decoded"):
+                    stream.read_into(picture)
+            else:
+                stream.read_into(picture)
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 7), min_size=1, max_size=4, unique=True), max_size=12),
+    st.integers(0, 8),
+)
+def test_what_is_held_fits_and_a_value_is_that_of_its_key(steps: list[list[int]], room: int) -> None:
+    keys = [[BlockKey(0, n) for n in step] for step in steps]
+    cache: Foreseen[int] = Foreseen(keys, {BlockKey(0, n): 1 for n in range(8)}, room)
+    for step, wanted in enumerate(keys):
+        for key in wanted:
+            assert cache.get(key, step, lambda key=key: key.nth) == key.nth  # type: ignore[misc]
+            assert cache.held_bytes <= room
+    distinct = len({n for step in steps for n in step})
+    assert distinct <= cache.loaded_bytes <= sum(map(len, steps))
+    if room == 8:
+        assert cache.loaded_bytes == distinct
+    assert cache.held_bytes == 0, "nothing is kept that no step needs"

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from runs import make_run
+
+from pipeline.errors import InputError
+from pipeline.store import manifest as manifests
+from pipeline.store.layout import RunLayout
+
+ADD_SLIDES = """
+import sys, time
+from dataclasses import replace
+from pathlib import Path
+from pipeline.store import manifest as manifests
+from pipeline.store.layout import RunLayout
+
+def with_slide(slide_id):
+    def change(manifest):
+        time.sleep(0.005)
+        return replace(manifest, slides=(*manifest.slides, replace(manifest.slides[0], slide_id=slide_id)))
+    return change
+
+layout = RunLayout(Path(sys.argv[1]))
+time.sleep(max(0.0, float(sys.argv[3]) - time.time()))
+for i in range(5):
+    manifests.update(layout, with_slide(f"{sys.argv[2]}-{i}"))
+"""
+
+
+def test_no_change_of_several_processes_is_lost(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", slide_ids=("A",), cells_per_type=4)
+    start_s = str(time.time() + 2.0)
+    writers = [
+        subprocess.Popen([sys.executable, "-c", ADD_SLIDES, str(run.layout.root), name, start_s])
+        for name in "BCD"
+    ]
+    assert [writer.wait(60) for writer in writers] == [0, 0, 0]
+    found = [slide.slide_id for slide in manifests.read(run.layout).slides]
+    assert sorted(found) == ["A", *(f"{name}-{i}" for name in "BCD" for i in range(5))]
+
+
+def test_a_change_that_changes_nothing_writes_nothing_and_needs_no_lock(tmp_path: Path) -> None:
+    layout = make_run(tmp_path / "run", slide_ids=("A",), cells_per_type=4).layout
+    before = layout.manifest.stat()
+    manifest = manifests.update(layout, lambda current: replace(current, versions=dict(current.versions)))
+    assert manifest == manifests.read(layout)
+    assert layout.manifest.stat().st_ino == before.st_ino
+    assert not layout.manifest_lock.exists()
+
+
+def test_a_change_of_no_run_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is no run"):
+        manifests.update(RunLayout(tmp_path / "run"), lambda manifest: manifest)
+    assert not (tmp_path / "run").exists()

@@ -14,8 +14,8 @@ help:
 	@echo "make bench   measure; ONLY=engine|gallery|learn for one part, FULL=1 for the long ones"
 	@echo "make clean   remove .venv and everything made"
 
-install: .make/installed
-install-dev: .make/installed-dev
+install: $(VENV)/installed
+install-dev: $(VENV)/installed-dev
 
 demo: install
 	@$(BIN)/mkhspc demo --out demo-out
@@ -35,22 +35,23 @@ bench: install-dev
 tools:
 	@sh scripts/test-tools.sh
 
-.make/venv:
+# Marks of what is done lie inside the environment, so that they are gone when it is.
+$(VENV)/made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "mkhspc needs Python 3.11 or later; give one: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || \
 	  { echo "python3 cannot make a virtual environment; Debian: apt-get install python3-venv" >&2; exit 1; }
-	@mkdir -p .make && touch $@
+	@touch $@
 
-.make/installed: .make/venv pyproject.toml
+$(VENV)/installed: $(VENV)/made pyproject.toml
 	@echo "installing mkhspc into $(VENV) ..."
 	@$(BIN)/pip install --quiet --editable .
 	@touch $@
 
-.make/installed-dev: .make/installed pyproject.toml
+$(VENV)/installed-dev: $(VENV)/installed pyproject.toml
 	@echo "installing what the tests need into $(VENV) ..."
 	@$(BIN)/pip install --quiet --editable '.[dev]'
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .make demo-out bench.json build dist
+	rm -rf $(VENV) demo-out bench.json build dist

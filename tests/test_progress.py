@@ -188,7 +188,7 @@ def test_the_view_shows_tiles_slides_memory_and_cells() -> None:
     assert "20/20" in lines["A"]
     assert "10/60" in lines["B"]
     assert re.search(r"3\.2 GB of 8\.0 GB +2 workers", lines["memory"])
-    assert re.search(r"3 MK +1,234 HSPC", lines["cells"])
+    assert re.search(r"3 MK +1,234 HSPC", lines["found"])
 
 
 def test_a_resumed_run_has_no_rate_from_what_was_done_before() -> None:

@@ -15,9 +15,10 @@ RULES = ("majority", "latest", "exclude")
 
 
 @click.command(short_help="Turn exported labels into training data.")
+@click.argument("more", nargs=-1, metavar="[FILE]...", type=click.Path(path_type=Path))
 @click.option(
-    "--annotations", required=True, multiple=True, type=click.Path(path_type=Path), metavar="FILE",
-    help="Labels that were exported; may be repeated.",
+    "--annotations", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
+    help="Labels that were exported; more files may follow, or the option be repeated.",
 )  # fmt: skip
 @click.option(
     "--base-dir",
@@ -27,7 +28,11 @@ RULES = ("majority", "latest", "exclude")
     help="The run that was labelled.",
 )
 @click.option(
-    "--output", required=True, type=click.Path(path_type=Path), metavar="FILE.json", help="The training data."
+    "--output",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.json",
+    help="The training data.",
 )
 @click.option(
     "--min-match", type=click.FloatRange(0.0, 1.0), default=0.98, show_default=True,
@@ -40,6 +45,7 @@ RULES = ("majority", "latest", "exclude")
 @area_options
 @json_option
 def convert(
+    more: tuple[Path, ...],
     annotations: tuple[Path, ...],
     base_dir: Path,
     output: Path,
@@ -58,18 +64,21 @@ def convert(
     \b
     Examples:
       mkhspc convert --annotations annotations_1f0c_anna.json --base-dir run --output train.json
-      mkhspc convert --annotations anna.json --annotations ben.json --base-dir run \\
-        --output train.json --on-conflict exclude --json
+      mkhspc convert --annotations annotations_*.json --base-dir run --output train.json \\
+        --on-conflict exclude --json
     """
     from pipeline.errors import UsageError
     from pipeline.learn import convert as converting
     from pipeline.learn.training_file import write_training
     from pipeline.store.layout import RunLayout
 
-    if output.resolve() in {path.resolve() for path in annotations}:
+    files = (*annotations, *more)  # a shell turns `--annotations *.json` into one option and arguments
+    if not files:
+        raise UsageError("no labels given", fix="name the exported files with --annotations")
+    if output.resolve() in {path.resolve() for path in files}:
         raise UsageError("would be written over the labels", where=output, fix="choose another --output")
     request = converting.Request(
-        annotations=annotations,
+        annotations=files,
         run=RunLayout(base_dir),
         min_match=min_match,
         on_conflict=on_conflict,  # type: ignore[arg-type]

@@ -27,7 +27,7 @@ from pipeline.cli.options import json_option, print_json, run_option
     type=float,
     default=0.03,
     show_default=True,
-    help="Share of cells shown a second time, at least 50 a type; 0 for none.",
+    help="Share of cells shown a second time on a later page, at least 50 a type; 0 for none.",
 )
 @click.option("--no-blind", is_flag=True, help="Show slides by name instead of by code.")
 @json_option

@@ -191,4 +191,4 @@ def _add_resources(grid: Table, stage: Stage) -> None:
         at_work = f"{workers} worker{'' if workers == 1 else 's'}" if workers else ""
         grid.add_row("memory", Bar(used, limit, style=style), amount, at_work)
     if all(name in stage.facts for name in CELL_TYPES):
-        grid.add_row("cells", "", *(f"{stage.number(name):,} {name.upper()}" for name in CELL_TYPES))
+        grid.add_row("found", "", *(f"{stage.number(name):,} {name.upper()}" for name in CELL_TYPES))

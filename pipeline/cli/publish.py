@@ -38,6 +38,7 @@ def publish(site: Path, wait_url: str | None, as_json: bool, **given: object) ->
     from pipeline.gallery import publish as publishing
 
     options = publishing.PublishOptions(**given)  # type: ignore[arg-type]
+    publishing.check_site(site)
     click.echo("mkhspc: GitHub Pages are public: anyone who has the address can see this site", err=True)
     report = publishing.publish(site, options)
     if report.replaces_foreign:

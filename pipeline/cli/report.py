@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Counts and densities by slide and by group.")
 @run_option
-@click.option("--out", "out_dir", required=True, type=click.Path(path_type=Path), help="Where to write.")
+@click.option(
+    "--out",
+    "out_dir",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where to write.",
+)
 @click.option(
     "--groups",
     "groups_csv",

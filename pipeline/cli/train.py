@@ -12,6 +12,7 @@ from pipeline.cli.options import json_option, print_json
 
 MODELS = ("auto", "random-forest", "logistic", "boosting")
 AIMS = ("f1", "recall", "balanced")
+_OUTPUT = click.Path(dir_okay=False, path_type=Path)
 _TOO_LONG_TO_PRINT = ("cells", "labels", "identity")
 
 
@@ -24,12 +25,8 @@ _TOO_LONG_TO_PRINT = ("cells", "labels", "identity")
     metavar="FILE.json",
     help="From `mkhspc convert`; may be repeated.",
 )
-@click.option(
-    "--output-mk", type=click.Path(path_type=Path), metavar="FILE.skops", help="Train MK; write it here."
-)
-@click.option(
-    "--output-hspc", type=click.Path(path_type=Path), metavar="FILE.skops", help="Train HSPC; write it here."
-)
+@click.option("--output-mk", type=_OUTPUT, metavar="FILE.skops", help="Train MK; write it here.")
+@click.option("--output-hspc", type=_OUTPUT, metavar="FILE.skops", help="Train HSPC; write it here.")
 @click.option("--morph-only", is_flag=True, help="Only shape, colour and texture; no deep features.")
 @click.option("--model", type=click.Choice(MODELS), default="auto", show_default=True, help="What to train.")
 @click.option(

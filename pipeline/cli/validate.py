@@ -40,7 +40,7 @@ _FILE = click.Path(path_type=Path)
 @click.option(
     "--report",
     "report_dir",
-    type=_FILE,
+    type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
     help="Write report.html, report.json and pictures here.",
 )

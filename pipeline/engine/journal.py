@@ -34,7 +34,7 @@ from pipeline.progress import Event, Journal, Progress
 from pipeline.store.layout import RunLayout
 from pipeline.store.manifest import Manifest
 
-MEMORY_EVERY_S = 10.0
+MEMORY_EVERY_S = 30.0
 """Time between two lines about memory, which also tell other hosts that the process lives ..."""
 MEMORY_SHARE = 0.02
 """... and at first this share of the time so far, so that a short run has a curve as well."""

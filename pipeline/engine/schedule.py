@@ -121,13 +121,22 @@ class Job:
     can_grow: bool
 
 
-def plan_job(manifest: Manifest, tiles: Mapping[str, Sequence[Tile]], compute: ComputeSection) -> Job:
+def plan_job(
+    manifest: Manifest,
+    tiles: Mapping[str, Sequence[Tile]],
+    compute: ComputeSection,
+    limit: MemoryLimit | None = None,
+) -> Job:
     """Lays tiles out over time and memory, without reading a pixel.
+
+    Args:
+        tiles: by slide id; at least one.
+        limit: of memory, instead of this process's.
 
     Raises:
         UsageError: not even one worker fits the memory.
     """
-    limit = memory_limit(compute.memory_gb)
+    limit = limit or memory_limit(compute.memory_gb)
     room = room_bytes(limit.limit_bytes)
     recipe = recipe_of(manifest)
     slides = []

@@ -266,7 +266,7 @@ def _process_status(journal: Journal, now_s: float) -> ProcessStatus:
 def state_of(journal: Journal, now_s: float) -> ProcessState:
     """What became of a process, or that it still works; on its own host it need not be waited for."""
     state = journal.state(now_s)
-    is_quiet = now_s - journal.seen_s > 2 * MEMORY_EVERY_S
+    is_quiet = now_s - journal.seen_s > 1.5 * MEMORY_EVERY_S  # a container may have this host's name
     if state == "working" and is_quiet and journal.origin.get("host") == socket.gethostname():
         return state if Path(f"/proc/{journal.origin.get('pid')}").exists() else "lost"
     return state

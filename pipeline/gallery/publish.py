@@ -65,8 +65,7 @@ def publish(site: Path, options: PublishOptions) -> PublishReport:
         CheckFailedError: the site or a file is larger than GitHub Pages allow.
         UsageError: the branch's name is none.
     """
-    read_site(site)
-    size_bytes = check_sizes(site)
+    size_bytes = check_site(site)
     with target_branch(options.repo, options.branch) as branch:
         before = branch.fetch()
         after = branch.commit(site, before, options.message, orphan=options.orphan)
@@ -85,11 +84,16 @@ def publish(site: Path, options: PublishOptions) -> PublishReport:
         )
 
 
-def check_sizes(site: Path) -> int:
-    """The size of a site in bytes; `CheckFailedError` if GitHub Pages would not take it.
+def check_site(site: Path) -> int:
+    """The size of a site in bytes, if it is one that GitHub Pages would take.
 
     A push of up to 2 GB is allowed, so a site that is small enough always makes one that is.
+
+    Raises:
+        InputError: the directory holds no site.
+        CheckFailedError: the site or a file is larger than GitHub Pages allow.
     """
+    read_site(site)
     sizes = {path: path.stat().st_size for path in site.rglob("*") if path.is_file()}
     for path, size_bytes in sizes.items():
         if size_bytes > MAX_FILE_BYTES:

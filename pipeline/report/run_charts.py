@@ -134,7 +134,8 @@ def workers(timeline: Timeline, ends_s: Mapping[str, float], journals: Sequence[
         before = 0
         for event in journal.named("begin", "memory"):
             now = int(event.facts.get("workers", before))
-            changes.append((event.at_s, now - before))
+            if now != before:
+                changes.append((event.at_s, now - before))
             before = now
         changes.append((ends_s[journal.name], -before))
     total, points = 0, dict[float, int]()

@@ -114,6 +114,7 @@ class RunPage:
     def __init__(self, journals: Sequence[Journal], now_s: float) -> None:
         self._journals = journals
         self._now_s = now_s
+        self._states = {journal.name: journal.state(now_s) for journal in journals}
         self._ends_s = {journal.name: self._end_s(journal) for journal in journals}
         self._timeline = Timeline((j.events[0].at_s, self._ends_s[j.name]) for j in journals)
         self._done = {_tile(event): (journal, event) for journal, event in self._named("done")}
@@ -128,7 +129,7 @@ class RunPage:
 
     def _end_s(self, journal: Journal) -> float:
         last_s = journal.events[-1].at_s
-        return max(last_s, self._now_s) if journal.state(self._now_s) == "working" else last_s
+        return max(last_s, self._now_s) if self._states[journal.name] == "working" else last_s
 
     def _named(self, *names: str) -> list[Found]:
         """Events of all processes in the order of time."""
@@ -197,7 +198,7 @@ class RunPage:
         """How the run stands, in a word."""
         left = sum(row.left or 0 for row in self.slides)
         words = f"{left:,} {'tile' if left == 1 else 'tiles'} left" if left else ""
-        if any(journal.state(self._now_s) == "working" for journal in self._journals):
+        if "working" in self._states.values():
             return Figure("state", "at work", words)
         return Figure("state", "incomplete" if left else "complete", words, is_bad=left > 0)
 
@@ -254,7 +255,7 @@ class RunPage:
         """All processes; restarts are those that took up a share of the run that another had begun."""
         shares = {(j.origin.get("shard"), tuple(_shares(j))) for j in self._journals}
         restarts = len(self._journals) - len(shares)
-        lost = sum(journal.state(self._now_s) == "lost" for journal in self._journals)
+        lost = sum(state == "lost" for state in self._states.values())
         counts = ((restarts, "restart" if restarts == 1 else "restarts"), (lost, "killed"))
         note = ", ".join(f"{number:,} {words}" for number, words in counts if number)
         return Figure("processes", f"{len(self._journals):,}", note, is_bad=lost > 0)
@@ -313,7 +314,7 @@ class RunPage:
         return [self._process(journal) for journal in self._journals]
 
     def _process(self, journal: Journal) -> ProcessRow:
-        origin, state, begun_s = journal.origin, journal.state(self._now_s), journal.events[0].at_s
+        origin, state, begun_s = journal.origin, self._states[journal.name], journal.events[0].at_s
         peaks = [event.facts["peak_bytes"] for event in journal.named("memory")]
         planned = origin.get("planned_peak_bytes")
         stopped = next((event.facts.get("signal", "?") for event in journal.named("interrupted")), "")

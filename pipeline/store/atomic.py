@@ -23,7 +23,7 @@ TEMPORARY_SUFFIX = ".partial"
 SHOWN_NAME_LENGTH = 40
 """Of the final name in a temporary one, which must not be longer than file systems allow."""
 
-_OWNER = re.compile(rf"\.(?P<pid>\d+)@(?P<host>[^@/]+){re.escape(TEMPORARY_SUFFIX)}")
+_OWNER = re.compile(rf"\.(?P<pid>\d+)@(?P<host>[^@/]+){re.escape(TEMPORARY_SUFFIX)}$")
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def _temporary(path: Path) -> Iterator[Path]:
         _sync_directory(directory.parent)
 
 
-def _reserve(temporary: Path, made: list[Path], tries: int = 5) -> None:
+def _reserve(temporary: Path, made: list[Path], tries: int = 20) -> None:
     """Makes an empty file, and the directories missing above it, which are added to `made`."""
     try:
         _make_directories(temporary.parent, made)

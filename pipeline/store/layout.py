@@ -54,27 +54,47 @@ class RunLayout:
         return self.root / "scores" / f"{slide_id}.parquet"
 
 
+MAX_SLIDE_ID_LENGTH = 150
+"""Leaves room in a file name (255 bytes) for what temporary names add: a suffix, a host, a process."""
+
+
 def slide_id_of(path: Path) -> str:
     """A slide's id: its file stem with every character outside `A-Za-z0-9.-` made `_`.
 
     The result is safe as a file name, in HTML, in a shell and in a cell id.
 
     Raises:
-        InputError: if nothing of the name is left.
+        InputError: if nothing of the name is left, or too much.
     """
-    safe = re.sub(r"[^A-Za-z0-9.-]+", "_", path.stem).strip("._-")
+    safe = _safe(path.stem)
     if not safe:
         raise InputError("the file name gives no slide id", where=path, fix="rename the slide")
+    if len(safe) > MAX_SLIDE_ID_LENGTH:
+        raise InputError(
+            f"the file name is too long for a slide id: {len(safe)} characters",
+            where=path,
+            fix=f"rename the slide: {MAX_SLIDE_ID_LENGTH} characters are allowed",
+        )
     return safe
+
+
+def is_slide_id(text: str) -> bool:
+    """Whether a text could be the id of a slide, and so is safe in a path."""
+    return 0 < len(text) <= MAX_SLIDE_ID_LENGTH and text == _safe(text)
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", name).strip("._-")
 
 
 def distinct_slide_ids(paths: list[Path]) -> dict[str, Path]:
     """Slide ids and their files, in the order given; a file given twice counts once.
 
     Raises:
-        InputError: two different files share one id.
+        InputError: two different files share one id, or one file has two.
     """
     slides: dict[str, Path] = {}
+    ids: dict[Path, str] = {}
     for path in paths:
         slide_id = slide_id_of(path)
         other = slides.setdefault(slide_id, path)
@@ -82,5 +102,12 @@ def distinct_slide_ids(paths: list[Path]) -> dict[str, Path]:
             raise InputError(
                 f"two slides have the name '{slide_id}': {other} and {path}",
                 fix="rename one of them: cells are known by their slide's name",
+            )
+        other_id = ids.setdefault(path.resolve(), slide_id)
+        if other_id != slide_id:
+            raise InputError(
+                f"is one slide under two names: {slides[other_id]} and {path}",
+                where=path.resolve(),
+                fix="give it once: its cells would count twice",
             )
     return slides

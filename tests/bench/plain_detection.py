@@ -1,4 +1,4 @@
-"""The classical detectors' steps written plainly with scikit-image: whole images of floats, one cell at a time.
+"""The classical detectors' steps written plainly with scikit-image: images of floats, one cell at a time.
 
 The baseline of their speed, and a check that being quick has not changed what is found. Constants
 and the evidence for an MK come from the detectors, so that both sides do the same work. Where
@@ -17,7 +17,7 @@ from skimage.draw import line, polygon2mask
 from skimage.feature import peak_local_max
 from skimage.filters import gaussian, threshold_local
 from skimage.measure import label, regionprops
-from skimage.morphology import closing, disk, isotropic_dilation, isotropic_opening, opening
+from skimage.morphology import closing, dilation, disk, opening
 from skimage.segmentation import watershed
 from skimage.transform import downscale_local_mean, warp_polar
 
@@ -25,7 +25,7 @@ from pipeline.config import AreaRange
 from pipeline.detect.classical import evidence, hspc, mk, nuclei, outline, split
 from pipeline.detect.classical.masks import fits, odd_size, tight
 from pipeline.detect.contract import Detection, Window
-from pipeline.geometry import normalise_mask
+from pipeline.geometry import normalise_mask, um_to_px
 from pipeline.slide.stains import OD_UNIT, SMOOTHING_UM, SceneCalibration, StainLevels
 
 Floats = NDArray[np.float64]
@@ -54,13 +54,13 @@ def nuclear_pixels(haematoxylin: Floats, levels: StainLevels, um_per_px: float) 
 def find_hspc(window: Window, haematoxylin: Floats, area: AreaRange) -> list[Detection]:
     um, levels = window.um_per_px, window.calibration.levels
     mask = _holes_filled(nuclear_pixels(haematoxylin, levels, um), um)
-    mask = isotropic_opening(mask, nuclei.TIP_UM / um)
+    mask = opening(mask, disk(um_to_px(nuclei.TIP_UM, um)))
     depth = np.minimum(ndimage.distance_transform_edt(mask), split.MAX_DEPTH_UM / um)
     depth = gaussian(depth, split.SMOOTHING_UM / um, truncate=3.0)
     markers = np.zeros(mask.shape, np.int32)
     for number, place in enumerate(_seeds(depth, mask, um), start=1):
         markers[place] = number
-    labels = watershed(-depth, markers, mask=isotropic_dilation(mask, hspc.RIM_UM / um))
+    labels = watershed(-depth, markers, mask=dilation(mask, disk(um_to_px(hspc.RIM_UM, um))))
     found = []
     for region in regionprops(labels, haematoxylin):
         own = mask[region.slice] & region.image
@@ -117,7 +117,7 @@ class PlainMk:
         )
         self.nuclei = nuclear_pixels(haematoxylin, levels, self.um)
         self.eosin = np.clip(np.rint(eosin), 0, 255).astype(np.uint8)
-        hidden = isotropic_dilation(self.nuclei, mk.NUCLEAR_EDGE_UM / self.um)
+        hidden = dilation(self.nuclei, disk(round(mk.NUCLEAR_EDGE_UM / self.um)))
         filled_in = closing(np.where(hidden, 0.0, eosin), self._disk(mk.LARGEST_LOBE_UM / 2))
         self.body = self._smooth(np.where(hidden, filled_in, eosin), mk.SMOOTHING_UM)
 

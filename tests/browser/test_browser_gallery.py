@@ -35,6 +35,10 @@ HOSTILE = "<img src=x onerror=alert(1)>\"'</script><script>alert(2)</script>"
 STATE = (
     "[...document.querySelectorAll('article[data-cell-id]')].map(a => [a.dataset.cellId, a.dataset.state])"
 )
+TOOLS_RIGHT = (
+    "Math.max(...[...document.querySelectorAll('.tools button, .tools b')]"
+    ".map(e => e.getBoundingClientRect().right))"
+)
 
 
 @pytest.fixture(scope="module")
@@ -716,6 +720,9 @@ def test_it_fits_a_phone(browser: Browser, address: str) -> None:
     for name in ("index.html", "mk/page-001.html", "hspc/page-001.html"):
         go(page, address + name)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        page.evaluate("document.querySelectorAll('[data-unexported]').forEach(b => (b.hidden = false))")
+        page.evaluate("document.querySelector('[data-unexported]').textContent = '12345'")
+        assert page.evaluate(TOOLS_RIGHT) <= 390
     buttons = page.locator("article").first.locator("[data-label]")
     for i in range(3):
         box = buttons.nth(i).bounding_box()

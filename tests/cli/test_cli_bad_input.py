@@ -85,21 +85,49 @@ def test_two_slides_of_one_name(slide: Path, tmp_path: Path, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize(
-    "name", ["with spaces.czi", "it's.czi", 'say "x".czi', "<script>alert(1)<.czi", "..; rm -rf x.czi"]
+    ("name", "slide_id"),
+    [
+        ("with spaces.czi", "with_spaces"),
+        ("it's.czi", "it_s"),
+        ('say "x".czi', "say_x"),
+        ("<script>alert(1)<.czi", "script_alert_1"),
+        ("..; rm -rf x.czi", "rm_-rf_x"),
+        (r"..\..\evil.czi", "evil"),
+        ("away/../../evil.czi", "evil"),
+        ("line\nend\x1b[31m.czi", "line_end_31m"),
+    ],
 )
 def test_hostile_slide_names_become_safe_ids(
-    slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+    tiny_slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, slide_id: str
 ) -> None:
-    hostile = tmp_path / name
-    slide.rename(hostile)
-    code, _ = refused(capsys, segment(hostile, tmp_path / "run"))
-    assert code in (1, 3), "noise holds no cells"
-    manifest = tmp_path / "run" / "manifest.json"
-    if manifest.exists():
-        (entry,) = json.loads(manifest.read_text())["slides"]
-        assert not set(entry["slide_id"]) & set(" '\"<>;()/")
-    made = {p.relative_to(tmp_path) for p in tmp_path.rglob("*")}
-    assert all(p.parts[0] in {"run", name} for p in made)
+    home = tmp_path / "home"
+    (home / "away").mkdir(parents=True)
+    hostile = Path(shutil.copy(tiny_slide, home / name))
+    code = run_command([str(a) for a in segment(hostile, home / "run", "--num-workers", 1)])
+    assert code == 0, capsys.readouterr().err
+    (entry,) = json.loads((home / "run" / "manifest.json").read_text())["slides"]
+    assert entry["slide_id"] == slide_id
+    assert (home / "run" / "cells" / f"{slide_id}.parquet").exists()
+    made = {p for p in tmp_path.rglob("*") if home / "run" not in (p, *p.parents)}
+    assert made == {home, home / "away", hostile.resolve()}, "nothing but the run is made"
+
+
+def test_a_slide_name_too_long_for_the_files_of_a_run(
+    slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = slide.rename(tmp_path / f"{'x' * 200}.czi")
+    code, message = refused(capsys, segment(long, tmp_path / "run"))
+    assert code == 3
+    assert "rename the slide" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_slide_under_two_names(slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "link.czi").symlink_to(slide)
+    code, message = refused(capsys, segment(slide, tmp_path / "run", "--czi-path", tmp_path / "link.czi"))
+    assert code == 3
+    assert "one slide under two names" in message
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_missing_slide(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -219,6 +247,14 @@ def test_annotations_that_cannot_be_used(
     assert code == 3, message
     assert words in message
     assert not training.exists()
+
+
+def test_no_annotations_at_all(run: FakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, message = refused(
+        capsys, ["convert", "--base-dir", run.layout.root, "--output", tmp_path / "training.json"]
+    )
+    assert code == 2
+    assert "--annotations" in message
 
 
 def test_annotations_of_another_run(run: FakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
+from runs import make_run
 
 from pipeline.cli import COMMANDS, cli, run_command
 
@@ -62,6 +64,22 @@ def test_wrong_usage_is_two_lines_what_and_where_to_read_more(
     assert what in first
     assert second == f"  see `{see}`"
     assert "\x1b" not in shown.err
+
+
+@pytest.mark.parametrize("form", ["--annotations a.json b.json", "--annotations a.json --annotations b.json"])
+def test_convert_takes_what_a_shell_makes_of_a_wildcard(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    run = make_run(tmp_path / "run", slide_ids=("A",), cells_per_type=10)
+    ids = list(run.truth)
+    for name, part in (("a", ids[:9]), ("b", ids[9:])):
+        (tmp_path / f"{name}.json").write_text(json.dumps({i: int(run.truth[i]) for i in part}))
+    monkeypatch.chdir(tmp_path)
+    code = run_command(["convert", *form.split(), "--base-dir", "run", "--output", "training.json", "--json"])
+    shown = capsys.readouterr()
+    assert code == 0, shown.err
+    assert [file["file"] for file in json.loads(shown.out)["files"]] == ["a.json", "b.json"]
+    assert len(json.loads(Path("training.json").read_text())["samples"]) > 9
 
 
 def test_no_command_at_all_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:

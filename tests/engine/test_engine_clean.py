@@ -80,7 +80,9 @@ def test_the_file_of_a_living_writer_stays_however_old(layout: RunLayout) -> Non
         assert half.exists()
 
 
-@pytest.mark.parametrize(("age_s", "is_stale"), [(OTHER_HOST_AGE_S - 60, False), (OTHER_HOST_AGE_S + 60, True)])
+@pytest.mark.parametrize(
+    ("age_s", "is_stale"), [(OTHER_HOST_AGE_S - 60, False), (OTHER_HOST_AGE_S + 60, True)]
+)
 def test_a_file_of_another_host_goes_when_it_is_old(layout: RunLayout, age_s: float, is_stale: bool) -> None:
     path = temporary(layout.cells("A"), os.getpid(), "node-7.cluster", age_s)
     found = find_leftovers(layout)

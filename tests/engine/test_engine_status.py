@@ -228,9 +228,9 @@ def test_a_process_on_this_host_is_lost_as_soon_as_it_is_gone(run: FakeRun) -> N
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     host = socket.gethostname()
-    write_journal(run, "n-1-1", [begin(-50, host, gone.pid)], seen_s=-30)
+    write_journal(run, "n-1-1", [begin(-90, host, gone.pid)], seen_s=-50)
     assert only_process(run).state == "lost"
-    write_journal(run, "n-1-1", [begin(-50, host, os.getpid())], seen_s=-30)
+    write_journal(run, "n-1-1", [begin(-90, host, os.getpid())], seen_s=-50)
     assert only_process(run).state == "working"
 
 

@@ -13,7 +13,7 @@ from runs import FakeRun, make_run
 from pipeline.errors import CheckFailedError, IncompleteError, InputError, UsageError
 from pipeline.gallery.git import redacted, target_branch
 from pipeline.gallery.options import SiteOptions
-from pipeline.gallery.publish import PublishOptions, PublishReport, check_sizes, publish, wait_until_live
+from pipeline.gallery.publish import PublishOptions, PublishReport, check_site, publish, wait_until_live
 from pipeline.gallery.serve import address_of, open_server
 from pipeline.gallery.site import build_site
 
@@ -237,7 +237,7 @@ def test_a_file_over_the_limit_is_refused(site: Path) -> None:
     with (site / "assets" / "huge.avif").open("wb") as file:
         file.truncate(100 * 1024 * 1024 + 1)
     with pytest.raises(CheckFailedError, match="100 MiB"):
-        check_sizes(site)
+        check_site(site)
 
 
 def test_a_site_over_the_limit_is_refused(site: Path) -> None:
@@ -245,7 +245,7 @@ def test_a_site_over_the_limit_is_refused(site: Path) -> None:
         with (site / "assets" / f"{number}.avif").open("wb") as file:
             file.truncate(100 * 1024 * 1024)
     with pytest.raises(CheckFailedError, match="GitHub Pages hold 1000 MB"):
-        check_sizes(site)
+        check_site(site)
 
 
 def test_passwords_in_urls_are_not_shown() -> None:

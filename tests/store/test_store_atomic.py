@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -94,3 +97,74 @@ except FileExistsError:
     results = [racer.communicate()[0].strip() for racer in racers]
     assert sorted(results) == ["lost"] * 5 + ["won"]
     assert path.read_text() == str(results.index("won"))
+
+
+@pytest.mark.parametrize("name", ["a.txt", "s0_4096_8192.parquet", "x" * 250, "μ" * 120, "a@b.5@c.partial"])
+def test_a_temporary_name_tells_its_writer(tmp_path: Path, name: str) -> None:
+    with atomic.replacing(tmp_path / name) as temporary:
+        temporary.write_text("x")
+        assert temporary.exists()
+        assert atomic.owner_of(temporary) == atomic.Owner(socket.gethostname(), os.getpid())
+    assert (tmp_path / name).read_text() == "x"
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.partial", "a.5@host", "a.x@host.partial"])
+def test_another_name_tells_no_writer(name: str) -> None:
+    assert atomic.owner_of(Path("/run") / name) is None
+
+
+def test_a_process_that_ended_is_not_running() -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    assert not atomic.Owner(socket.gethostname(), ended.pid).is_running
+    assert atomic.Owner(socket.gethostname(), os.getpid()).is_running
+    assert atomic.Owner(socket.gethostname(), os.getpid()).is_here
+    assert not atomic.Owner("elsewhere", os.getpid()).is_here
+
+
+def test_threads_that_write_one_file_leave_one_whole(tmp_path: Path) -> None:
+    texts = [str(i) * 100_000 for i in range(8)]
+    threads = [threading.Thread(target=atomic.write_text, args=(tmp_path / "a", text)) for text in texts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (tmp_path / "a").read_text() in texts
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_directory_taken_away_is_made_again(tmp_path: Path) -> None:
+    is_over = threading.Event()
+
+    def take_away() -> None:
+        while not is_over.is_set():
+            with suppress(OSError):
+                (tmp_path / "d").rmdir()
+            time.sleep(1e-4)
+
+    thief = threading.Thread(target=take_away)
+    thief.start()
+    try:
+        for i in range(100):
+            atomic.write_text(tmp_path / "d" / "a", str(i))
+            assert (tmp_path / "d" / "a").read_text() == str(i)
+            (tmp_path / "d" / "a").unlink()
+    finally:
+        is_over.set()
+        thief.join()
+
+
+def test_a_link_that_a_server_made_and_denied_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = os.link
+
+    def link_and_deny(*paths: Path) -> None:
+        link(*paths)
+        raise FileExistsError
+
+    monkeypatch.setattr(os, "link", link_and_deny)
+    with atomic.creating(tmp_path / "a") as temporary:
+        temporary.write_text("first")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    with pytest.raises(FileExistsError), atomic.creating(tmp_path / "a") as temporary:
+        temporary.write_text("second")
+    assert (tmp_path / "a").read_text() == "first"

@@ -1,0 +1,90 @@
+"""`mkhspc plan`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.cli import progress
+from pipeline.cli.options import json_option, print_json
+from pipeline.cli.segment import resolve_settings, segment_options
+
+if TYPE_CHECKING:
+    from pipeline.engine.planner import Forecast
+
+GB = 1e9
+
+
+@click.command(short_help="What a run will take: workers, memory, time, disk, site.")
+@segment_options
+@click.option("--cores", type=int, help="Cores of the machine meant. [those here]")
+@click.option("--gpus", type=int, help="GPUs of the machine meant. [those here]")
+@click.option("--gpu-memory-gb", type=float, help="Memory of each GPU.")
+@json_option
+def plan(
+    config: Path | None,
+    cores: int | None,
+    gpus: int | None,
+    gpu_memory_gb: float | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """What a run will take: workers, memory, time, disk, and the size of its gallery.
+
+    Surveys the slides and does one tile for real, in a directory that is thrown away. With
+    --memory-gb and --cores the answer is for a machine of that kind, which need not be this one.
+
+    \b
+    Examples:
+      mkhspc plan --czi-path slide.czi --sample-fraction 0.1
+      mkhspc plan --config study.toml --memory-gb 128 --cores 32 --gpus 2 --gpu-memory-gb 40
+    """
+    from pipeline.engine.planner import forecast, machine_for
+
+    resolved = resolve_settings(config, options)
+    machine = machine_for(resolved.compute.memory_gb, cores, gpus, gpu_memory_gb)
+    with progress.shown() as show:
+        found = forecast(resolved, machine, show)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        click.echo(describe(found))
+
+
+def describe(found: Forecast) -> str:
+    """A forecast as lines for people."""
+    cells = ", ".join(f"{n:,} {t.upper()}" for t, n in found.cells.items())
+    rows = [
+        ("slides", f"{found.slides}, {found.tiles:,} tiles"),
+        ("workers", f"{found.workers}, and {found.queue} windows read ahead"),
+        (
+            "memory",
+            f"{found.peak_bytes / GB:.1f} GB at most, of {found.limit_bytes / GB:.1f} GB"
+            f" ({found.limit_set_by})",
+        ),
+        ("time", f"about {_duration(found.time_s)}"),
+        ("cells", f"about {cells}"),
+        ("disk", f"about {found.disk_bytes / GB:.2f} GB"),
+        ("gallery", f"about {found.site_bytes / 1e6:,.0f} MB"),
+        ("reading", f"{found.decoded_share:.2f} times the pixels of the images touched are decoded"),
+        (
+            "measured",
+            f"{found.first_tile.tile_id}: {found.first_tile.seconds:.1f} s,"
+            f" {found.first_tile.worker_bytes / GB:.2f} GB a worker",
+        ),
+    ]
+    rows += [
+        (
+            f"{option.workers} workers",
+            f"{option.peak_bytes / GB:.1f} GB, {'fits' if option.fits else 'would not fit'}",
+        )
+        for option in found.options
+    ]
+    return "\n".join(f"{name:<12}{text}" for name, text in rows)
+
+
+def _duration(seconds: float) -> str:
+    minutes = max(1, round(seconds / 60))
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"

@@ -1,0 +1,236 @@
+"""What a run will take, before it begins: workers, memory, time, disk, and the size of its gallery.
+
+The densest tile of the first slide is done for real, in a directory that is thrown away: the figures
+are those of this machine, these detectors and this tissue, scaled by the fat-free area of the tiles.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+
+from pipeline.config import CELL_TYPES, CellType, RunConfig
+from pipeline.engine.budget import Budget, Demand, layout_of, plan_workers
+from pipeline.engine.journal import read_journals
+from pipeline.engine.limits import GB, MemoryLimit, memory_limit, usable_cores
+from pipeline.engine.prepare import chosen_tiles, open_run, prepare_plan
+from pipeline.engine.schedule import do_tiles, plan_job, refuse_failures
+from pipeline.errors import UsageError
+from pipeline.progress import Progress, silent
+from pipeline.slide.tiles import Tile
+from pipeline.store import tables
+from pipeline.store.layout import RunLayout
+from pipeline.store.manifest import Manifest
+
+CARD_BYTES: Mapping[CellType, int] = {"mk": 4200, "hspc": 2100}
+"""Of a gallery, for each card, page and picture (`make bench ONLY=gallery`)."""
+COPIES = 2
+"""A cell lies on disk in its tile's part, which makes a run resumable, and in its slide's tables."""
+NOTED_WORKERS = (8, 12, 16)
+"""The options that the lab's notes weighed by hand."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a run may use.
+
+    Attributes:
+        gpu_memory_gb: of each; None without GPUs.
+    """
+
+    cores: int
+    limit: MemoryLimit
+    gpus: int = 0
+    gpu_memory_gb: float | None = None
+
+
+@dataclass(frozen=True)
+class FirstTile:
+    """A tile that was done to measure.
+
+    Attributes:
+        seconds: of one worker, reading left out.
+        worker_bytes: the most memory of that worker.
+        stored_bytes: of the tile's part.
+        cells, cards: by type: all stored, and those in the size filter.
+    """
+
+    tile_id: str
+    fat_free_area_um2: float
+    seconds: float
+    worker_bytes: int
+    stored_bytes: int
+    cells: Mapping[CellType, int]
+    cards: Mapping[CellType, int]
+
+
+@dataclass(frozen=True)
+class Option:
+    """What so many workers would need, and whether they fit."""
+
+    workers: int
+    peak_bytes: int
+    fits: bool
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A run, foreseen.
+
+    Attributes:
+        batch: windows that a device works on at once; None without a model on a device.
+        decoded_share: bytes decoded over those of the sub-blocks touched.
+        options: the notes' numbers of workers, for comparison.
+    """
+
+    slides: int
+    tiles: int
+    workers: int
+    batch: int | None
+    queue: int
+    read_threads: int
+    peak_bytes: int
+    limit_bytes: int
+    limit_set_by: str
+    cells: Mapping[CellType, int]
+    disk_bytes: int
+    time_s: float
+    site_bytes: int
+    decoded_share: float
+    first_tile: FirstTile
+    options: Sequence[Option]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self)
+
+
+def machine_for(
+    memory_gb: float | None = None,
+    cores: int | None = None,
+    gpus: int | None = None,
+    gpu_memory_gb: float | None = None,
+) -> Machine:
+    """This machine, or another one as far as the options describe it.
+
+    A memory given counts as that of the machine meant, even when this one has less.
+
+    Raises:
+        UsageError: an option is out of range.
+    """
+    for option, value in (("--memory-gb", memory_gb), ("--gpu-memory-gb", gpu_memory_gb)):
+        if value is not None and not value > 0:
+            raise UsageError(f"{value:g} GB", where=option, fix="it takes a size above 0")
+    for option, count, least in (("--cores", cores, 1), ("--gpus", gpus, 0)):
+        if count is not None and count < least:
+            raise UsageError(f"{count} is out of range", where=option, fix=f"it takes {least} or more")
+    limit = memory_limit() if memory_gb is None else MemoryLimit(int(memory_gb * GB), "--memory-gb")
+    return Machine(cores or usable_cores(), limit, gpus or 0, gpu_memory_gb)
+
+
+def forecast(config: RunConfig, machine: Machine, progress: Progress = silent) -> Forecast:
+    """Surveys the slides, does one tile, and scales up.
+
+    Raises:
+        InputError: a slide cannot be used.
+        UsageError: not even one worker fits the memory.
+        IncompleteError: the tile failed.
+    """
+    with tempfile.TemporaryDirectory(prefix="mkhspc-plan-") as scratch:
+        scratched = _into(config, Path(scratch) / "run")
+        begun_s = time.monotonic()
+        layout, manifest, slide_ids = open_run(scratched)
+        tiles = {}
+        for done, slide_id in enumerate(slide_ids, start=1):
+            tiles[slide_id] = chosen_tiles(manifest, prepare_plan(layout, manifest, slide_id))
+            progress("survey", done, len(slide_ids), slide=slide_id)
+        survey_s = time.monotonic() - begun_s
+        wanted = {slide_id: found for slide_id, found in tiles.items() if found}
+        if not wanted:
+            raise UsageError("the slides hold no tissue", fix="look at one with `mkhspc inspect --preview`")
+        job = plan_job(manifest, wanted, replace(config.compute, num_workers=1), machine.limit)
+        first = _measured(layout, manifest, *_densest(wanted), scratched, progress)
+    demand = job.demand.measured(first.worker_bytes)
+    budget = plan_workers(config.compute.num_workers, demand, machine.cores, machine.limit)
+    area_um2 = sum(tile.fat_free_area_um2 for found in wanted.values() for tile in found)
+    scale = area_um2 / first.fat_free_area_um2
+    cells = {t: round(scale * n) for t, n in first.cells.items()}
+    stored_bytes = scale * first.stored_bytes
+    plans = [slide.plan for slide in job.slides]
+    return Forecast(
+        slides=len(slide_ids),
+        tiles=demand.tiles,
+        workers=budget.workers,
+        batch=None,
+        queue=budget.slots - budget.workers,
+        read_threads=budget.read_threads,
+        peak_bytes=budget.peak_bytes,
+        limit_bytes=machine.limit.limit_bytes,
+        limit_set_by=machine.limit.set_by,
+        cells=cells,
+        disk_bytes=round(COPIES * stored_bytes),
+        time_s=survey_s + scale * first.seconds / min(budget.workers, machine.cores),
+        site_bytes=_site_bytes(config, {t: round(scale * n) for t, n in first.cards.items()}),
+        decoded_share=sum(p.decoded_bytes for p in plans) / max(1, sum(p.touched_bytes for p in plans)),
+        first_tile=first,
+        options=[_option(demand, workers, machine.limit) for workers in NOTED_WORKERS],
+    )
+
+
+def _into(config: RunConfig, root: Path) -> RunConfig:
+    """The same run elsewhere, without the classifiers, which take no part in planning."""
+    return replace(
+        config,
+        run=replace(config.run, output_dir=str(root)),
+        mk=replace(config.mk, classifier=None),
+        hspc=replace(config.hspc, classifier=None),
+    )
+
+
+def _densest(tiles: Mapping[str, Sequence[Tile]]) -> tuple[str, Tile]:
+    slide_id, found = next(iter(tiles.items()))
+    return slide_id, max(found, key=lambda tile: tile.fat_free_area_um2)
+
+
+def _measured(
+    layout: RunLayout, manifest: Manifest, slide_id: str, tile: Tile, config: RunConfig, progress: Progress
+) -> FirstTile:
+    compute = replace(config.compute, num_workers=1, memory_gb=None)
+    refuse_failures(do_tiles(layout, manifest, {slide_id: [tile]}, compute, progress))
+    path = layout.part(slide_id, tile.tile_id)
+    part = tables.read_table(path, manifest.config_hash, columns=["cell_type", "area_um2"])
+    facts = next(
+        event.facts for journal in read_journals(layout) for event in journal.events if event.name == "done"
+    )
+    cells, cards = {}, {}
+    for cell_type in CELL_TYPES:
+        areas = part.filter(pc.equal(part["cell_type"], cell_type))["area_um2"].to_numpy()
+        view = config.cells(cell_type).filter
+        cells[cell_type] = len(areas)
+        cards[cell_type] = int(((areas >= view.min_um2) & (areas <= view.max_um2)).sum())
+    return FirstTile(
+        tile_id=f"{slide_id}/{tile.tile_id}",
+        fat_free_area_um2=max(tile.fat_free_area_um2, 1.0),
+        seconds=facts["seconds"],
+        worker_bytes=facts["peak_bytes"],
+        stored_bytes=path.stat().st_size,
+        cells=cells,
+        cards=cards,
+    )
+
+
+def _site_bytes(config: RunConfig, cards: Mapping[CellType, int]) -> int:
+    """The gallery's size; it takes a sample where all cards would be more than the site may hold."""
+    all_bytes = sum(CARD_BYTES[t] * n for t, n in cards.items())
+    return min(all_bytes, int(config.gallery.max_site_mb * 1_000_000))
+
+
+def _option(demand: Demand, workers: int, limit: MemoryLimit) -> Option:
+    budget: Budget = layout_of(demand, workers, limit)
+    return Option(workers, budget.peak_bytes, budget.peak_bytes <= limit.limit_bytes)

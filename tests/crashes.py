@@ -1,0 +1,168 @@
+"""Killing real runs at random moments and counting what it costs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+TILE_PX = 256
+WORKERS = 2
+VICTIMS = ("group", "parent", "worker")
+ORPHANS_END_S = 60.0
+
+
+@dataclass(frozen=True)
+class Segment:
+    """`mkhspc segment` of one slide into a run, whose workers note the tiles that they begin."""
+
+    slide: Path
+    root: Path
+    workers: int = WORKERS
+
+    @property
+    def notes(self) -> Path:
+        return self.root.with_name(f"{self.root.name}.begun")
+
+    def start(self, *more: object) -> subprocess.Popen[str]:
+        words = ["segment", "--czi-path", self.slide, "--output-dir", self.root, "--tile-size", TILE_PX]
+        return subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("noted.py"))]
+            + [str(word) for word in (*words, "--num-workers", self.workers, *more)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "BEGUN_TILES": str(self.notes)},
+            start_new_session=True,
+        )
+
+    def begun(self) -> Counter[str]:
+        """How often each tile was begun, over all processes."""
+        return Counter(self.notes.read_text().split() if self.notes.exists() else [])
+
+    def finished(self) -> dict[str, tuple[int, int]]:
+        """The tiles that have their part, and which file it is."""
+        found = {}
+        for part in (self.root / "parts").glob("*/*.parquet"):
+            facts = part.stat()
+            found[f"{part.parent.name}/{part.stem}"] = (facts.st_ino, facts.st_mtime_ns)
+        return found
+
+
+def digest(root: Path) -> dict[str, str]:
+    """Every table and part of a run and the hash of its bytes."""
+    folders = ("tiles", "parts", "cells", "crops")
+    files = sorted(p for folder in folders for p in (root / folder).rglob("*.parquet"))
+    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def empty_directories(root: Path) -> list[Path]:
+    return [p for p in root.rglob("*") if p.is_dir() and not any(p.iterdir())]
+
+
+def leftovers(root: Path) -> list[Path]:
+    return [p for p in root.rglob("*") if p.suffix in (".partial", ".claim")]
+
+
+@dataclass
+class Toll:
+    """What a series of kills cost.
+
+    Attributes:
+        kills: by victim.
+        lost: finished tiles whose part was gone or another file after a kill.
+        under_way: of every kill, the tiles that were begun and had no part.
+        again: tiles begun more than once beyond those that were under way at a kill.
+        differing: runs that ended with other bytes than an undisturbed one, or failed.
+        orphans: processes that outlived their killed parent.
+        runs: that were brought to their end.
+    """
+
+    kills: Counter[str] = field(default_factory=Counter)
+    lost: int = 0
+    under_way: list[int] = field(default_factory=list)
+    again: int = 0
+    differing: int = 0
+    orphans: int = 0
+    runs: int = 0
+
+
+def killed_at_random(
+    slide: Path, expected: dict[str, str], wall_s: float, folder: Path, kills: int, seed: int
+) -> Toll:
+    """Kills `mkhspc segment` at random moments, starts it again each time, and begins anew when it is done.
+
+    Args:
+        expected: the digest of an undisturbed run, which took `wall_s`.
+    """
+    rng, toll = random.Random(seed), Toll()
+    while toll.kills.total() < kills:
+        run = Segment(slide, folder / f"run-{toll.runs}")
+        at_kills = _until_done(run, rng, wall_s, kills - toll.kills.total(), toll)
+        toll.runs += 1
+        toll.differing += digest(run.root) != expected
+        toll.again += sum((run.begun() - Counter(set(run.begun())) - at_kills).values())
+    return toll
+
+
+def _until_done(run: Segment, rng: random.Random, wall_s: float, most: int, toll: Toll) -> Counter[str]:
+    """Brings one run to its end over at most so many kills; returns how often each tile was under way."""
+    at_kills: Counter[str] = Counter()
+    orphans: list[psutil.Process] = []
+    process = run.start()
+    while True:
+        moment_s = rng.uniform(0, wall_s) if most else None
+        try:
+            _, error = process.communicate(timeout=moment_s)
+        except subprocess.TimeoutExpired:
+            finished = run.finished()
+            victim = _kill(process, rng.choice(VICTIMS), rng, orphans)
+            lost = finished.items() - run.finished().items()
+            under_way = set(run.begun()) - set(run.finished())
+            toll.kills[victim] += 1
+            toll.lost += len(lost)
+            toll.under_way.append(len(under_way))
+            at_kills.update(under_way)
+            most -= 1
+            if victim != "worker":
+                process = run.start()
+            continue
+        if process.returncode:
+            raise RuntimeError(error)
+        toll.orphans += len(psutil.wait_procs(orphans, timeout=ORPHANS_END_S)[1])
+        return at_kills
+
+
+def _kill(
+    process: subprocess.Popen[str], victim: str, rng: random.Random, orphans: list[psutil.Process]
+) -> str:
+    """Kills the whole group, the parent alone, or a worker if there is one; returns which it was."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    workers = [child for child in children if _is_worker(child)]
+    if victim == "worker" and workers:
+        rng.choice(workers).kill()
+        return "worker"
+    if victim == "group":
+        os.killpg(process.pid, signal.SIGKILL)
+        psutil.wait_procs(children)
+    else:
+        process.kill()
+        orphans += children
+    process.communicate()
+    return "group" if victim == "group" else "parent"
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return any("spawn_main" in word for word in process.cmdline())
+    return False

@@ -1,0 +1,28 @@
+"""`mkhspc` in which every worker notes each tile that it begins in the file `$BEGUN_TILES`.
+
+Workers are new processes that import this file too, as processes started by 'spawn' do.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pipeline.engine.tasks import TileWork
+
+_run = TileWork.run
+
+
+def noted(self: TileWork, task: Any) -> dict[str, Any]:
+    with Path(os.environ["BEGUN_TILES"]).open("a") as file:
+        file.write(f"{task.slide_id}/{task.tile_id}\n")
+    return _run(self, task)
+
+
+TileWork.run = noted  # type: ignore[method-assign]
+
+if __name__ == "__main__":
+    from pipeline.cli import main
+
+    main()

@@ -111,16 +111,16 @@ def mask_to_contour(mask: BoolMask, x0_px: int = 0, y0_px: int = 0) -> IntArray:
         ValueError: if the mask is empty.
     """
     # On the mask at twice its size every border pixel belongs to exactly one pixel corner:
-    # (p + 1) // 2. The chain that cv2 traces, mapped so, is the outline along pixel edges.
+    # (p + 1) // 2. The turns of the chain that cv2 traces, mapped so, are the outline's corners;
+    # a corner that points inwards, where the chain cuts across, is the place of two turns.
     doubled = cv2.resize(mask.astype(np.uint8), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
-    chains, _ = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    chains, _ = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     if not chains:
         raise ValueError("the mask is empty: it has no contour")
-    points = (max(chains, key=len)[:, 0, :] + 1) // 2
-    points = points[np.any(points != np.roll(points, 1, axis=0), axis=1)]
-    before, after = points - np.roll(points, 1, axis=0), np.roll(points, -1, axis=0) - points
-    is_corner = before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]
-    outline: IntArray = (points[is_corner] + (x0_px, y0_px)).astype(np.int32)
+    turns = (max(chains, key=len)[:, 0, :] + 1) // 2
+    is_new = np.ones(len(turns), bool)  # the chain begins at its topmost corner, which points outwards
+    np.any(turns[1:] != turns[:-1], axis=1, out=is_new[1:])
+    outline: IntArray = turns[is_new] + np.array((x0_px, y0_px), np.int32)
     return outline
 
 

@@ -83,17 +83,24 @@ def merge(
     return summarise(layout, manifest, slide_ids)
 
 
-def _planned(
-    config: RunConfig, only: Sequence[str], progress: Progress, tell: Tell
-) -> tuple[RunLayout, Manifest, dict[str, list[Tile]]]:
-    """The run, opened, and by slide the tiles that it asks for."""
+def opened(
+    config: RunConfig, only: Sequence[str] = (), tell: Tell = ignore
+) -> tuple[RunLayout, Manifest, tuple[str, ...]]:
+    """The run, created or opened, with the ids of its slides wanted; its classifiers fit it."""
     classifiers = _classifiers(config)
     loaded = load_classifiers(classifiers)  # a night's work must not end at a file that was wrong
 
     def accept(manifest: Manifest) -> None:
         check_classifiers(loaded, manifest, FEATURE_NAMES, classifiers)
 
-    layout, manifest, slide_ids = open_run(config, only, accept=accept, tell=tell)
+    return open_run(config, only, accept=accept, tell=tell)
+
+
+def _planned(
+    config: RunConfig, only: Sequence[str], progress: Progress, tell: Tell
+) -> tuple[RunLayout, Manifest, dict[str, list[Tile]]]:
+    """The run, opened, and by slide the tiles that it asks for."""
+    layout, manifest, slide_ids = opened(config, only, tell)
     tiles = {}
     for done, slide_id in enumerate(slide_ids, start=1):
         tiles[slide_id] = chosen_tiles(manifest, prepare_plan(layout, manifest, slide_id))

@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,10 +15,12 @@ from pathlib import Path
 
 import psutil
 
+from pipeline.engine.workers import TRIES
+
 TILE_PX = 256
 WORKERS = 2
 VICTIMS = ("group", "parent", "worker")
-ORPHANS_END_S = 60.0
+ORPHANS_END_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -34,17 +35,22 @@ class Segment:
     def notes(self) -> Path:
         return self.root.with_name(f"{self.root.name}.begun")
 
-    def start(self, *more: object) -> subprocess.Popen[str]:
+    @property
+    def errors(self) -> Path:
+        """What the process that was started last says; a pipe would wait for its orphans."""
+        return self.root.with_name(f"{self.root.name}.err")
+
+    def start(self, *more: object) -> subprocess.Popen[bytes]:
         words = ["segment", "--czi-path", self.slide, "--output-dir", self.root, "--tile-size", TILE_PX]
-        return subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("noted.py"))]
-            + [str(word) for word in (*words, "--num-workers", self.workers, *more)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "BEGUN_TILES": str(self.notes)},
-            start_new_session=True,
-        )
+        noted = Path(__file__).with_name("noted.py")
+        with self.errors.open("w") as errors:
+            return subprocess.Popen(
+                [sys.executable, *map(str, (noted, *words, "--num-workers", self.workers, *more))],
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                env={**os.environ, "BEGUN_TILES": str(self.notes)},
+                start_new_session=True,
+            )
 
     def begun(self) -> Counter[str]:
         """How often each tile was begun, over all processes."""
@@ -118,33 +124,49 @@ def killed_at_random(
 def _until_done(run: Segment, rng: random.Random, wall_s: float, most: int, toll: Toll) -> Counter[str]:
     """Brings one run to its end over at most so many kills; returns how often each tile was under way."""
     at_kills: Counter[str] = Counter()
+    finished: dict[str, tuple[int, int]] = {}
     orphans: list[psutil.Process] = []
-    process = run.start()
+    process, workers_killed = run.start(), 0
     while True:
-        moment_s = rng.uniform(0, wall_s) if most else None
         try:
-            _, error = process.communicate(timeout=moment_s)
+            process.wait(rng.uniform(0, wall_s) if most else None)
         except subprocess.TimeoutExpired:
-            finished = run.finished()
             victim = _kill(process, rng.choice(VICTIMS), rng, orphans)
-            lost = finished.items() - run.finished().items()
             under_way = set(run.begun()) - set(run.finished())
+            finished |= run.finished()
             toll.kills[victim] += 1
-            toll.lost += len(lost)
             toll.under_way.append(len(under_way))
             at_kills.update(under_way)
             most -= 1
+            workers_killed += 1
             if victim != "worker":
-                process = run.start()
-            continue
-        if process.returncode:
-            raise RuntimeError(error)
-        toll.orphans += len(psutil.wait_procs(orphans, timeout=ORPHANS_END_S)[1])
-        return at_kills
+                process, workers_killed = run.start(), 0
+        else:
+            if process.returncode == 4 and workers_killed >= TRIES:  # twice at the same tile
+                process, workers_killed = run.start(), 0
+                continue
+            if process.returncode:
+                raise RuntimeError(run.errors.read_text())
+            toll.lost += len(finished.items() - run.finished().items())
+            toll.orphans += len(_outlived(orphans))
+            return at_kills
+
+
+def _outlived(orphans: list[psutil.Process]) -> list[psutil.Process]:
+    _, alive = psutil.wait_procs(orphans, timeout=ORPHANS_END_S)
+    return [process for process in alive if not _is_zombie(process)]
+
+
+def _is_zombie(process: psutil.Process) -> bool:
+    """Whether it has ended, and nobody asked how."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _kill(
-    process: subprocess.Popen[str], victim: str, rng: random.Random, orphans: list[psutil.Process]
+    process: subprocess.Popen[bytes], victim: str, rng: random.Random, orphans: list[psutil.Process]
 ) -> str:
     """Kills the whole group, the parent alone, or a worker if there is one; returns which it was."""
     children = psutil.Process(process.pid).children(recursive=True)
@@ -154,11 +176,10 @@ def _kill(
         return "worker"
     if victim == "group":
         os.killpg(process.pid, signal.SIGKILL)
-        psutil.wait_procs(children)
     else:
         process.kill()
-        orphans += children
-    process.communicate()
+    process.wait()
+    orphans += children
     return "group" if victim == "group" else "parent"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -60,6 +61,31 @@ def test_the_base_install_needs_no_torch(repository: Path) -> None:
     assert not any("torch" in need for need in project["dependencies"])
     assert any(need.startswith("torch") for need in project["optional-dependencies"]["models"])
     assert {"models", "dev"} <= set(project["optional-dependencies"])
+
+
+FAKE_PYTHON = """#!/bin/sh
+[ "$1 $2" = "-m venv" ] || exit 0
+mkdir -p "$3/bin"
+printf '#!/bin/sh\\necho pip "$@" >> pip.log\\n' > "$3/bin/pip"
+chmod +x "$3/bin/pip"
+"""
+
+
+def test_make_installs_again_when_the_environment_was_removed(repository: Path, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(FAKE_PYTHON)
+    python.chmod(0o755)
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(repository / name, tmp_path)
+
+    def installs() -> int:
+        subprocess.run(["make", "install", f"PYTHON={python}"], cwd=tmp_path, check=True, capture_output=True)
+        return len((tmp_path / "pip.log").read_text().splitlines())
+
+    assert installs() == 1
+    assert installs() == 1, "what is there is not installed again"
+    shutil.rmtree(tmp_path / ".venv")
+    assert installs() == 2
 
 
 def test_the_licence_is_the_gpl(repository: Path) -> None:

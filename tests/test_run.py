@@ -155,7 +155,7 @@ def test_a_lower_fraction_removes_nothing(whole: Path, small_slides: Slides, tmp
     assert done.returncode == 0, done.stderr
     assert tables_digest(root) == tables_digest(whole)
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("mkhspc:")]
-    assert "not 0.02 alone" in line
+    assert "not 2% alone" in line
 
 
 @pytest.mark.parametrize(("tile_size", "workers"), [(256, 2), (1024, 1), (4096, 2)])

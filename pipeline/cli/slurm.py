@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import json_option, print_json
+from pipeline.cli.options import json_option, note, print_json
 from pipeline.config import load_config
 
 
@@ -33,13 +33,13 @@ def slurm(config: Path, out: Path, submit: bool, as_json: bool) -> None:
       mkhspc slurm --config study.toml --out jobs --submit
     """
     from pipeline.engine import slurm as jobs
-    from pipeline.engine.prepare import open_run
+    from pipeline.run import opened
 
     if submit:
         jobs.require_slurm()
     study = load_config(config)
     jobs.check_section(study)
-    _, manifest, slide_ids = open_run(study)
+    _, manifest, slide_ids = opened(study, tell=note)
     plan = jobs.plan_jobs(study, manifest, slide_ids, config, out)
     files = jobs.write_jobs(plan)
     submitted = jobs.submit(plan, files) if submit else None

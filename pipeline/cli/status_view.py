@@ -14,7 +14,7 @@ from pipeline.errors import printable
 from pipeline.progress import duration_text, memory_text, rate_text
 
 if TYPE_CHECKING:
-    from pipeline.engine.status import ProcessStatus, RunStatus, SlideStatus
+    from pipeline.engine.status import ProcessStatus, RunStatus, SlideStatus, TaskEnd
 
 UNKNOWN = "?"
 SHOWN_PROCESSES = 12
@@ -36,6 +36,7 @@ def to_json(status: RunStatus) -> dict[str, Any]:
         "memory_bytes": status.memory_bytes,
         "processes": [asdict(process) for process in status.processes],
         "unheard_tasks": [asdict(end) for end in status.unheard_tasks],
+        "cluster_problem": status.cluster_problem,
     }
 
 
@@ -44,10 +45,10 @@ def picture(status: RunStatus) -> RenderableType:
     parts: list[RenderableType] = [_slides(status)]
     if status.processes:
         parts.append(_processes(status))
-    parts += [
-        Text(f"task {end.job} left no trace: {_words(end.state, end.exit_code, end.reason)}", style="red")
-        for end in status.unheard_tasks
-    ]
+    ends = [process.task_end for process in status.processes if process.task_end is not None]
+    parts += [_task_end(end) for end in (*ends, *status.unheard_tasks)]
+    if status.cluster_problem:
+        parts.append(Text(f"sacct cannot be asked: {printable(status.cluster_problem)}", style="yellow"))
     return Group(*parts, _summary(status))
 
 
@@ -108,14 +109,12 @@ def _state(process: ProcessStatus) -> Text:
     words: str = process.state
     if process.state == "lost":
         words = f"lost, silent for {duration_text(process.silent_s)}"
-    if process.task_end is not None:
-        end = process.task_end
-        words += f": {_words(end.state, end.exit_code, end.reason)}"
     return Text(words, style=STYLES[process.state])
 
 
-def _words(*words: str) -> str:
-    return printable(" ".join(word for word in words if word))
+def _task_end(end: TaskEnd) -> Text:
+    words = [f"job {end.job}: {end.state}", end.reason]
+    return Text(printable(", ".join(word for word in words if word)), style="red")
 
 
 def _summary(status: RunStatus) -> Text:

@@ -67,10 +67,16 @@ class Detector(Protocol):
     A detector's answer for a cell may depend on nothing farther than `reach_um` from the cell, so
     that any two windows which contain a cell with that margin find the same cell. It uses the
     thresholds of the window's calibration, never statistics of the window itself.
+
+    Its `revision` changes with every change of the cells that it finds. A run keeps it, so that no
+    table holds cells of two revisions.
     """
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def revision(self) -> str: ...
 
     @property
     def cell_type(self) -> CellType: ...

@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from pipeline import __version__
-from pipeline.config import (
-    CELL_TYPES,
-    CellType,
-    RunConfig,
-    config_hash,
-    differences,
-    identity,
-    with_free_settings,
-)
-from pipeline.detect.resolve import choose_detector
+from pipeline.config import RunConfig
+from pipeline.engine import agreement
 from pipeline.errors import InputError, UsageError
 from pipeline.slide.czi import CziSlide
 from pipeline.slide.stains import SceneCalibration, calibrate
@@ -32,10 +19,6 @@ from pipeline.store.manifest import Manifest, SceneEntry, SlideEntry
 
 CALIBRATION_WINDOW_UM = 110.0
 """Side of a calibration window: some ten nuclei across, so each holds nuclei and what lies between."""
-LIBRARIES = ("numpy", "scipy", "opencv-python-headless", "aicspylibczi", "pyarrow", "pillow")
-NUMERIC = ("mkhspc", "numpy", "scipy", "opencv-python-headless")
-"""Of those, the ones whose change can move a cell's outline by a pixel."""
-
 Accept = Callable[[Manifest], object]
 """Looks at a manifest before it is written, and raises what it holds against it."""
 Tell = Callable[[str], object]
@@ -71,7 +54,7 @@ def open_run(
         manifest = _reopened(layout, config, [_slide_entry(s, files[s], config) for s in wanted], accept)
     else:
         manifest = _created(layout, config, [_slide_entry(s, files[s], config) for s in files], accept)
-    for line in (*_wider_than_asked(manifest, config), *_other_versions(manifest)):
+    for line in agreement.surprises(manifest, config):
         tell(line)
     return layout, manifest, wanted
 
@@ -123,21 +106,7 @@ def _created(layout: RunLayout, config: RunConfig, entries: list[SlideEntry], ac
         raise InputError(
             "is not empty and holds no run", where=layout.root, fix="give a new directory with --output-dir"
         )
-    chosen = {t: choose_detector(t, config.cells(t).detector) for t in CELL_TYPES}
-    config = _with_detectors(config, {t: c.name for t, c in chosen.items()})
-    settings = identity(config, {})
-    ids = [entry.slide_id for entry in entries]
-    codes = manifests.blind_codes(config.run.seed, ids)
-    manifest = Manifest(
-        config=config,
-        identity=settings,
-        dataset=manifests.dataset_name(config_hash(settings), ids),
-        slides=tuple(replace(entry, code=codes[entry.slide_id]) for entry in entries),
-        filter={t: config.cells(t).filter for t in CELL_TYPES},
-        detectors={t: f"{c.name}: {c.reason}" for t, c in chosen.items()},
-        versions=_versions(),
-        model_hashes={},
-    )
+    manifest = agreement.new_manifest(config, entries)
     accept(manifest)
     created = manifests.create(layout, manifest)
     return created if created is manifest else _reopened(layout, config, entries, accept)
@@ -157,110 +126,11 @@ def _reopened(layout: RunLayout, config: RunConfig, entries: list[SlideEntry], a
     """The manifest on disk, grown by what this command asks for beyond it."""
 
     def grown(manifest: Manifest) -> Manifest:
-        asked = {t: config.cells(t).detector for t in CELL_TYPES}
-        kept = {t: manifest.config.cells(t).detector for t in CELL_TYPES}
-        agreed = _with_detectors(config, {t: kept[t] if asked[t] == "auto" else asked[t] for t in CELL_TYPES})
-        _refuse_other_settings(layout, manifest, identity(agreed, manifest.model_hashes))
-        larger = _with_larger_ask(_with_slides(manifest, entries), agreed)
+        larger = agreement.grown(layout, manifest, config, entries)
         accept(larger)
         return larger
 
     return manifests.update(layout, grown)
-
-
-def _refuse_other_settings(layout: RunLayout, manifest: Manifest, settings: Mapping[str, Any]) -> None:
-    different = differences(settings, manifest.identity)
-    if different:
-        only_areas = all("stored_area_um2" in clause for clause in different)
-        raise InputError(
-            f"the run was made with other settings: {'; '.join(different)}",
-            where=layout.root,
-            fix="change a run's size filter with `mkhspc refilter`"
-            if only_areas
-            else "use the settings it was made with, or give a new --output-dir",
-        )
-
-
-def _with_slides(manifest: Manifest, entries: list[SlideEntry]) -> Manifest:
-    known = {slide.slide_id: slide for slide in manifest.slides}
-    for entry in entries:
-        old = known.get(entry.slide_id)
-        if old is not None and replace(entry, path=old.path, code=old.code) != old:
-            raise InputError(
-                f"is not the slide '{entry.slide_id}' of this run: {_difference(old, entry)}",
-                where=entry.path,
-                fix="use the file that the run began with, or a new --output-dir",
-            )
-    new = [entry for entry in entries if entry.slide_id not in known]
-    codes = manifests.blind_codes(
-        manifest.config.run.seed, [entry.slide_id for entry in new], taken=len(known)
-    )
-    moved = {entry.slide_id: entry.path for entry in entries}
-    return replace(
-        manifest,
-        slides=(
-            *(replace(s, path=moved.get(s.slide_id, s.path)) for s in manifest.slides),
-            *(replace(entry, code=codes[entry.slide_id]) for entry in new),
-        ),
-    )
-
-
-def _difference(old: SlideEntry, new: SlideEntry) -> str:
-    if old.um_per_px != new.um_per_px:
-        return f"its pixel size is {new.um_per_px:g} µm, not {old.um_per_px:g}"
-    if (old.size_bytes, old.scenes) != (new.size_bytes, new.scenes):
-        return "its size or its scenes differ"
-    return "it is another scan of the same size (its fingerprint differs)"
-
-
-def _with_larger_ask(manifest: Manifest, config: RunConfig) -> Manifest:
-    """The larger fraction, the union of scenes, and what was given last of all that decides no cell."""
-    old, new = manifest.config.run, config.run
-    scenes = tuple(sorted({*old.scenes, *new.scenes})) if old.scenes and new.scenes else ()
-    run = replace(old, sample_fraction=max(old.sample_fraction, new.sample_fraction), scenes=scenes)
-    return replace(manifest, config=with_free_settings(replace(manifest.config, run=run), config))
-
-
-def _wider_than_asked(manifest: Manifest, config: RunConfig) -> list[str]:
-    """What a run does beyond the present command's wish: it never takes back what it was asked before."""
-    whole, asked = manifest.config.run, config.run
-    lines = []
-    if asked.sample_fraction < whole.sample_fraction:
-        lines.append(
-            f"the run was asked for {whole.sample_fraction:g} of its tiles before and does them all,"
-            f" not {asked.sample_fraction:g} alone"
-        )
-    if asked.scenes and set(asked.scenes) != set(whole.scenes):
-        scenes = f"scenes {', '.join(map(str, whole.scenes))}" if whole.scenes else "all scenes"
-        lines.append(f"the run was asked for {scenes} before and does them all, not those of --scene alone")
-    return lines
-
-
-def _other_versions(manifest: Manifest) -> list[str]:
-    here = _versions()
-    changed = [
-        f"{name} {manifest.versions.get(name, 'unknown')} (here {here[name]})"
-        for name in NUMERIC
-        if manifest.versions.get(name) != here[name]
-    ]
-    return (
-        [f"the run began with {', '.join(changed)}: cells of new tiles may differ slightly from the old"]
-        if changed
-        else []
-    )
-
-
-def _with_detectors(config: RunConfig, names: Mapping[CellType, str]) -> RunConfig:
-    return replace(
-        config,
-        mk=replace(config.mk, detector=names["mk"]),
-        hspc=replace(config.hspc, detector=names["hspc"]),
-    )
-
-
-def _versions() -> dict[str, str]:
-    libraries = {name: version(name) for name in LIBRARIES}
-    return {"mkhspc": __version__, "python": platform.python_version(), **libraries}
 
 
 def prepare_plan(layout: RunLayout, manifest: Manifest, slide_id: str) -> TilePlan:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.engine.slurm import GALLERY, MERGE, SEGMENT, run_command
+from pipeline.engine.status import TaskEnd
 from pipeline.store.layout import RunLayout
 
 FIELDS = ("JobID", "State", "ExitCode", "ReqMem", "MaxRSS", "Elapsed", "NodeList")
@@ -55,21 +56,10 @@ class JobRecord:
 
 
 @dataclass(frozen=True)
-class DeadJob:
-    """A job that ended and did not do its work."""
-
-    job_id: str
-    name: str
-    state: str
-    why: str
-    log: str
-
-
-@dataclass(frozen=True)
 class SlurmNews:
-    """The dead jobs of a run's last submission, or why Slurm cannot tell."""
+    """The jobs of a run's last submission that died, or why Slurm cannot tell."""
 
-    dead: tuple[DeadJob, ...] = ()
+    dead: tuple[TaskEnd, ...] = ()
     problem: str = ""
 
 
@@ -129,29 +119,35 @@ def _signal_name(number: int) -> str:
     return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
 
 
-def dead_jobs(records: Iterable[JobRecord], note: Mapping[str, Any]) -> tuple[DeadJob, ...]:
-    """Those of a submission's jobs that died.
+def dead_tasks(records: Iterable[JobRecord], note: Mapping[str, Any]) -> tuple[TaskEnd, ...]:
+    """Those of a submission's jobs that died, in the order of the chain.
+
+    The reason names a job's work, the cause of its death and its log.
 
     Args:
         note: what `slurm.submit` left in the run's logs.
     """
-    dead = []
-    for record in records:
-        if record.state in DEAD_STATES:
-            name, log = _name_and_log(record.job_id, note)
-            dead.append(DeadJob(record.job_id, name, record.state, reason(record), log))
-    return tuple(dead)
+    chain = [note[job] for job in (SEGMENT, MERGE, GALLERY)]
+    dead = [record for record in records if record.state in DEAD_STATES]
+    dead.sort(key=lambda record: chain.index(record.job_id.partition("_")[0]))
+    return tuple(_task_end(record, note) for record in dead)
 
 
-def _name_and_log(job_id: str, note: Mapping[str, Any]) -> tuple[str, str]:
-    folder = Path(note["jobs_dir"])
-    array_id, _, index = job_id.partition("_")
+def _task_end(record: JobRecord, note: Mapping[str, Any]) -> TaskEnd:
+    array_id, _, index = record.job_id.partition("_")
     if array_id == note[SEGMENT]:
-        waiting = not index.isdecimal()  # cancelled before they began, several in one record
-        name = SEGMENT if waiting else f"{SEGMENT} {note['tasks'][int(index)]}"
-        return name, "" if waiting else str(folder / f"{SEGMENT}-{job_id}.out")
-    job = MERGE if array_id == note[MERGE] else GALLERY
-    return job, str(folder / f"{job}-{job_id}.out")
+        # those that are cancelled while they wait share a record, and have no log
+        job, work = SEGMENT, note["tasks"][int(index)] if index.isdecimal() else ""
+    else:
+        job, work = (MERGE if array_id == note[MERGE] else GALLERY), ""
+    log = Path(note["jobs_dir"]) / f"{job}-{record.job_id}.out"
+    cause = f"{' '.join((job, work)).strip()}: {reason(record)}"
+    return TaskEnd(
+        job=record.job_id,
+        state=record.state,
+        exit_code=f"{record.exit_code}:{record.signal}",
+        reason=f"{cause}; see {log}" if log.exists() else cause,
+    )
 
 
 def slurm_news(layout: RunLayout) -> SlurmNews:
@@ -163,7 +159,7 @@ def slurm_news(layout: RunLayout) -> SlurmNews:
     done = run_command("sacct", "--parsable2", f"--jobs={ids}", f"--format={','.join(FIELDS)}")
     if done.returncode:
         return SlurmNews(problem=" ".join(done.stderr.split()))
-    return SlurmNews(dead_jobs(parse_sacct(done.stdout), note))
+    return SlurmNews(dead_tasks(parse_sacct(done.stdout), note))
 
 
 def _last_note(layout: RunLayout) -> dict[str, Any] | None:

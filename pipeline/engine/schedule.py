@@ -15,7 +15,7 @@ from pipeline.engine.claims import Claims
 from pipeline.engine.feed import SlideReads, WindowFeed, plan_slide
 from pipeline.engine.journal import RunLog, SlideTiles, TileWatch
 from pipeline.engine.limits import MemoryLimit, memory_limit, usable_cores
-from pipeline.engine.memory import tree_memory
+from pipeline.engine.memory import tree_rss_bytes
 from pipeline.engine.slots import Slots
 from pipeline.engine.tasks import TileWork
 from pipeline.engine.tile import Recipe
@@ -82,15 +82,15 @@ def do_tiles(
     counts = {s: SlideTiles(len(tiles[s]), len(share[s]), len(share[s]) - len(left[s])) for s in tiles}
     watch = TileWatch(RunLog(layout), progress, counts)
     total = sum(map(len, left.values()))
-    progress("tiles", watch.total - total, watch.total)
     if not total:
+        progress("tiles", watch.total, watch.total)
         return []
     job = plan_job(manifest, {s: wanted for s, wanted in left.items() if wanted}, compute)
     watch.begin(
         manifest,
         workers=job.budget.workers,
         limit_bytes=job.budget.limit.limit_bytes,
-        shard=str(shard) if shard else None,
+        shard=f"{shard.index}/{shard.count}" if shard else None,
         planned_peak_bytes=job.budget.peak_bytes,
     )
     stop = StopFlag()
@@ -223,7 +223,7 @@ class MemoryGuard:
         """Measures, at most once a second, and acts."""
         if time.monotonic() - self._looked_s < MEMORY_LOOK_S:
             return
-        now_bytes = tree_memory().rss_bytes
+        now_bytes = tree_rss_bytes()
         self._looked_s = time.monotonic()
         if now_bytes > NEAR_LIMIT * self.limit.limit_bytes and self.pool.workers == self.pool.size > 1:
             self.pool.size -= 1

@@ -14,16 +14,16 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from pipeline.config import CELL_TYPES, RunConfig
-from pipeline.detect.resolve import build_detector
-from pipeline.engine.budget import PARENT_BYTES, WINDOW_BYTES_PER_PX, WORKER_BYTES
-from pipeline.engine.schedule import Shard
-from pipeline.engine.tile import Recipe
+from pipeline.engine.budget import SAFE_SHARE, Demand, layout_of, room_bytes
+from pipeline.engine.limits import GB, MIB, MemoryLimit
+from pipeline.engine.schedule import Shard, recipe_of
 from pipeline.errors import InputError
 from pipeline.resources import resource_dir
 from pipeline.store import atomic
@@ -39,7 +39,8 @@ LATER_MEMORY_GB = 8
 """Merging and the gallery stream their tables; no more than the array's own memory is asked for."""
 OURS = ("--array", "--chdir", "--dependency", "--output", "--signal", "--wrap")
 """Options of sbatch that hold the chain together, so no `extra` may change them."""
-GB, MIB = 10**9, 1024**2
+SUB_BLOCK_BYTES = 3 * 2048**2
+"""Of a scanner's camera frame, until a slide's own are known."""
 
 
 @dataclass(frozen=True)
@@ -145,14 +146,16 @@ def _task_memory_gb(config: RunConfig, manifest: Manifest) -> float:
 
 
 def memory_gb(config: RunConfig, manifest: Manifest, workers: int) -> int:
-    """Memory of a task that keeps so many workers busy on the study's largest window, in whole GB."""
-    recipe = Recipe(
-        {t: build_detector(t, manifest.config.cells(t).detector) for t in CELL_TYPES},
-        {t: manifest.stored(t) for t in CELL_TYPES},
-    )
+    """The least memory, in whole GB, in which a task can keep so many workers busy."""
+    recipe = recipe_of(manifest)
     halo_px = max(recipe.halo_px(slide.um_per_px) for slide in manifest.slides)
     window_px = (config.run.tile_size + 2 * halo_px) ** 2
-    return math.ceil((PARENT_BYTES + workers * (WORKER_BYTES + WINDOW_BYTES_PER_PX * window_px)) / GB)
+
+    def is_enough(limit: MemoryLimit) -> bool:
+        demand = Demand(2 * workers, window_px, room_bytes(limit.limit_bytes), SUB_BLOCK_BYTES)
+        return layout_of(demand, workers, limit).peak_bytes <= SAFE_SHARE * limit.limit_bytes
+
+    return next(gb for gb in count(1) if is_enough(MemoryLimit(gb * GB, "Slurm")))
 
 
 def sbatch_texts(plan: JobPlan) -> dict[str, str]:

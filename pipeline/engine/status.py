@@ -47,13 +47,13 @@ class SlideStatus:
 
 @dataclass(frozen=True)
 class TaskEnd:
-    """How a task of the cluster ended, as its own books say.
+    """How a job of the cluster ended, or a task of an array, as its own books say.
 
     Attributes:
         job: as in a journal's first line: '123', or '123_4' for a task of an array.
         state: such as 'OUT_OF_MEMORY' or 'TIMEOUT'.
         exit_code: as the books write it, such as '0:125'.
-        reason: more words about it, or none.
+        reason: what it was to do and why it ended, in words.
     """
 
     job: str
@@ -97,12 +97,14 @@ class RunStatus:
     """All slides and processes of a run.
 
     Attributes:
-        unheard_tasks: ends of tasks that left no journal: they died before their first tile.
+        unheard_tasks: ends of tasks that left no journal, such as those that died before their first tile.
+        cluster_problem: why the cluster's books could not be read, or nothing.
     """
 
     slides: tuple[SlideStatus, ...]
     processes: tuple[ProcessStatus, ...]
     unheard_tasks: tuple[TaskEnd, ...] = ()
+    cluster_problem: str = ""
 
     @property
     def left(self) -> int:
@@ -166,10 +168,13 @@ def run_status(layout: RunLayout, *, now_s: float | None = None) -> RunStatus:
     )
 
 
-def with_task_ends(status: RunStatus, ends: Sequence[TaskEnd]) -> RunStatus:
+def with_task_ends(status: RunStatus, ends: Sequence[TaskEnd], problem: str = "") -> RunStatus:
     """The status, with what the cluster says of the tasks behind its processes.
 
     A task that ran more than once, after a requeue, is its last process: `ends` holds its last end alone.
+
+    Args:
+        problem: why the cluster's books could not be read, or nothing.
     """
     by_job = {end.job: end for end in ends}
     last = {process.job: process.name for process in status.processes if process.job}
@@ -180,7 +185,7 @@ def with_task_ends(status: RunStatus, ends: Sequence[TaskEnd]) -> RunStatus:
         for process in status.processes
     )
     unheard = tuple(end for end in ends if end.job not in last and end.state != "COMPLETED")
-    return replace(status, processes=processes, unheard_tasks=unheard)
+    return replace(status, processes=processes, unheard_tasks=unheard, cluster_problem=problem)
 
 
 def _with_end(process: ProcessStatus, end: TaskEnd) -> ProcessStatus:

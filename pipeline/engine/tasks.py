@@ -17,6 +17,7 @@ from pipeline.config import CELL_TYPES, AreaRange, CellType
 from pipeline.detect.contract import Window
 from pipeline.detect.resolve import build_detector
 from pipeline.engine.feed import TileTask
+from pipeline.engine.memory import peak_bytes
 from pipeline.engine.slots import SlotReader, Slots
 from pipeline.engine.tile import Recipe, find_cells
 from pipeline.slide.tiles import Tile, TilePlan, read_plan
@@ -75,7 +76,7 @@ class TileWork:
             **{t: pc.sum(pc.equal(cells["cell_type"], t)).as_py() or 0 for t in CELL_TYPES},
             "seconds": round(self._ended_s - begun_s, 3),
             "waited_s": round(waited_s, 3),
-            "peak_bytes": _peak_bytes(),
+            "peak_bytes": peak_bytes(),
         }
 
     def _plan(self, task: TileTask) -> tuple[TilePlan, Tile]:
@@ -84,12 +85,3 @@ class TileWork:
             self._tiles_now = {tile.tile_id: tile for tile in self._plan_now.tiles}
             self._planned_id = task.slide_id
         return self._plan_now, self._tiles_now[task.tile_id]
-
-
-def _peak_bytes() -> int | None:
-    """The most memory that this process has had, where the kernel tells."""
-    status = Path("/proc/self/status")
-    for line in status.read_text().splitlines() if status.exists() else ():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return None

@@ -18,7 +18,7 @@ from pipeline.config import CELL_TYPES, AreaRange, CellType
 from pipeline.detect.contract import Detection, Detector, Window
 from pipeline.geometry import Box, mask_to_contour, um_to_px
 from pipeline.measure import features
-from pipeline.measure.crops import CROP_SIZE_UM, crop_box, cut_crop, encode_crop
+from pipeline.measure.crops import CROP_SIZE_UM, crop_box, encoded_crops
 from pipeline.measure.regions import PackedMasks
 from pipeline.slide.tiles import Tile
 from pipeline.slide.tissue import TissueMask
@@ -153,11 +153,10 @@ def _rows(
         "touches_tissue_edge": tissue.near_edge([c.box for c in cells]),
         "detector": [found.detector] * count,
         "detector_score": np.array([c.score for c in cells], np.float32),
-        "crop_image": [encode_crop(cut_crop(window, box)) for box in crops],
+        "crop_image": encoded_crops(window, crops),
         "crop_x0_px": np.array([box.x0 for box in crops], np.int32),
         "crop_y0_px": np.array([box.y0 for box in crops], np.int32),
         "crop_um_per_px": np.full(count, um_per_px),
         **features.measure(window, cells),
     }
-    schema = part_schema(list(features.FEATURE_NAMES))
-    return pa.table({name: pa.array(columns[name], schema.field(name).type) for name in schema.names}, schema)
+    return pa.table(columns, part_schema(list(features.FEATURE_NAMES)))

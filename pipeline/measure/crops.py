@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
@@ -24,6 +26,9 @@ MAX_SIDE_PX = 4096
 """No crop is larger, down to 0.02 µm a pixel; a picture that claims to be is refused unread."""
 
 WHITE = 255
+
+CHUNK_BYTES = 1 << 26
+"""About how much of a column of crops lies in one piece, far below the 2 GiB that its offsets reach."""
 
 
 def crop_box(x_px: float, y_px: float, cell_type: CellType, um_per_px: float) -> Box:
@@ -54,6 +59,28 @@ def encode_crop(rgb: RgbImage) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(rgb)).save(buffer, "WEBP", lossless=True, quality=0, method=0)
     return buffer.getvalue()
+
+
+def encoded_crops(window: Window, boxes: Sequence[Box]) -> pa.ChunkedArray:
+    """The encoded pictures of all boxes, one binary value each.
+
+    Each goes straight to its place in the column: a list of them would hold all of them twice.
+    """
+    chunks = []
+    images, ends = io.BytesIO(), [0]
+    for box in boxes:
+        images.write(encode_crop(cut_crop(window, box)))
+        ends.append(images.tell())
+        if ends[-1] >= CHUNK_BYTES:
+            chunks.append(_binary_array(images, ends))
+            images, ends = io.BytesIO(), [0]
+    return pa.chunked_array([*chunks, _binary_array(images, ends)])
+
+
+def _binary_array(values: io.BytesIO, ends: list[int]) -> pa.Array:
+    offsets = np.array(ends, np.int32)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(values.getbuffer())]
+    return pa.Array.from_buffers(pa.binary(), len(offsets) - 1, buffers)
 
 
 def decode_crop(data: bytes) -> RgbImage:

@@ -19,6 +19,9 @@ Coordinates = NDArray[np.int32]
 MAX_SIDE_PX = 16_000
 """Of a cell's box: up to here products of two lengths in half pixels fit 32 bits, the faster half."""
 
+PAIRS_AT_ONCE = 1 << 17
+"""Of hull vertices, compared in one go: a tile's cells have millions, at some 40 bytes each."""
+
 
 @dataclass(frozen=True)
 class _Chain:
@@ -142,15 +145,27 @@ class Hulls:
         The longest is that of two corners; the shortest has one line along an edge of the hull
         (Freeman and Shapira, Comm. ACM 1975).
         """
-        counts = np.diff(self.offsets)
+        pairs = np.diff(self.offsets) ** 2
+        batch = (np.cumsum(pairs) - pairs) // PAIRS_AT_ONCE
+        firsts = np.flatnonzero(np.diff(batch, prepend=-1)).tolist()
+        lasts = [*firsts[1:], len(pairs)]
+        parts = [self._ferets_of(first, last) for first, last in zip(firsts, lasts, strict=True)]
+        longest, shortest = zip(*parts, strict=True)
+        return np.concatenate(longest), np.concatenate(shortest)
+
+    def _ferets_of(self, first: int, last: int) -> tuple[Floats, Floats]:
+        """`ferets_px` of the cells from `first` up to `last`, by comparing each one's vertices pairwise."""
+        starts, counts = self.offsets[first:last], np.diff(self.offsets[first : last + 1])
         per_vertex = np.repeat(counts, counts)
-        one = np.repeat(np.arange(len(self.x)), per_vertex)
-        other = ragged_indices(np.repeat(self.offsets[:-1], counts), per_vertex)
+        vertices = np.arange(starts[0], self.offsets[last])
+        one = np.repeat(vertices, per_vertex)
+        other = ragged_indices(np.repeat(starts, counts), per_vertex)
         across_x, across_y = self.x[other] - self.x[one], self.y[other] - self.y[one]
         lengths2 = _segment_max(across_x * across_x + across_y * across_y, counts * counts)
         dx, dy, edge_length = self._edges
-        heights = _segment_max(np.abs(dx[one] * across_y - dy[one] * across_x), per_vertex) / edge_length
-        return np.sqrt(lengths2.astype(np.float64)), np.minimum.reduceat(heights, self.offsets[:-1])
+        heights = _segment_max(np.abs(dx[one] * across_y - dy[one] * across_x), per_vertex)
+        shortest = np.minimum.reduceat(heights / edge_length[vertices], starts - starts[0])
+        return np.sqrt(lengths2.astype(np.float64)), shortest
 
 
 def _segment_max(values: Coordinates, lengths: Ints) -> Coordinates:

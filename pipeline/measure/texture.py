@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -58,13 +59,17 @@ def texture_features(window: Window, strip: Strip) -> dict[str, Floats]:
         strip: with a margin of at least `texture_reach_px`.
     """
     features: dict[str, Floats] = {}
+    pairs = {scale: _Pairs.inside(strip, _step_px(scale, window.um_per_px)) for scale in SCALES_NM}
     for stain in STAINS:
         image = strip.cut(getattr(window.stains, stain), 0)
         counts = histograms(image.ravel()[strip.pixels], strip.counts)
         found = _distribution(counts)
         for scale in SCALES_NM:
             found |= _edge(strip, image, scale, window.um_per_px)
-            found |= _co_occurrence(strip, image, scale, window.um_per_px)
+            found |= {
+                f"{name}_{scale}nm": values
+                for name, values in _co_occurrence(strip, image, pairs[scale]).items()
+            }
         features |= {f"texture_{stain}_{name}": values for name, values in found.items()}
         if stain == "haematoxylin":
             features |= _nucleus(strip, image, counts, window)
@@ -149,7 +154,35 @@ _INHOMOGENEITY = _inhomogeneity_table()
 _SQUARES = (np.arange(256) ** 2).astype(np.int32)
 
 
-def _co_occurrence(strip: Strip, image: Bytes, scale_nm: int, um_per_px: float) -> dict[str, Floats]:
+@dataclass(frozen=True)
+class _Pairs:
+    """Pairs of pixels a distance apart in four directions, both inside the same cell.
+
+    Attributes:
+        both: for each step in the flattened strip, a byte a pixel: 255 where it and the pixel one
+            step on are a pair.
+        ends: for each of the strip's `pixels`, of how many pairs it is an end.
+        end_counts: (k,) their sums over each cell, at least 2.
+    """
+
+    both: dict[int, Bytes]
+    ends: Bytes
+    end_counts: Ints
+
+    @classmethod
+    def inside(cls, strip: Strip, distance_px: int) -> _Pairs:
+        inside = strip.mask.ravel()
+        both = {step: inside[:-step] & inside[step:] for step in _steps(distance_px, strip.width)}
+        ends = np.zeros(len(inside), np.uint8)
+        for step, paired in both.items():
+            one_each = paired & 1
+            ends[:-step] += one_each
+            ends[step:] += one_each
+        of_cells = ends[strip.pixels]
+        return cls(both, of_cells, np.maximum(strip.sums(of_cells), 2))
+
+
+def _co_occurrence(strip: Strip, image: Bytes, pairs: _Pairs) -> dict[str, Floats]:
     """Contrast, homogeneity and correlation of pixels one scale apart, both inside the cell.
 
     Over all pairs (a, b) in four directions, each taken both ways (Haralick, Shanmugam and
@@ -158,27 +191,22 @@ def _co_occurrence(strip: Strip, image: Bytes, scale_nm: int, um_per_px: float) 
     variance being that of the paired levels plus 1/12 level². A cell too small for any pair has,
     like a uniform one, contrast 0, homogeneity 1 and correlation 1.
     """
-    levels, inside = image.ravel(), strip.mask.ravel()
-    weight = np.zeros(len(levels), np.uint8)
-    squares, differing = np.zeros((2, len(strip.cells)), np.int64)
-    for step in _steps(_step_px(scale_nm, um_per_px), strip.width):
-        paired = inside[:-step] & inside[step:]
-        one_each = paired & 1
-        weight[:-step] += one_each
-        weight[step:] += one_each
-        one, other = levels[:-step], levels[step:]
-        difference = (np.maximum(one, other) - np.minimum(one, other)) & paired
-        squares += strip.frame_sums(np.asarray(cv2.LUT(difference, _SQUARES), np.int32))
-        differing += strip.frame_sums(np.asarray(cv2.LUT(difference, _INHOMOGENEITY), np.int32))
-    ends = weight[strip.pixels].astype(np.uint32)
-    end_count = np.maximum(strip.sums(ends), 2)
-    contrast = 2.0 * squares / end_count
-    weighted = levels[strip.pixels] * ends
-    variance = variances(end_count, strip.sums(weighted), strip.sums(weighted * levels[strip.pixels]))
+    levels = image.ravel()
+    # Over the four directions a pixel's squares and inhomogeneities stay below 2**19.
+    squares, differing = np.zeros((2, len(levels)), np.int32)
+    for step, paired in pairs.both.items():
+        difference = cv2.absdiff(levels[:-step], levels[step:]).ravel() & paired
+        squares[:-step] += cv2.LUT(difference, _SQUARES).ravel()
+        differing[:-step] += cv2.LUT(difference, _INHOMOGENEITY).ravel()
+    contrast = 2.0 * strip.frame_sums(squares) / pairs.end_counts
+    inhomogeneity = 2.0 * strip.frame_sums(differing) / pairs.end_counts / _FIXED_POINT
+    in_cells = levels[strip.pixels]
+    weighted = np.multiply(in_cells, pairs.ends, dtype=np.uint32)
+    variance = variances(pairs.end_counts, strip.sums(weighted), strip.sums(weighted * in_cells))
     return {
-        f"contrast_{scale_nm}nm": contrast / OD_UNIT**2,
-        f"homogeneity_{scale_nm}nm": 1.0 - 2.0 * differing / end_count / _FIXED_POINT,
-        f"correlation_{scale_nm}nm": 1.0 - contrast / (2.0 * (variance + ROUNDING_VARIANCE)),
+        "contrast": contrast / OD_UNIT**2,
+        "homogeneity": 1.0 - inhomogeneity,
+        "correlation": 1.0 - contrast / (2.0 * (variance + ROUNDING_VARIANCE)),
     }
 
 

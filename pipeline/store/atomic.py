@@ -47,7 +47,16 @@ class Owner:
             return False
         except PermissionError:  # it is another user's
             return True
-        return True
+        return not _is_zombie(self.pid)
+
+
+def _is_zombie(pid: int) -> bool:
+    """Whether a process has ended and its parent has not asked how, where the kernel tells."""
+    try:
+        facts = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return facts.rpartition(")")[2].split()[:1] == ["Z"]
 
 
 def owner_of(temporary: Path) -> Owner | None:

@@ -11,10 +11,22 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import CELL_TYPES, AreaRange, CellType, RunConfig, config_hash, from_dict, to_dict
-from pipeline.errors import InputError
+from pipeline.config import (
+    CELL_TYPES,
+    AreaRange,
+    CellType,
+    RunConfig,
+    check,
+    check_area_range,
+    check_um_per_px,
+    config_hash,
+    from_dict,
+    to_dict,
+)
+from pipeline.config.typed import built
+from pipeline.errors import InputError, UsageError
 from pipeline.store import atomic
-from pipeline.store.layout import RunLayout
+from pipeline.store.layout import RunLayout, is_slide_id
 
 FORMAT = "mkhspc-run"
 VERSION = 1
@@ -202,36 +214,55 @@ def dumps(manifest: Manifest) -> str:
 
 
 def loads(text: str, where: Path) -> Manifest:
-    """The manifest in a JSON text; `where` is named in errors."""
+    """The manifest in a JSON text; `where` is named in errors.
+
+    Nothing in it is trusted: paths are made from its slides' ids.
+    """
     try:
         data = json.loads(text)
-        if data.get("format") != FORMAT or data.get("version") != VERSION:
-            raise InputError(
-                f"is not the manifest of a run of version {VERSION}",
-                where=where,
-                fix="segment into a new directory",
-            )
-        manifest = Manifest(
-            config=from_dict(data["config"]),
-            identity=data["identity"],
-            dataset=data["dataset"],
-            slides=tuple(
-                SlideEntry(**{**s, "scenes": tuple(SceneEntry(**e) for e in s["scenes"])})
-                for s in data["slides"]
-            ),
-            filter={t: AreaRange(**data["filter"][t]) for t in CELL_TYPES},
-            detectors=data["detectors"],
-            versions=data["versions"],
-            model_hashes=data["model_hashes"],
-        )
+        is_ours = data.get("format") == FORMAT and data.get("version") == VERSION
+        manifest = _from_dict(data) if is_ours else None
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(repr(error), where) from error
+    except (InputError, UsageError) as error:
+        raise _damaged(f"{error.where or ''} {error.what}".strip(), where) from error
+    if manifest is None:
         raise InputError(
-            f"is damaged ({error!r})", where=where, fix="restore it, or segment into a new directory"
-        ) from error
+            f"is not the manifest of a run of version {VERSION}",
+            where=where,
+            fix="segment into a new directory",
+        )
     if data["config_hash"] != manifest.config_hash:
         raise InputError(
             "was edited: its settings no longer fit its config_hash",
             where=where,
             fix="restore the original: tiles were made with the settings it had",
         )
+    return manifest
+
+
+def _damaged(how: str, where: Path) -> InputError:
+    return InputError(f"is damaged ({how})", where=where, fix="restore it, or segment into a new directory")
+
+
+def _from_dict(data: Mapping[str, Any]) -> Manifest:
+    manifest = Manifest(
+        config=from_dict(data["config"]),
+        identity=data["identity"],
+        dataset=data["dataset"],
+        slides=tuple(built(SlideEntry, slide, "slides") for slide in data["slides"]),
+        filter={t: built(AreaRange, data["filter"][t], f"filter.{t}") for t in CELL_TYPES},
+        detectors=data["detectors"],
+        versions=data["versions"],
+        model_hashes=data["model_hashes"],
+    )
+    check(manifest.config)
+    for cell_type, area in manifest.filter.items():
+        check_area_range(area, cell_type)
+    for slide in manifest.slides:
+        check_um_per_px(slide.um_per_px, f"slide {slide.slide_id}")
+        if not is_slide_id(slide.slide_id):
+            raise InputError(f"'{slide.slide_id}' is no slide id")
+    if len({slide.slide_id for slide in manifest.slides}) < len(manifest.slides):
+        raise InputError("two slides have one id")
     return manifest

@@ -23,8 +23,8 @@ sys.path[:0] = [str(ROOT / "tests" / "bench"), str(ROOT / "tests")]
 
 Row = dict[str, object]
 PARTS: dict[str, tuple[str, ...]] = {
-    "engine": ("detection", "features", "journey"),
-    "gallery": ("site",),
+    "engine": ("detection", "features", "journey", "reading", "throughput", "merge", "crash"),
+    "gallery": ("cards",),
     "learn": ("labels",),
 }
 """Parts and their modules in this folder; each has `rows(shared: Path | None, full: bool)`."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -38,6 +39,7 @@ from pipeline.store.layout import RunLayout
 Row = dict[str, object]
 RgbImage = NDArray[np.uint8]
 Found = dict[CellType, list[Detection]]
+T = TypeVar("T")
 
 TILE_PX = 4096
 CALIBRATION_PX = 512

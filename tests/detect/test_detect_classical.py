@@ -222,7 +222,7 @@ def test_simulated_cells_are_found(simulated):
     assert score.hspc.f1 >= 0.98
     # Some thirty MK: one more or less is 0.015.
     assert score.mk.recall >= 0.95
-    assert score.mk.f1 >= 0.93
+    assert score.mk.f1 >= 0.95
 
 
 @BOTH
@@ -346,7 +346,7 @@ def test_the_listed_megakaryocytes_are_found(shared):
         hits += sum(any(row) for row in held)
         false += sum(not any(column) for column in zip(*held, strict=True)) if held else len(cells)
     assert hits >= 6
-    assert false <= 2 * hits
+    assert false <= hits
 
 
 def holds(cell: Detection, x: float, y: float) -> bool:
@@ -364,6 +364,40 @@ def test_jpeg_xr_gives_the_same_cells(shared, cell_type):
         )
         pairs = paired_by_overlap(first, second)
         paired, alone = paired + pairs, alone + len(first) + len(second) - 2 * pairs
+    assert 2 * paired / (2 * paired + alone) >= 0.97
+
+
+def mirrored(cells: list[Detection], width_px: int) -> list[Detection]:
+    """Cells of a scene that begins at 0 and was mirrored left to right, as they lie in the scene itself."""
+    return [
+        replace(
+            cell,
+            box=Box(width_px - cell.box.x1, cell.box.y0, width_px - cell.box.x0, cell.box.y1),
+            mask=cell.mask[:, ::-1],
+        )
+        for cell in cells
+    ]
+
+
+@pytest.mark.shared
+@BOTH
+@pytest.mark.parametrize("change", ["noise", "mirrored"])
+def test_what_tells_nothing_of_a_cell_hardly_matters(shared, cell_type, change):
+    paired = alone = 0
+    for number in range(3):
+        scene = real_scene(shared, number)
+        if change == "noise":
+            noise = np.random.default_rng(number).normal(0.0, 3.0, scene.rgb.shape)
+            rgb = np.clip(np.rint(scene.rgb + noise), 0, 255).astype(np.uint8)
+        else:
+            rgb = np.ascontiguousarray(scene.rgb[:, ::-1])
+        calibration = calibrate(pieces(rgb), scene.um_per_px)
+        changed = in_filter(cell_type, replace(scene, rgb=rgb, calibration=calibration))
+        if change == "mirrored":
+            changed = mirrored(changed, scene.box.width)
+        usual = real_cells(shared, number, cell_type)
+        pairs = paired_by_overlap(usual, changed)
+        paired, alone = paired + pairs, alone + len(usual) + len(changed) - 2 * pairs
     assert 2 * paired / (2 * paired + alone) >= 0.97
 
 

@@ -124,6 +124,7 @@ WRITER = """
 def test_a_killed_writer_leaves_all_lines_but_perhaps_the_last(layout: RunLayout) -> None:
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(WRITER), str(layout.root)])
     while sum(path.stat().st_size for path in layout.logs.glob("*")) < 200_000:
+        assert process.poll() is None
         time.sleep(0.005)
         read_journals(layout)  # a reader never minds the writer
     process.send_signal(signal.SIGKILL)

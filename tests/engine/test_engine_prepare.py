@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import RunConfig, load_config
+from pipeline.detect.classical import ClassicalHspc, ClassicalMk
 from pipeline.engine.prepare import open_run
 from pipeline.errors import InputError
 from pipeline.store import manifest as manifests
@@ -69,8 +70,12 @@ def test_a_setting_given_as_its_default_is_given(study: Study) -> None:
 @pytest.mark.parametrize(
     ("first", "later", "words"),
     [
-        ({"run__sample_fraction": 0.5}, {"run__sample_fraction": 0.1}, "0.5 of its tiles"),
-        ({}, {"run__sample_fraction": 0.1}, "1 of its tiles"),
+        (
+            {"run__sample_fraction": 0.5},
+            {"run__sample_fraction": 0.1},
+            "50% of its tiles before and does them all, not 10% alone",
+        ),
+        ({}, {"run__sample_fraction": 0.1}, "100% of its tiles"),
         ({}, {"run__scenes": (0,)}, "all scenes"),
     ],
 )
@@ -109,4 +114,19 @@ def test_what_is_not_accepted_is_not_written(study: Study) -> None:
     layout, manifest, _ = open_run(study(run__sample_fraction=0.1))
     with pytest.raises(InputError, match="no"):
         open_run(config, accept=never)
+    assert manifests.read(layout) == manifest
+
+
+def test_a_run_of_another_revision_of_a_detector_is_refused(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, manifest, _ = open_run(study())
+    assert manifest.model_hashes["hspc"] == f"classical-{ClassicalHspc().revision}"
+    changed = {"mk": ClassicalMk(), "hspc": ClassicalHspc(revision="next")}
+    monkeypatch.setattr(
+        "pipeline.engine.agreement.build_detector", lambda cell_type, name: changed[cell_type]
+    )
+    with pytest.raises(InputError, match="'hspc': 'classical-next'") as error:
+        open_run(study())
+    assert "the version of mkhspc" in error.value.fix
     assert manifests.read(layout) == manifest

@@ -251,7 +251,7 @@ def test_what_the_cluster_says_goes_to_the_last_process_of_a_task(run: FakeRun) 
         TaskEnd("7_2", "NODE_FAIL", "1:0", "node9 died"),
         TaskEnd("7_3", "COMPLETED", "0:0"),
     ]
-    status = with_task_ends(look(run), ends)
+    status = with_task_ends(look(run), ends, "the database sleeps")
     found = {process.name[-3:]: (process.state, process.task_end) for process in status.processes}
     assert found == {
         "1-1": ("lost", None),
@@ -260,6 +260,7 @@ def test_what_the_cluster_says_goes_to_the_last_process_of_a_task(run: FakeRun) 
         "4-1": ("working", None),
     }
     assert status.unheard_tasks == (ends[2],)
+    assert status.cluster_problem == "the database sleeps"
     assert look(run).unheard_tasks == ()
 
 
@@ -288,6 +289,43 @@ def test_the_command_prints_it_all(run: FakeRun) -> None:
     assert facts["eta_s"] == pytest.approx(5.0)
     (process,) = facts["processes"]
     assert (process["job"], process["shard"], process["state"]) == ("7_0", "0/2", "working")
+
+
+SACCT = """\
+JobID|State|ExitCode|ReqMem|MaxRSS|Elapsed|NodeList
+7_0|OUT_OF_MEMORY|0:125|4G||00:10:00|node1
+7_1|NODE_FAIL|1:0|4G||00:10:00|node9
+8|CANCELLED by 0|0:0|1G||00:00:00|None assigned
+"""
+
+
+def test_the_command_asks_slurm_about_what_it_submitted(
+    run: FakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "bin" / "sacct"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ncat <<'END'\n{SACCT}END\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    now_s = time.time() - NOW_S
+    write_journal(run, "n-1-1", [begin(now_s - 99, job="7_0"), done(now_s - 60, "A", 0)], seen_s=now_s)
+    before = json.loads(mkhspc("status", run.layout.root, "--json").stdout)
+    assert (before["processes"][0]["state"], before["unheard_tasks"]) == ("working", [])
+    note = {"at_s": 1.0, "event": "submitted", "segment": "7", "merge": "8", "gallery": "9"}
+    note |= {"jobs_dir": "/jobs", "tasks": ["A 0/1", "B 0/1"]}
+    (run.layout.logs / "slurm-7.jsonl").write_text(json.dumps(note) + "\n")
+    facts = json.loads(mkhspc("status", run.layout.root, "--json").stdout)
+    (process,) = facts["processes"]
+    assert process["state"] == "lost"
+    assert "out of memory: it had 4G" in process["task_end"]["reason"]
+    assert [(end["job"], end["state"]) for end in facts["unheard_tasks"]] == [
+        ("7_1", "NODE_FAIL"), ("8", "CANCELLED"),
+    ]  # fmt: skip
+    shown = mkhspc("status", run.layout.root).stdout
+    assert "job 7_0: OUT_OF_MEMORY, segment A 0/1: out of memory: it had 4G" in " ".join(shown.split())
+    assert "job 7_1: NODE_FAIL, segment B 0/1: the node node9 failed" in " ".join(shown.split())
+    program.write_text("#!/bin/sh\necho 'the database sleeps' >&2; exit 1\n")
+    assert "sacct cannot be asked: the database sleeps" in mkhspc("status", run.layout.root).stdout
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

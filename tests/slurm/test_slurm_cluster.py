@@ -19,7 +19,7 @@ import pytest
 from conftest import skip_or_fail
 from processes import mkhspc
 
-from pipeline.engine.sacct import FIELDS, parse_sacct, slurm_news
+from pipeline.engine.sacct import FIELDS, parse_sacct
 from pipeline.engine.schedule import Shard
 from pipeline.slide.tiles import TilePlan, read_plan
 from pipeline.store import manifest as manifests
@@ -168,6 +168,15 @@ def tables_digest(layout: RunLayout) -> dict[str, str]:
     return {f"{p.parent.name}/{p.name}": hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
+def told_dead(layout: RunLayout) -> dict[str, str]:
+    """What `mkhspc status` says of jobs that died: the reason, by job id."""
+    done = mkhspc("status", layout.root, "--json")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    ends = [*facts["unheard_tasks"], *(process["task_end"] for process in facts["processes"])]
+    return {end["job"]: end["reason"] for end in ends if end is not None}
+
+
 def plan_of(layout: RunLayout, slide_id: str) -> TilePlan:
     return read_plan(layout, slide_id, manifests.read(layout).config_hash)
 
@@ -218,7 +227,7 @@ def test_time_limits_and_preemption_cost_nothing(
     assert (site / "site.json").exists()
     assert "touch pwned" in (site / "index.html").read_text()
     assert [p for p in tmp_path.rglob("*") if p.name == "pwned"] == []
-    assert slurm_news(chain.layout).dead == ()
+    assert told_dead(chain.layout) == {}
 
 
 def test_what_dies_is_named_and_a_second_submission_completes_it(
@@ -247,16 +256,11 @@ def test_what_dies_is_named_and_a_second_submission_completes_it(
     assert sum(f"DEMO_A/{tile_id}" in said for tile_id in missing) == min(8, len(missing)) > 0
     assert not (chain.layout.root / "cells").exists()
     assert not (config.parent / "the run-site").exists()
-    dead = {job.job_id: job for job in slurm_news(chain.layout).dead}
-    assert {job_id: job.name for job_id, job in dead.items()} == {
-        a: "segment DEMO_A 0/1",
-        b: "segment DEMO_B 0/1",
-        chain.merge: "merge",
-        chain.gallery: "gallery",
-    }
-    assert dead[a].why.startswith("killed by SIGKILL, perhaps over its memory")
-    assert "bad input" in dead[b].why
-    assert "DEMO_B.czi" in Path(dead[b].log).read_text()
+    dead = told_dead(chain.layout)
+    assert dead.keys() == ended.keys()
+    assert dead[a].startswith("segment DEMO_A 0/1: killed by SIGKILL, perhaps over its memory")
+    assert dead[b].startswith("segment DEMO_B 0/1: exit code 3: bad input")
+    assert "DEMO_B.czi" in Path(dead[b].rpartition("; see ")[2]).read_text()
 
     finished = parts(chain.layout)
     shutil.copy(small_slides["DEMO_B"], cut)
@@ -265,7 +269,7 @@ def test_what_dies_is_named_and_a_second_submission_completes_it(
     assert set(again.wait(4, 90).values()) == {("COMPLETED", 0)}
     assert finished.items() <= parts(again.layout).items()
     assert tables_digest(again.layout) == whole
-    assert slurm_news(again.layout).dead == ()
+    assert told_dead(again.layout) == {}
 
 
 def test_a_partition_that_is_not_there_queues_nothing(
@@ -285,5 +289,4 @@ def test_a_job_over_its_memory_is_named(cluster: Path, small_slides: dict[str, P
     ended = chain.wait(1, 60)
     assert ended[f"{chain.segment}_0"][0] in ("FAILED", "OUT_OF_MEMORY")
     assert ended[chain.gallery][0] == "CANCELLED"
-    why = {job.job_id: job.why for job in slurm_news(chain.layout).dead}
-    assert "it had 60M and was seen at" in why[f"{chain.segment}_0"]
+    assert "it had 60M and was seen at" in told_dead(chain.layout)[f"{chain.segment}_0"]

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.engine import sacct
-from pipeline.engine.sacct import JobRecord, dead_jobs, parse_sacct, reason
+from pipeline.engine.sacct import JobRecord, dead_tasks, parse_sacct, reason
+from pipeline.engine.status import TaskEnd
 from pipeline.store.layout import RunLayout
 
 OUTPUT = """\
@@ -51,27 +52,47 @@ def test_no_output_is_no_job() -> None:
     assert parse_sacct(OUTPUT.splitlines()[0]) == ()
 
 
-def test_the_dead_are_named_by_slide_and_shard_with_their_logs() -> None:
-    dead = {job.job_id: job for job in dead_jobs(parse_sacct(OUTPUT), NOTE)}
-    assert list(dead) == ["14", "15", "13_0", "13_2", "13_3"]
-    assert {job_id: job.name for job_id, job in dead.items()} == {
-        "14": "merge",
-        "15": "gallery",
-        "13_0": "segment FGC1 0/2",
-        "13_2": "segment FHU1 0/2",
-        "13_3": "segment FHU1 1/2",
+def test_the_dead_are_named_by_slide_and_shard_and_cause() -> None:
+    dead = {end.job: end for end in dead_tasks(parse_sacct(OUTPUT), NOTE)}
+    assert list(dead) == ["13_0", "13_2", "13_3", "14", "15"]
+    assert dead == {
+        "14": TaskEnd("14", "FAILED", "4:0", "merge: exit code 4: tiles failed or are missing"),
+        "15": TaskEnd(
+            "15", "CANCELLED", "0:0", "gallery: cancelled, by a person or because the job before it failed"
+        ),
+        "13_0": TaskEnd(
+            "13_0",
+            "CANCELLED",
+            "0:0",
+            "segment FGC1 0/2: cancelled, by a person or because the job before it failed",
+        ),
+        "13_2": TaskEnd(
+            "13_2", "FAILED", "3:0", "segment FHU1 0/2: exit code 3: bad input: a slide or a setting"
+        ),
+        "13_3": TaskEnd(
+            "13_3",
+            "FAILED",
+            "9:0",
+            "segment FHU1 1/2: killed by SIGKILL, perhaps over its memory:"
+            " it had 954M and was seen at 395772K",
+        ),
     }
-    assert dead["13_2"].log == "/study/jobs/segment-13_2.out"
-    assert dead["14"].log == "/study/jobs/merge-14.out"
-    assert dead["14"].why == "exit code 4: tiles failed or are missing"
-    assert dead["13_3"].why == (
-        "killed by SIGKILL, perhaps over its memory: it had 954M and was seen at 395772K"
-    )
 
 
-def test_tasks_cancelled_while_they_waited_are_one_line_without_a_log() -> None:
-    (job,) = dead_jobs([replace(RECORD, job_id="13_[2-5]", state="CANCELLED")], NOTE)
-    assert (job.name, job.log) == ("segment", "")
+def test_a_log_that_is_there_is_pointed_to(tmp_path: Path) -> None:
+    for name in ("segment-13_2.out", "merge-14.out"):
+        (tmp_path / name).touch()
+    dead = {
+        end.job: end.reason for end in dead_tasks(parse_sacct(OUTPUT), {**NOTE, "jobs_dir": str(tmp_path)})
+    }
+    assert dead["13_2"].endswith(f"; see {tmp_path}/segment-13_2.out")
+    assert dead["14"].endswith(f"; see {tmp_path}/merge-14.out")
+    assert "see" not in dead["15"].replace("was seen", "")
+
+
+def test_tasks_cancelled_while_they_waited_are_one_line() -> None:
+    (end,) = dead_tasks([replace(RECORD, job_id="13_[2-5]", state="CANCELLED")], NOTE)
+    assert end.reason.startswith("segment: cancelled")
 
 
 @pytest.mark.parametrize(
@@ -94,7 +115,7 @@ def test_every_death_has_its_reason(changes: dict[str, object], why: str) -> Non
 
 @pytest.mark.parametrize("state", ["COMPLETED", "RUNNING", "PENDING", "REQUEUED", "SUSPENDED", "COMPLETING"])
 def test_who_lives_or_ended_well_is_not_told(state: str) -> None:
-    assert dead_jobs([replace(RECORD, state=state)], NOTE) == ()
+    assert dead_tasks([replace(RECORD, state=state)], NOTE) == ()
 
 
 @pytest.fixture
@@ -118,7 +139,7 @@ def noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_the_last_submission_is_asked_about(noted, tmp_path: Path) -> None:
     news = sacct.slurm_news(noted(f"echo '{OUTPUT}'"))
-    assert [job.job_id for job in news.dead] == ["14", "15", "13_0", "13_2", "13_3"]
+    assert [end.job for end in news.dead] == ["13_0", "13_2", "13_3", "14", "15"]
     assert "--jobs=13,14,15" in (tmp_path / "heard").read_text()
 
 

@@ -22,6 +22,8 @@ STUDY = """
 output_dir = "run"
 slides = {slides}
 tile_size = 512
+[compute]
+num_workers = 1
 [slurm]
 shards_per_slide = 2
 {slurm}
@@ -150,6 +152,7 @@ def test_without_sbatch_nothing_is_begun_and_it_says_what_to_do(
         ("extra = ['qos=long']", "slurm.extra: 'qos=long' cannot be given here"),
         ('memory_gb = "lots"', "slurm.memory_gb cannot be 'lots'"),
         ("patrition = 'gpu'", "unknown key in [slurm] 'patrition'"),
+        ("[mk]\nclassifier = 'mk.skops'", "mk.skops"),
     ],
 )
 def test_a_wrong_setting_is_refused_before_there_is_a_run(
@@ -190,7 +193,7 @@ def test_a_damaged_slide_is_told_before_anything_is_queued(
 
 
 def segment_only(config: Path, *more: object) -> subprocess.CompletedProcess[str]:
-    return mkhspc("segment", "--config", config, "--num-workers", 1, *more)
+    return mkhspc("segment", "--config", config, *more)
 
 
 @pytest.fixture

@@ -117,6 +117,14 @@ def test_a_process_that_ended_is_not_running() -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     assert not atomic.Owner(socket.gethostname(), ended.pid).is_running
+    zombie = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    assert zombie.stdout is not None
+    zombie.stdout.read()
+    deadline_s = time.monotonic() + 10
+    while atomic.Owner(socket.gethostname(), zombie.pid).is_running and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    assert not atomic.Owner(socket.gethostname(), zombie.pid).is_running
+    zombie.wait()
     assert atomic.Owner(socket.gethostname(), os.getpid()).is_running
     assert atomic.Owner(socket.gethostname(), os.getpid()).is_here
     assert not atomic.Owner("elsewhere", os.getpid()).is_here

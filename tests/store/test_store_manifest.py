@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from runs import make_run
@@ -58,3 +61,36 @@ def test_a_change_of_no_run_is_refused_and_leaves_nothing(tmp_path: Path) -> Non
     with pytest.raises(InputError, match="is no run"):
         manifests.update(RunLayout(tmp_path / "run"), lambda manifest: manifest)
     assert not (tmp_path / "run").exists()
+
+
+Edit = Callable[[dict[str, Any]], object]
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda m: m["filter"]["mk"].update(min_um2="a"), "filter.mk.min_um2 cannot be 'a'"),
+        (lambda m: m["filter"]["mk"].update(min_um2=float("nan")), "mk.min_area_um2"),
+        (lambda m: m["filter"]["mk"].update(min_um2=9000), "above the minimum|out of range"),
+        (lambda m: m["filter"].pop("hspc"), "hspc"),
+        (lambda m: m["slides"][0].update(slide_id="../../evil"), "no slide id"),
+        (lambda m: m["slides"][1].update(slide_id="A"), "two slides have one id"),
+        (lambda m: m["slides"][0].update(um_per_px=0.0), "slide A"),
+        (lambda m: m["slides"][0].update(um_per_px="0.2"), "slides.um_per_px cannot be '0.2'"),
+        (lambda m: m["slides"][0].update(scenes=[{"scene": 0, "width_px": 5}]), "height_px"),
+        (lambda m: m["slides"][0].update(scenes=3), "slides.scenes"),
+        (lambda m: m["slides"][0].update(extra=3), "extra"),
+        (lambda m: m.update(slides=["A"]), "damaged"),
+        (lambda m: m["config"]["run"].update(sample_fraction=7.0), "run.sample_fraction"),
+    ],
+)
+def test_a_damaged_manifest_is_refused_with_what_is_wrong(tmp_path: Path, edit: Edit, words: str) -> None:
+    layout = make_run(tmp_path / "run", slide_ids=("A", "B"), cells_per_type=4).layout
+    data = json.loads(layout.manifest.read_text())
+    edit(data)
+    layout.manifest.write_text(json.dumps(data))
+    with pytest.raises(InputError, match=words) as error:
+        manifests.read(layout)
+    assert "is damaged" in str(error.value)
+    assert error.value.where == layout.manifest
+    assert len(str(error.value).splitlines()) == 2

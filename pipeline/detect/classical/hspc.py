@@ -36,6 +36,7 @@ class ClassicalHspc:
 
     name: str = "classical"
     cell_type: CellType = "hspc"
+    revision: str = "1"
 
     @property
     def reach_um(self) -> float:

@@ -84,6 +84,7 @@ class ClassicalMk:
 
     name: str = "classical"
     cell_type: CellType = "mk"
+    revision: str = "1"
 
     @property
     def reach_um(self) -> float:

@@ -1,0 +1,167 @@
+"""What a command and a run agree on: the settings of a new run, what an old one may yet take on."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+
+from pipeline import __version__
+from pipeline.config import (
+    CELL_TYPES,
+    CellType,
+    RunConfig,
+    config_hash,
+    differences,
+    identity,
+    with_free_settings,
+)
+from pipeline.detect.resolve import build_detector, choose_detector
+from pipeline.errors import InputError
+from pipeline.store.layout import RunLayout
+from pipeline.store.manifest import Manifest, SlideEntry, blind_codes, dataset_name
+
+LIBRARIES = ("numpy", "scipy", "opencv-python-headless", "aicspylibczi", "pyarrow", "pillow")
+NUMERIC = ("mkhspc", "numpy", "scipy", "opencv-python-headless")
+"""Of those, the ones whose change can move a cell's outline by a pixel."""
+
+
+def new_manifest(config: RunConfig, entries: Sequence[SlideEntry]) -> Manifest:
+    """The manifest of a run that begins with these slides."""
+    chosen = {t: choose_detector(t, config.cells(t).detector) for t in CELL_TYPES}
+    config = _with_detectors(config, {t: c.name for t, c in chosen.items()})
+    models = _model_hashes(config)
+    settings = identity(config, models)
+    ids = [entry.slide_id for entry in entries]
+    codes = blind_codes(config.run.seed, ids)
+    return Manifest(
+        config=config,
+        identity=settings,
+        dataset=dataset_name(config_hash(settings), ids),
+        slides=tuple(replace(entry, code=codes[entry.slide_id]) for entry in entries),
+        filter={t: config.cells(t).filter for t in CELL_TYPES},
+        detectors={t: f"{c.name}: {c.reason}" for t, c in chosen.items()},
+        versions=_versions(),
+        model_hashes=models,
+    )
+
+
+def grown(
+    layout: RunLayout, manifest: Manifest, config: RunConfig, entries: Sequence[SlideEntry]
+) -> Manifest:
+    """The manifest with what a command asks for beyond it: slides, a larger fraction, free settings.
+
+    Raises:
+        InputError: the run was made with other settings, or with another file of a slide's name.
+    """
+    asked = {t: config.cells(t).detector for t in CELL_TYPES}
+    kept = {t: manifest.config.cells(t).detector for t in CELL_TYPES}
+    config = _with_detectors(config, {t: kept[t] if asked[t] == "auto" else asked[t] for t in CELL_TYPES})
+    _refuse_other_settings(layout, manifest, config)
+    return _with_larger_ask(_with_slides(manifest, entries), config)
+
+
+def surprises(manifest: Manifest, config: RunConfig) -> list[str]:
+    """Lines for whoever gave a command that the run, as it stands, does not follow to the letter."""
+    return [*_wider_than_asked(manifest, config), *_other_versions(manifest)]
+
+
+def _model_hashes(config: RunConfig) -> dict[str, str]:
+    """What tells the cells of one detector from those of another, or of itself before it was changed."""
+    detectors = [build_detector(t, config.cells(t).detector) for t in CELL_TYPES]
+    return {detector.cell_type: f"{detector.name}-{detector.revision}" for detector in detectors}
+
+
+def _refuse_other_settings(layout: RunLayout, manifest: Manifest, config: RunConfig) -> None:
+    different = differences(identity(config, _model_hashes(config)), manifest.identity)
+    if not different:
+        return
+    fix = "use the settings it was made with, or give a new --output-dir"
+    if all("stored_area_um2" in clause for clause in different):
+        fix = "change a run's size filter with `mkhspc refilter`"
+    elif all(clause.startswith("model_hashes") for clause in different):
+        fix = "go on with the version of mkhspc that it was made with, or give a new --output-dir"
+    raise InputError(
+        f"the run was made with other settings: {'; '.join(different)}", where=layout.root, fix=fix
+    )
+
+
+def _with_slides(manifest: Manifest, entries: Sequence[SlideEntry]) -> Manifest:
+    known = {slide.slide_id: slide for slide in manifest.slides}
+    for entry in entries:
+        old = known.get(entry.slide_id)
+        if old is not None and replace(entry, path=old.path, code=old.code) != old:
+            raise InputError(
+                f"is not the slide '{entry.slide_id}' of this run: {_difference(old, entry)}",
+                where=entry.path,
+                fix="use the file that the run began with, or a new --output-dir",
+            )
+    new = [entry for entry in entries if entry.slide_id not in known]
+    codes = blind_codes(manifest.config.run.seed, [entry.slide_id for entry in new], taken=len(known))
+    moved = {entry.slide_id: entry.path for entry in entries}
+    return replace(
+        manifest,
+        slides=(
+            *(replace(s, path=moved.get(s.slide_id, s.path)) for s in manifest.slides),
+            *(replace(entry, code=codes[entry.slide_id]) for entry in new),
+        ),
+    )
+
+
+def _difference(old: SlideEntry, new: SlideEntry) -> str:
+    if old.um_per_px != new.um_per_px:
+        return f"its pixel size is {new.um_per_px:g} µm, not {old.um_per_px:g}"
+    if (old.size_bytes, old.scenes) != (new.size_bytes, new.scenes):
+        return "its size or its scenes differ"
+    return "it is another scan of the same size (its fingerprint differs)"
+
+
+def _with_larger_ask(manifest: Manifest, config: RunConfig) -> Manifest:
+    """The larger fraction, the union of scenes, and what was given last of all that decides no cell."""
+    old, new = manifest.config.run, config.run
+    scenes = tuple(sorted({*old.scenes, *new.scenes})) if old.scenes and new.scenes else ()
+    run = replace(old, sample_fraction=max(old.sample_fraction, new.sample_fraction), scenes=scenes)
+    return replace(manifest, config=with_free_settings(replace(manifest.config, run=run), config))
+
+
+def _wider_than_asked(manifest: Manifest, config: RunConfig) -> list[str]:
+    """What a run does beyond the present command's wish: it never takes back what it was asked before."""
+    whole, asked = manifest.config.run, config.run
+    lines = []
+    if asked.sample_fraction < whole.sample_fraction:
+        lines.append(
+            f"the run was asked for {100 * whole.sample_fraction:g}% of its tiles before and does them all,"
+            f" not {100 * asked.sample_fraction:g}% alone"
+        )
+    if asked.scenes and set(asked.scenes) != set(whole.scenes):
+        scenes = f"scenes {', '.join(map(str, whole.scenes))}" if whole.scenes else "all scenes"
+        lines.append(f"the run was asked for {scenes} before and does them all, not those of --scene alone")
+    return lines
+
+
+def _other_versions(manifest: Manifest) -> list[str]:
+    here = _versions()
+    changed = [
+        f"{name} {manifest.versions.get(name, 'unknown')} (here {here[name]})"
+        for name in NUMERIC
+        if manifest.versions.get(name) != here[name]
+    ]
+    return (
+        [f"the run began with {', '.join(changed)}: cells of new tiles may differ slightly from the old"]
+        if changed
+        else []
+    )
+
+
+def _with_detectors(config: RunConfig, names: Mapping[CellType, str]) -> RunConfig:
+    return replace(
+        config,
+        mk=replace(config.mk, detector=names["mk"]),
+        hspc=replace(config.hspc, detector=names["hspc"]),
+    )
+
+
+def _versions() -> dict[str, str]:
+    libraries = {name: version(name) for name in LIBRARIES}
+    return {"mkhspc": __version__, "python": platform.python_version(), **libraries}

@@ -1,0 +1,230 @@
+"""The engine: what it adds to the bare detectors, how it scales, what it holds in memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+from large import UM_PER_PX, mirrored_marrow
+from processes import measured
+
+from pipeline.config import CELL_TYPES, AreaRange, CellType, RunConfig
+from pipeline.detect.contract import Detection, Window
+from pipeline.engine.claims import Claims
+from pipeline.engine.feed import WindowFeed
+from pipeline.engine.journal import read_journals
+from pipeline.engine.prepare import chosen_tiles, open_run, prepare_plan
+from pipeline.engine.schedule import plan_job, recipe_of
+from pipeline.engine.slots import Slots
+from pipeline.engine.tasks import TileWork
+from pipeline.engine.tile import Recipe
+from pipeline.engine.workers import Pool, StopFlag
+from pipeline.slide.czi import CziSlide
+from pipeline.store import manifest as manifests
+from pipeline.store.layout import RunLayout
+
+Row = dict[str, object]
+
+SMALL_PX = 8192
+LARGE_PX = 32768
+NAP_S = 1.5
+"""Of the detector that does nothing but sleep, about a third of a real tile's time."""
+
+
+def rows(shared: Path | None, full: bool) -> list[Row]:
+    if shared is None:
+        return []
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        small = mirrored_marrow(shared, scratch / "small.czi", SMALL_PX, SMALL_PX)
+        found = [_over_bare_loop(small, scratch), *_two_workers(small, scratch), _sleeping(small, scratch)]
+        found += _memory(shared, small, scratch, full)
+    return found
+
+
+def _segment(slide: Path, root: Path, *options: object, cores: str = "0,1") -> float:
+    """Seconds of the work on tiles, as the journal has it: from its first line to its last."""
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline",
+        "segment",
+        "--czi-path",
+        slide,
+        "--output-dir",
+        root,
+        *options,
+    ]
+    subprocess.run(["taskset", "-c", cores, *map(str, command)], check=True, capture_output=True)
+    events = [event for journal in read_journals(RunLayout(root)) for event in journal.events]
+    first = min(e.at_s - e.facts["seconds"] for e in events if e.name == "done")
+    return max(e.at_s for e in events if e.name == "done") - first
+
+
+def _over_bare_loop(slide: Path, scratch: Path) -> Row:
+    """The whole command against the detectors alone, on windows in memory, both on one core."""
+    root = scratch / "whole"
+    begun_s = time.perf_counter()
+    _segment(slide, root, "--num-workers", 1, cores="0")
+    whole_s = time.perf_counter() - begun_s
+    layout = RunLayout(root)
+    manifest = manifests.read(layout)
+    recipe = recipe_of(manifest)
+    plan = prepare_plan(layout, manifest, slide.stem)
+    windows = []
+    with CziSlide.open(slide) as opened:
+        for tile in plan.tiles:
+            box = tile.read_box(recipe.halo_px(UM_PER_PX))
+            windows.append(Window(opened.read(0, box), box, UM_PER_PX, plan.calibration[0]))
+    bare_s = _on_core_0(
+        lambda: [d.detect(w, recipe.stored[t]) for w in windows for t, d in recipe.detectors.items()]
+    )
+    return {
+        "name": f"whole `segment` of {len(windows)} tiles over the bare detectors, one core",
+        "value": whole_s / bare_s,
+        "unit": "x",
+        "baseline": f"both detectors on windows in memory: {bare_s:.1f} s (segment {whole_s:.1f} s)",
+        "target": "<= 2.5",
+        "ok": whole_s / bare_s <= 2.5,
+    }
+
+
+def _on_core_0(work: object) -> float:
+    before, threads = os.sched_getaffinity(0), cv2.getNumThreads()
+    os.sched_setaffinity(0, {0})
+    cv2.setNumThreads(1)
+    try:
+        begun_s = time.perf_counter()
+        work()  # type: ignore[operator]
+        return time.perf_counter() - begun_s
+    finally:
+        os.sched_setaffinity(0, before)
+        cv2.setNumThreads(threads)
+
+
+def _two_workers(slide: Path, scratch: Path) -> list[Row]:
+    one_s = _segment(slide, scratch / "one", "--num-workers", 1, "--tile-size", 2048, cores="0")
+    two_s = _segment(slide, scratch / "two", "--num-workers", 2, "--tile-size", 2048)
+    events = [e for journal in read_journals(RunLayout(scratch / "two")) for e in journal.events]
+    done = [event.facts for event in events if event.name == "done"]
+    waited_s = sum(facts["waited_s"] for facts in done)
+    worked_s = sum(facts["seconds"] for facts in done)
+    return [
+        {
+            "name": "tiles a second of two workers over one worker on one core",
+            "value": one_s / two_s,
+            "unit": "x",
+            "baseline": f"one worker and its reader pinned to one core: {one_s:.1f} s for {len(done)} tiles",
+            "target": ">= 1.8",
+            "ok": one_s / two_s >= 1.8,
+        },
+        {
+            "name": "share of the workers' time spent waiting for windows",
+            "value": waited_s / (waited_s + worked_s),
+            "unit": "",
+            "baseline": f"{worked_s:.1f} s of work on {len(done)} tiles",
+            "target": "<= 0.05",
+            "ok": waited_s / (waited_s + worked_s) <= 0.05,
+        },
+    ]
+
+
+@dataclass(frozen=True)
+class Sleeper:
+    """A detector that takes its time and finds nothing."""
+
+    cell_type: CellType
+    nap_s: float
+    name: str = "sleeper"
+    reach_um: float = 20.0
+
+    def detect(self, window: Window, area: AreaRange) -> Sequence[Detection]:
+        time.sleep(self.nap_s)
+        return ()
+
+
+@dataclass
+class SleepingWork(TileWork):
+    """A worker's work with sleepers in the place of detectors."""
+
+    def recipe(self) -> Recipe:
+        return Recipe({t: Sleeper(t, NAP_S / 2) for t in CELL_TYPES}, self.stored)
+
+
+def _sleeping(slide: Path, scratch: Path) -> Row:
+    base = RunConfig()
+    run = replace(base.run, output_dir=str(scratch / "sleep"), slides=(str(slide),), tile_size=2048)
+    config = replace(base, run=run, compute=replace(base.compute, num_workers=2))
+    layout, manifest, (slide_id,) = open_run(config)
+    tiles = {slide_id: chosen_tiles(manifest, prepare_plan(layout, manifest, slide_id))}
+    job = plan_job(manifest, tiles, config.compute)
+    slots = Slots(job.budget.slots, job.demand.slot_bytes)
+    work = SleepingWork(
+        root=layout.root,
+        config_hash=manifest.config_hash,
+        um_per_px={slide_id: UM_PER_PX},
+        detectors={},
+        stored={t: manifest.stored(t) for t in CELL_TYPES},
+        slots=slots,
+    )
+    feed = WindowFeed(
+        job.slides, slots, Claims(layout), room_bytes=job.room_bytes, threads=job.budget.read_threads
+    )
+    try:
+        facts = [o.facts for o in Pool(work, 2, StopFlag()).outcomes(feed) if o.facts]
+    finally:
+        feed.close()
+        slots.close()
+    spent_s = sum(f["seconds"] + f["waited_s"] for f in facts)
+    slept_s = NAP_S * len(facts)
+    return {
+        "name": f"the engine with a detector that sleeps, {len(facts)} tiles on two workers",
+        "value": spent_s / slept_s,
+        "unit": "x",
+        "baseline": f"the sum of the sleeps: {slept_s:.1f} s",
+        "target": "<= 1.10",
+        "ok": spent_s / slept_s <= 1.10,
+    }
+
+
+def _memory(shared: Path, small: Path, scratch: Path, full: bool) -> list[Row]:
+    """Peaks of the whole process tree, and the planner's word for them."""
+    large = mirrored_marrow(shared, scratch / "large.czi", LARGE_PX, LARGE_PX)
+    fraction = 1.0 if full else 0.1
+    small_run = measured(
+        "segment", "--czi-path", small, "--output-dir", scratch / "mem-small", "--num-workers", 2
+    )
+    options = ("--num-workers", 2, "--sample-fraction", fraction)
+    large_run = measured("segment", "--czi-path", large, "--output-dir", scratch / "mem-large", *options)
+    for run in (small_run, large_run):
+        if run.process.returncode:
+            raise RuntimeError(run.process.stderr)
+    planned = measured("plan", "--czi-path", large, *options, "--json")
+    predicted_bytes = json.loads(planned.process.stdout)["peak_bytes"]
+    ratio = large_run.peak_bytes / small_run.peak_bytes
+    return [
+        {
+            "name": f"peak memory on 1.07 Gpx over that on 67 Mpx, two workers, fraction {fraction:g}",
+            "value": ratio,
+            "unit": "x",
+            "baseline": f"{small_run.peak_bytes / 1e9:.2f} GB (large {large_run.peak_bytes / 1e9:.2f} GB)",
+            "target": "<= 1.15",
+            "ok": ratio <= 1.15,
+        },
+        {
+            "name": "planner's peak memory over the measured peak",
+            "value": predicted_bytes / large_run.peak_bytes,
+            "unit": "x",
+            "baseline": f"{large_run.peak_bytes / 1e9:.2f} GB measured, sum of RSS",
+            "target": "0.90 to 1.10",
+            "ok": 0.9 <= predicted_bytes / large_run.peak_bytes <= 1.1,
+        },
+    ]

@@ -117,7 +117,7 @@ def mask_to_contour(mask: BoolMask, x0_px: int = 0, y0_px: int = 0) -> IntArray:
     chains, _ = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     if not chains:
         raise ValueError("the mask is empty: it has no contour")
-    turns = (max(chains, key=len)[:, 0, :] + 1) // 2
+    turns: IntArray = ((max(chains, key=len)[:, 0, :] + 1) // 2).astype(np.int32, copy=False)
     is_new = np.ones(len(turns), bool)  # the chain begins at its topmost corner, which points outwards
     np.any(turns[1:] != turns[:-1], axis=1, out=is_new[1:])
     outline: IntArray = turns[is_new] + np.array((x0_px, y0_px), np.int32)

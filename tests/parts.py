@@ -44,6 +44,11 @@ class LargeRun:
     def parts(self) -> list[Path]:
         return [self.layout.part(SLIDE, tile.tile_id) for tile in self.tiles]
 
+    def copied(self, root: Path) -> LargeRun:
+        """The same run elsewhere."""
+        shutil.copytree(self.layout.root, root)
+        return LargeRun(RunLayout(root), self.manifest, self.tiles)
+
 
 def large_run(
     root: Path,

@@ -54,6 +54,9 @@ class Shard:
             raise UsageError(f"'{text}' is no shard", where="--shard", fix="write it as I/N, such as 0/4")
         return cls(int(index), int(count))
 
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
     def of(self, tiles: Sequence[Tile]) -> list[Tile]:
         return list(tiles[self.index :: self.count])
 
@@ -90,7 +93,7 @@ def do_tiles(
         manifest,
         workers=job.budget.workers,
         limit_bytes=job.budget.limit.limit_bytes,
-        shard=f"{shard.index}/{shard.count}" if shard else None,
+        shard=str(shard) if shard else None,
         planned_peak_bytes=job.budget.peak_bytes,
     )
     stop = StopFlag()

@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -56,8 +57,12 @@ def encode_crop(rgb: RgbImage) -> bytes:
     Method 0 takes a quarter of the time of the next one and a tenth more space (measured on
     marrow: 0.45 ms and 21 kB at 114 px); PNG is slower and larger.
     """
+    height, width = rgb.shape[:2]
+    # Four bytes a pixel is how Pillow keeps RGB, so it takes these as they are.
+    pixels = cv2.cvtColor(rgb, cv2.COLOR_RGB2RGBA)
+    image = Image.frombuffer("RGBX", (width, height), pixels, "raw", "RGBX", 0, 1)
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(rgb)).save(buffer, "WEBP", lossless=True, quality=0, method=0)
+    image.save(buffer, "WEBP", lossless=True, quality=0, method=0)
     return buffer.getvalue()
 
 

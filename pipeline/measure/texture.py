@@ -135,9 +135,11 @@ def _edge(strip: Strip, image: Bytes, scale_nm: int, um_per_px: float) -> dict[s
     """
     half = _half_px(scale_nm, um_per_px)
     sums = _box_sums(image, half).ravel()
+    across = np.zeros_like(sums)
     energy = np.zeros(len(strip.pixels), np.int64)
     for step in (half, half * strip.width):
-        difference = sums[strip.pixels + step] - sums[strip.pixels - step]
+        np.subtract(sums[2 * step :], sums[: -2 * step], out=across[step:-step])
+        difference = across[strip.pixels]
         energy += np.multiply(difference, difference, dtype=np.int64)
     unit = (2 * half + 1) ** 2 * OD_UNIT * 2 * half * um_per_px
     mean = strip.sums(energy) / strip.counts

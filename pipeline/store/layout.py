@@ -55,7 +55,7 @@ class RunLayout:
 
 
 MAX_SLIDE_ID_LENGTH = 150
-"""Leaves room in a file name (255 bytes) for what temporary names add: a suffix, a host, a process."""
+"""Leaves room in a file name, of 255 bytes at most, for what is put around it."""
 
 
 def slide_id_of(path: Path) -> str:

@@ -228,7 +228,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> FakeRun:
     ("text", "words"),
     [
         ("yes, no, yes", "JSON"),
-        (r'{"no\n\u001bid": "yes", "nor\nthis": "no"}', ""),
+        (r'{"mk": {"positive": ["A\n\u001b[31m_s0_mk_1_2", "A_s0_mk_3_4"], "negative": []}}', r"\n\x1b[31m"),
         ('["A_s0_mk_1_2", "A_s0_mk_3_4"]', ""),
         ('{"mk": {"negative": [1, 2, 3], "positive": [4]}}', "integer"),
         ('{"A_s0_mk_1_2": "perhaps"}', ""),

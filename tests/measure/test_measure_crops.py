@@ -13,7 +13,15 @@ from PIL import Image
 from pipeline.config import CELL_TYPES, CellType
 from pipeline.errors import InputError
 from pipeline.geometry import Box
-from pipeline.measure.crops import CROP_SIZE_UM, MAX_SIDE_PX, crop_box, cut_crop, decode_crop, encode_crop
+from pipeline.measure.crops import (
+    CROP_SIZE_UM,
+    MAX_SIDE_PX,
+    crop_box,
+    cut_crop,
+    decode_crop,
+    encode_crop,
+    encoded_crops,
+)
 
 
 def encoded(image: Image.Image, file_format: str) -> bytes:
@@ -58,6 +66,22 @@ def test_a_crop_shows_the_scene_pixel_by_pixel_and_white_beyond_it() -> None:
 def test_png_is_read_too() -> None:
     rgb = stained_noise(0, 20, 30)
     assert np.array_equal(decode_crop(encoded(Image.fromarray(rgb), "PNG")), rgb)
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 3_000, 1 << 26])
+def test_a_column_of_crops_holds_them_in_order_whatever_its_pieces(
+    monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
+) -> None:
+    monkeypatch.setattr("pipeline.measure.crops.CHUNK_BYTES", chunk_bytes)
+    window = window_of(stained_noise(0, 60, 50), 100, 200)
+    boxes = [Box(95 + 3 * i, 190, 120 + 3 * i, 220) for i in range(9)]
+    column = encoded_crops(window, boxes)
+    column.validate(full=True)
+    assert column.to_pylist() == [encode_crop(cut_crop(window, box)) for box in boxes]
+
+
+def test_no_crops_are_a_column_without_rows() -> None:
+    assert encoded_crops(window_of(stained_noise(0, 9, 9)), []).to_pylist() == []
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

@@ -93,6 +93,7 @@ def test_cells_measure_the_same_in_many_small_batches(monkeypatch: pytest.Monkey
     rgb, cells = scattered(5)
     at_once = measure(window_of(rgb), cells)
     monkeypatch.setattr("pipeline.measure.strips.MAX_STRIP_PX", 5_000)
+    monkeypatch.setattr("pipeline.measure.hull.PAIRS_AT_ONCE", 1_000)
     in_batches = measure(window_of(rgb), cells)
     assert all(np.array_equal(at_once[name], in_batches[name]) for name in FEATURE_NAMES)
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.config import CELL_TYPES, CellType, RunConfig
+from pipeline.engine.journal import read_journals
 from pipeline.engine.merge import merge_slide, missing_tiles, refuse_missing
 from pipeline.engine.prepare import Tell, chosen_tiles, ignore, open_run, prepare_plan
 from pipeline.engine.schedule import Shard, do_tiles, refuse_failures
+from pipeline.engine.workers import Outcome
 from pipeline.learn.score import apply_classifiers, check_classifiers, load_classifiers
 from pipeline.measure.features import FEATURE_NAMES
 from pipeline.progress import Progress, silent
+from pipeline.report.run_summary import write_run_summary
 from pipeline.slide.tiles import Tile, read_plan
 from pipeline.store import manifest as manifests
 from pipeline.store.layout import RunLayout
@@ -36,12 +40,10 @@ def segment(
         CheckFailedError: not one cell was found.
     """
     layout, manifest, tiles = _planned(config, only, progress, tell)
-    failed = do_tiles(layout, manifest, tiles, config.compute, progress)
+    failed = _do_tiles(layout, manifest, tiles, config, progress)
     with_failures = {outcome.task.slide_id for outcome in failed}
     summary = merge(layout, [s for s in tiles if s not in with_failures], progress=progress)
     refuse_failures(failed)
-    if classifiers := _classifiers(config):
-        apply_classifiers(layout, manifest, list(tiles), classifiers, progress)
     refuse_empty(summary)
     return summary
 
@@ -56,7 +58,7 @@ def segment_shard(
 ) -> ShardSummary:
     """Like `segment`, for one part of the tiles and up to the finished tiles."""
     layout, manifest, tiles = _planned(config, only, progress, tell)
-    refuse_failures(do_tiles(layout, manifest, tiles, config.compute, progress, shard))
+    refuse_failures(_do_tiles(layout, manifest, tiles, config, progress, shard))
     done = sum(len(shard.of(wanted)) for wanted in tiles.values())
     return ShardSummary(layout.root, f"{shard.index}/{shard.count}", done)
 
@@ -64,7 +66,7 @@ def segment_shard(
 def merge(
     layout: RunLayout, slide_ids: Sequence[str] | None = None, *, progress: Progress = silent
 ) -> RunSummary:
-    """Makes the tables of slides whose tiles are all there.
+    """Makes the tables of slides whose tiles are all there, and the scores of the run's classifiers.
 
     Raises:
         IncompleteError: tiles that the run asks for are missing; nothing is written then.
@@ -80,6 +82,8 @@ def merge(
     for done, slide_id in enumerate(slide_ids, start=1):
         merge_slide(layout, manifest, slide_id, plans[slide_id].tiles)
         progress("merge", done, len(slide_ids), slide=slide_id)
+    if classifiers := _classifiers(manifest.config):
+        apply_classifiers(layout, manifest, slide_ids, classifiers, progress)
     return summarise(layout, manifest, slide_ids)
 
 
@@ -87,11 +91,10 @@ def opened(
     config: RunConfig, only: Sequence[str] = (), tell: Tell = ignore
 ) -> tuple[RunLayout, Manifest, tuple[str, ...]]:
     """The run, created or opened, with the ids of its slides wanted; its classifiers fit it."""
-    classifiers = _classifiers(config)
-    loaded = load_classifiers(classifiers)  # a night's work must not end at a file that was wrong
 
-    def accept(manifest: Manifest) -> None:
-        check_classifiers(loaded, manifest, FEATURE_NAMES, classifiers)
+    def accept(manifest: Manifest) -> None:  # a night's work must not end at a file that was wrong
+        classifiers = _classifiers(manifest.config)
+        check_classifiers(load_classifiers(classifiers), manifest, FEATURE_NAMES, classifiers)
 
     return open_run(config, only, accept=accept, tell=tell)
 
@@ -106,6 +109,24 @@ def _planned(
         tiles[slide_id] = chosen_tiles(manifest, prepare_plan(layout, manifest, slide_id))
         progress("survey", done, len(slide_ids), slide=slide_id)
     return layout, manifest, tiles
+
+
+def _do_tiles(
+    layout: RunLayout,
+    manifest: Manifest,
+    tiles: dict[str, list[Tile]],
+    config: RunConfig,
+    progress: Progress,
+    shard: Shard | None = None,
+) -> list[Outcome]:
+    """Does the tiles, and however that ends draws how it went."""
+    try:
+        return do_tiles(layout, manifest, tiles, config.compute, progress, shard)
+    finally:
+        try:
+            write_run_summary(layout.logs, read_journals(layout), time.time())
+        except OSError as error:  # a full disk must not hide how the run itself ended
+            progress("summary", 0, 1, error=str(error))
 
 
 def _classifiers(config: RunConfig) -> dict[CellType, Path]:

@@ -18,6 +18,7 @@ from pipeline.errors import MkhspcError, printable
 COMMANDS = {
     "demo": ("pipeline.cli.demo", "The whole journey on simulated slides, in about two minutes."),
     "inspect": ("pipeline.cli.inspect", "What a CZI file holds: scenes, pixel size, tissue, tiles."),
+    "plan": ("pipeline.cli.plan", "What a run will take: workers, memory, time, disk, site."),
     "segment": ("pipeline.cli.segment", "Find, measure and crop the cells of one or more slides."),
     "refilter": ("pipeline.cli.refilter", "Change the size filter of a run; no detector runs again."),
     "merge": ("pipeline.cli.merge", "Put the finished tiles of a run together into its tables."),

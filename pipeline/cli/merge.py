@@ -24,11 +24,12 @@ def merge(run_dir: Path, as_json: bool) -> None:
     Example:
       mkhspc merge run
     """
+    from pipeline.engine.workers import interruptible
     from pipeline.run import merge as run_merge
     from pipeline.store.layout import RunLayout
     from pipeline.store.summary import refuse_empty
 
-    with progress.shown() as show:
+    with progress.shown() as show, interruptible():
         summary = run_merge(RunLayout(run_dir), progress=show)
     refuse_empty(summary)
     print_summary(summary, as_json)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline.cli import progress
 from pipeline.cli.options import json_option, print_json
-from pipeline.cli.segment import resolve_settings, segment_options
+from pipeline.cli.run_options import resolved, run_options
 
 if TYPE_CHECKING:
     from pipeline.engine.planner import Forecast
@@ -18,13 +17,12 @@ GB = 1e9
 
 
 @click.command(short_help="What a run will take: workers, memory, time, disk, site.")
-@segment_options
+@run_options
 @click.option("--cores", type=int, help="Cores of the machine meant. [those here]")
 @click.option("--gpus", type=int, help="GPUs of the machine meant. [those here]")
 @click.option("--gpu-memory-gb", type=float, help="Memory of each GPU.")
 @json_option
 def plan(
-    config: Path | None,
     cores: int | None,
     gpus: int | None,
     gpu_memory_gb: float | None,
@@ -43,10 +41,10 @@ def plan(
     """
     from pipeline.engine.planner import forecast, machine_for
 
-    resolved = resolve_settings(config, options)
-    machine = machine_for(resolved.compute.memory_gb, cores, gpus, gpu_memory_gb)
+    config = resolved(options)
+    machine = machine_for(config.compute.memory_gb, cores, gpus, gpu_memory_gb)
     with progress.shown() as show:
-        found = forecast(resolved, machine, show)
+        found = forecast(config, machine, show)
     if as_json:
         print_json(found.to_dict())
     else:

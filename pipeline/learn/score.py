@@ -155,7 +155,7 @@ def _other_settings(
         where=path,
         fix="train it on labels of this run"
         if harmful
-        else "train it on labels of this run, or accept the difference with --allow-other-run",
+        else "train it on labels of this run, or accept the difference in `mkhspc score --allow-other-run`",
     )
 
 

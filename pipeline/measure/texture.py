@@ -197,9 +197,9 @@ def _co_occurrence(strip: Strip, image: Bytes, pairs: _Pairs) -> dict[str, Float
     # Over the four directions a pixel's squares and inhomogeneities stay below 2**19.
     squares, differing = np.zeros((2, len(levels)), np.int32)
     for step, paired in pairs.both.items():
-        difference = cv2.absdiff(levels[:-step], levels[step:]).ravel() & paired
-        squares[:-step] += cv2.LUT(difference, _SQUARES).ravel()
-        differing[:-step] += cv2.LUT(difference, _INHOMOGENEITY).ravel()
+        difference = np.asarray(cv2.absdiff(levels[:-step], levels[step:]), np.uint8).ravel() & paired
+        squares[:-step] += np.asarray(cv2.LUT(difference, _SQUARES), np.int32).ravel()
+        differing[:-step] += np.asarray(cv2.LUT(difference, _INHOMOGENEITY), np.int32).ravel()
     contrast = 2.0 * strip.frame_sums(squares) / pairs.end_counts
     inhomogeneity = 2.0 * strip.frame_sums(differing) / pairs.end_counts / _FIXED_POINT
     in_cells = levels[strip.pixels]

@@ -28,10 +28,7 @@ HELP_LIMIT_S = 0.5
 
 def rows(shared: Path | None, full: bool) -> list[Row]:
     with tempfile.TemporaryDirectory() as scratch:
-        found = [*_found_against_true(Path(scratch)), *_demo(Path(scratch)), _help()]
-        if shared is not None:
-            found += _two_compressions(shared, Path(scratch))
-        return found
+        return [*_found_against_true(Path(scratch)), *_demo(Path(scratch)), _help()]
 
 
 def _segment(slides: list[Path], root: Path, tile_size: int, workers: int) -> pa.Table:
@@ -78,30 +75,6 @@ def _found_against_true(scratch: Path) -> list[Row]:
                     agreed.is_same,
                 )
             )
-    return found
-
-
-def _two_compressions(shared: Path, scratch: Path) -> list[Row]:
-    marrow = shared / "data" / "marrow"
-    zstd = _segment([marrow / "marrow.czi"], scratch / "zstd", 4096, 2)
-    jxr = _segment([marrow / "marrow_jxr.czi"], scratch / "jxr", 4096, 2)
-    renamed = jxr.set_column(jxr.column_names.index("slide_id"), "slide_id", [["marrow"] * len(jxr)])
-    found = []
-    for cell_type in ("hspc", "mk"):
-        f1 = agreement(
-            zstd.filter(zstd["in_filter"]), renamed.filter(renamed["in_filter"]), cell_type, 0.5
-        ).f1
-        target, ok = (">= 0.97", f1 >= 0.97) if cell_type == "hspc" else (None, None)
-        found.append(
-            _row(
-                f"same {cell_type.upper()} from JPEG-XR as from zstd",
-                f1,
-                "F1 at IoU 0.5",
-                "marrow.czi",
-                target,
-                ok,
-            )
-        )
     return found
 
 

@@ -78,19 +78,28 @@ class Claims:
                 return
             self._held.remove(path)
             path.unlink(missing_ok=True)
-            with suppress(OSError):  # something else is in it
-                path.parent.rmdir()
+            self._tidy(path)
 
     def _create(self, path: Path) -> bool:
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("x", encoding="utf-8") as file:
                 file.write(self._holder)
         except FileExistsError:
             return False
         except FileNotFoundError:  # another process gave its last tile back and took the directory along
             return self._create(path)
+        except OSError:  # no room, perhaps for the name alone
+            path.unlink(missing_ok=True)
+            self._tidy(path)
+            raise
         return True
+
+    def _tidy(self, path: Path) -> None:
+        """Removes the directories of a claim that is gone, as far as nothing else is in them."""
+        with suppress(OSError):
+            path.parent.rmdir()
+            path.parent.parent.rmdir()
 
     def _take_over(self, path: Path) -> bool:
         if is_living(path):

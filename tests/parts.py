@@ -28,8 +28,11 @@ UM_PER_PX = 0.22
 DIAMETERS_PX = (20.0, 27.0)
 """Nuclei whose outlines have some 60 corners, as those of HSPC candidates on marrow have."""
 OUTLINES = 300
-JITTER = 0.2
-"""Of a cell's place on its grid, as a share of the grid's step: no two cells touch."""
+JITTER = 0.1
+"""Of a cell's place on its grid, as a share of the grid's step."""
+NEIGHBOUR_SHIFT = 0.52
+"""By which every third cell is moved towards the next on either axis, so that some 0.15 pairs a cell
+overlap, as on marrow, and none by half of its area."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ def part_of(
     side = int(np.ceil(np.sqrt(count)))
     spots = rng.permutation(side * side)[:count]
     x, y = (
-        first + (index + 0.5 + rng.uniform(-JITTER, JITTER, count)) * TILE_PX / side
+        first + (index + _shift(index, side) + rng.uniform(-JITTER, JITTER, count)) * TILE_PX / side
         for first, index in ((tile.core.x0, spots % side), (tile.core.y0, spots // side))
     )
     order = np.lexsort((x, y))
@@ -134,6 +137,11 @@ def part_of(
     }
     arrays = [pa.array(columns[name], schema.field(name).type) for name in schema.names]
     return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _shift(index: NDArray[np.int64], side: int) -> NDArray[np.float64]:
+    """From the start of a cell's square on the grid to where it lies, in squares; the last keeps its own."""
+    return 0.5 + NEIGHBOUR_SHIFT * ((index % 3 == 0) & (index < side - 1))
 
 
 def _ragged(lengths: NDArray[np.int64], values: NDArray[np.int32], kind: pa.DataType) -> pa.Array:

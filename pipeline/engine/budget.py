@@ -14,12 +14,15 @@ from pipeline.engine.limits import GB, MemoryLimit
 from pipeline.errors import UsageError
 from pipeline.slide.stream import AHEAD_PER_THREAD
 
-PARENT_BYTES = 330_000_000
-"""The first process with its libraries loaded, surveying a slide or merging its tables."""
-WORKER_BYTES = 260_000_000
+PARENT_BYTES = 200_000_000
+"""The first process with its libraries and plans, windows and sub-blocks left out."""
+WORKER_BYTES = 130_000_000
 """A worker with its libraries loaded and no tile."""
-WINDOW_BYTES_PER_PX = 24
-"""What a worker needs for each pixel of its window, pixels included, on the densest marrow measured."""
+WINDOW_BYTES_PER_PX = 20
+"""What a worker needs for each pixel of its window, pixels included: measured on dense marrow at 12 and
+34 million pixels, and rounded up. The first tile that is done puts the run's own figure in its place."""
+MEASURED_MARGIN = 1.1
+"""Over what a worker was seen to need, for tiles with more cells."""
 SAFE_SHARE = 0.95
 """Of the limit, that is planned with."""
 TILES_PER_READ_THREAD = 4
@@ -63,7 +66,7 @@ class Demand:
         return 3 * self.window_px
 
     def measured(self, worker_bytes: int) -> Demand:
-        """The same with what a worker was seen to need."""
+        """The same with the most that a worker was seen to have."""
         return replace(self, worker_bytes=worker_bytes)
 
 

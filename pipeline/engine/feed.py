@@ -66,10 +66,23 @@ def plan_slide(
 
 
 class WindowFeed:
-    """A `workers.Source` of tiles whose windows are in shared memory."""
+    """A `workers.Source` of tiles whose windows are in shared memory.
+
+    Args:
+        use_slots: how many slots may be filled; see `use`.
+        room_bytes: of decoded sub-blocks kept for later windows.
+        threads: that decode.
+    """
 
     def __init__(
-        self, slides: Sequence[SlideReads], slots: Slots, claims: Claims, *, room_bytes: int, threads: int
+        self,
+        slides: Sequence[SlideReads],
+        slots: Slots,
+        claims: Claims,
+        *,
+        use_slots: int,
+        room_bytes: int,
+        threads: int,
     ) -> None:
         self.decoded_bytes = 0
         self._slides = slides
@@ -77,7 +90,8 @@ class WindowFeed:
         self._claims = claims
         self._room_bytes = room_bytes
         self._threads = threads
-        self._free = deque(range(slots.count))
+        self._free = deque(range(use_slots))
+        self._in_use = use_slots
         self._ready: deque[TileTask | Outcome] = deque()
         self._changed = threading.Condition()
         self._is_closed = False
@@ -109,6 +123,13 @@ class WindowFeed:
         with self._changed:
             if task.slot != NO_SLOT:
                 self._free.append(task.slot)
+            self._changed.notify_all()
+
+    def use(self, slots: int) -> None:
+        """Lets more slots be filled than so far; never fewer."""
+        with self._changed:
+            self._free.extend(range(self._in_use, min(slots, self._slots.count)))
+            self._in_use = max(self._in_use, min(slots, self._slots.count))
             self._changed.notify_all()
 
     def close(self) -> None:

@@ -93,12 +93,12 @@ def _write_tables(
     """Writes both tables side by side; the cells get their name last, so each of them has its crop."""
     schema, config_hash = cells_schema(list(FEATURE_NAMES)), manifest.config_hash
     is_over = threading.Event()
-    with ThreadPoolExecutor(2) as threads:  # Arrow works without the interpreter's lock
+    with ThreadPoolExecutor(3) as threads:  # Arrow works without the interpreter's lock
         crops = threads.submit(
             tables.write_stream,
             layout.crops(slide_id),
             CROPS,
-            _until(is_over, _crops(parts, config_hash)),
+            _until(is_over, _ahead(_crops(parts, config_hash), threads)),
             config_hash,
             metadata=metadata,
             rows_per_group=CROPS_PER_GROUP,

@@ -7,10 +7,18 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from pipeline.config import CELL_TYPES, ComputeSection
 from pipeline.detect.resolve import build_detector
-from pipeline.engine.budget import Budget, Demand, plan_workers, room_bytes
+from pipeline.engine.budget import (
+    MEASURED_MARGIN,
+    Budget,
+    Demand,
+    layout_of,
+    plan_workers,
+    room_bytes,
+)
 from pipeline.engine.claims import Claims
 from pipeline.engine.feed import SlideReads, WindowFeed, plan_slide
 from pipeline.engine.journal import RunLog, SlideTiles, TileWatch
@@ -121,7 +129,26 @@ class Job:
     demand: Demand
     room_bytes: int
     budget: Budget
-    can_grow: bool
+    asked: int | Literal["auto"]
+
+    @property
+    def most_slots(self) -> int:
+        """With as many workers as there are cores, whatever memory allows at first."""
+        return max(self.budget.slots, layout_of(self.demand, self._most_workers, self.budget.limit).slots)
+
+    @property
+    def _most_workers(self) -> int:
+        return max(1, min(usable_cores(), self.demand.tiles))
+
+    def measured(self, worker_bytes: int) -> Budget:
+        """The budget with what the first tile's worker was seen to need; never without a worker."""
+        if self.asked != "auto":
+            return self.budget
+        demand = self.demand.measured(int(MEASURED_MARGIN * worker_bytes))
+        try:
+            return plan_workers("auto", demand, usable_cores(), self.budget.limit)
+        except UsageError:  # it needs more than was thought: one worker, and the guard watches
+            return layout_of(demand, 1, self.budget.limit)
 
 
 def plan_job(
@@ -154,7 +181,7 @@ def plan_job(
         block_bytes=max(slide.plan.block_bytes for slide in slides),
     )
     budget = plan_workers(compute.num_workers, demand, usable_cores(), limit)
-    return Job(slides, demand, room, budget, can_grow=compute.num_workers == "auto")
+    return Job(slides, demand, room, budget, compute.num_workers)
 
 
 def recipe_of(manifest: Manifest) -> Recipe:
@@ -166,7 +193,7 @@ def recipe_of(manifest: Manifest) -> Recipe:
 def _work_off(
     layout: RunLayout, manifest: Manifest, job: Job, watch: TileWatch, stop: StopFlag
 ) -> list[Outcome]:
-    slots = Slots(job.budget.slots, job.demand.slot_bytes)
+    slots = Slots(job.most_slots, job.demand.slot_bytes)
     work = TileWork(
         root=layout.root,
         config_hash=manifest.config_hash,
@@ -179,6 +206,7 @@ def _work_off(
         job.slides,
         slots,
         Claims(layout),
+        use_slots=job.budget.slots,
         room_bytes=job.room_bytes,
         threads=job.budget.read_threads,
     )
@@ -186,6 +214,7 @@ def _work_off(
     guard = MemoryGuard(pool, job.budget.limit, watch)
     pool.on_tick = guard.look
     failed: list[Outcome] = []
+    has_measured = False
     try:
         for outcome in pool.outcomes(feed):
             _record(watch, outcome)
@@ -196,6 +225,11 @@ def _work_off(
                 )
             if outcome.error is not None and not outcome.will_retry:
                 failed.append(outcome)
+            if not has_measured and (worker_bytes := (outcome.facts or {}).get("peak_bytes")):
+                has_measured = True
+                better = job.measured(worker_bytes)
+                pool.size = better.workers
+                feed.use(better.slots)
     finally:
         feed.close()
         slots.close()

@@ -176,7 +176,12 @@ def _sleeping(slide: Path, scratch: Path) -> Row:
         slots=slots,
     )
     feed = WindowFeed(
-        job.slides, slots, Claims(layout), room_bytes=job.room_bytes, threads=job.budget.read_threads
+        job.slides,
+        slots,
+        Claims(layout),
+        use_slots=slots.count,
+        room_bytes=job.room_bytes,
+        threads=job.budget.read_threads,
     )
     try:
         facts = [o.facts for o in Pool(work, 2, StopFlag()).outcomes(feed) if o.facts]

@@ -43,9 +43,11 @@ def slide(tmp_path: Path, name: str = "a", side: int = 4) -> SlideReads:
 
 
 @contextmanager
-def feeding(layout: RunLayout, *slides: SlideReads, slots: int = 2) -> Iterator[tuple[WindowFeed, Slots]]:
+def feeding(
+    layout: RunLayout, *slides: SlideReads, slots: int = 2, use: int = 0
+) -> Iterator[tuple[WindowFeed, Slots]]:
     memory = Slots(slots, 3 * (CORE_PX + 2 * HALO_PX) ** 2)
-    feed = WindowFeed(slides, memory, Claims(layout), room_bytes=10**8, threads=2)
+    feed = WindowFeed(slides, memory, Claims(layout), use_slots=use or slots, room_bytes=10**8, threads=2)
     try:
         yield feed, memory
     finally:
@@ -101,6 +103,18 @@ def test_no_more_windows_are_read_than_there_are_slots(tmp_path: Path, layout: R
         assert isinstance(following, TileTask)
         assert following.slot == tasks[1].slot
         assert feed.take() is None
+
+
+def test_more_slots_may_be_used_later(tmp_path: Path, layout: RunLayout) -> None:
+    with feeding(layout, slide(tmp_path), slots=4, use=1) as (feed, _):
+        time.sleep(0.3)
+        assert isinstance(feed.take(), TileTask)
+        assert feed.take() is None
+        feed.use(3)
+        feed.use(2)
+        time.sleep(0.3)
+        taken = [feed.take() for _ in range(4)]
+        assert [isinstance(task, TileTask) for task in taken] == [True, True, False, False]
 
 
 def test_tiles_done_before_their_turn_are_not_read(tmp_path: Path, layout: RunLayout) -> None:

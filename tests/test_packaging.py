@@ -34,7 +34,9 @@ def tracked(repository: Path, folder: str) -> set[str]:
 def test_the_wheel_holds_every_module_template_style_and_script(repository: Path, wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {n for n in tracked(repository, "pipeline") if n.endswith(".py")}
-    shipped = set.union(*(tracked(repository, name) for name in ("site_templates", "static", "scripts/slurm")))
+    shipped = set.union(
+        *(tracked(repository, name) for name in ("site_templates", "static", "scripts/slurm"))
+    )
     assert len(shipped) > 5
     assert modules <= names
     assert {f"pipeline/{name}" for name in shipped} <= names

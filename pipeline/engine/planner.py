@@ -117,7 +117,7 @@ def machine_for(
     gpus: int | None = None,
     gpu_memory_gb: float | None = None,
 ) -> Machine:
-    """This machine, or another one as far as the options describe it.
+    """The machine here, or another one as far as the options describe it.
 
     A memory given counts as that of the machine meant, even when this one has less.
 

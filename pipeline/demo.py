@@ -101,7 +101,7 @@ def run_demo(
 ) -> DemoResult:
     """Runs every stage in `root`.
 
-    Run again it resumes: slides are written anew with the same pixels, finished tiles are kept.
+    Run again it resumes: slides that are whole and finished tiles are kept.
 
     Args:
         say: told, before each stage, the command by which a user would call it.

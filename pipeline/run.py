@@ -7,16 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.config import CELL_TYPES, CellType, RunConfig
+from pipeline.engine.budget import refuse_survey
 from pipeline.engine.journal import read_journals
+from pipeline.engine.limits import memory_limit
 from pipeline.engine.merge import merge_slide, missing_tiles, refuse_missing
-from pipeline.engine.prepare import Tell, chosen_tiles, ignore, open_run, prepare_plan
-from pipeline.engine.schedule import Shard, do_tiles, refuse_failures
+from pipeline.engine.prepare import Tell, chosen_tiles, ignore, open_run, prepare_plan, proposed
+from pipeline.engine.schedule import Shard, Share, do_tiles, refuse_failures, refuse_too_large
 from pipeline.engine.workers import Outcome
 from pipeline.learn.score import apply_classifiers, check_classifiers, load_classifiers
 from pipeline.measure.features import FEATURE_NAMES
 from pipeline.progress import Progress, silent
 from pipeline.report.run_summary import write_run_summary
-from pipeline.slide.tiles import Tile, read_plan
+from pipeline.slide.tiles import read_plan
 from pipeline.store import manifest as manifests
 from pipeline.store.layout import RunLayout
 from pipeline.store.manifest import Manifest
@@ -39,10 +41,10 @@ def segment(
         InterruptedRunError: a signal stopped the run at a tile border.
         CheckFailedError: not one cell was found.
     """
-    layout, manifest, tiles = _planned(config, only, progress, tell)
-    failed = _do_tiles(layout, manifest, tiles, config, progress)
+    layout, manifest, share = _planned(config, only, None, progress, tell)
+    failed = _do_tiles(layout, manifest, share, config, progress, tell)
     with_failures = {outcome.task.slide_id for outcome in failed}
-    summary = merge(layout, [s for s in tiles if s not in with_failures], progress=progress)
+    summary = merge(layout, [s for s in share.asked if s not in with_failures], progress=progress)
     refuse_failures(failed)
     refuse_empty(summary)
     return summary
@@ -57,10 +59,9 @@ def segment_shard(
     tell: Tell = ignore,
 ) -> ShardSummary:
     """Like `segment`, for one part of the tiles and up to the finished tiles."""
-    layout, manifest, tiles = _planned(config, only, progress, tell)
-    refuse_failures(_do_tiles(layout, manifest, tiles, config, progress, shard))
-    done = sum(len(shard.of(wanted)) for wanted in tiles.values())
-    return ShardSummary(layout.root, f"{shard.index}/{shard.count}", done)
+    layout, manifest, share = _planned(config, only, shard, progress, tell)
+    refuse_failures(_do_tiles(layout, manifest, share, config, progress, tell))
+    return ShardSummary(layout.root, str(shard), share.tiles)
 
 
 def merge(
@@ -91,37 +92,52 @@ def opened(
     config: RunConfig, only: Sequence[str] = (), tell: Tell = ignore
 ) -> tuple[RunLayout, Manifest, tuple[str, ...]]:
     """The run, created or opened, with the ids of its slides wanted; its classifiers fit it."""
+    return open_run(config, only, accept=_accept_classifiers, tell=tell)
 
-    def accept(manifest: Manifest) -> None:  # a night's work must not end at a file that was wrong
-        classifiers = _classifiers(manifest.config)
-        check_classifiers(load_classifiers(classifiers), manifest, FEATURE_NAMES, classifiers)
 
-    return open_run(config, only, accept=accept, tell=tell)
+def _accept_classifiers(manifest: Manifest) -> None:
+    """A night's work must not end at a file that was wrong."""
+    classifiers = _classifiers(manifest.config)
+    check_classifiers(load_classifiers(classifiers), manifest, FEATURE_NAMES, classifiers)
 
 
 def _planned(
-    config: RunConfig, only: Sequence[str], progress: Progress, tell: Tell
-) -> tuple[RunLayout, Manifest, dict[str, list[Tile]]]:
-    """The run, opened, and by slide the tiles that it asks for."""
-    layout, manifest, slide_ids = opened(config, only, tell)
-    tiles = {}
-    for done, slide_id in enumerate(slide_ids, start=1):
-        tiles[slide_id] = chosen_tiles(manifest, prepare_plan(layout, manifest, slide_id))
-        progress("survey", done, len(slide_ids), slide=slide_id)
-    return layout, manifest, tiles
+    config: RunConfig, only: Sequence[str], shard: Shard | None, progress: Progress, tell: Tell
+) -> tuple[RunLayout, Manifest, Share]:
+    """The run, created or grown, and the tiles to do; of a command that is refused it keeps no trace."""
+    limit = memory_limit(config.compute.memory_gb)
+    there = RunLayout(Path(config.run.output_dir))
+
+    def accept(manifest: Manifest) -> None:
+        wanted = [s for s in manifest.slides if not only or s.slide_id in only]
+        unplanned = [s for s in wanted if not there.plan(s.slide_id).exists()]
+        refuse_survey(unplanned, manifest.config.run.calibration_samples, limit)
+        _accept_classifiers(manifest)
+
+    with proposed(config, only, accept=accept) as proposal:
+        layout, wanted = proposal.layout, proposal.wanted
+        tiles = {}
+        for done, slide_id in enumerate(wanted, start=1):
+            tiles[slide_id] = chosen_tiles(proposal.manifest, proposal.plan(slide_id))
+            progress("survey", done, len(wanted), slide=slide_id)
+        refuse_too_large(layout, proposal.manifest, Share(tiles, shard), config.compute)
+        manifest = proposal.take(tell)
+    if manifest != proposal.manifest:  # another process asked for more meanwhile
+        tiles = {s: chosen_tiles(manifest, prepare_plan(layout, manifest, s)) for s in wanted}
+    return layout, manifest, Share(tiles, shard)
 
 
 def _do_tiles(
     layout: RunLayout,
     manifest: Manifest,
-    tiles: dict[str, list[Tile]],
+    share: Share,
     config: RunConfig,
     progress: Progress,
-    shard: Shard | None = None,
+    tell: Tell,
 ) -> list[Outcome]:
     """Does the tiles, and however that ends draws how it went."""
     try:
-        return do_tiles(layout, manifest, tiles, config.compute, progress, shard)
+        return do_tiles(layout, manifest, share, config.compute, progress, tell)
     finally:
         try:
             write_run_summary(layout.logs, read_journals(layout), time.time())

@@ -8,7 +8,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,9 +52,16 @@ class Segment:
                 start_new_session=True,
             )
 
-    def begun(self) -> Counter[str]:
-        """How often each tile was begun, over all processes."""
-        return Counter(self.notes.read_text().split() if self.notes.exists() else [])
+    def begun(self) -> dict[int, Counter[str]]:
+        """How often each tile was begun, by the number of the process whose worker did it."""
+        found: dict[int, Counter[str]] = defaultdict(Counter)
+        for line in self.notes.read_text().splitlines() if self.notes.exists() else ():
+            tile, process = line.split()
+            found[int(process)][tile] += 1
+        return found
+
+    def begun_in_all(self) -> int:
+        return sum(tiles.total() for tiles in self.begun().values())
 
     def finished(self) -> dict[str, tuple[int, int]]:
         """The tiles that have their part, and which file it is."""
@@ -86,21 +93,29 @@ class Toll:
 
     Attributes:
         kills: by victim.
-        lost: finished tiles whose part was gone or another file after a kill.
-        under_way: of every kill, the tiles that were begun and had no part.
-        again: tiles begun more than once beyond those that were under way at a kill.
-        differing: runs that ended with other bytes than an undisturbed one, or failed.
+        lost: finished tiles whose part was gone or another file in the end.
+        again: of every process killed, the tiles that it had begun and a later one began again.
+        repeated: tiles that one process began again beyond one for each worker it lost.
+        differing: runs that ended with other bytes than an undisturbed one.
         orphans: processes that outlived their killed parent.
         runs: that were brought to their end.
     """
 
     kills: Counter[str] = field(default_factory=Counter)
     lost: int = 0
-    under_way: list[int] = field(default_factory=list)
-    again: int = 0
+    again: list[int] = field(default_factory=list)
+    repeated: int = 0
     differing: int = 0
     orphans: int = 0
     runs: int = 0
+
+
+@dataclass
+class _Life:
+    """A process, and the workers that were killed under it."""
+
+    process: subprocess.Popen[bytes]
+    workers_lost: int = 0
 
 
 def killed_at_random(
@@ -114,42 +129,45 @@ def killed_at_random(
     rng, toll = random.Random(seed), Toll()
     while toll.kills.total() < kills:
         run = Segment(slide, folder / f"run-{toll.runs}")
-        at_kills = _until_done(run, rng, wall_s, kills - toll.kills.total(), toll)
+        lives = _until_done(run, rng, wall_s, kills - toll.kills.total(), toll)
+        begun = [run.begun()[life.process.pid] for life in lives]
+        for number, (life, tiles) in enumerate(zip(lives, begun, strict=True), start=1):
+            later = {tile for others in begun[number:] for tile in others}
+            if number < len(lives):
+                toll.again.append(len(set(tiles) & later))
+            toll.repeated += max(0, tiles.total() - len(tiles) - life.workers_lost)
         toll.runs += 1
         toll.differing += digest(run.root) != expected
-        toll.again += sum((run.begun() - Counter(set(run.begun())) - at_kills).values())
     return toll
 
 
-def _until_done(run: Segment, rng: random.Random, wall_s: float, most: int, toll: Toll) -> Counter[str]:
-    """Brings one run to its end over at most so many kills; returns how often each tile was under way."""
-    at_kills: Counter[str] = Counter()
+def _until_done(run: Segment, rng: random.Random, wall_s: float, most: int, toll: Toll) -> list[_Life]:
+    """Brings one run to its end over at most so many kills; returns its processes in order."""
     finished: dict[str, tuple[int, int]] = {}
     orphans: list[psutil.Process] = []
-    process, workers_killed = run.start(), 0
+    lives = [_Life(run.start())]
     while True:
+        process = lives[-1].process
         try:
             process.wait(rng.uniform(0, wall_s) if most else None)
         except subprocess.TimeoutExpired:
             victim = _kill(process, rng.choice(VICTIMS), rng, orphans)
-            under_way = set(run.begun()) - set(run.finished())
             finished |= run.finished()
             toll.kills[victim] += 1
-            toll.under_way.append(len(under_way))
-            at_kills.update(under_way)
             most -= 1
-            workers_killed += 1
-            if victim != "worker":
-                process, workers_killed = run.start(), 0
+            if victim == "worker":
+                lives[-1].workers_lost += 1
+            else:
+                lives.append(_Life(run.start()))
         else:
-            if process.returncode == 4 and workers_killed >= TRIES:  # twice at the same tile
-                process, workers_killed = run.start(), 0
+            if process.returncode == 4 and lives[-1].workers_lost >= TRIES:  # twice at the same tile
+                lives.append(_Life(run.start()))
                 continue
             if process.returncode:
                 raise RuntimeError(run.errors.read_text())
             toll.lost += len(finished.items() - run.finished().items())
             toll.orphans += len(_outlived(orphans))
-            return at_kills
+            return lives
 
 
 def _outlived(orphans: list[psutil.Process]) -> list[psutil.Process]:

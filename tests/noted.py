@@ -1,4 +1,4 @@
-"""`mkhspc` in which every worker notes each tile that it begins in the file `$BEGUN_TILES`.
+"""`mkhspc` in which every worker notes each tile that it begins, and whose worker it is, in `$BEGUN_TILES`.
 
 Workers are new processes that import this file too, as processes started by 'spawn' do.
 """
@@ -12,11 +12,12 @@ from typing import Any
 from pipeline.engine.tasks import TileWork
 
 _run = TileWork.run
+_parent = os.getppid()
 
 
 def noted(self: TileWork, task: Any) -> dict[str, Any]:
     with Path(os.environ["BEGUN_TILES"]).open("a") as file:
-        file.write(f"{task.slide_id}/{task.tile_id}\n")
+        file.write(f"{task.slide_id}/{task.tile_id} {_parent}\n")
     return _run(self, task)
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,43 +45,60 @@ def started(*arguments: object, cwd: Path | None = None, own_session: bool = Fal
 
 @dataclass(frozen=True)
 class Measured:
-    """A finished process: wall time, and the highest sum of its tree's memory (PSS) seen."""
+    """A finished process: wall time, and the highest sums of its tree's memory that were seen.
+
+    Attributes:
+        peak_bytes: pages that several share count once (PSS).
+        peak_rss_bytes: such pages count for each of them (RSS), as Slurm without control groups counts.
+    """
 
     process: subprocess.CompletedProcess[str]
     wall_s: float
     peak_bytes: int
+    peak_rss_bytes: int
 
 
 def measured(*arguments: object, cwd: Path | None = None) -> Measured:
     """Runs `mkhspc` while the memory of its whole process tree is sampled."""
+    return watched(command(*arguments), cwd=cwd)
+
+
+def watched(
+    words: Sequence[str], *, cwd: Path | None = None, environment: Mapping[str, str] | None = None
+) -> Measured:
+    """Runs any command while the memory of its whole process tree is sampled."""
     begun_s = time.monotonic()
-    process = started(*arguments, cwd=cwd)
-    peaks = [0]
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd, env=environment
+    )
+    peaks = [0, 0]
     watcher = threading.Thread(target=_watch, args=(process, peaks), daemon=True)
     watcher.start()
     out, err = process.communicate()
     wall_s = time.monotonic() - begun_s
     watcher.join()
     done = subprocess.CompletedProcess(process.args, process.returncode, out, err)
-    return Measured(done, wall_s, peaks[0])
+    return Measured(done, wall_s, *peaks)
 
 
 def _watch(process: subprocess.Popen[str], peaks: list[int]) -> None:
     while process.poll() is None:
-        peaks[0] = max(peaks[0], _tree_bytes(process.pid))
+        peaks[:] = map(max, peaks, _tree_bytes(process.pid))
         time.sleep(0.05)
 
 
-def _tree_bytes(pid: int) -> int:
-    """Proportional memory of a process and its children: shared pages are counted once."""
-    total = 0
+def _tree_bytes(pid: int) -> tuple[int, int]:
+    """PSS and RSS of a process and its children."""
+    pss_bytes = rss_bytes = 0
     try:
         root = psutil.Process(pid)
         for process in (root, *root.children(recursive=True)):
             try:
-                total += process.memory_full_info().pss
+                memory = process.memory_full_info()
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue  # it ended between the listing and the look
+            pss_bytes += memory.pss
+            rss_bytes += memory.rss
     except psutil.NoSuchProcess:
-        return 0
-    return total
+        return 0, 0
+    return pss_bytes, rss_bytes

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli import progress
-from pipeline.cli.options import json_option, print_json
+from pipeline.cli.options import json_option, note, print_json
 from pipeline.cli.run_options import resolved, run_options
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def plan(
     config = resolved(options)
     machine = machine_for(config.compute.memory_gb, cores, gpus, gpu_memory_gb)
     with progress.shown() as show:
-        found = forecast(config, machine, show)
+        found = forecast(config, machine, show, note)
     if as_json:
         print_json(found.to_dict())
     else:

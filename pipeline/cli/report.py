@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.cli import progress
-from pipeline.cli.options import json_option, print_json, run_option
+from pipeline.cli.options import json_option, note, print_json, run_option
 
 if TYPE_CHECKING:
     from pipeline.config import CellType
@@ -64,6 +64,8 @@ def report(
     _score_first(layout, mk_classifier, hspc_classifier)
     made = make_report(layout, groups_csv)
     page = write_report(made, out_dir)
+    for sentence in made.concerns:
+        note(sentence)
     if as_json:
         print_json({**to_json(made), "page": str(page)})
         return

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from pipeline.cli import progress
-from pipeline.cli.options import json_option, print_json, run_option
+from pipeline.cli.options import json_option, note, print_json, run_option
 
 
 @click.command(short_help="Score every cell of a run with classifiers.")
@@ -58,6 +58,8 @@ def score(
             show,
             allow_other_run=allow_other_run,
         )
+    for concern in summary.concerns:
+        note(concern)
     if as_json:
         print_json(asdict(summary))
         return

@@ -64,7 +64,11 @@ def grown(
 
 def surprises(manifest: Manifest, config: RunConfig) -> list[str]:
     """Lines for whoever gave a command that the run, as it stands, does not follow to the letter."""
-    return [*_wider_than_asked(manifest, config), *_other_versions(manifest)]
+    return [
+        *_wider_than_asked(manifest, config),
+        *_strangers_in_groups(manifest, config),
+        *_other_versions(manifest),
+    ]
 
 
 def _model_hashes(config: RunConfig) -> dict[str, str]:
@@ -138,6 +142,19 @@ def _wider_than_asked(manifest: Manifest, config: RunConfig) -> list[str]:
         scenes = f"scenes {', '.join(map(str, whole.scenes))}" if whole.scenes else "all scenes"
         lines.append(f"the run was asked for {scenes} before and does them all, not those of --scene alone")
     return lines
+
+
+def _strangers_in_groups(manifest: Manifest, config: RunConfig) -> list[str]:
+    """Names in [groups] that are perhaps misspelt, told before a night's work that no report can use."""
+    slide_ids = [slide.slide_id for slide in manifest.slides]
+    strangers = [name for name in config.groups if name not in slide_ids]
+    if not strangers:
+        return []
+    names = ", ".join(f'"{name}"' for name in strangers)
+    is_none = "which is no slide" if len(strangers) == 1 else "which are no slides"
+    without = [slide_id for slide_id in slide_ids if slide_id not in config.groups]
+    meant = f"; slides without groups: {', '.join(without)}" if without else ""
+    return [f"[groups] names {names}, {is_none} of this run{meant}"]
 
 
 def _other_versions(manifest: Manifest) -> list[str]:

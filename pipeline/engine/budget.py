@@ -7,22 +7,38 @@ shared by two processes counts twice.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from pipeline.engine.limits import GB, MemoryLimit
+from pipeline.engine.prepare import CALIBRATION_WINDOW_UM
 from pipeline.errors import UsageError
 from pipeline.slide.stream import AHEAD_PER_THREAD
+from pipeline.slide.tissue import mask_factor
+from pipeline.store.manifest import SlideEntry
 
-PARENT_BYTES = 200_000_000
-"""The first process with its libraries and plans, windows and sub-blocks left out."""
+PARENT_BYTES = 240_000_000
+"""The first process with its libraries and plans, and what a survey leaves behind, windows and sub-blocks
+left out; with the process that multiprocessing keeps beside it."""
 WORKER_BYTES = 130_000_000
 """A worker with its libraries loaded and no tile."""
+PLAN_BYTES_PER_PX = 18
+"""What a worker holds for each pixel of a slide's tissue masks: two masks and their sums."""
 WINDOW_BYTES_PER_PX = 20
 """What a worker needs for each pixel of its window, pixels included: measured on dense marrow at 12 and
 34 million pixels, and rounded up. The first tile that is done puts the run's own figure in its place."""
 MEASURED_MARGIN = 1.1
 """Over what a worker was seen to need, for tiles with more cells."""
+SURVEY_BYTES = 190_000_000
+"""The first process with its libraries and a sub-block under its hands, before there are workers."""
+MASK_BYTES_PER_PX = 42
+"""What finding the tissue of a scene takes for each pixel of its mask ..."""
+HELD_MASK_BYTES_PER_PX = 20
+"""... and what is held of every scene's while the stains are calibrated."""
+SAMPLE_BYTES_PER_PX, MOST_SAMPLED_PX = 75, 4_500_000
+"""Calibration works on a sample of its windows' pixels that is never larger than this. Both kinds are
+measured on 4, 67 and 1,074 million pixels of dense marrow, and on masks of up to 67 million."""
 SAFE_SHARE = 0.95
 """Of the limit, that is planned with."""
 TILES_PER_READ_THREAD = 4
@@ -48,6 +64,7 @@ class Demand:
         window_px: of the largest window.
         held_bytes: decoded sub-blocks kept for later windows, at most.
         block_bytes: of the largest sub-block.
+        mask_px: of the tissue masks of the slide that has most.
         worker_bytes: of one worker at work on the largest window.
     """
 
@@ -55,11 +72,13 @@ class Demand:
     window_px: int
     held_bytes: int
     block_bytes: int
+    mask_px: int = 0
     worker_bytes: int = 0
 
     def __post_init__(self) -> None:
         if not self.worker_bytes:
-            object.__setattr__(self, "worker_bytes", WORKER_BYTES + WINDOW_BYTES_PER_PX * self.window_px)
+            work_bytes = WINDOW_BYTES_PER_PX * self.window_px + PLAN_BYTES_PER_PX * self.mask_px
+            object.__setattr__(self, "worker_bytes", WORKER_BYTES + work_bytes)
 
     @property
     def slot_bytes(self) -> int:
@@ -85,11 +104,56 @@ class Budget:
     limit: MemoryLimit
 
 
+def mask_px(slide: SlideEntry) -> int:
+    """Pixels of the tissue masks of all scenes of a slide."""
+    return sum(_masks_px(slide))
+
+
+def _masks_px(slide: SlideEntry) -> list[int]:
+    factor = mask_factor(slide.um_per_px)
+    return [math.ceil(s.width_px / factor) * math.ceil(s.height_px / factor) for s in slide.scenes]
+
+
+def survey_bytes(slide: SlideEntry, calibration_samples: int) -> int:
+    """The most that planning the tiles of a slide takes, known before a pixel is read."""
+    masks_px = _masks_px(slide)
+    window_px = round(CALIBRATION_WINDOW_UM / slide.um_per_px) ** 2
+    largest_px = max(scene.width_px * scene.height_px for scene in slide.scenes)
+    windows_px = min(calibration_samples * window_px, max(window_px, largest_px))
+    sample_bytes = SAMPLE_BYTES_PER_PX * min(windows_px, MOST_SAMPLED_PX)
+    tissue_bytes = MASK_BYTES_PER_PX * max(masks_px)
+    stain_bytes = HELD_MASK_BYTES_PER_PX * sum(masks_px) + 3 * windows_px + sample_bytes
+    return SURVEY_BYTES + max(tissue_bytes, stain_bytes)
+
+
+def refuse_survey(slides: Iterable[SlideEntry], calibration_samples: int, limit: MemoryLimit) -> None:
+    """Stops a run that could not plan these slides' tiles, or not do the smallest of them.
+
+    Raises:
+        UsageError: with the memory needed at least.
+    """
+    surveys = [survey_bytes(slide, calibration_samples) for slide in slides]
+    if not surveys:
+        return
+    least_bytes = max(*surveys, PARENT_BYTES + WORKER_BYTES)
+    if least_bytes > SAFE_SHARE * limit.limit_bytes:
+        raise UsageError(
+            f"the run needs at least {_gb_needed(least_bytes):.1f} GB of memory"
+            f" and the limit is {limit.limit_bytes / GB:.3g} GB, set by {limit.set_by}",
+            fix="give it more memory",
+        )
+
+
+def _gb_needed(peak_bytes: int) -> float:
+    """The limit under which so much may be planned with, in GB, rounded up to a tenth."""
+    return math.ceil(10 * peak_bytes / SAFE_SHARE / GB) / 10
+
+
 def layout_of(demand: Demand, workers: int, limit: MemoryLimit) -> Budget:
     """The budget of so many workers, whether it fits or not."""
     threads = max(1, math.ceil(workers / TILES_PER_READ_THREAD))
     slots = min(demand.tiles, workers + threads)
-    blocks_ahead = (AHEAD_PER_THREAD + 1) * threads
+    blocks_ahead = (AHEAD_PER_THREAD + 2) * threads  # one under way, which the decoder has twice
     peak = (
         PARENT_BYTES
         + demand.held_bytes
@@ -116,9 +180,9 @@ def plan_workers(asked: int | Literal["auto"], demand: Demand, cores: int, limit
     if fitting and (asked == "auto" or fitting[-1] == wanted):
         return layout_of(demand, fitting[-1], limit)
     least = 1 if asked == "auto" else wanted
-    needed_gb = math.ceil(10 * layout_of(demand, least, limit).peak_bytes / SAFE_SHARE / GB) / 10
+    needed_gb = _gb_needed(layout_of(demand, least, limit).peak_bytes)
     raise UsageError(
         f"{least} worker{'s' if least > 1 else ''} would need {needed_gb:.1f} GB of memory"
-        f" and the limit is {limit.limit_bytes / GB:.1f} GB, set by {limit.set_by}",
+        f" and the limit is {limit.limit_bytes / GB:.3g} GB, set by {limit.set_by}",
         fix="give fewer --num-workers, a smaller --tile-size (in a new run) or more memory",
     )

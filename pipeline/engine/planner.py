@@ -19,8 +19,8 @@ from pipeline.config import CELL_TYPES, CellType, RunConfig
 from pipeline.engine.budget import Budget, Demand, layout_of, plan_workers
 from pipeline.engine.journal import read_journals
 from pipeline.engine.limits import GB, MemoryLimit, memory_limit, usable_cores
-from pipeline.engine.prepare import chosen_tiles, open_run, prepare_plan
-from pipeline.engine.schedule import do_tiles, plan_job, refuse_failures
+from pipeline.engine.prepare import Tell, chosen_tiles, ignore, open_run, prepare_plan
+from pipeline.engine.schedule import Share, do_tiles, plan_job, refuse_failures
 from pipeline.errors import UsageError
 from pipeline.progress import Progress, silent
 from pipeline.slide.tiles import Tile
@@ -134,8 +134,10 @@ def machine_for(
     return Machine(cores or usable_cores(), limit, gpus or 0, gpu_memory_gb)
 
 
-def forecast(config: RunConfig, machine: Machine, progress: Progress = silent) -> Forecast:
-    """Surveys the slides, does one tile, and scales up.
+def forecast(
+    config: RunConfig, machine: Machine, progress: Progress = silent, tell: Tell = ignore
+) -> Forecast:
+    """Surveys the slides, does one tile, and scales up; `tell` is as for `open_run`.
 
     Raises:
         InputError: a slide cannot be used.
@@ -145,7 +147,7 @@ def forecast(config: RunConfig, machine: Machine, progress: Progress = silent) -
     with tempfile.TemporaryDirectory(prefix="mkhspc-plan-") as scratch:
         scratched = _into(config, Path(scratch) / "run")
         begun_s = time.monotonic()
-        layout, manifest, slide_ids = open_run(scratched)
+        layout, manifest, slide_ids = open_run(scratched, tell=tell)
         tiles = {}
         for done, slide_id in enumerate(slide_ids, start=1):
             tiles[slide_id] = chosen_tiles(manifest, prepare_plan(layout, manifest, slide_id))
@@ -202,7 +204,7 @@ def _measured(
     layout: RunLayout, manifest: Manifest, slide_id: str, tile: Tile, config: RunConfig, progress: Progress
 ) -> FirstTile:
     compute = replace(config.compute, num_workers=1, memory_gb=None)
-    refuse_failures(do_tiles(layout, manifest, {slide_id: [tile]}, compute, progress))
+    refuse_failures(do_tiles(layout, manifest, Share({slide_id: [tile]}), compute, progress))
     path = layout.part(slide_id, tile.tile_id)
     part = tables.read_table(path, manifest.config_hash, columns=["cell_type", "area_um2"])
     facts = next(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from pipeline.config import RunConfig
 from pipeline.engine import agreement
@@ -34,12 +37,22 @@ def open_run(
 ) -> tuple[RunLayout, Manifest, tuple[str, ...]]:
     """Creates a run or opens the one that is there, if its settings agree.
 
-    Args:
-        only: ids of the slides wanted, or none for all. A run that is there is opened without
-            a look at the others, so that one bad slide does not stop the rest.
+    Args and errors are those of `proposed`, and `tell` that of `Proposal.take`.
 
     Returns:
         The run's layout, its manifest, and the ids of the slides that are wanted.
+    """
+    with proposed(config, only, accept=accept) as proposal:
+        return proposal.layout, proposal.take(tell), proposal.wanted
+
+
+@contextmanager
+def proposed(config: RunConfig, only: Sequence[str] = (), *, accept: Accept = ignore) -> Iterator[Proposal]:
+    """Yields the run that a command asks for; the one on disk is unchanged until it is taken.
+
+    Args:
+        only: ids of the slides wanted, or none for all. A run that is there is opened without
+            a look at the others, so that one bad slide does not stop the rest.
 
     Raises:
         UsageError: no slide or no output directory is named, or `only` names one that is not there.
@@ -50,13 +63,61 @@ def open_run(
     layout = RunLayout(Path(config.run.output_dir))
     files = distinct_slide_ids(_slide_files(config))
     wanted = _wanted(tuple(files), only)
-    if layout.manifest.exists():
-        manifest = _reopened(layout, config, [_slide_entry(s, files[s], config) for s in wanted], accept)
+    there = manifests.read(layout) if layout.manifest.exists() else None
+    entries = [_slide_entry(s, files[s], config) for s in (files if there is None else wanted)]
+    if there is None:
+        _refuse_foreign_files(layout)
+        manifest = agreement.new_manifest(config, entries)
     else:
-        manifest = _created(layout, config, [_slide_entry(s, files[s], config) for s in files], accept)
-    for line in agreement.surprises(manifest, config):
-        tell(line)
-    return layout, manifest, wanted
+        manifest = agreement.grown(layout, there, config, entries)
+    accept(manifest)
+    known = frozenset(s.slide_id for s in there.slides) if there else frozenset()
+    with TemporaryDirectory(prefix="mkhspc-") as drafts:
+        yield Proposal(config, layout, manifest, wanted, entries, known, RunLayout(Path(drafts)), accept)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A run as a command asks for it.
+
+    Attributes:
+        manifest: the run's, created or grown, not on disk yet.
+        wanted: ids of the slides to work on.
+        known: ids of the slides that the run has already.
+        drafts: holds the plans of the others: on disk, a plan is of a slide that the manifest names.
+    """
+
+    config: RunConfig
+    layout: RunLayout
+    manifest: Manifest
+    wanted: tuple[str, ...]
+    entries: Sequence[SlideEntry]
+    known: frozenset[str]
+    drafts: RunLayout
+    accept: Accept
+
+    def plan(self, slide_id: str) -> TilePlan:
+        """The tile plan of a slide, which does not depend on whether the proposal is taken."""
+        is_settled = slide_id in self.known or self.layout.plan(slide_id).exists()
+        return prepare_plan(self.layout if is_settled else self.drafts, self.manifest, slide_id)
+
+    def take(self, tell: Tell = ignore) -> Manifest:
+        """Writes the manifest and the plans; returns what is on disk, which others may have grown too.
+
+        Args:
+            tell: takes lines on where the run, as it stands, is not what the command asked for.
+        """
+        if self.layout.manifest.exists():
+            manifest = _reopened(self.layout, self.config, self.entries, self.accept)
+        else:
+            manifest = _created(self.layout, self.manifest, self.config, self.entries, self.accept)
+        for slide_id in self.wanted:
+            if self.drafts.plan(slide_id).exists():
+                plan = read_plan(self.drafts, slide_id, manifest.config_hash)
+                write_plan(self.layout, slide_id, plan, manifest.config_hash)
+        for line in agreement.surprises(manifest, self.config):
+            tell(line)
+        return manifest
 
 
 def _wanted(slide_ids: tuple[str, ...], only: Sequence[str]) -> tuple[str, ...]:
@@ -101,15 +162,20 @@ def _slide_entry(slide_id: str, path: Path, config: RunConfig) -> SlideEntry:
         )
 
 
-def _created(layout: RunLayout, config: RunConfig, entries: list[SlideEntry], accept: Accept) -> Manifest:
+def _created(
+    layout: RunLayout, manifest: Manifest, config: RunConfig, entries: Sequence[SlideEntry], accept: Accept
+) -> Manifest:
+    """The manifest, written; or the one that another process wrote first, grown."""
+    _refuse_foreign_files(layout)
+    created = manifests.create(layout, manifest)
+    return created if created is manifest else _reopened(layout, config, entries, accept)
+
+
+def _refuse_foreign_files(layout: RunLayout) -> None:
     if _holds_foreign_files(layout) and not layout.manifest.exists():  # another process can be first
         raise InputError(
             "is not empty and holds no run", where=layout.root, fix="give a new directory with --output-dir"
         )
-    manifest = agreement.new_manifest(config, entries)
-    accept(manifest)
-    created = manifests.create(layout, manifest)
-    return created if created is manifest else _reopened(layout, config, entries, accept)
 
 
 def _holds_foreign_files(layout: RunLayout) -> bool:
@@ -122,7 +188,9 @@ def _holds_foreign_files(layout: RunLayout) -> bool:
     )
 
 
-def _reopened(layout: RunLayout, config: RunConfig, entries: list[SlideEntry], accept: Accept) -> Manifest:
+def _reopened(
+    layout: RunLayout, config: RunConfig, entries: Sequence[SlideEntry], accept: Accept
+) -> Manifest:
     """The manifest on disk, grown by what this command asks for beyond it."""
 
     def grown(manifest: Manifest) -> Manifest:

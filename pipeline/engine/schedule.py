@@ -24,6 +24,7 @@ from pipeline.engine.feed import SlideReads, WindowFeed, plan_slide
 from pipeline.engine.journal import RunLog, SlideTiles, TileWatch
 from pipeline.engine.limits import MemoryLimit, memory_limit, usable_cores
 from pipeline.engine.memory import tree_rss_bytes
+from pipeline.engine.prepare import Tell, ignore
 from pipeline.engine.slots import Slots
 from pipeline.engine.tasks import TileWork
 from pipeline.engine.tile import Recipe
@@ -69,42 +70,76 @@ class Shard:
         return list(tiles[self.index :: self.count])
 
 
+@dataclass(frozen=True)
+class Share:
+    """What a process has to see to.
+
+    Attributes:
+        asked: the tiles that the run asks for, by slide id.
+        shard: the part of them that is this process's share; None is all.
+    """
+
+    asked: Mapping[str, Sequence[Tile]]
+    shard: Shard | None = None
+
+    def of(self, slide_id: str) -> Sequence[Tile]:
+        """Tiles of a slide in this share."""
+        return self.shard.of(self.asked[slide_id]) if self.shard else self.asked[slide_id]
+
+    @property
+    def tiles(self) -> int:
+        return sum(len(self.of(slide_id)) for slide_id in self.asked)
+
+    def left(self, layout: RunLayout) -> dict[str, list[Tile]]:
+        """Its tiles that have no part yet, by the id of a slide that has any."""
+        left = {}
+        for slide_id in self.asked:
+            finished = layout.finished_tiles(slide_id)
+            left[slide_id] = [tile for tile in self.of(slide_id) if tile.tile_id not in finished]
+        return {slide_id: tiles for slide_id, tiles in left.items() if tiles}
+
+
+def refuse_too_large(layout: RunLayout, manifest: Manifest, share: Share, compute: ComputeSection) -> None:
+    """Raises `UsageError`, with what would be needed, when the tiles left do not fit the memory."""
+    if left := share.left(layout):
+        plan_job(manifest, left, compute)
+
+
 def do_tiles(
     layout: RunLayout,
     manifest: Manifest,
-    tiles: Mapping[str, Sequence[Tile]],
+    share: Share,
     compute: ComputeSection,
     progress: Progress,
-    shard: Shard | None = None,
+    tell: Tell = ignore,
 ) -> list[Outcome]:
-    """Does every tile that has no part yet; returns the outcomes of those that failed.
+    """Does every tile of a share that has no part yet; returns the outcomes of those that failed.
 
     Args:
-        tiles: the tiles that the run asks for, by slide id.
-        shard: the part of them that is this process's share.
+        tell: takes a line as soon as a signal came.
 
     Raises:
         UsageError: not even one worker fits the memory.
         InterruptedRunError: a signal came; the tiles under way were finished first.
     """
-    share = {s: shard.of(wanted) if shard else wanted for s, wanted in tiles.items()}
-    finished = {slide_id: layout.finished_tiles(slide_id) for slide_id in tiles}
-    left = {s: [t for t in wanted if t.tile_id not in finished[s]] for s, wanted in share.items()}
-    counts = {s: SlideTiles(len(tiles[s]), len(share[s]), len(share[s]) - len(left[s])) for s in tiles}
+    left = share.left(layout)
+    counts = {
+        s: SlideTiles(len(asked), len(share.of(s)), len(share.of(s)) - len(left.get(s, ())))
+        for s, asked in share.asked.items()
+    }
     watch = TileWatch(RunLog(layout), progress, counts)
-    total = sum(map(len, left.values()))
-    if not total:
+    if not left:
         progress("tiles", watch.total, watch.total)
         return []
-    job = plan_job(manifest, {s: wanted for s, wanted in left.items() if wanted}, compute)
+    job = plan_job(manifest, left, compute)
     watch.begin(
         manifest,
         workers=job.budget.workers,
         limit_bytes=job.budget.limit.limit_bytes,
-        shard=str(shard) if shard else None,
+        shard=str(share.shard) if share.shard else None,
         planned_peak_bytes=job.budget.peak_bytes,
     )
-    stop = StopFlag()
+    stop = StopFlag(tell)
     restore = stop.install()
     try:
         failed = _work_off(layout, manifest, job, watch, stop)

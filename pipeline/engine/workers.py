@@ -100,11 +100,21 @@ class Listed:
         pass
 
 
+def _nothing(*_: object) -> None:
+    pass
+
+
 @dataclass
 class StopFlag:
-    """Set by a signal: no further task is begun, those under way are finished."""
+    """Set by a signal: no further task is begun, those under way are finished.
 
+    Attributes:
+        tell: takes a line that says so.
+    """
+
+    tell: Callable[[str], object] = _nothing
     signal_name: str = ""
+    _untold: bool = False
 
     @property
     def is_set(self) -> bool:
@@ -122,6 +132,13 @@ class StopFlag:
 
     def _caught(self, number: int, _frame: object) -> None:
         self.signal_name = signal.Signals(number).name
+        self._untold = True
+
+    def look(self) -> None:
+        """Tells of a signal that came since the last look; a handler could come in the middle of a line."""
+        if self._untold:
+            self._untold = False
+            self.tell(f"stopping ({self.signal_name}): finishing the tiles under way")
 
 
 @contextmanager
@@ -152,10 +169,6 @@ class _Worker:
     task: Any = None
 
 
-def _nothing() -> None:
-    pass
-
-
 @dataclass
 class Pool:
     """Runs tasks in up to `size` processes started by 'spawn', so no lock or handle is inherited.
@@ -167,7 +180,7 @@ class Pool:
     work: Work
     size: int
     stop: StopFlag
-    on_tick: Callable[[], None] = _nothing
+    on_tick: Callable[[], object] = _nothing
     _workers: list[_Worker] = field(default_factory=list)
     _again: deque[Any] = field(default_factory=deque)
     _deaths: dict[Any, int] = field(default_factory=dict)
@@ -194,6 +207,7 @@ class Pool:
                     else:
                         source.end(outcome.task)
                     yield outcome
+                self.stop.look()
                 self.on_tick()
         finally:
             self._close()

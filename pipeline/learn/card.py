@@ -109,18 +109,36 @@ def read_beside(classifier: Path) -> tuple[dict[str, Any], Predictions]:
     Raises:
         InputError: one of the files is missing, damaged, or belongs to another classifier.
     """
+    card = read_card(classifier)
+    _check_belongs(oof_path(classifier), card, "oof_sha256", classifier)
+    return card, _predictions(oof_path(classifier))
+
+
+def read_card(classifier: Path) -> dict[str, Any]:
+    """The model card of a classifier.
+
+    Raises:
+        InputError: the card or the classifier is missing, the card is damaged or of another one.
+    """
+    if classifier.exists() and not card_path(classifier).exists():
+        raise InputError(
+            "has no model card", where=classifier, fix=f"{card_path(classifier).name} must lie beside it"
+        )
     card = read_json(card_path(classifier))
     if not isinstance(card, dict) or card.get("format") != FORMAT or card.get("version") != VERSION:
         raise InputError(f"is no model card of version {VERSION}", where=card_path(classifier), fix=_FIX)
     unfit = [key for key, kind in NEEDED.items() if not isinstance(card.get(key), kind)]
     if unfit:
         raise InputError(f"is damaged: {', '.join(unfit)}", where=card_path(classifier), fix=_FIX)
-    for path, key in ((classifier, "classifier_sha256"), (oof_path(classifier), "oof_sha256")):
-        if sha256(_read(path)) != card.get(key):
-            raise InputError(
-                f"does not belong to the model card {card_path(classifier).name}", where=path, fix=_FIX
-            )
-    return card, _predictions(oof_path(classifier))
+    _check_belongs(classifier, card, "classifier_sha256", classifier)
+    return card
+
+
+def _check_belongs(path: Path, card: Mapping[str, Any], key: str, classifier: Path) -> None:
+    if sha256(_read(path)) != card.get(key):
+        raise InputError(
+            f"does not belong to the model card {card_path(classifier).name}", where=path, fix=_FIX
+        )
 
 
 def _read(path: Path) -> bytes:

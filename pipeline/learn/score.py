@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 HARMLESS_SETTINGS = frozenset({"run.tile_size", "run.seed", "run.calibration_samples"})
 """Settings that may decide which cells are found, but not what a feature of a cell means."""
+REJECTS_NEARLY_ALL = 0.99
+"""A classifier that rejects this share of the candidates is more likely wrong than they are."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,13 @@ class ScoreSummary:
 
     Attributes:
         other_settings: in what the classifiers' run differs from this one, if that was allowed.
+        concerns: why the scores deserve doubt, a sentence each.
     """
 
     slides: tuple[str, ...]
     types: Mapping[CellType, TypeSummary]
     other_settings: tuple[str, ...] = ()
+    concerns: tuple[str, ...] = ()
 
 
 def apply_classifiers(
@@ -89,16 +93,43 @@ def apply_classifiers(
     others = check_classifiers(
         loaded, manifest, feature_names(layout, manifest), classifiers, allow_other_run=allow_other_run
     )
+    concerns = _keep_standings(layout, manifest, loaded, classifiers) if slide_ids else []
     counts = {t: np.zeros(4, np.int64) for t in loaded}
     for done, slide_id in enumerate(slide_ids, start=1):
         for cell_type, found in _score_slide(layout, manifest, slide_id, loaded).items():
             counts[cell_type] += found
         progress("score", done, len(slide_ids), slide=slide_id)
+    types = {t: TypeSummary(c.classifier_id, *map(int, counts[t])) for t, c in loaded.items()}
     return ScoreSummary(
         slides=tuple(slide_ids),
-        types={t: TypeSummary(c.classifier_id, *map(int, counts[t])) for t, c in loaded.items()},
+        types=types,
         other_settings=tuple(dict.fromkeys(others)),
+        concerns=(*concerns, *_nearly_all_rejected(types, classifiers)),
     )
+
+
+def _keep_standings(
+    layout: RunLayout,
+    manifest: Manifest,
+    loaded: Mapping[CellType, Classifier],
+    paths: Mapping[CellType, Path],
+) -> list[str]:
+    """Keeps beside the scores what is known of their classifiers; returns what speaks against them."""
+    from pipeline.learn.standing import keep_standing, standing_of
+
+    standings = [standing_of(paths[t], t, c.classifier_id, manifest) for t, c in loaded.items()]
+    for standing in standings:
+        keep_standing(layout, standing)
+    return [f"{paths[s.cell_type]} {concern}" for s in standings for concern in s.concerns]
+
+
+def _nearly_all_rejected(types: Mapping[CellType, TypeSummary], paths: Mapping[CellType, Path]) -> list[str]:
+    return [
+        f"{paths[t]} rejects {1 - found.positive_in_filter / found.in_filter:.1%} of the"
+        f" {found.in_filter:,} {t} in the filter"
+        for t, found in types.items()
+        if found.in_filter and found.positive_in_filter <= (1 - REJECTS_NEARLY_ALL) * found.in_filter
+    ]
 
 
 def load_classifiers(paths: Mapping[CellType, Path]) -> dict[CellType, Classifier]:

@@ -137,12 +137,14 @@ def _judge(cell_type: CellType, path: Path, request: Request) -> Verdict:
         predictions=predictions,
         figures=figures,
         population=_population(predictions, in_filter),
-        checks=_checks(figures, request.limits),
+        checks=checks_of(figures, request.limits),
         notes=tuple(_notes(predictions, figures, in_filter)),
     )
 
 
-def _checks(figures: Mapping[str, Figure | None], limits: Limits) -> tuple[Check, ...]:
+def checks_of(figures: Mapping[str, Figure | None], limits: Limits) -> tuple[Check, ...]:
+    """What the gate demands, and whether these figures reach it."""
+
     def held(name: str) -> float | None:
         figure = figures[name]
         return None if figure is None else figure.low if limits.confident else figure.value

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline import __version__
 from pipeline.config import CELL_TYPES, CellType
+from pipeline.report.classifiers import FIGURE_NAMES, ScoredWith, scored_with
 from pipeline.report.design import Design, read_design
 from pipeline.report.plots import DARK, LIGHT, density_png
 from pipeline.report.results import SlideResult, per_mm2, slide_results
@@ -42,10 +43,16 @@ class Report:
     units: tuple[Unit, ...]
     groups: tuple[GroupSummary, ...]
     comparisons: tuple[Comparison, ...]
+    classifiers: tuple[ScoredWith, ...] = ()
 
     @property
     def is_simulated(self) -> bool:
         return any(slide.slide_id.startswith(SIMULATED_PREFIX) for slide in self.manifest.slides)
+
+    @property
+    def concerns(self) -> list[str]:
+        """Why the numbers of classified cells deserve doubt, a sentence each."""
+        return [f"{c.name} {concern}" for c in self.classifiers for concern in c.concerns]
 
 
 def make_report(layout: RunLayout, groups_csv: Path | None = None) -> Report:
@@ -66,6 +73,7 @@ def make_report(layout: RunLayout, groups_csv: Path | None = None) -> Report:
         units=tuple(found),
         groups=tuple(group_summaries(found)),
         comparisons=tuple(comparisons(found, design)),
+        classifiers=tuple(scored_with(layout, results)),
     )
 
 
@@ -85,6 +93,7 @@ def write_report(report: Report, out_dir: Path) -> Path:
         "report.html",
         report=report,
         rows=rows,
+        figure_names=FIGURE_NAMES,
         pictures={cell_type: _pictures(report, cell_type) for cell_type in CELL_TYPES},
         version=__version__,
     )
@@ -108,6 +117,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "dataset": report.manifest.dataset,
         "config_hash": report.manifest.config_hash,
         "simulated": report.is_simulated,
+        "classifiers": [asdict(classifier) for classifier in report.classifiers],
         "slides": slide_rows(report),
         "groups": [asdict(group) for group in report.groups],
         "comparisons": [asdict(comparison) for comparison in report.comparisons],

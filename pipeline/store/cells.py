@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline.config import CELL_TYPES, AreaRange, CellType
 from pipeline.errors import InputError
@@ -19,6 +18,9 @@ from pipeline.store import tables
 from pipeline.store.layout import RunLayout
 from pipeline.store.manifest import Manifest
 from pipeline.store.schema import CROPS, cells_schema, feature_columns
+
+CROPS_AT_ONCE = 256
+"""Some 6 MB, and 60 MB should all of them be MK."""
 
 _FILTERED_BY = ("cell_type", "area_um2")
 
@@ -94,17 +96,14 @@ def rewrite_in_filter(layout: RunLayout, manifest: Manifest, slide_id: str) -> N
     """Brings the column `in_filter` on disk up to the manifest's filter; other columns stay."""
     path = layout.cells(slide_id)
     schema = tables.read_schema(path)
-    with pq.ParquetFile(path) as file:
-        tables.write_stream(
-            path,
-            schema,
-            (
-                with_in_filter(pa.Table.from_batches([batch]), manifest.filter)
-                for batch in file.iter_batches(tables.ROWS_PER_GROUP)
-            ),
-            manifest.config_hash,
-            metadata=tables.metadata_of(schema),
-        )
+    pieces = tables.read_pieces(path, manifest.config_hash, schema.names, tables.ROWS_PER_GROUP)
+    tables.write_stream(
+        path,
+        schema,
+        (with_in_filter(piece, manifest.filter) for piece in pieces),
+        manifest.config_hash,
+        metadata=tables.metadata_of(schema),
+    )
 
 
 def write_crops(layout: RunLayout, manifest: Manifest, slide_id: str, crops: pa.Table) -> None:
@@ -115,16 +114,14 @@ def write_crops(layout: RunLayout, manifest: Manifest, slide_id: str, crops: pa.
 def iter_crops(
     layout: RunLayout, manifest: Manifest, slide_id: str, wanted: Collection[str] | None = None
 ) -> Iterator[Crop]:
-    """Crops of one slide in the order on disk, one row group in memory at a time.
+    """Crops of one slide in the order on disk, a few in memory at a time.
 
     Args:
         wanted: ids of the cells wanted (a set, for speed), or None for all.
     """
-    path = layout.crops(slide_id)
-    tables.read_table(path, manifest.config_hash, columns=[])
     value_set = None if wanted is None else pa.array(sorted(wanted), pa.string())
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=1024):
-            chosen = batch if value_set is None else batch.filter(pc.is_in(batch["cell_id"], value_set))
-            for row in chosen.to_pylist():
-                yield Crop(**row)
+    path = layout.crops(slide_id)
+    for piece in tables.read_pieces(path, manifest.config_hash, CROPS.names, CROPS_AT_ONCE):
+        chosen = piece if value_set is None else piece.filter(pc.is_in(piece["cell_id"], value_set))
+        for row in chosen.to_pylist():
+            yield Crop(**row)

@@ -1,9 +1,7 @@
 // The cards of a page as they stand in the document: their states, which one is current, which are selected.
 
-import { STATES, UNLABELLED } from "./cells.js";
+import { STATES, UNLABELLED, WORDS } from "./cells.js";
 import { moved } from "./grid.js";
-
-const WORDS = { positive: "yes", negative: "no", unsure: "unsure", [UNLABELLED]: "no label" };
 
 /** A card. A repeat shows a cell of an earlier page again; it looks and feels like any other. */
 class Card {

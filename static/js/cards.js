@@ -1,6 +1,6 @@
 // A page of cards: the annotator's commands, from key or click to label.
 
-import { UNLABELLED } from "./cells.js";
+import { UNLABELLED, WORDS } from "./cells.js";
 import { Board, showCounts } from "./board.js";
 import { History } from "./history.js";
 import { commandOf } from "./keys.js";
@@ -84,9 +84,12 @@ export class CardsPage {
       this.board.goTo(this.board.current);
       return notify("The current card was out of sight, and got no label yet.");
     }
-    this.#apply(this.board.targets(), state, isBulk ? "bulk" : "key");
-    if (isBulk) this.board.select([]);
-    else if (state !== UNLABELLED && !this.board.move("right") && this.board.isComplete()) {
+    const cards = this.board.targets();
+    this.#apply(cards, state, isBulk ? "bulk" : "key");
+    if (isBulk) {
+      this.board.select([]);
+      notify(`${cards.length} ${cards.length === 1 ? "card" : "cards"}: ${WORDS[state]}. z or Undo takes it back.`);
+    } else if (state !== UNLABELLED && !this.board.move("right") && this.board.isComplete()) {
       const isLast = !document.querySelector(".where a[rel=next]");
       const next = isLast ? "It is the last page: time to export." : "] leads to the next page.";
       notify(`Every card of this page has a label. ${next}`);
@@ -155,6 +158,7 @@ export class CardsPage {
     const { store } = this.session;
     const { bar_um, side_um } = this.settings;
     this.board.main.style.setProperty("--bar", `${(100 * bar_um) / side_um}%`);
+    this.board.main.style.setProperty("--bar-label", `"${bar_um} µm"`);
     this.#show("contours", store.setting("contours") !== "off");
     if (this.buttons.has("scores")) this.#show("scores", store.setting("scores") === "on");
     document.getElementById("hint").hidden = store.setting("hint") === "read";

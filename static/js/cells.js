@@ -2,6 +2,8 @@
 
 export const STATES = ["positive", "negative", "unsure"];
 export const UNLABELLED = "unlabelled";
+/** How a state reads on the page. */
+export const WORDS = { positive: "yes", negative: "no", unsure: "unsure", [UNLABELLED]: "no label" };
 
 const CELL_ID = /^(.+_s\d+_(mk|hspc))_(\d+)_(\d+)(?:_(\d+))?$/;
 

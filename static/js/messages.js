@@ -39,7 +39,11 @@ export function askName(current) {
       dialog.close();
     };
     dialog.querySelector("[data-action=save-annotator]").onclick = save;
-    field.onkeydown = (event) => event.key === "Enter" && save();
+    field.onkeydown = (event) => {
+      if (event.key !== "Enter" || event.isComposing) return;
+      event.preventDefault(); // or else the same press reaches the button that gets the focus back
+      save();
+    };
     dialog.onclose = () => resolve(null);
   });
 }

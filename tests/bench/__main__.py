@@ -1,8 +1,8 @@
 """Every measured number of the project: `make bench`, or `python tests/bench --only learn`.
 
 Each part is a function that returns rows. A figure that depends on the machine's speed is a ratio to
-a baseline measured in the same run. Writes `bench.json` and prints one table; exit code 1 when a
-target is missed.
+a baseline measured in the same run. Writes `bench.json`, where the rows of what was left out stay, and
+prints one table; exit code 1 when a target is missed. `document.py` makes `docs/benchmarks.md` of it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ sys.path[:0] = [str(ROOT / "tests" / "bench"), str(ROOT / "tests")]
 
 Row = dict[str, object]
 PARTS: dict[str, tuple[str, ...]] = {
-    "engine": ("detection", "features", "journey", "reading", "throughput", "merge", "crash"),
+    "engine": ("detection", "features", "journey", "reading", "throughput", "merge", "crash", "limits"),
     "gallery": ("cards",),
     "learn": ("labels",),
 }
@@ -32,9 +32,9 @@ PARTS: dict[str, tuple[str, ...]] = {
 COLUMNS = ("part", "name", "value", "unit", "baseline", "target", "ok")
 
 
-def measure(part: str, shared: Path | None, full: bool) -> list[Row]:
+def measure(part: str, modules: list[str], shared: Path | None, full: bool) -> list[Row]:
     found: list[Row] = []
-    for name in PARTS[part]:
+    for name in (name for name in PARTS[part] if not modules or name in modules):
         begun_s = time.monotonic()
         rows: Callable[[Path | None, bool], list[Row]] = importlib.import_module(name).rows
         found += [{**row, "part": part} for row in rows(shared, full)]
@@ -45,6 +45,7 @@ def measure(part: str, shared: Path | None, full: bool) -> list[Row]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=PARTS, help="one part")
+    parser.add_argument("--module", action="append", default=[], help="one module of a part; repeatable")
     parser.add_argument("--full", action="store_true", help="the long measurements too")
     parser.add_argument("--out", type=Path, default=ROOT / "bench.json")
     asked = parser.parse_args()
@@ -54,11 +55,19 @@ def main() -> int:
     rows = [
         {column: row[column] for column in COLUMNS}
         for part in ([asked.only] if asked.only else PARTS)
-        for row in measure(part, shared if shared.exists() else None, asked.full)
+        for row in measure(part, asked.module, shared if shared.exists() else None, asked.full)
     ]
-    asked.out.write_text(json.dumps(rows, indent=1) + "\n")
+    kept = _not_measured_now(asked.out, rows) if asked.only or asked.module else []
+    asked.out.write_text(json.dumps([*kept, *rows], indent=1) + "\n")
     show(rows)
     return 0 if all(row["ok"] is not False for row in rows) else 1
+
+
+def _not_measured_now(out: Path, rows: list[Row]) -> list[Row]:
+    """What an earlier call measured and this one did not."""
+    measured = {(row["part"], row["name"]) for row in rows}
+    earlier: list[Row] = json.loads(out.read_text()) if out.exists() else []
+    return [row for row in earlier if (row["part"], row["name"]) not in measured]
 
 
 def show(rows: list[Row]) -> None:

@@ -33,8 +33,13 @@ def _rows(toll: Toll) -> list[Row]:
     kills = f"SIGKILL at {toll.kills.total()} random moments ({victims})"
     return [
         _row(f"{kills}: finished tiles lost", toll.lost, "tiles", 0),
-        _row(f"{kills}: most tiles under way, to be done again", max(toll.under_way), "tiles", WORKERS),
-        _row(f"{kills}: tiles done again beyond those", toll.again, "tiles", 0),
+        _row(
+            f"{kills}: most tiles done again after one, with {WORKERS} workers",
+            max(toll.again),
+            "tiles",
+            WORKERS,
+        ),
+        _row(f"{kills}: tiles done again for other reasons", toll.repeated, "tiles", 0),
         _row(f"{kills}: runs of {toll.runs} with other bytes", toll.differing, "runs", 0),
         _row(f"{kills}: workers that outlived their parent", toll.orphans, "processes", 0),
     ]

@@ -235,6 +235,7 @@ def test_a_selection_is_labelled_in_one_step(open_page: Callable[..., Page]) -> 
     assert labelled(page) == {}
     press(page, "a y")
     assert counts(page) == {"positive": 40, "negative": 0, "unsure": 0, "left": 0}
+    expect(page.locator("#notices")).to_have_text("40 cards: yes. z or Undo takes it back.")
     events = export(page)["events"]
     assert {event["by"] for event in events[:5]} == {"bulk"}
 
@@ -671,6 +672,39 @@ def test_the_annotators_name_goes_into_the_file(open_page: Callable[..., Page], 
         "Zoë <b>",
         f"annotations_{run.manifest.dataset}_Zoe_b.json",
     )
+
+
+def test_the_scale_bar_says_how_long_it_is(open_page: Callable[..., Page]) -> None:
+    for name, words in (("mk/page-001.html", '"20 µm"'), ("hspc/page-001.html", '"5 µm"')):
+        page = open_page(name)
+        bar = "getComputedStyle(document.querySelector('article'), '::before')"
+        assert page.evaluate(f"{bar}.content") == words
+        settings = json.loads(page.locator("#settings").inner_text())
+        side_px = page.evaluate("document.querySelector('article > svg').getBoundingClientRect().width")
+        width_px = float(page.evaluate(f"{bar}.width").removesuffix("px"))
+        assert width_px / side_px == pytest.approx(settings["bar_um"] / settings["side_um"], abs=0.01)
+
+
+def test_the_annotators_name_can_be_typed(open_page: Callable[..., Page]) -> None:
+    page = open_page()
+    dialog = page.locator("#annotator")
+    page.click("[data-action=annotator]")
+    page.keyboard.type("Anna yn")
+    press(page, "Backspace z Enter")
+    expect(dialog).not_to_be_visible()
+    page.wait_for_timeout(200)
+    expect(dialog).not_to_be_visible()  # the Enter did not press the button that has the focus again
+    expect(page.locator("[data-annotator]")).to_have_text("Anna yz")
+    assert labelled(page) == {}
+
+
+def test_escape_leaves_the_name_as_it_is(open_page: Callable[..., Page]) -> None:
+    page = open_page()
+    page.click("[data-action=annotator]")
+    page.keyboard.type("Anna")
+    press(page, "Escape")
+    expect(page.locator("#annotator")).not_to_be_visible()
+    expect(page.locator("[data-annotator]")).to_have_text("anonymous")
 
 
 def test_labels_not_yet_exported_are_counted(open_page: Callable[..., Page]) -> None:

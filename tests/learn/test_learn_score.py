@@ -237,3 +237,54 @@ def test_a_run_whose_features_mean_something_else_is_always_refused(
     run = with_identity(fresh, **{setting: value})
     with pytest.raises(InputError, match=f"learned from a run with other settings: {setting}"):
         scored(run, trained, allow_other_run=True)
+
+
+def test_a_classifier_of_simulated_slides_on_real_ones_is_a_concern(fresh: FakeRun, tmp_path: Path) -> None:
+    demo = make_run(tmp_path / "demo", slide_ids=("DEMO_FGC1", "DEMO_MHU1"), cells_per_type=40)
+    classifiers = classifiers_of(demo, tmp_path / "trained")
+    at_home = apply_classifiers(demo.layout, demo.manifest, ["DEMO_FGC1"], classifiers)
+    assert not [concern for concern in at_home.concerns if "simulated" in concern]
+    abroad = scored(fresh, classifiers)
+    assert [c for c in abroad.concerns if "simulated" in c] == [
+        f"{path} learned from simulated slides (DEMO_FGC1, DEMO_MHU1): its answers say nothing about real ones"
+        for path in classifiers.values()
+    ]
+
+
+def test_a_classifier_that_would_fail_the_gate_is_a_concern(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", slide_ids=SLIDES, cells_per_type=40, separation=0.0)
+    concerns = scored(run, classifiers_of(run, tmp_path / "trained")).concerns
+    assert any("misses the gate of `mkhspc validate`: " in concern for concern in concerns)
+    assert any("is no better than always giving the commoner label" in concern for concern in concerns)
+
+
+def test_nothing_speaks_against_a_good_classifier(fresh: FakeRun, trained: dict[CellType, Path]) -> None:
+    assert scored(fresh, trained).concerns == ()
+
+
+def test_a_classifier_without_its_card_is_a_concern_and_with_anothers_is_refused(
+    fresh: FakeRun, trained: dict[CellType, Path], tmp_path: Path
+) -> None:
+    alone = tmp_path / "alone.skops"
+    shutil.copy(trained["mk"], alone)
+    (concern,) = scored(fresh, {"mk": alone}).concerns
+    assert concern.startswith(f"{alone} has no model card beside it (alone.json)")
+    shutil.copy(trained["hspc"].with_suffix(".json"), tmp_path / "alone.json")
+    with pytest.raises(InputError, match=r"does not belong to the model card alone\.json"):
+        scored(fresh, {"mk": alone})
+
+
+def test_a_classifier_that_rejects_nearly_every_cell_is_a_concern(
+    fresh: FakeRun, trained: dict[CellType, Path]
+) -> None:
+    for slide_id in SLIDES:
+        cells = read_cells(fresh.layout, fresh.manifest, slide_id)
+        for name in classifier_file.read(trained["mk"]).feature_names:
+            place = cells.column_names.index(name)
+            cells = cells.set_column(place, cells.schema.field(name), pc.multiply(0.0, cells[name]))
+        write_cells(fresh.layout, fresh.manifest, slide_id, cells)
+    summary = scored(fresh, {"mk": trained["mk"]})
+    assert summary.types["mk"].positive == 0
+    assert summary.concerns == (
+        f"{trained['mk']} rejects 100.0% of the {summary.types['mk'].in_filter} mk in the filter",
+    )

@@ -100,6 +100,27 @@ def test_pixels_depend_on_seed_and_name_alone(slides: Path, tmp_path: Path) -> N
     assert not np.array_equal(first, pixels(tmp_path / "other" / "DEMO_MHU1.czi"))
 
 
+def test_slides_that_are_whole_are_kept_and_others_written_anew(tmp_path: Path) -> None:
+    def written(spec: SlideSpec, seed: int = 0) -> bytes:
+        (slide,) = write_demo_slides(tmp_path, specs=[spec], seed=seed)
+        return slide.path.read_bytes()
+
+    small = replace(TWO_SCENES, sizes_um=((140.0, 130.0), (60.0, 50.0)))
+    first = written(small)
+    assert written(small) == first, "the same scan, to the last byte"
+    (tmp_path / "DEMO_FGC1.czi").write_bytes(first[: len(first) // 2])
+    mended = written(small)
+    assert len(mended) >= len(first)
+    for changed, seed in (
+        (small, 1),
+        (replace(small, um_per_px=0.23), 0),
+        (replace(small, origins=((-500, 90_000), (1000, 90_200))), 0),
+        (replace(small, sizes_um=small.sizes_um[:1], origins=small.origins[:1]), 0),
+    ):
+        before = (tmp_path / "DEMO_FGC1.czi").read_bytes()
+        assert written(changed, seed) != before
+
+
 def test_colours_are_those_of_haematoxylin_and_eosin(slides: Path, truth: pa.Table) -> None:
     rgb = pixels(slides / "DEMO_MHU1.czi")
     nuclei = np.zeros(rgb.shape[:2], bool)

@@ -4,6 +4,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from runs import make_run
@@ -11,6 +12,7 @@ from runs import make_run
 from pipeline.config import AreaRange
 from pipeline.errors import InputError
 from pipeline.store import cells, manifest as manifests, tables
+from pipeline.store.schema import CROPS
 
 TABLE = pa.table({"a": pa.array(range(1000), pa.int32()), "b": [f"x{i}" for i in range(1000)]})
 
@@ -110,3 +112,54 @@ def test_codes_are_blind_and_new_slides_do_not_change_old_codes() -> None:
     orders = {tuple(manifests.blind_codes(seed, ids)[i] for i in ids) for seed in range(20)}
     assert len(orders) > 1, "the order of names must not give the codes away"
     assert manifests.blind_codes(0, ["MHU2"], taken=3) == {"MHU2": "S04"}
+
+
+def test_crops_are_read_a_few_at_a_time(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", slide_ids=("A",), cells_per_type=1)
+    count, picture = 4 * cells.CROPS_AT_ONCE, b"x" * 20_000
+    crops = pa.table(
+        {
+            "cell_id": [f"c{i}" for i in range(count)],
+            "image": [picture] * count,
+            "x0_px": range(count),
+            "y0_px": range(count),
+            "um_per_px": [0.22] * count,
+        },
+        CROPS,
+    )
+    path, run_hash = run.layout.crops("A"), run.manifest.config_hash
+    tables.write_stream(path, CROPS, [crops], run_hash, rows_per_group=64)
+    del crops
+    before_bytes = peak_bytes = pa.total_allocated_bytes()
+    for number, crop in enumerate(cells.iter_crops(run.layout, run.manifest, "A")):
+        assert crop.x0_px == number
+        peak_bytes = max(peak_bytes, pa.total_allocated_bytes())
+    assert number == count - 1
+    assert peak_bytes - before_bytes < 0.5 * path.stat().st_size
+
+
+def test_pictures_and_ids_are_not_packed_as_words_are(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", slide_ids=("A",))
+    packed = {}
+    for path in (run.layout.cells("A"), run.layout.crops("A")):
+        group = pq.read_metadata(path).row_group(0)
+        for i in range(group.num_columns):
+            column = group.column(i)
+            packed[column.path_in_schema] = (column.compression, set(column.encodings))
+    assert packed["image"][0] == "UNCOMPRESSED"
+    assert "RLE_DICTIONARY" in packed["tile_id"][1]
+    assert "RLE_DICTIONARY" not in packed["cell_id"][1]
+    assert "BYTE_STREAM_SPLIT" in packed["contour_px.list.element"][1]
+    assert "BYTE_STREAM_SPLIT" in packed["shape_area_um2"][1]
+
+
+def test_a_table_read_in_pieces_is_checked_like_a_whole_one(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    tables.write_table(path, TABLE, "aaaa")
+    pieces = list(tables.read_pieces(path, "aaaa", ["b"], 300))
+    assert [len(piece) for piece in pieces] == [300, 300, 300, 100]
+    assert pa.concat_tables(pieces)["b"].to_pylist() == TABLE["b"].to_pylist()
+    with pytest.raises(InputError, match="another configuration"):
+        next(tables.read_pieces(path, "bbbb", ["b"], 300))
+    with pytest.raises(InputError, match="has no column zz"):
+        next(tables.read_pieces(path, "aaaa", ["zz"], 300))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pylibCZIrw import czi
 
+from pipeline.errors import InputError
+from pipeline.slide.czi import CziSlide
 from pipeline.store import atomic
 
 
@@ -24,6 +27,29 @@ class Mosaic:
 
     rgb: NDArray[np.uint8]
     origin: tuple[int, int]
+
+
+def holds(path: Path, scenes: Sequence[Mosaic], um_per_px: float) -> bool:
+    """Whether a file is there, whole, and shows these scenes; how it is cut is not looked at."""
+    try:
+        with CziSlide.open(path) as slide:
+            return (
+                len(slide.info.scenes) == len(scenes)
+                and math.isclose(slide.um_per_px, um_per_px, rel_tol=1e-6)
+                and all(_shows(slide, index, scene) for index, scene in enumerate(scenes))
+            )
+    except InputError:
+        return False
+
+
+def _shows(slide: CziSlide, index: int, scene: Mosaic) -> bool:
+    box = slide.scene(index).mosaic_box
+    height, width, _ = scene.rgb.shape
+    return (
+        (box.x0, box.y0) == scene.origin
+        and (box.width, box.height) == (width, height)
+        and np.array_equal(slide.read(index, slide.scene(index).box), scene.rgb)
+    )
 
 
 def write_czi(

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from pipeline.progress import Progress, silent
 from pipeline.slide.demo import truth
-from pipeline.slide.demo.czi_writer import Mosaic, write_czi
+from pipeline.slide.demo.czi_writer import Mosaic, holds, write_czi
 from pipeline.slide.demo.paint import Optics
 from pipeline.slide.demo.placing import Densities
 from pipeline.slide.demo.scene import SceneStyle, SimulatedScene, simulate_scene
@@ -106,7 +106,8 @@ def write_demo_slides(
     The same seed and spec give the same pixels, whatever else is written beside them.
 
     Args:
-        out_dir: made when needed; files of the same names are replaced.
+        out_dir: made when needed. A slide that is there with the same pixels is left as it is, so that
+            runs go on with it; other files of the same names are replaced.
         specs: which slides; the whole study by default.
 
     Returns:
@@ -118,7 +119,8 @@ def write_demo_slides(
         scenes = list(_scenes(spec, seed))
         path = out_dir / f"{spec.name}.czi"
         mosaics = [Mosaic(scene.rgb, origin) for scene, origin in zip(scenes, spec.origins, strict=True)]
-        write_czi(path, mosaics, spec.um_per_px, overlap_px=spec.overlap_px)
+        if not holds(path, mosaics, spec.um_per_px):  # a file written anew is another scan to a run
+            write_czi(path, mosaics, spec.um_per_px, overlap_px=spec.overlap_px)
         table = truth.table_of(spec.name, spec.um_per_px, [scene.objects for scene in scenes])
         tables.append(table)
         slides.append(_summary(spec, path, scenes, table))

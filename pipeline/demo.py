@@ -41,6 +41,8 @@ from pipeline.store.manifest import Manifest
 LABELS_PER_SLIDE: Mapping[CellType, int] = {"mk": 40, "hspc": 150}
 """How many cells of each slide the simulated annotator labels: a few hours of a real one's work."""
 TITLE = "Simulated bone marrow"
+Say = Callable[..., object]
+"""Takes the words of a command, the program left out."""
 
 
 @dataclass(frozen=True)
@@ -97,26 +99,30 @@ class DemoResult:
 
 
 def run_demo(
-    root: Path, progress: Progress = silent, say: Callable[[str], None] = lambda command: None
+    root: Path,
+    progress: Progress = silent,
+    say: Say = lambda *words: None,
+    tell: Callable[[str], object] = lambda line: None,
 ) -> DemoResult:
     """Runs every stage in `root`.
 
     Run again it resumes: slides that are whole and finished tiles are kept.
 
     Args:
-        say: told, before each stage, the command by which a user would call it.
+        say: told, before each stage, the words of the command by which a user would call it.
+        tell: takes lines about what the run does beyond the command's wish.
     """
     paths, skill = DemoPaths(root), AnnotatorSkill()
     slides = write_demo_slides(paths.slides, progress=progress)
     atomic.write_text(paths.study, study_toml(slides))
     truth = read_truth(paths.slides / TRUTH_FILE)
 
-    say(f"mkhspc segment --config {paths.study}")
-    segment(load_config(paths.study), progress=progress)
+    say("segment", "--config", paths.study)
+    segment(load_config(paths.study), progress=progress, tell=tell)
     layout = RunLayout(paths.run)
     manifest = manifests.read(layout)
 
-    say(f"mkhspc gallery --run {paths.run} --out {paths.site}")
+    say("gallery", "--run", paths.run, "--out", paths.site)
     build_site(layout, SiteOptions(out=paths.site, title=TITLE), progress)
 
     found = _all_cells(layout, manifest)
@@ -124,7 +130,7 @@ def run_demo(
     labels = _learn(paths, manifest, truth, chosen, skill, progress, say)
     verdicts = _judge(paths, layout, manifest, progress, say)
 
-    say(f"mkhspc report --run {paths.run} --out {paths.report}")
+    say("report", "--run", paths.run, "--out", paths.report)
     write_report(make_report(layout), paths.report)
     return DemoResult(paths, slides, skill, match_truth(truth, found), labels, verdicts)
 
@@ -174,7 +180,7 @@ def _learn(
     chosen: pa.Table,
     skill: AnnotatorSkill,
     progress: Progress,
-    say: Callable[[str], None],
+    say: Say,
 ) -> dict[CellType, int]:
     """Labels the chosen cells from the truth, and trains on them; returns how many were labelled."""
     annotations = paths.annotations(manifest.dataset)
@@ -182,14 +188,12 @@ def _learn(
         truth, chosen, dataset=manifest.dataset, config_hash=manifest.config_hash, skill=skill
     )
     atomic.write_json(annotations, exported)
-    say(f"mkhspc convert --annotations {annotations} --base-dir {paths.run} --output {paths.training}")
+    say("convert", "--annotations", annotations, "--base-dir", paths.run, "--output", paths.training)
     request = convert.Request(annotations=(annotations,), run=RunLayout(paths.run))
     write_training(paths.training, convert.convert(request, progress))
     outputs = {t: paths.classifier(t) for t in CELL_TYPES}
-    say(
-        f"mkhspc train --training-data {paths.training}"
-        f" --output-mk {outputs['mk']} --output-hspc {outputs['hspc']}"
-    )
+    named = [word for t, path in outputs.items() for word in (f"--output-{t}", path)]
+    say("train", "--training-data", paths.training, *named)
     train.train(train.Request(training_data=(paths.training,), outputs=outputs), progress)
     return {t: pc.sum(pc.equal(chosen["cell_type"], t)).as_py() for t in CELL_TYPES}
 
@@ -199,15 +203,15 @@ def _judge(
     layout: RunLayout,
     manifest: Manifest,
     progress: Progress,
-    say: Callable[[str], None],
+    say: Say,
 ) -> list[validate.Verdict]:
     """Validates both classifiers, and scores the run with them whatever the verdict."""
     classifiers = {t: paths.classifier(t) for t in CELL_TYPES}
-    named = " ".join(f"--{t}-classifier {path}" for t, path in classifiers.items())
-    say(f"mkhspc validate {named} --report {paths.validation}")
+    named = [word for t, path in classifiers.items() for word in (f"--{t}-classifier", path)]
+    say("validate", *named, "--report", paths.validation)
     request = validate.Request(classifiers=classifiers)
     verdicts = validate.validate(request)
     write_validation(paths.validation, verdicts, request.limits)
-    say(f"mkhspc score --run {paths.run} {named}")
+    say("score", "--run", paths.run, *named)
     apply_classifiers(layout, manifest, [s.slide_id for s in manifest.slides], classifiers, progress)
     return verdicts

@@ -114,14 +114,14 @@ def _planned(
         refuse_survey(unplanned, manifest.config.run.calibration_samples, limit)
         _accept_classifiers(manifest)
 
-    with proposed(config, only, accept=accept) as proposal:
+    with proposed(config, only, accept=accept, tell=tell) as proposal:
         layout, wanted = proposal.layout, proposal.wanted
         tiles = {}
         for done, slide_id in enumerate(wanted, start=1):
             tiles[slide_id] = chosen_tiles(proposal.manifest, proposal.plan(slide_id))
             progress("survey", done, len(wanted), slide=slide_id)
         refuse_too_large(layout, proposal.manifest, Share(tiles, shard), config.compute)
-        manifest = proposal.take(tell)
+        manifest = proposal.take()
     if manifest != proposal.manifest:  # another process asked for more meanwhile
         tiles = {s: chosen_tiles(manifest, prepare_plan(layout, manifest, s)) for s in wanted}
     return layout, manifest, Share(tiles, shard)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import random
 import re
@@ -147,11 +146,10 @@ class Verdict:
 
 
 def drawn_trials(slides: Sequence[Path], count: int, seed: int) -> Iterator[Trial]:
-    """Trials at random, in which every channel has its turn; small limits are as frequent as large."""
+    """Trials at random, in which every channel has its turn."""
     dice = random.Random(seed)
-    low, high = map(math.log, LIMIT_GB)
     for nth in range(count):
-        limit_mib = round(math.exp(dice.uniform(low, high)) * GB / MIB)
+        limit_mib = round(dice.uniform(*LIMIT_GB) * GB / MIB)
         cpus = dice.choice((1, 2, 4))
         limit_mib -= limit_mib % cpus
         channel = CHANNELS[nth % len(CHANNELS)]

@@ -214,6 +214,7 @@ def test_a_signal_ends_the_run_at_a_tile_border_with_130(small_slides: Slides, t
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate()
     assert process.returncode == 130
+    assert "mkhspc: stopping (SIGTERM): finishing the tiles under way" in stderr.splitlines()
     assert "run the same command again" in stderr
     assert list(root.rglob("*.partial")) == []
     status = json.loads(mkhspc("status", root, "--json").stdout)
@@ -264,10 +265,10 @@ def test_a_filter_beyond_what_is_stored_is_refused(whole: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [
-        ("--tile-size", 1024, "run.tile_size is 512 there and 1024 here"),
-        ("--seed", 5, "run.seed is 0 there and 5 here"),
-        ("--mk-min-area-um", 200, "mkhspc refilter"),
-        ("--um-per-px", 0.3, "run.um_per_px is None there and 0.3 here"),
+        ("--tile-size", 1024, "--tile-size is 512 there and 1024 here"),
+        ("--seed", 5, "--seed is 0 there and 5 here"),
+        ("--mk-min-area-um", 200, "--mk-min-area-um is 100 there and 200 here\n  change a run"),
+        ("--um-per-px", 0.3, "--um-per-px is not given there and 0.3 here"),
     ],
 )
 def test_a_run_made_with_other_settings_is_refused(
@@ -360,9 +361,23 @@ def test_a_memory_limit_too_small_for_one_worker_is_refused_before_any_work(
 ) -> None:
     done = segment(tmp_path / "run", small_slides, "--memory-gb", 0.2)
     assert done.returncode == 2
+    assert "GB of memory and the limit is 0.2 GB" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("with_survey", [False, True])
+def test_a_refused_command_changes_nothing(small_slides: Slides, tmp_path: Path, with_survey: bool) -> None:
+    root = tmp_path / "run"
+    first = {"DEMO_A": small_slides["DEMO_A"]}
+    assert segment(root, first, "--sample-fraction", 0.02).returncode == 0
+    before = {p: p.read_bytes() for p in root.rglob("*") if p.is_file()}
+    # The second slide is not planned yet: then the limit must be large enough for the survey.
+    slides, limit_gb = (small_slides, 0.45) if with_survey else (first, 0.2)
+    done = segment(root, slides, "--sample-fraction", 1.0, "--memory-gb", limit_gb)
+    assert done.returncode == 2, done.stderr
     assert "would need" in done.stderr
-    assert "limit is 0.2 GB" in done.stderr
-    assert not (tmp_path / "run" / "parts").exists()
+    assert '"survey"' in done.stderr
+    assert {p: p.read_bytes() for p in root.rglob("*") if p.is_file()} == before
 
 
 def test_progress_is_one_json_line_a_step_when_not_on_a_terminal(

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from pipeline.cli import progress
-from pipeline.cli.options import area_options, json_option, print_json
+from pipeline.cli.options import area_options, json_option, note, print_json
 from pipeline.config import CELL_TYPES
 
 RULES = ("majority", "latest", "exclude")
@@ -69,6 +69,7 @@ def convert(
     """
     from pipeline.errors import UsageError
     from pipeline.learn import convert as converting
+    from pipeline.learn.annotations import ANONYMOUS
     from pipeline.learn.training_file import write_training
     from pipeline.store.layout import RunLayout
 
@@ -87,6 +88,11 @@ def convert(
     with progress.shown() as show:
         conversion = converting.convert(request, show)
     write_training(output, conversion)
+    nameless = [file.file for file in conversion.files if file.annotator == ANONYMOUS]
+    if len(nameless) > 1:
+        note(
+            f"{', '.join(nameless)} give no name and are taken for one annotator's: the newest answer counts"
+        )
     report = converting.report_of(conversion)
     if as_json:
         print_json({**report, "output": str(output)})
@@ -106,6 +112,8 @@ def _print_report(report: dict[str, Any], output: Path) -> None:
                 f"  {cell_type}: {agreement['pairs']} blind repeats: the same answer to"
                 f" {agreement['agreement']:.0%}, kappa {kappa}"
             )
+    if report["superseded"]:
+        click.echo(f"{report['superseded']} answers given anew by the same annotator: the newest counts")
     for cell_type, cells in report["cells"].items():
         click.echo(f"{cell_type}: " + ", ".join(f"{n} {what.replace('_', ' ')}" for what, n in cells.items()))
     click.echo(f"wrote {output}")

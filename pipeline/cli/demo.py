@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.cli import progress
-from pipeline.cli.options import json_option, print_json
+from pipeline.cli.options import command_line, json_option, note, print_json
 
 if TYPE_CHECKING:
     from pipeline.demo import DemoResult
@@ -41,7 +41,7 @@ def demo(out: Path, then_serve: bool, as_json: bool) -> None:
     from pipeline.demo import run_demo
 
     with progress.shown() as show:
-        result = run_demo(out, show, lambda command: click.echo(f"$ {command}", err=True))
+        result = run_demo(out, show, _say, note)
     if as_json:
         print_json(_facts(result))
     else:
@@ -50,6 +50,10 @@ def demo(out: Path, then_serve: bool, as_json: bool) -> None:
         from pipeline.cli.serve import serve
 
         click.get_current_context().invoke(serve, site=result.paths.site)
+
+
+def _say(*words: object) -> None:
+    click.echo(f"$ {command_line(*words)}", err=True)
 
 
 def _facts(result: DemoResult) -> dict[str, object]:
@@ -90,6 +94,6 @@ def _print(result: DemoResult) -> None:
         f"Everything here is simulated: {len(result.slides)} slides, their truth, and an annotator who is"
         f" wrong about {skill.error_rate:.0%} and unsure of {skill.unsure_rate:.0%} of the cells."
     )
-    click.echo(f"Gallery:  mkhspc serve {result.paths.site}")
+    click.echo(f"Gallery:  {command_line('serve', result.paths.site)}")
     click.echo(f"Verdict:  {result.paths.validation / 'report.html'}")
     click.echo(f"Report:   {result.paths.report / 'report.html'}")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 
 import click
 
-from pipeline.cli.options import json_option, print_json, run_option
+from pipeline.cli.options import json_option, note, print_json, run_option
 
 
 @click.command(short_help="Make the static labelling site of a run.")
@@ -46,15 +47,23 @@ def gallery(run_dir: Path, no_blind: bool, as_json: bool, **given: object) -> No
     from pipeline.errors import UsageError
     from pipeline.gallery.options import BYTES_PER_MB, SiteOptions
     from pipeline.gallery.site import build_site
+    from pipeline.report.results import unmerged_slides
     from pipeline.store import manifest
     from pipeline.store.layout import RunLayout
 
     layout = RunLayout(run_dir)
-    settings = {**asdict(manifest.read(layout).config.gallery)}
+    found = manifest.read(layout)
+    settings = {**asdict(found.config.gallery)}
     settings |= {name: value for name, value in given.items() if value is not None}
     if settings["out"] is None:
         raise UsageError("nowhere to put the site", where="--out", fix="name a directory, such as --out site")
     options = SiteOptions(**{**settings, "out": Path(settings["out"]), "blind": not no_blind})
+    stale = [slide_id for slide_id in unmerged_slides(layout, found) if layout.cells(slide_id).exists()]
+    if stale:
+        note(
+            f"the tables of {', '.join(stale)} lack cells of finished tiles, which are not shown;"
+            " run the same `mkhspc segment` again to finish them"
+        )
     with shown() as progress:
         summary = build_site(layout, options, progress)
     if as_json:
@@ -62,9 +71,9 @@ def gallery(run_dir: Path, no_blind: bool, as_json: bool, **given: object) -> No
         return
     for cell_type, cells in summary.cells.items():
         click.echo(
-            f"{cell_type:4}  {cells:,} cells, {summary.pages[cell_type]} pages, "
+            f"{cell_type:4}  {cells:,} cells in the filter shown, {summary.pages[cell_type]} pages, "
             f"{summary.repeats[cell_type]} blind repeats, "
             f"{summary.bytes_per_card[cell_type]:,.0f} bytes a card"
         )
     click.echo(f"{summary.out}  {summary.size_bytes / BYTES_PER_MB:,.1f} MB, dataset {summary.dataset}")
-    click.echo(f"Look at it: mkhspc serve {summary.out}")
+    click.echo(f"Look at it: mkhspc serve {quote(str(summary.out))}")

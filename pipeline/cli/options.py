@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from pipeline.config import RunConfig
 from pipeline.errors import printable
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -28,15 +32,38 @@ AREA_OPTIONS = {
 """The four area options of the command line and the settings that they stand for."""
 
 
-def area_options(command: Command) -> Command:
-    """Adds --mk-min-area-um, --mk-max-area-um, --hspc-min-area-um and --hspc-max-area-um, in µm²."""
+def area_options(command: Command, *, with_defaults: bool = False) -> Command:
+    """Adds --mk-min-area-um, --mk-max-area-um, --hspc-min-area-um and --hspc-max-area-um, in µm².
+
+    Args:
+        with_defaults: the help names the size filter of a new run.
+    """
     for name in reversed(AREA_OPTIONS):
         cell_type, bound, *_ = name.split("_")
         words = "Smallest" if bound == "min" else "Largest"
         what = "MK (the whole cell)" if cell_type == "mk" else "HSPC"
         option = f"--{name.replace('_', '-')}"
-        command = click.option(option, name, type=float, help=f"{words} {what}, in µm².")(command)
+        shown = f"{words} {what}, in µm².{_default(name) if with_defaults else ''}"
+        command = click.option(option, name, type=float, help=shown)(command)
     return command
+
+
+def _default(name: str) -> str:
+    section, _, field = AREA_OPTIONS[name].partition(".")
+    return f" [{getattr(getattr(RunConfig(), section), field):g}]"
+
+
+def command_line(*words: object) -> str:
+    """A command of `mkhspc` to copy into a shell: the program as it can be called here, names quoted."""
+    return shlex.join([*_program(), *map(str, words)])
+
+
+def _program() -> list[str]:
+    """`mkhspc` where the shell finds this one, else the path it was called by, else the module."""
+    called, found = Path(sys.argv[0]), shutil.which("mkhspc")
+    if found is not None and (called.name != "mkhspc" or Path(found).resolve() == called.resolve()):
+        return ["mkhspc"]
+    return [str(called)] if called.name == "mkhspc" else [sys.executable, "-m", "pipeline"]
 
 
 def print_json(value: Any) -> None:

@@ -54,16 +54,17 @@ def plan(
 def describe(found: Forecast) -> str:
     """A forecast as lines for people."""
     cells = ", ".join(f"{n:,} {t.upper()}" for t, n in found.cells.items())
+    slides = f"{found.slides}, {found.tiles:,} tile{'' if found.tiles == 1 else 's'}"
     rows = [
-        ("slides", f"{found.slides}, {found.tiles:,} tiles"),
-        ("workers", f"{found.workers}, and {found.queue} windows read ahead"),
+        ("slides", slides),
+        ("workers", f"{found.workers}{_ahead(found.queue)}"),
         (
             "memory",
             f"{found.peak_bytes / GB:.1f} GB at most, of {found.limit_bytes / GB:.1f} GB"
             f" ({found.limit_set_by})",
         ),
         ("time", f"about {_duration(found.time_s)}"),
-        ("cells", f"about {cells}"),
+        ("cells", f"about {cells} stored"),
         ("disk", f"about {found.disk_bytes / GB:.2f} GB"),
         ("gallery", f"about {found.site_bytes / 1e6:,.0f} MB"),
         ("reading", f"{found.decoded_share:.2f} times the pixels of the images touched are decoded"),
@@ -81,6 +82,10 @@ def describe(found: Forecast) -> str:
         for option in found.options
     ]
     return "\n".join(f"{name:<12}{text}" for name, text in rows)
+
+
+def _ahead(windows: int) -> str:
+    return f", and {windows} window{'' if windows == 1 else 's'} read ahead" if windows else ""
 
 
 def _duration(seconds: float) -> str:

@@ -57,9 +57,10 @@ def report(
     Example:
       mkhspc report --run run --out report --groups groups.csv
     """
-    from pipeline.report.write import make_report, to_json, write_report
+    from pipeline.report.write import make_report, refuse_foreign, to_json, write_report
     from pipeline.store.layout import RunLayout
 
+    refuse_foreign(out_dir)
     layout = RunLayout(run_dir)
     _score_first(layout, mk_classifier, hspc_classifier)
     made = make_report(layout, groups_csv)
@@ -71,13 +72,15 @@ def report(
         return
     if made.is_simulated:
         click.echo("Simulated slides: these numbers say nothing about an animal.")
-    table = Table("group", "cells", "animals", "counted", "per mm² of tissue", "sd")
+    table = Table("group", "cells", f"{made.design.unit}s", "counted", "per mm² of tissue", "sd")
     for group in made.groups:
         words = f"{group.cell_type.upper()}, {group.counted_as}"
-        spread = "-" if group.sd_per_mm2 is None else f"{group.sd_per_mm2:.1f}"
-        numbers = (str(group.units), f"{group.cells:,}", f"{group.mean_per_mm2:.1f}", spread)
+        spread = "-" if group.sd_per_mm2 is None else f"{group.sd_per_mm2:,.1f}"
+        numbers = (str(group.units), f"{group.cells:,}", f"{group.mean_per_mm2:,.1f}", spread)
         table.add_row(group.group, words, *numbers)
     Console().print(table)
+    left_out = sum(result.counted.inside_mk for result in made.results)
+    click.echo(f"Counted are cells in the size filter; {left_out:,} HSPC inside an MK are left out.")
     click.echo(f"Report: {page}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,7 +48,7 @@ OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--hspc-detector", type=click.Choice(("auto", *DETECTORS["hspc"])), help="How HSPC are found. [auto]"
     ),
-    area_options,
+    partial(area_options, with_defaults=True),
     click.option("--mk-classifier", metavar="FILE.skops", help="Score the MK with this classifier."),
     click.option("--hspc-classifier", metavar="FILE.skops", help="Score the HSPC with this classifier."),
     click.option("--um-per-px", type=float, help="Pixel size in µm, where the slide states none."),

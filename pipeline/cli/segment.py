@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli import progress
-from pipeline.cli.options import json_option, note, print_json
+from pipeline.cli.options import command_line, json_option, note, print_json
 from pipeline.cli.run_options import resolved, run_options
 
 if TYPE_CHECKING:
@@ -52,11 +52,15 @@ def print_summary(summary: RunSummary | ShardSummary, as_json: bool) -> None:
     if as_json:
         print_json(summary.to_dict())
     elif isinstance(summary, ShardSummary):
-        click.echo(f"shard {summary.shard} is done: {summary.tiles} tiles, in {summary.root}")
-        click.echo(f"next, when all shards are done: mkhspc merge {summary.root}")
+        click.echo(f"shard {summary.shard} is done: {_tiles(summary.tiles)}, in {summary.root}")
+        click.echo(f"next, when all shards are done: {command_line('merge', summary.root)}")
     else:
         found = ", ".join(
             f"{summary.in_filter[t]:,} {t.upper()} (of {summary.stored[t]:,} stored)" for t in summary.stored
         )
-        click.echo(f"{summary.tiles} tiles: {found}, in {summary.root}")
-        click.echo(f"next: mkhspc gallery --run {summary.root} --out SITE")
+        click.echo(f"{_tiles(summary.tiles)}: {found}, in {summary.root}")
+        click.echo(f"next: {command_line('gallery', '--run', summary.root, '--out', 'SITE')}")
+
+
+def _tiles(number: int) -> str:
+    return f"{number:,} tile{'' if number == 1 else 's'}"

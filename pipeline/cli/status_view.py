@@ -72,8 +72,14 @@ def _slide(slide: SlideStatus) -> list[RenderableType]:
         Text(f"{slide.failed:,}", style="red" if slide.failed else ""),
         UNKNOWN if slide.left is None else f"{slide.left:,}",
         *(f"{cells:,}" for cells in slide.cells.values()),
-        "made" if slide.merged else "-",
+        _tables(slide),
     ]
+
+
+def _tables(slide: SlideStatus) -> Text:
+    if slide.is_stale:
+        return Text(f"stale: {slide.merged_cells:,} of {sum(slide.cells.values()):,} cells", style="yellow")
+    return Text("made" if slide.merged else "-")
 
 
 def _processes(status: RunStatus) -> Table:
@@ -122,7 +128,8 @@ def _summary(status: RunStatus) -> Text:
     parts = [f"{sum(slide.done for slide in status.slides):,} of {total:,} tiles"]
     if status.unplanned:
         parts.append(f"{status.unplanned} slide{'s' if status.unplanned > 1 else ''} not planned yet")
-    parts.append(", ".join(f"{cells:,} {name.upper()}" for name, cells in status.cells.items()))
+    cells = ", ".join(f"{cells:,} {name.upper()}" for name, cells in status.cells.items())
+    parts.append(f"{cells} stored")
     if status.tiles_per_s:
         parts.append(rate_text(status.tiles_per_s))
     if status.eta_s is not None:
@@ -131,4 +138,6 @@ def _summary(status: RunStatus) -> Text:
         parts.append(f"memory {memory_text(status.memory_bytes)}")
     if not status.is_finished and not status.working:
         parts.append("nobody works on it: run `mkhspc segment` again to go on")
+    elif any(slide.is_stale for slide in status.slides) and not status.working:
+        parts.append("tables lack finished tiles: run `mkhspc merge`")
     return Text("; ".join(parts))

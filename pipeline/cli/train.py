@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import click
 
 from pipeline.cli import progress
-from pipeline.cli.options import json_option, print_json
+from pipeline.cli.options import json_option, note, print_json
 
 MODELS = ("auto", "random-forest", "logistic", "boosting")
 AIMS = ("f1", "recall", "balanced")
@@ -65,6 +66,8 @@ def train(
     beside the classifier, for `mkhspc validate`. The choice of the model, its calibration
     and its threshold happen without the group held out.
 
+    A type with too few labels is left out, and said so; if none can be trained, the exit code is 3.
+
     \b
     Examples:
       mkhspc train --training-data train.json --output-mk mk.skops --output-hspc hspc.skops
@@ -82,7 +85,11 @@ def train(
         settings=Settings(model, threshold_for, seed),  # type: ignore[arg-type]
     )
     with progress.shown() as show:
-        cards = training.train(request, show)
+        cards = training.train(
+            request,
+            show,
+            lambda cell_type, error: note(f"{cell_type} is left out: {error.what}; {error.fix}"),
+        )
     if as_json:
         print_json(
             {t: {k: v for k, v in card.items() if k not in _TOO_LONG_TO_PRINT} for t, card in cards.items()}
@@ -104,4 +111,4 @@ def _print_card(cell_type: str, card: dict[str, Any], path: Path | None) -> None
         for name in ("accuracy", "baseline_accuracy", "recall", "precision", "roc_auc")
     ]
     click.echo(f"  on groups not seen: {', '.join(shown)}")
-    click.echo(f"  wrote {path}; next: mkhspc validate --{cell_type}-classifier {path}")
+    click.echo(f"  wrote {path}; next: mkhspc validate --{cell_type}-classifier {quote(str(path))}")

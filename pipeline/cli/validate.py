@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import click
 
 from pipeline.cli.options import json_option, print_json
-from pipeline.errors import CheckFailedError
+from pipeline.errors import CheckFailedError, UsageError
 
 _SHARE = click.FloatRange(0.0, 1.0)
 _FILE = click.Path(path_type=Path)
+
+
+def _refuse_group_by(context: click.Context, option: click.Parameter, value: str | None) -> None:
+    """The option is `train`'s: what was held out in training cannot be chosen afterwards."""
+    if value is not None:
+        raise UsageError(
+            "is no option of validate: the groups are those that training held out",
+            where="--group-by",
+            fix=f"train again with `mkhspc train --group-by {quote(value)}`, then validate",
+        )
 
 
 @click.command(short_help="Judge classifiers on groups that they have not seen.")
@@ -44,6 +55,7 @@ _FILE = click.Path(path_type=Path)
     metavar="DIR",
     help="Write report.html, report.json and pictures here.",
 )
+@click.option("--group-by", hidden=True, expose_value=False, callback=_refuse_group_by)
 @json_option
 def validate(
     mk_classifier: Path | None,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
+from typing import Any
 
 from pipeline import __version__
 from pipeline.config import (
@@ -13,16 +14,19 @@ from pipeline.config import (
     CellType,
     RunConfig,
     config_hash,
-    differences,
     identity,
     with_free_settings,
 )
+from pipeline.config.schema import STORED_ABOVE_MAX, STORED_BELOW_MIN
 from pipeline.detect.resolve import build_detector, choose_detector
 from pipeline.errors import InputError
 from pipeline.store.layout import RunLayout
 from pipeline.store.manifest import Manifest, SlideEntry, blind_codes, dataset_name
 
 LIBRARIES = ("numpy", "scipy", "opencv-python-headless", "aicspylibczi", "pyarrow", "pillow")
+STORED_SHARES = (STORED_BELOW_MIN, STORED_ABOVE_MAX)
+SHARED_SECTIONS = ("run", "compute")
+"""Sections whose options do not carry their name."""
 NUMERIC = ("mkhspc", "numpy", "scipy", "opencv-python-headless")
 """Of those, the ones whose change can move a cell's outline by a pixel."""
 
@@ -78,17 +82,34 @@ def _model_hashes(config: RunConfig) -> dict[str, str]:
 
 
 def _refuse_other_settings(layout: RunLayout, manifest: Manifest, config: RunConfig) -> None:
-    different = differences(identity(config, _model_hashes(config)), manifest.identity)
+    ours, theirs = identity(config, _model_hashes(config)), manifest.identity
+    different = [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)]
     if not different:
         return
     fix = "use the settings it was made with, or give a new --output-dir"
-    if all("stored_area_um2" in clause for clause in different):
+    if all(key.endswith(".stored_area_um2") for key in different):
         fix = "change a run's size filter with `mkhspc refilter`"
-    elif all(clause.startswith("model_hashes") for clause in different):
+    elif different == ["model_hashes"]:
         fix = "go on with the version of mkhspc that it was made with, or give a new --output-dir"
+    clauses = [clause for key in different for clause in _clauses(key, theirs.get(key), ours.get(key))]
     raise InputError(
-        f"the run was made with other settings: {'; '.join(different)}", where=layout.root, fix=fix
+        f"the run was made with other settings: {'; '.join(clauses)}", where=layout.root, fix=fix
     )
+
+
+def _clauses(key: str, there: Any, here: Any) -> Iterator[str]:
+    """How a setting differs, in the words of the command line."""
+    section, _, name = key.partition(".")
+    if name == "stored_area_um2":
+        for bound, factor, theirs, ours in zip(("min", "max"), STORED_SHARES, there, here, strict=True):
+            if theirs != ours:
+                yield f"--{section}-{bound}-area-um is {theirs / factor:g} there and {ours / factor:g} here"
+    elif not name:
+        yield f"{section} is {there} there and {here} here"
+    else:
+        option = f"--{name if section in SHARED_SECTIONS else f'{section}-{name}'}".replace("_", "-")
+        values = ("not given" if value is None else value for value in (there, here))
+        yield "{} is {} there and {} here".format(option, *values)
 
 
 def _with_slides(manifest: Manifest, entries: Sequence[SlideEntry]) -> Manifest:

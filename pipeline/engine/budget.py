@@ -18,7 +18,7 @@ from pipeline.slide.stream import AHEAD_PER_THREAD
 from pipeline.slide.tissue import mask_factor
 from pipeline.store.manifest import SlideEntry
 
-PARENT_BYTES = 240_000_000
+PARENT_BYTES = 245_000_000
 """The first process with its libraries and plans, and what a survey leaves behind, windows and sub-blocks
 left out; with the process that multiprocessing keeps beside it."""
 WORKER_BYTES = 130_000_000
@@ -181,8 +181,9 @@ def plan_workers(asked: int | Literal["auto"], demand: Demand, cores: int, limit
         return layout_of(demand, fitting[-1], limit)
     least = 1 if asked == "auto" else wanted
     needed_gb = _gb_needed(layout_of(demand, least, limit).peak_bytes)
+    fewer = "fewer --num-workers, " if fitting else ""
     raise UsageError(
         f"{least} worker{'s' if least > 1 else ''} would need {needed_gb:.1f} GB of memory"
         f" and the limit is {limit.limit_bytes / GB:.3g} GB, set by {limit.set_by}",
-        fix="give fewer --num-workers, a smaller --tile-size (in a new run) or more memory",
+        fix=f"give {fewer}more memory, or a smaller --tile-size in a new run",
     )

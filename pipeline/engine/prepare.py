@@ -37,22 +37,25 @@ def open_run(
 ) -> tuple[RunLayout, Manifest, tuple[str, ...]]:
     """Creates a run or opens the one that is there, if its settings agree.
 
-    Args and errors are those of `proposed`, and `tell` that of `Proposal.take`.
+    Arguments and errors are those of `proposed`.
 
     Returns:
         The run's layout, its manifest, and the ids of the slides that are wanted.
     """
-    with proposed(config, only, accept=accept) as proposal:
-        return proposal.layout, proposal.take(tell), proposal.wanted
+    with proposed(config, only, accept=accept, tell=tell) as proposal:
+        return proposal.layout, proposal.take(), proposal.wanted
 
 
 @contextmanager
-def proposed(config: RunConfig, only: Sequence[str] = (), *, accept: Accept = ignore) -> Iterator[Proposal]:
+def proposed(
+    config: RunConfig, only: Sequence[str] = (), *, accept: Accept = ignore, tell: Tell = ignore
+) -> Iterator[Proposal]:
     """Yields the run that a command asks for; the one on disk is unchanged until it is taken.
 
     Args:
         only: ids of the slides wanted, or none for all. A run that is there is opened without
             a look at the others, so that one bad slide does not stop the rest.
+        tell: takes lines on where the run is not what the command asked for.
 
     Raises:
         UsageError: no slide or no output directory is named, or `only` names one that is not there.
@@ -71,6 +74,8 @@ def proposed(config: RunConfig, only: Sequence[str] = (), *, accept: Accept = ig
     else:
         manifest = agreement.grown(layout, there, config, entries)
     accept(manifest)
+    for line in agreement.surprises(manifest, config):
+        tell(line)
     known = frozenset(s.slide_id for s in there.slides) if there else frozenset()
     with TemporaryDirectory(prefix="mkhspc-") as drafts:
         yield Proposal(config, layout, manifest, wanted, entries, known, RunLayout(Path(drafts)), accept)
@@ -101,12 +106,8 @@ class Proposal:
         is_settled = slide_id in self.known or self.layout.plan(slide_id).exists()
         return prepare_plan(self.layout if is_settled else self.drafts, self.manifest, slide_id)
 
-    def take(self, tell: Tell = ignore) -> Manifest:
-        """Writes the manifest and the plans; returns what is on disk, which others may have grown too.
-
-        Args:
-            tell: takes lines on where the run, as it stands, is not what the command asked for.
-        """
+    def take(self) -> Manifest:
+        """Writes the manifest and the plans; returns what is on disk, which others may have grown too."""
         if self.layout.manifest.exists():
             manifest = _reopened(self.layout, self.config, self.entries, self.accept)
         else:
@@ -115,8 +116,6 @@ class Proposal:
             if self.drafts.plan(slide_id).exists():
                 plan = read_plan(self.drafts, slide_id, manifest.config_hash)
                 write_plan(self.layout, slide_id, plan, manifest.config_hash)
-        for line in agreement.surprises(manifest, self.config):
-            tell(line)
         return manifest
 
 

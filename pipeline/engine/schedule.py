@@ -16,6 +16,7 @@ from pipeline.engine.budget import (
     Budget,
     Demand,
     layout_of,
+    mask_px,
     plan_workers,
     room_bytes,
 )
@@ -138,6 +139,7 @@ def do_tiles(
         limit_bytes=job.budget.limit.limit_bytes,
         shard=str(share.shard) if share.shard else None,
         planned_peak_bytes=job.budget.peak_bytes,
+        um_per_px={slide.slide_id: slide.um_per_px for slide in job.slides},
     )
     stop = StopFlag(tell)
     restore = stop.install()
@@ -214,6 +216,7 @@ def plan_job(
         window_px=max(visit.box.area_px for slide in slides for visit in slide.visits),
         held_bytes=max(slide.plan.held_bytes for slide in slides),
         block_bytes=max(slide.plan.block_bytes for slide in slides),
+        mask_px=max(mask_px(manifest.slide(slide_id)) for slide_id in tiles),
     )
     budget = plan_workers(compute.num_workers, demand, usable_cores(), limit)
     return Job(slides, demand, room, budget, compute.num_workers)

@@ -21,7 +21,7 @@ from typing import Any
 import jinja2
 
 from pipeline.config import CELL_TYPES, RunConfig
-from pipeline.engine.budget import SAFE_SHARE, Demand, layout_of, room_bytes
+from pipeline.engine.budget import SAFE_SHARE, Demand, layout_of, mask_px, room_bytes, survey_bytes
 from pipeline.engine.limits import GB, MIB, MemoryLimit
 from pipeline.engine.schedule import Shard, recipe_of
 from pipeline.errors import InputError
@@ -150,10 +150,14 @@ def memory_gb(config: RunConfig, manifest: Manifest, workers: int) -> int:
     recipe = recipe_of(manifest)
     halo_px = max(recipe.halo_px(slide.um_per_px) for slide in manifest.slides)
     window_px = (config.run.tile_size + 2 * halo_px) ** 2
+    largest_mask_px = max(map(mask_px, manifest.slides))
+    planning_bytes = max(survey_bytes(slide, config.run.calibration_samples) for slide in manifest.slides)
 
     def is_enough(limit: MemoryLimit) -> bool:
-        demand = Demand(2 * workers, window_px, room_bytes(limit.limit_bytes), SUB_BLOCK_BYTES)
-        return layout_of(demand, workers, limit).peak_bytes <= SAFE_SHARE * limit.limit_bytes
+        room = room_bytes(limit.limit_bytes)
+        demand = Demand(2 * workers, window_px, room, SUB_BLOCK_BYTES, mask_px=largest_mask_px)
+        working_bytes = layout_of(demand, workers, limit).peak_bytes
+        return max(planning_bytes, working_bytes) <= SAFE_SHARE * limit.limit_bytes
 
     return next(gb for gb in count(1) if is_enough(MemoryLimit(gb * GB, "Slurm")))
 

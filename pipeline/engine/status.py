@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.config import CELL_TYPES, CellType
 from pipeline.engine.journal import MEMORY_EVERY_S, read_journals
 from pipeline.engine.prepare import chosen_tiles
+from pipeline.errors import InputError
 from pipeline.progress import Event, Journal, ProcessState, steps_per_s
 from pipeline.slide.tiles import read_plan
 from pipeline.store import manifest as manifests, tables
@@ -31,6 +33,7 @@ class SlideStatus:
         failed: tiles whose last try failed; they count among `left` too.
         cells: in the tiles that are done, by type.
         merged: whether the slide has its tables.
+        merged_cells: in these tables, which may be older than some of the tiles.
     """
 
     slide_id: str
@@ -39,10 +42,16 @@ class SlideStatus:
     failed: int
     cells: Cells
     merged: bool
+    merged_cells: int | None
 
     @property
     def left(self) -> int | None:
         return None if self.tiles is None else self.tiles - self.done
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the tables lack cells of finished tiles."""
+        return self.merged_cells is not None and self.merged_cells < sum(self.cells.values())
 
 
 @dataclass(frozen=True)
@@ -205,9 +214,12 @@ def _last_ends(journals: Sequence[Journal]) -> TileEnds:
 
 def _slide_status(layout: RunLayout, manifest: Manifest, slide_id: str, ends: TileEnds) -> SlideStatus:
     finished = layout.finished_tiles(slide_id)
-    merged = layout.cells(slide_id).exists()
+    merged_cells = _merged_cells(layout.cells(slide_id))
+    merged = merged_cells is not None
     if not layout.plan(slide_id).exists():
-        return SlideStatus(slide_id, None, len(finished), 0, dict.fromkeys(CELL_TYPES, 0), merged)
+        return SlideStatus(
+            slide_id, None, len(finished), 0, dict.fromkeys(CELL_TYPES, 0), merged, merged_cells
+        )
     plan = read_plan(layout, slide_id, manifest.config_hash)
     wanted = {tile.tile_id for tile in chosen_tiles(manifest, plan)}
     failed = (ends.get((slide_id, tile_id)) for tile_id in wanted - finished)
@@ -218,7 +230,18 @@ def _slide_status(layout: RunLayout, manifest: Manifest, slide_id: str, ends: Ti
         failed=sum(end is not None and end.name == "failed" for end in failed),
         cells=_cells(layout, manifest, slide_id, sorted(wanted & finished), ends),
         merged=merged,
+        merged_cells=merged_cells,
     )
+
+
+def _merged_cells(table: Path) -> int | None:
+    """Rows of a table of cells, told by its footer; None when there is no table."""
+    try:
+        return int(pq.read_metadata(table).num_rows)
+    except FileNotFoundError:
+        return None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"is damaged ({error})", where=table) from error
 
 
 def _cells(

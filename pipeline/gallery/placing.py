@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -12,11 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline.config import CELL_TYPES
 from pipeline.errors import InputError
 
 FORMAT = "mkhspc-site"
 VERSION = 1
 SITE_ENTRIES = {"index.html", "site.json", "assets", "mk", "hspc"}
+PAGES = re.compile(r"page-\d+\.html")
+ASSET_SUFFIXES = {".avif", ".css", ".js", ".json", ".svg"}
 BUILDING = ".building"
 
 
@@ -36,6 +40,21 @@ def read_site(site: Path) -> dict[str, Any]:
     if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("version") != VERSION:
         raise InputError(f"is not the site.json of a site of version {VERSION}", where=site, fix=fix)
     return data
+
+
+def foreign_files(site: Path) -> list[str]:
+    """Files below a site that no site of ours has, by their paths below it."""
+    names = (path.relative_to(site) for path in site.rglob("*") if not path.is_dir())
+    return sorted(str(name) for name in names if not _is_of_a_site(name))
+
+
+def _is_of_a_site(name: Path) -> bool:
+    top, *below = name.parts
+    if not below:
+        return top in SITE_ENTRIES
+    if top in CELL_TYPES:
+        return len(below) == 1 and PAGES.fullmatch(below[0]) is not None
+    return top == "assets" and name.suffix in ASSET_SUFFIXES
 
 
 def refuse_foreign(out: Path) -> None:

@@ -8,16 +8,18 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import CheckFailedError, IncompleteError, UsageError
+from pipeline.errors import CheckFailedError, IncompleteError, InputError, UsageError
 from pipeline.gallery.git import Changes, target_branch
 from pipeline.gallery.options import BYTES_PER_MB
-from pipeline.gallery.placing import read_site
+from pipeline.gallery.placing import foreign_files, read_site
 from pipeline.progress import Progress, silent
 
 MAX_SITE_BYTES = 1_000_000_000
 MAX_FILE_BYTES = 100 * 1024 * 1024
 POLL_S = 5.0
 WAIT_S = 900.0
+PAGES_FILES = {"CNAME", ".nojekyll"}
+"""What GitHub Pages read beside a site: its own domain, and that it is published as it is."""
 DEFAULT_MESSAGE = "Publish the labelling gallery"
 
 
@@ -90,10 +92,11 @@ def check_site(site: Path) -> int:
     A push of up to 2 GB is allowed, so a site that is small enough always makes one that is.
 
     Raises:
-        InputError: the directory holds no site.
+        InputError: the directory holds no site, or files that are not part of it.
         CheckFailedError: the site or a file is larger than GitHub Pages allow.
     """
     read_site(site)
+    _refuse_strangers(site)
     sizes = {path: path.stat().st_size for path in site.rglob("*") if path.is_file()}
     for path, size_bytes in sizes.items():
         if size_bytes > MAX_FILE_BYTES:
@@ -108,6 +111,18 @@ def check_site(site: Path) -> int:
             fix="make it smaller with `mkhspc gallery --max-cards`",
         )
     return total_bytes
+
+
+def _refuse_strangers(site: Path) -> None:
+    """Refuses files that no site has: all that lies in the directory would become public."""
+    strangers = [name for name in foreign_files(site) if name not in PAGES_FILES]
+    if strangers:
+        raise InputError(
+            f"holds files that are not part of the site: {', '.join(strangers[:5])}"
+            + (f" and {len(strangers) - 5} more" if len(strangers) > 5 else ""),
+            where=site,
+            fix="move them away: everything in the directory would become public",
+        )
 
 
 def wait_until_live(url: str, site: Path, progress: Progress = silent, patience_s: float = WAIT_S) -> None:

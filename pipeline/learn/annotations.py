@@ -24,6 +24,7 @@ from pipeline.learn.jsonfile import read_json
 from pipeline.learn.labels import (
     VALUES,
     AnnotationFile,
+    Label,
     Repeat,
     Value,
     checked_id,
@@ -64,7 +65,7 @@ def read_annotations(path: Path) -> AnnotationFile:
     return AnnotationFile(
         path=path,
         shape=shape,
-        annotator=_annotator(data, path) if is_ours else path.stem,
+        annotator=_annotator(data, labels, path) if is_ours else path.stem,
         labels=labels,
         repeats=_repeats(entries, events, path),
         dataset=_text(data, "dataset", path) if is_ours else None,
@@ -184,10 +185,12 @@ def _repeats(entries: list[Entry], events: Events, path: Path) -> tuple[Repeat, 
     return tuple(repeats)
 
 
-def _annotator(data: dict[str, Any], path: Path) -> str:
-    # two people who gave no name are two annotators, not one who changed his mind
+def _annotator(data: dict[str, Any], labels: tuple[Label, ...], path: Path) -> str:
+    """The name given. Nameless answers whose times are known are one person's, who exported twice."""
     name = _text(data, "annotator", path)
-    return path.stem if name in (None, "", ANONYMOUS) else str(name)
+    if name not in (None, "", ANONYMOUS):
+        return str(name)
+    return ANONYMOUS if all(label.shown.at is not None for label in labels) else path.stem
 
 
 def _text(data: dict[str, Any], key: str, path: Path) -> str | None:

@@ -122,7 +122,9 @@ def read_card(classifier: Path) -> dict[str, Any]:
     """
     if classifier.exists() and not card_path(classifier).exists():
         raise InputError(
-            "has no model card", where=classifier, fix=f"{card_path(classifier).name} must lie beside it"
+            "cannot be read: there is no such file",
+            where=card_path(classifier),
+            fix=f"the model card that `mkhspc train` wrote must lie beside {classifier.name}",
         )
     card = read_json(card_path(classifier))
     if not isinstance(card, dict) or card.get("format") != FORMAT or card.get("version") != VERSION:

@@ -185,7 +185,11 @@ def _read_bytes(path: Path) -> bytes:
             raise InputError(f"is larger than {MAX_FILE_BYTES // 2**20} MiB: no classifier is", where=path)
         return path.read_bytes()
     except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", where=path) from error
+        raise InputError(
+            f"cannot be read ({error.strerror})",
+            where=path,
+            fix="name the .skops file that `mkhspc train --output-mk` or `--output-hspc` wrote",
+        ) from error
 
 
 def _check_kind(content: bytes, path: Path) -> None:

@@ -82,7 +82,7 @@ class Conversion:
     """Training data, ready to be written, and the report on how it came about.
 
     Attributes:
-        superseded: answers that their annotator gave anew in a newer file.
+        superseded: answers that their annotator gave anew in another file.
     """
 
     manifest: Manifest

@@ -71,7 +71,7 @@ class AnnotationFile:
 
     Attributes:
         shape: 'mkhspc-annotations', or the letter of an older shape, 'A' to 'E'.
-        annotator: a name, or the file's stem when it gives none.
+        annotator: a name; without one 'anonymous' if every label has its time, else the file's stem.
         dataset, config_hash: the run that the labels were made on; None in older shapes.
         exported_at: when the file was made, if it says so.
     """

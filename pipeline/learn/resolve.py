@@ -57,19 +57,20 @@ class Decision:
 
 
 def without_superseded(votes: Sequence[Vote], exported_at: Sequence[datetime | None]) -> list[Vote]:
-    """Drops answers that their annotator gave anew, for the same id, in a newer file.
+    """Drops answers that their annotator gave anew, for the same id, in another file.
 
-    A file is newer if it was exported later; files that do not say when count as older, and among
-    equals the later one on the command line is the newer.
+    The newest answer counts, by its own time, or else that of its file; answers without a time
+    count as older. Among equals the one in the file exported later is the newer, then the one in
+    the later file on the command line.
 
     Args:
         exported_at: of each file, in the order of the command line.
     """
 
-    def age(vote: Vote) -> tuple[datetime, int]:
-        return exported_at[vote.file] or _LONG_AGO, vote.file
+    def age(vote: Vote) -> tuple[datetime, datetime, int]:
+        return vote.at or _LONG_AGO, exported_at[vote.file] or _LONG_AGO, vote.file
 
-    newest: dict[tuple[str, str], tuple[datetime, int]] = {}
+    newest: dict[tuple[str, str], tuple[datetime, datetime, int]] = {}
     for vote in votes:
         key = vote.annotator, vote.label_id
         newest[key] = max(newest.get(key, age(vote)), age(vote))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -43,31 +43,45 @@ class Request:
     settings: Settings = field(default_factory=Settings)
 
 
-def train(request: Request, progress: Progress = silent) -> dict[CellType, dict[str, Any]]:
+class TooLittleError(InputError):
+    """The labels of a cell type are too few, or too much alike, to learn from."""
+
+
+LeaveOut = Callable[[CellType, TooLittleError], None]
+"""Is told which cell type is not trained, and why."""
+
+
+def train(
+    request: Request, progress: Progress = silent, leave_out: LeaveOut | None = None
+) -> dict[CellType, dict[str, Any]]:
     """Trains, and writes for each type the classifier, its predictions and its model card.
 
-    Nothing is written before every type asked for is trained. The same request on the same data
-    writes the same bytes.
+    Nothing is written before every type is trained. The same request on the same data writes the
+    same bytes.
+
+    Args:
+        leave_out: with it, a type with too few labels does not keep the other from being trained.
 
     Returns:
-        The model card of each type.
+        The model card of each type trained, one at least.
 
     Raises:
         UsageError: no output is named, or one is no .skops file.
-        InputError: the training data cannot be used, or is too little to learn from.
+        TooLittleError: a type, or with `leave_out` every type, has too little to learn from.
+        InputError: the training data cannot be used.
     """
     if not request.outputs:
         raise UsageError("nothing to train", fix="name a classifier with --output-mk or --output-hspc")
     _check_outputs(request)
     data = read_training(request.training_data)
-    prepared = {t: _prepare(data.samples[t], request) for t in request.outputs}
+    prepared = _prepare_all(data, request, leave_out)
     trained = {
         t: _train_type(samples, groups, data, request.settings, progress)
         for t, (samples, groups) in prepared.items()
     }
     cards = {}
-    for cell_type, path in request.outputs.items():
-        samples, groups = prepared[cell_type]
+    for cell_type, (samples, groups) in prepared.items():
+        path = request.outputs[cell_type]
         content, oof, fitted, found = trained[cell_type]
         facts = _facts(samples, groups, fitted, found, request) | _origin(data)
         cards[cell_type] = card.write_beside(path, content, oof, facts)
@@ -86,32 +100,61 @@ def _check_outputs(request: Request) -> None:
             taken.add(written.resolve())
 
 
+def _prepare_all(
+    data: TrainingData, request: Request, leave_out: LeaveOut | None
+) -> dict[CellType, tuple[Samples, Groups]]:
+    prepared: dict[CellType, tuple[Samples, Groups]] = {}
+    reasons: dict[CellType, TooLittleError] = {}
+    for cell_type in request.outputs:
+        try:
+            prepared[cell_type] = _prepare(data.samples[cell_type], request)
+        except TooLittleError as error:
+            if leave_out is None:
+                raise
+            reasons[cell_type] = error
+    if not prepared:
+        fixes = dict.fromkeys(reason.fix for reason in reasons.values())
+        raise TooLittleError("; ".join(reason.what for reason in reasons.values()), fix="; ".join(fixes))
+    for cell_type, reason in reasons.items():
+        if leave_out is not None:
+            leave_out(cell_type, reason)
+    return prepared
+
+
 def _prepare(samples: Samples, request: Request) -> tuple[Samples, Groups]:
     """The cells of a type with the features asked for, and their groups; refuses what cannot teach."""
     name = samples.cell_type
     if not len(samples):
-        raise InputError(
+        raise TooLittleError(
             f"there is no labelled {name} in the training data",
             fix=f"leave --output-{name} out, or label some",
         )
     counts = np.bincount(samples.labels, minlength=2)
     if counts.min() < LEAST_OF_EACH_CLASS:
-        raise InputError(
+        raise TooLittleError(
             f"{counts[1]} positive and {counts[0]} negative {name} are too few to learn from:"
             f" at least {LEAST_OF_EACH_CLASS} of each are needed",
-            fix="label more cells",
+            fix="label more cells; where there are no more, segment with a higher --sample-fraction or"
+            " more slides",
         )
     groups = groups_of(samples, request.group_by)
     if len(np.unique(groups)) < 2:
-        raise InputError(
+        raise TooLittleError(
             f"all labelled {name} are of one group ({groups[0]}), so no classifier could be judged on"
             " cells of another",
-            fix="label cells of a second slide, or group by scene or by a CSV file with --group-by",
+            fix=_another_group(samples, request.group_by),
         )
     wanted = morphology(samples.feature_names) if request.morph_only else samples.feature_names
     if not wanted:
         raise InputError("the training data has no feature to learn from")
     return samples.with_features(wanted), groups
+
+
+def _another_group(samples: Samples, group_by: str) -> str:
+    """How labelled cells of a single group could come to be of several."""
+    if group_by != "scene" and len(np.unique(groups_of(samples, "scene"))) > 1:
+        return "label cells of a second slide, or hold out scenes with --group-by scene"
+    return "label cells of more slides or scenes"
 
 
 def _train_type(

@@ -17,6 +17,7 @@ from pipeline.learn.figures import Predictions, figures_of
 BLUE, VERMILION = "#0072B2", "#D55E00"
 """Two of Okabe and Ito's colours, which people with any kind of colour vision can tell apart."""
 DOTS_PER_INCH = 150
+SQUARE_INCHES = (4.2, 3.9)
 MOST_BINS = 10
 CELLS_PER_BIN = 15
 
@@ -35,26 +36,28 @@ DARK = Theme("#16191d", "#e6e8ea", "#3d444c")
 
 
 def pictures_of(cells: Predictions, theme: Theme = LIGHT) -> dict[str, bytes]:
-    """PNG files by name: 'curves' (ROC and precision-recall), 'groups' and 'calibration'."""
-    groups = len(np.unique(cells.groups))
+    """PNG files by name, one panel each, so that a page can put them side by side or below each other."""
+    groups_inches = 1.4 + 0.32 * len(np.unique(cells.groups))
     return {
-        "curves": _png([_roc, _precision_recall], (8.0, 3.9), cells, theme),
-        "groups": _png([_groups], (8.0, 1.4 + 0.32 * groups), cells, theme),
-        "calibration": _png([_calibration, _histogram], (8.0, 3.9), cells, theme),
+        "roc": _png(_roc, SQUARE_INCHES, cells, theme),
+        "precision_recall": _png(_precision_recall, SQUARE_INCHES, cells, theme),
+        "calibration": _png(_calibration, SQUARE_INCHES, cells, theme),
+        "probabilities": _png(_histogram, SQUARE_INCHES, cells, theme),
+        "groups": _png(_groups, (4.8, groups_inches), cells, theme),
     }
 
 
 def _png(
-    panels: list[Callable[[Axes, Predictions, Theme], None]],
+    draw: Callable[[Axes, Predictions, Theme], None],
     inches: tuple[float, float],
     cells: Predictions,
     theme: Theme,
 ) -> bytes:
     figure = Figure(figsize=inches, facecolor=theme.paper, layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, draw in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        draw(axes, cells, theme)
-        _dress(axes, theme)
+    axes = figure.subplots()
+    draw(axes, cells, theme)
+    _dress(axes, theme)
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
     return out.getvalue()

@@ -37,10 +37,15 @@ class SlideOrigin:
 
 @dataclass(frozen=True)
 class Design:
-    """The slides of a run in the run's order, and the factors that all of them have a level of."""
+    """The slides of a run in the run's order, and the factors that all of them have a level of.
+
+    Attributes:
+        unit: what one density is of: 'animal', or 'slide' where no animal is named.
+    """
 
     factors: tuple[str, ...]
     slides: Mapping[str, SlideOrigin]
+    unit: str = "slide"
 
 
 def read_design(manifest: Manifest, groups_csv: Path | None = None) -> Design:
@@ -116,7 +121,8 @@ def _design(rows: Mapping[str, Mapping[str, str]], where: str) -> Design:
         for slide_id, levels in rows.items()
     }
     _refuse_split_animals(list(slides.values()), where)
-    return Design(tuple(names), slides)
+    are_animals_named = any("animal" in levels for levels in rows.values())
+    return Design(tuple(names), slides, "animal" if are_animals_named else "slide")
 
 
 def _refuse_split_animals(slides: Sequence[SlideOrigin], where: str) -> None:

@@ -1,4 +1,4 @@
-"""The picture of densities: a dot for each animal, a bar for each group's mean."""
+"""The picture of densities: a dot for each animal or slide, a bar for the mean of several."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _panel(axes: Axes, found: Sequence[Unit], groups: Sequence[str], theme: Them
             place + _swarm(values, 0.04 * top), values, s=42, color=colour, marker=marker,
             edgecolors=theme.paper, linewidths=0.8, zorder=3,
         )  # fmt: skip
-        if values.size:
+        if values.size > 1:
             axes.hlines(values.mean(), place - 0.3, place + 0.3, color=theme.ink, linewidth=1.6, zorder=2)
     # a `$` in the name of a group is no mathematics
     axes.set_xticks(range(len(groups)), [_on_lines(group) for group in groups], parse_math=False)

@@ -113,13 +113,19 @@ def slide_results(layout: RunLayout, manifest: Manifest) -> list[SlideResult]:
     return results
 
 
+def unmerged_slides(layout: RunLayout, manifest: Manifest) -> list[str]:
+    """Slides without tables, or whose tables lack cells of finished tiles."""
+    return [s.slide_id for s in manifest.slides if not _is_merged(layout, s.slide_id)]
+
+
 def _refuse_unmerged(layout: RunLayout, manifest: Manifest) -> None:
-    unmerged = [s.slide_id for s in manifest.slides if not _is_merged(layout, s.slide_id)]
+    unmerged = unmerged_slides(layout, manifest)
     if unmerged:
         raise IncompleteError(
             f"not all finished tiles are in the tables of {', '.join(unmerged)}",
             where=layout.root,
-            fix="finish them with `mkhspc segment`, then run `mkhspc merge`",
+            fix="run the same `mkhspc segment` again: it finishes the tiles and makes the tables"
+            " (those of a sharded run: `mkhspc merge`)",
         )
 
 

@@ -340,8 +340,23 @@ class RunPage:
 
     @property
     def settings(self) -> list[tuple[str, str]]:
-        """What decides which cells the run has."""
-        return [(name, _plain(value)) for name, value in self._latest.get("identity", {}).items()]
+        """What decides which cells the run has, and the pixel sizes used."""
+        rows = []
+        for name, value in self._latest.get("identity", {}).items():
+            if isinstance(value, Mapping):
+                rows += [(f"{name}.{part}", _plain(inner)) for part, inner in value.items()]
+            else:
+                rows.append((name, _plain(value)))
+        return [*rows, *self._pixel_sizes()]
+
+    def _pixel_sizes(self) -> Iterator[tuple[str, str]]:
+        """A row for each size, with the slides that have it."""
+        slides: dict[float, dict[str, None]] = {}
+        for journal in self._journals:
+            for slide_id, um_per_px in journal.origin.get("um_per_px", {}).items():
+                slides.setdefault(um_per_px, {})[slide_id] = None
+        for um_per_px, names in sorted(slides.items()):
+            yield f"pixel size of {', '.join(names)}", f"{um_per_px:g} µm"
 
     @property
     def versions(self) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline import __version__
 from pipeline.config import CELL_TYPES, CellType
+from pipeline.errors import InputError
 from pipeline.report.classifiers import FIGURE_NAMES, ScoredWith, scored_with
 from pipeline.report.design import Design, read_design
 from pipeline.report.plots import DARK, LIGHT, density_png
@@ -31,6 +32,7 @@ from pipeline.store.manifest import Manifest
 
 SIMULATED_PREFIX = "DEMO_"
 """Slides of the demo carry this name; whatever shows their numbers says that they are made up."""
+FILES = ("results.csv", "groups.csv", "comparisons.csv", "density.png", "report.html")
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,31 @@ def make_report(layout: RunLayout, groups_csv: Path | None = None) -> Report:
     )
 
 
+def refuse_foreign(out_dir: Path) -> None:
+    """Raises `InputError` if a report would be written among other things, such as a site to publish."""
+    if not out_dir.exists():
+        return
+    if not out_dir.is_dir():
+        raise InputError("is a file, not a directory", where=out_dir, fix="choose another --out")
+    foreign = sorted({path.name for path in out_dir.iterdir()} - set(FILES))
+    if foreign:
+        raise InputError(
+            f"holds something other than a report: {', '.join(foreign[:5])}",
+            where=out_dir,
+            fix="choose another --out: a report names slides, and what lies in a site becomes public",
+        )
+
+
 def write_report(report: Report, out_dir: Path) -> Path:
     """Writes results.csv, groups.csv, comparisons.csv, density.png and report.html.
 
     Returns:
         The path of report.html.
+
+    Raises:
+        InputError: the directory holds something other than an earlier report.
     """
+    refuse_foreign(out_dir)
     rows = slide_rows(report)
     atomic.write_text(out_dir / "results.csv", _csv(rows))
     atomic.write_text(out_dir / "groups.csv", _csv(_marked(report, report.groups)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import click
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 from runs import make_run
 
 from pipeline.cli import COMMANDS, cli, run_command
+from pipeline.cli.options import command_line
 
 
 def command(name: str) -> click.Command:
@@ -31,6 +33,37 @@ def test_help_has_a_summary_and_an_example(name: str) -> None:
 def test_every_option_has_a_word_of_help(name: str) -> None:
     options = [p for p in command(name).params if isinstance(p, click.Option)]
     assert [o.name for o in options if not o.help] == []
+
+
+def test_help_names_the_size_filter_of_a_new_run() -> None:
+    shown = " ".join(CliRunner().invoke(command("segment"), ["--help"]).output.split())
+    assert "--mk-min-area-um FLOAT Smallest MK (the whole cell), in µm². [100]" in shown
+    assert "--hspc-max-area-um FLOAT Largest HSPC, in µm². [150]" in shown
+    refilter = " ".join(CliRunner().invoke(command("refilter"), ["--help"]).output.split())
+    assert "[100]" not in refilter, "there the default is the run's own"
+
+
+def test_commands_to_copy_call_the_program_that_is_there_and_quote_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = tmp_path / "bin" / "mkhspc"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("sys.argv", [str(program)])
+    assert command_line("serve", "my site") == f"{program} serve 'my site'"
+    monkeypatch.setattr("sys.argv", ["/lib/pipeline/__main__.py"])
+    assert command_line("serve", "site") == f"{sys.executable} -m pipeline serve site"
+    monkeypatch.setenv("PATH", str(program.parent))
+    for called in ("/lib/pipeline/__main__.py", str(program), "mkhspc"):
+        monkeypatch.setattr("sys.argv", [called])
+        assert command_line("serve", "site") == "mkhspc serve site"
+    run = make_run(tmp_path / "my run", slide_ids=("A",), cells_per_type=10)
+    assert run_command(["refilter", str(run.layout.root), "--mk-min-area-um", "120"]) == 0
+    shown = capsys.readouterr().out
+    assert f"next: mkhspc gallery --run '{run.layout.root}' --out SITE" in shown
+    assert "tiles:" in shown
 
 
 @pytest.mark.parametrize("name", COMMANDS)

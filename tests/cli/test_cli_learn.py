@@ -101,6 +101,50 @@ def test_labels_that_mean_nothing_end_at_the_gate(tmp_path: Path, mkhspc: Journe
     assert len(err.splitlines()) == 2
     assert json.loads((tmp_path / "report" / "report.json").read_text())["passed"] is False
 
+    code, _, err = mkhspc("score", "--run", run.layout.root, "--mk-classifier", mk)
+    assert code == 0
+    assert f"mkhspc: {mk} misses the gate of `mkhspc validate`: accuracy is 0." in err
+
+    code, out, err = mkhspc("report", "--run", run.layout.root, "--out", tmp_path / "results", "--json")
+    (classifier,) = json.loads(out)["classifiers"]
+    name = f"The MK classifier {classifier['classifier_id']}"
+    assert code == 0
+    assert f"mkhspc: {name} misses the gate of `mkhspc validate`" in err
+    page = (tmp_path / "results" / "report.html").read_text()
+    assert f'<p class="notice" role="note">{name} misses the gate of' in page
+    assert "FGC1, FHU1, MGC1, MHU1" in page
+    shown = json.loads(mk.with_suffix(".json").read_text())["cross_validated"]
+    for figure in ("accuracy", "baseline_accuracy", "recall"):
+        assert f"{shown[figure]['value']:.3f}<br>{shown[figure]['low']:.3f} to" in page
+
+
+def test_two_exports_without_a_name_are_one_persons_and_the_newest_answers_count(
+    labelled: tuple[FakeRun, Path], tmp_path: Path, mkhspc: Journey
+) -> None:
+    run, _ = labelled
+    labels, training = truth_labels(run), tmp_path / "t.json"
+    turned = list(labels)[:18]
+    corrected = {c: "positive" if labels[c] == "negative" else "negative" for c in turned}
+    first = export(run.manifest, labels, annotator="anonymous")
+    second = export(run.manifest, corrected, annotator="anonymous")
+    for event in second["events"]:
+        event["at"] = "2026-02-01T09:00:00Z"
+    files = [write(tmp_path / "2.json", second), write(tmp_path / "1.json", first)]
+    code, out, err = mkhspc(
+        "convert", "--annotations", *files, "--base-dir", run.layout.root, "--output", training
+    )
+    assert code == 0
+    assert err == (
+        "mkhspc: 2.json, 1.json give no name and are taken for one annotator's: the newest answer counts\n"
+    )
+    assert "18 answers given anew by the same annotator: the newest counts" in out
+    document = json.loads(training.read_text())
+    assert document["conflicts"] == []
+    said = {sample["cell_id"]: sample["label"] for sample in document["samples"]}
+    seen = [c for c in turned if c in said]
+    assert seen
+    assert all(said[c] == int(corrected[c] == "positive") for c in seen)
+
 
 def test_convert_reports_as_json_on_stdout_alone(
     labelled: tuple[FakeRun, Path], tmp_path: Path, mkhspc: Journey
@@ -204,6 +248,35 @@ def test_the_classifier_name_of_the_notes_ends_with_2_and_the_new_name(
     assert files_below(tmp_path) == {"t.json"}
 
 
+def test_a_type_that_cannot_be_trained_is_named_and_left_out(tmp_path: Path, mkhspc: Journey) -> None:
+    run = make_run(tmp_path / "run", slide_ids=SLIDES[:2], cells_per_type=25)
+    few = [cell for cell in run.truth if "_mk_" in cell][:5]
+    labels = truth_labels(run, lambda cell: "_hspc_" in cell or cell in few)
+    labels[few[0]] = "positive"
+    annotations = write(tmp_path / "anna.json", export(run.manifest, labels))
+    training, mk, hspc = (tmp_path / name for name in ("t.json", "mk.skops", "hspc.skops"))
+    mkhspc("convert", "--annotations", annotations, "--base-dir", run.layout.root, "--output", training)
+    code, out, err = mkhspc("train", "--training-data", training, "--output-mk", mk, "--output-hspc", hspc)
+    assert code == 0
+    assert err.startswith("mkhspc: mk is left out: ")
+    assert "higher --sample-fraction or more slides" in err
+    assert out.startswith("hspc: ")
+    assert not mk.exists()
+    assert hspc.exists()
+
+
+def test_a_classifier_that_is_not_there_is_refused_with_where_it_comes_from(
+    tmp_path: Path, mkhspc: Journey
+) -> None:
+    missing = tmp_path / "mk.skops"
+    code, _, err = mkhspc("validate", "--mk-classifier", missing)
+    assert code == 3
+    assert err == (
+        f"mkhspc: {missing}: cannot be read (No such file or directory)\n"
+        "  name the .skops file that `mkhspc train --output-mk` or `--output-hspc` wrote\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("command", "reason"),
     [
@@ -215,6 +288,26 @@ def test_nothing_to_do_is_wrong_usage(mkhspc: Journey, command: tuple[str, ...],
     code, _, err = mkhspc(*command)
     assert code == 2
     assert reason in err
+
+
+def test_group_by_is_an_option_of_train(mkhspc: Journey) -> None:
+    code, out, err = mkhspc("validate", "--mk-classifier", "mk.skops", "--group-by", "my groups.csv")
+    assert (code, out) == (2, "")
+    assert err == (
+        "mkhspc: --group-by: is no option of validate: the groups are those that training held out\n"
+        "  train again with `mkhspc train --group-by 'my groups.csv'`, then validate\n"
+    )
+
+
+def test_the_next_command_can_be_copied(
+    labelled: tuple[FakeRun, Path], tmp_path: Path, mkhspc: Journey
+) -> None:
+    run, labels = labelled
+    training, mk = tmp_path / "t.json", tmp_path / "my mk.skops"
+    mkhspc("convert", "--annotations", labels, "--base-dir", run.layout.root, "--output", training)
+    code, out, _ = mkhspc("train", "--training-data", training, "--output-mk", mk, "--model", "logistic")
+    assert code == 0
+    assert out.endswith(f"next: mkhspc validate --mk-classifier '{mk}'\n")
 
 
 def test_score_without_a_classifier_is_wrong_usage(labelled: tuple[FakeRun, Path], mkhspc: Journey) -> None:

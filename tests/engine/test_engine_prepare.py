@@ -11,8 +11,9 @@ import pytest
 
 from pipeline.config import RunConfig, load_config
 from pipeline.detect.classical import ClassicalHspc, ClassicalMk
-from pipeline.engine.prepare import open_run
+from pipeline.engine.prepare import open_run, proposed
 from pipeline.errors import InputError
+from pipeline.slide.tiles import read_plan
 from pipeline.store import manifest as manifests
 from pipeline.store.manifest import Manifest
 
@@ -101,6 +102,40 @@ def test_other_versions_than_the_run_began_with_are_told(study: Study) -> None:
     (line,) = told(study())
     assert "numpy 0.1 (here " in line
     assert "pillow" not in line, "only what can move a cell"
+
+
+@pytest.mark.parametrize(
+    ("groups", "words"),
+    [
+        ("TINI", '[groups] names "TINI", which is no slide of this run; slides without groups: TINY'),
+        ("TINY = {sex = 'F'}\nNONE", '[groups] names "NONE", which is no slide of this run'),
+        ("TINY", None),
+    ],
+)
+def test_groups_of_a_slide_that_the_run_has_not_are_told(
+    study: Study, groups: str, words: str | None
+) -> None:
+    expected = [] if words is None else [words]
+    assert told(study(f"[groups]\n{groups} = {{sex = 'F'}}")) == expected
+    assert told(study("[groups]\nTINY = {sex = 'F'}")) == [], (
+        "a name that was corrected is not held against it"
+    )
+
+
+def test_a_proposal_changes_nothing_until_it_is_taken(study: Study) -> None:
+    config = study(run__sample_fraction=0.1)
+    with proposed(config) as proposal:
+        drafted = proposal.plan("TINY")
+        assert not proposal.layout.root.exists()
+        assert proposal.take() == proposal.manifest == manifests.read(proposal.layout)
+    layout = proposal.layout
+    assert read_plan(layout, "TINY", proposal.manifest.config_hash).tiles == drafted.tiles
+    before = layout.manifest.read_bytes()
+    with proposed(study()) as larger:
+        assert larger.plan("TINY").tiles == drafted.tiles
+        assert larger.manifest.config.run.sample_fraction == 1.0
+    assert layout.manifest.read_bytes() == before
+    assert not proposal.drafts.root.exists()
 
 
 def test_what_is_not_accepted_is_not_written(study: Study) -> None:

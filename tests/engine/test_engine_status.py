@@ -28,7 +28,7 @@ from pipeline.slide.tiles import Tile, TilePlan, write_plan
 from pipeline.slide.tissue import TissueMask
 from pipeline.store import cells as store_cells, manifest as manifests
 from pipeline.store.layout import RunLayout
-from pipeline.store.tables import read_table
+from pipeline.store.tables import read_table, write_table
 
 NOW_S = 1_800_000_000.0
 TILES = ("s0_x000000_y000000", "s0_x004096_y000000", "s0_x000000_y004096", "s0_x004096_y004096")
@@ -283,12 +283,25 @@ def test_the_command_prints_it_all(run: FakeRun) -> None:
     facts = json.loads(mkhspc("status", run.layout.root, "--json").stdout)
     assert (facts["left"], facts["failed"], facts["memory_bytes"]) == (2, 1, 500)
     assert facts["slides"][0] | {"cells": None} == {
-        "slide_id": "A", "tiles": 4, "done": 2, "failed": 1, "left": 2, "merged": True, "cells": None,
+        "slide_id": "A", "tiles": 4, "done": 2, "failed": 1, "left": 2, "merged": True,
+        "merged_cells": 40, "cells": None,
     }  # fmt: skip
     assert facts["tiles_per_s"] == pytest.approx(0.2)
     assert facts["eta_s"] == pytest.approx(5.0)
     (process,) = facts["processes"]
     assert (process["job"], process["shard"], process["state"]) == ("7_0", "0/2", "working")
+
+
+def test_tables_older_than_the_tiles_are_called_stale(run: FakeRun) -> None:
+    whole = read_table(run.layout.cells("A"), run.manifest.config_hash)
+    write_table(run.layout.cells("A"), whole.slice(0, 30), run.manifest.config_hash)
+    run.layout.cells("B").unlink()
+    (a, b) = look(run).slides
+    assert (a.merged, a.merged_cells, a.is_stale) == (True, 30, True)
+    assert (b.merged, b.merged_cells, b.is_stale) == (False, None, False)
+    shown = " ".join(mkhspc("status", run.layout.root).stdout.split())
+    assert "stale: 30 of 40 cells" in shown
+    assert "tables lack finished tiles: run `mkhspc merge`" in shown
 
 
 SACCT = """\

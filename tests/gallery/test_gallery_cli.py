@@ -8,6 +8,7 @@ import pytest
 from runs import FakeRun, make_run
 
 from pipeline.cli import run_command
+from pipeline.store import cells as store_cells
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,29 @@ def test_gallery_takes_options(run: FakeRun, tmp_path: Path) -> None:
     assert site["cell_types"]["mk"]["order"] == "area"
     assert site["cell_types"]["mk"]["cells"] == 7
     assert site["cell_types"]["mk"]["blind_repeats"] == 0
+
+
+def test_the_command_to_look_at_a_site_can_be_copied(
+    run: FakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "my site"
+    assert run_command(["gallery", "--run", str(run.layout.root), "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert said.out.endswith(f"Look at it: mkhspc serve '{out}'\n")
+    assert "lack cells" not in said.err
+
+
+def test_tables_older_than_the_tiles_are_shown_with_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "run", slide_ids=("FGC1", "FHU1"), cells_per_type=12)
+    cells = store_cells.read_cells(run.layout, run.manifest, "FHU1")
+    store_cells.write_cells(run.layout, run.manifest, "FHU1", cells.slice(3))
+    assert run_command(["gallery", "--run", str(run.layout.root), "--out", str(tmp_path / "site")]) == 0
+    assert (
+        "mkhspc: the tables of FHU1 lack cells of finished tiles, which are not shown;"
+        " run the same `mkhspc segment` again to finish them\n"
+    ) in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -231,6 +232,18 @@ def test_a_branch_name_that_is_none_is_refused(site: Path, bare: Path, branch: s
 def test_a_directory_that_is_no_site_is_not_published(tmp_path: Path, bare: Path) -> None:
     with pytest.raises(InputError, match="is no site"):
         push(tmp_path, bare)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["report.html", "results.csv", "notes/a.txt", "mk/anna.json", "mk/sub/page-001.html", "assets/x.csv"],
+)
+def test_what_is_not_part_of_the_site_is_never_published(site: Path, bare: Path, name: str) -> None:
+    (site / name).parent.mkdir(exist_ok=True)
+    (site / name).write_text("private")
+    with pytest.raises(InputError, match=f"not part of the site: {re.escape(name)}"):
+        push(site, bare)
+    assert git(bare, "branch", "--list") == ""
 
 
 def test_a_file_over_the_limit_is_refused(site: Path) -> None:

@@ -76,6 +76,15 @@ def test_the_annotator_is_the_one_named_and_else_the_file(tmp_path: Path) -> Non
     assert [read_annotations(path).annotator for path in (named, nameless, older)] == ["anna", "b", "c"]
 
 
+def test_nameless_answers_with_their_times_are_one_annotators(tmp_path: Path) -> None:
+    ids = [cell_id for values in LISTS.values() for cell_id in values]
+    events = [{"cell_id": i, "label": "positive", "at": "2026-01-31T12:00:00Z"} for i in ids]
+    data = {**OURS, "mk": LISTS, "annotator": "anonymous", "events": events}
+    whole = write(tmp_path / "a.json", data)
+    in_part = write(tmp_path / "b.json", {**data, "events": events[1:]})
+    assert [read_annotations(path).annotator for path in (whole, in_part)] == ["anonymous", "b"]
+
+
 def test_a_label_carries_how_its_cell_was_shown_last(tmp_path: Path) -> None:
     def event(**keys: Any) -> dict[str, Any]:
         return {"cell_id": MK, "label": "positive", "at": "2026-01-31T12:00:00Z", "policy": "area", **keys}

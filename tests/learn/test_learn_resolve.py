@@ -86,6 +86,15 @@ def test_a_newer_file_of_the_same_annotator_takes_the_place_of_the_older() -> No
     assert [(v.annotator, v.value) for v in kept] == [("anna", "negative"), ("ben", "unsure")]
 
 
+def test_the_newer_answer_counts_even_in_a_file_that_was_exported_earlier() -> None:
+    votes = [
+        vote("positive", at=NOON + timedelta(hours=1), file=0),
+        vote("negative", at=NOON, file=1),
+    ]
+    kept = without_superseded(votes, [NOON + timedelta(hours=2), NOON + timedelta(days=1)])
+    assert [v.value for v in kept] == ["positive"]
+
+
 def test_two_ids_of_one_annotator_that_mean_one_cell_are_two_votes() -> None:
     votes = [vote("negative", label_id="S_s0_mk_1_1"), vote("positive", label_id="S_s0_mk_2_1", file=1)]
     kept = without_superseded(votes, [None, None])

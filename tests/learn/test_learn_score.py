@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
@@ -246,7 +247,8 @@ def test_a_classifier_of_simulated_slides_on_real_ones_is_a_concern(fresh: FakeR
     assert not [concern for concern in at_home.concerns if "simulated" in concern]
     abroad = scored(fresh, classifiers)
     assert [c for c in abroad.concerns if "simulated" in c] == [
-        f"{path} learned from simulated slides (DEMO_FGC1, DEMO_MHU1): its answers say nothing about real ones"
+        f"{path} learned from simulated slides (DEMO_FGC1, DEMO_MHU1):"
+        " its answers say nothing about real ones"
         for path in classifiers.values()
     ]
 
@@ -281,7 +283,8 @@ def test_a_classifier_that_rejects_nearly_every_cell_is_a_concern(
         cells = read_cells(fresh.layout, fresh.manifest, slide_id)
         for name in classifier_file.read(trained["mk"]).feature_names:
             place = cells.column_names.index(name)
-            cells = cells.set_column(place, cells.schema.field(name), pc.multiply(0.0, cells[name]))
+            far = pa.array(np.full(len(cells), -10.0), cells.schema.field(name).type)
+            cells = cells.set_column(place, name, far)
         write_cells(fresh.layout, fresh.manifest, slide_id, cells)
     summary = scored(fresh, {"mk": trained["mk"]})
     assert summary.types["mk"].positive == 0

@@ -165,6 +165,47 @@ def test_nothing_is_written_when_one_of_the_types_cannot_be_trained(tmp_path: Pa
     assert [p.name for p in tmp_path.iterdir()] == ["t.json"]
 
 
+def test_a_type_with_too_little_is_left_out_and_the_other_is_trained(tmp_path: Path) -> None:
+    path = training_file(tmp_path / "t.json", lambda s: [x for x in s if x["cell_type"] == "hspc"])
+    left_out: list[tuple[CellType, str]] = []
+    outputs: dict[CellType, Path] = {"mk": tmp_path / "mk.skops", "hspc": tmp_path / "hspc.skops"}
+    request = Request((path,), outputs, settings=Settings(model="logistic"))
+    cards = train(request, leave_out=lambda cell_type, error: left_out.append((cell_type, error.what)))
+    assert list(cards) == ["hspc"]
+    assert left_out == [("mk", "there is no labelled mk in the training data")]
+    assert {p.name for p in tmp_path.iterdir()} == {"t.json", "hspc.skops", "hspc.json", "hspc.oof.csv"}
+
+
+def test_nothing_to_train_is_refused_with_every_reason(tmp_path: Path) -> None:
+    path = training_file(tmp_path / "t.json", lambda s: [x for x in s if x["label"]])
+    outputs: dict[CellType, Path] = {"mk": tmp_path / "mk.skops", "hspc": tmp_path / "hspc.skops"}
+    with pytest.raises(
+        InputError, match=r"0 negative mk are too few.*; .*0 negative hspc are too few"
+    ) as found:
+        train(Request((path,), outputs), leave_out=lambda *_: None)
+    assert found.value.fix.count("higher --sample-fraction or more slides") == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["t.json"]
+
+
+@pytest.mark.parametrize(
+    ("scenes", "group_by", "fix"),
+    [
+        ((0, 1), "slide", "--group-by scene"),
+        ((0,), "slide", "label cells of more slides or scenes"),
+        ((0,), "scene", "label cells of more slides or scenes"),
+    ],
+)
+def test_one_group_is_refused_with_what_can_be_done(
+    tmp_path: Path, scenes: tuple[int, ...], group_by: str, fix: str
+) -> None:
+    path = training_file(
+        tmp_path / "t.json", lambda s: [x for x in s if x["slide_id"] == "FGC1" and x["scene"] in scenes]
+    )
+    with pytest.raises(InputError) as found:
+        trained(path, "mk", group_by=group_by)
+    assert found.value.fix.endswith(fix)
+
+
 def test_a_card_is_not_written_over_the_training_data(tmp_path: Path) -> None:
     path = training_file(tmp_path / "mk.json")
     before = path.read_bytes()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import sync_playwright
 from runs import make_run
 from test_learn_train import training_file
 
@@ -284,7 +285,8 @@ def test_the_report_is_one_page_with_pictures_and_the_same_numbers(
     verdicts, limits = [judged(good), judged(useless)], Limits()
     page = write_report(tmp_path / "report", verdicts, limits)
     names = {p.name for p in (tmp_path / "report").iterdir()}
-    assert names == {"report.html", "report.json", "mk_curves.png", "mk_groups.png", "mk_calibration.png"}
+    pictures = ("roc", "precision_recall", "calibration", "probabilities", "groups")
+    assert names == {"report.html", "report.json", *(f"mk_{name}.png" for name in pictures)}
     assert json.loads((tmp_path / "report" / "report.json").read_text()) == to_json(verdicts, limits)
     text = page.read_text()
     accuracy = verdicts[1].figures["accuracy"]
@@ -297,6 +299,26 @@ def test_the_report_is_one_page_with_pictures_and_the_same_numbers(
     assert all(
         (tmp_path / "report" / name).read_bytes()[:4] == b"\x89PNG" for name in names if name.endswith("png")
     )
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1440, 390])
+def test_verdicts_and_pictures_are_in_sight_on_any_window(
+    tmp_path: Path, useless: Path, chromium: str, width: int
+) -> None:
+    page = write_report(tmp_path / "report", [judged(useless)], Limits())
+    arguments = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
+        tab = browser.new_page(viewport={"width": width, "height": 900})
+        tab.goto(page.as_uri())
+        assert tab.evaluate("document.documentElement.scrollWidth") == width
+        boxes = [found.bounding_box() for found in tab.locator("td.passed, td.failed, img").all()]
+        browser.close()
+    assert len(boxes) == 4 + 5
+    for box in boxes:
+        assert box is not None
+        assert 0 <= box["x"] < box["x"] + box["width"] <= width
 
 
 def test_what_annotators_and_slides_are_called_is_escaped_in_the_page(tmp_path: Path) -> None:

@@ -14,12 +14,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
 from runs import FakeRun, make_run
 
 from pipeline.errors import IncompleteError, InputError
 from pipeline.report.design import read_design
-from pipeline.report.plots import density_png
+from pipeline.report.plots import LIGHT, _panel, density_png
 from pipeline.report.results import SlideResult, slide_results
+from pipeline.report.statistics import Unit
 from pipeline.report.write import make_report, to_json, write_report
 from pipeline.store import cells as store_cells, tables
 from pipeline.store.layout import RunLayout
@@ -110,6 +113,25 @@ def test_scored_cells_are_counted_when_positive(run: FakeRun) -> None:
     found = of(slide_results(run.layout, run.manifest), "FGC1", "mk")
     assert found.counted.cells == expected < cells.num_rows == found.candidates.cells
     assert (found.classifier_id, found.counted_as) == ("c1", "classified positive")
+
+
+def test_a_classifier_of_which_nothing_was_noted_is_a_concern(run: FakeRun) -> None:
+    for slide_id in SLIDES:
+        write_scores(run, slide_id, read(run, slide_id))
+    report = make_report(run.layout)
+    assert [(c.cell_type, c.classifier_id, c.groups) for c in report.classifiers] == [
+        ("mk", "c1", ()), ("hspc", "c1", ()),
+    ]  # fmt: skip
+    assert report.concerns[0].startswith("The MK classifier c1 is not known here")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"format": "another", "version": 1}'])
+def test_a_damaged_note_of_a_classifier_is_refused(run: FakeRun, text: str) -> None:
+    for slide_id in SLIDES:
+        write_scores(run, slide_id, read(run, slide_id))
+    run.layout.scores("c1").with_suffix(".json").write_text(text)
+    with pytest.raises(InputError, match=r"c1\.json"):
+        make_report(run.layout)
 
 
 def test_one_type_may_be_scored_and_the_other_not(run: FakeRun) -> None:
@@ -253,6 +275,60 @@ def test_the_command_writes_a_report_and_prints_it(run: FakeRun, groups: Path, t
     shown = json.loads(done.stdout)
     assert Path(shown["page"]).exists()
     assert len(shown["slides"]) == 6
+
+
+def test_a_report_is_written_again_over_itself_and_never_into_something_else(
+    run: FakeRun, tmp_path: Path
+) -> None:
+    report, site = make_report(run.layout), tmp_path / "site"
+    write_report(report, tmp_path / "out")
+    write_report(report, tmp_path / "out")
+    site.mkdir()
+    (site / "site.json").write_text("{}")
+    with pytest.raises(InputError, match=r"holds something other than a report: site\.json"):
+        write_report(report, site)
+    assert [path.name for path in site.iterdir()] == ["site.json"]
+
+
+def test_the_command_refuses_a_gallery_as_its_place(run: FakeRun, tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("a gallery")
+    done = mkhspc("report", "--run", run.layout.root, "--out", tmp_path)
+    assert done.returncode == 3
+    assert "holds something other than a report: index.html, run" in done.stderr
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_without_named_animals_the_unit_is_the_slide(run: FakeRun, groups: Path, tmp_path: Path) -> None:
+    plain = write_report(make_report(run.layout), tmp_path / "plain").read_text()
+    named = write_report(make_report(run.layout, groups), tmp_path / "named").read_text()
+    assert '<th scope="col">Slides</th>' in plain
+    assert "a dot for each slide" in plain
+    assert '<th scope="col">Animals</th>' in named
+    assert "The unit is the animal." in named
+
+
+def test_one_dot_has_no_line_of_a_mean() -> None:
+    def lines(values: list[float]) -> int:
+        axes = Figure().subplots()
+        found = [Unit(str(v), "F GC", {}, "mk", "candidates by morphology", 5, v, v) for v in values]
+        _panel(axes, found, ["F GC"], LIGHT)
+        return sum(isinstance(item, LineCollection) for item in axes.collections)
+
+    assert (lines([2.0]), lines([2.0, 3.0])) == (0, 1)
+
+
+def test_the_command_says_how_many_it_left_out_and_groups_thousands(run: FakeRun, tmp_path: Path) -> None:
+    for slide_id in SLIDES:
+        plan = tables.read_table(run.layout.plan(slide_id), run.manifest.config_hash)
+        for name in ("tissue_area_um2", "fat_free_area_um2"):
+            place = plan.column_names.index(name)
+            plan = plan.set_column(place, plan.schema.field(name), pc.divide(plan[name], 1000.0))
+        tables.write_table(run.layout.plan(slide_id), plan, run.manifest.config_hash)
+    left_out = sum(result.counted.inside_mk for result in slide_results(run.layout, run.manifest))
+    done = mkhspc("report", "--run", run.layout.root, "--out", tmp_path / "out")
+    assert f"{left_out} HSPC inside an MK are left out." in done.stdout
+    assert re.search(r"\d,\d{3}\.\d", done.stdout)
+    assert not re.search(r"\d{4}\.\d", done.stdout)
 
 
 def test_the_command_refuses_what_is_no_run(tmp_path: Path) -> None:

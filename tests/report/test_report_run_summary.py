@@ -158,6 +158,17 @@ def test_settings_and_versions(story: list[Journal]) -> None:
     assert found.versions == [("mkhspc", "1.0, then 1.1"), ("numpy", "2.0")]
 
 
+def test_pixel_sizes_and_revisions_are_written_out() -> None:
+    identity = {"model_hashes": {"mk": "classical-3", "hspc": "classical-2"}}
+    slides = {"A": (1, 1, 0), "B": (1, 1, 0)}
+    first = journal("a", begin(0, slides, identity=identity, um_per_px={"A": 0.22}))
+    second = journal("b", begin(9, slides, identity=identity, um_per_px={"A": 0.22, "B": 0.1725}))
+    assert page(first, second).settings == [
+        ("model_hashes.mk", "classical-3"), ("model_hashes.hspc", "classical-2"),
+        ("pixel size of B", "0.1725 µm"), ("pixel size of A", "0.22 µm"),
+    ]  # fmt: skip
+
+
 def test_shards_ask_for_the_run_together() -> None:
     shards = [
         journal(f"s{i}", begin(i, {"A": (10, 5, 0)}, shard=f"{i}/2"), done(5 + i, "A", i)) for i in range(2)

@@ -55,7 +55,13 @@ def _refuse_group_by(context: click.Context, option: click.Parameter, value: str
     metavar="DIR",
     help="Write report.html, report.json and pictures here.",
 )
-@click.option("--group-by", hidden=True, expose_value=False, callback=_refuse_group_by)
+@click.option(
+    "--group-by",
+    hidden=True,
+    expose_value=False,
+    callback=_refuse_group_by,
+    help="An option of `mkhspc train`.",
+)
 @json_option
 def validate(
     mk_classifier: Path | None,

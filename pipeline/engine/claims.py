@@ -2,7 +2,7 @@
 
 A claim is advice, never a lock: whoever links a tile's part first has done it, with or without
 one. Claims only keep two processes from doing the same tile side by side. A claim counts while its
-process lives: on this host the process is looked for, from another host the claim must have been
+process lives: on this host the process is looked for, and on any host the claim must have been
 renewed within `STALE_S`, by the clock of the file server that holds both.
 """
 
@@ -15,6 +15,7 @@ from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 
+from pipeline.store.atomic import Owner
 from pipeline.store.layout import RunLayout
 
 RENEW_S = 20.0
@@ -115,14 +116,15 @@ def is_living(claim: Path) -> bool:
         age_s = _now_of(claim.parent) - claim.stat().st_mtime
     except FileNotFoundError:
         return False
-    if host == socket.gethostname() and pid.isdecimal():
-        return Path(f"/proc/{pid}").exists() if Path("/proc").exists() else age_s < STALE_S
-    return age_s < STALE_S
+    owner = Owner(host, int(pid)) if pid.isdecimal() else None
+    if owner is not None and owner.is_here and (owner.pid == os.getpid() or not owner.is_running):
+        return False
+    return age_s < STALE_S  # on this host too: the number of a process that is gone is given to others
 
 
 def _now_of(directory: Path) -> float:
     """The time by the clock that stamps the files of a directory."""
-    probe = directory / f".now-{socket.gethostname()}-{os.getpid()}.partial"
+    probe = directory / f".now.{os.getpid()}@{socket.gethostname()}.partial"
     probe.touch()
     try:
         return probe.stat().st_mtime

@@ -146,7 +146,11 @@ def _opened(path: Path, config_hash: str, columns: list[str] | None) -> Iterator
     except FileNotFoundError as error:
         raise InputError("is missing", where=path, fix="run `mkhspc segment` first") from error
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"is damaged ({error})", where=path) from error
+        raise InputError(
+            f"is damaged ({error})",
+            where=path,
+            fix="delete this file and run the same `mkhspc segment` again",
+        ) from error
 
 
 def read_schema(path: Path) -> pa.Schema:
@@ -156,7 +160,11 @@ def read_schema(path: Path) -> pa.Schema:
     except FileNotFoundError as error:
         raise InputError("is missing", where=path, fix="run `mkhspc segment` first") from error
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"is damaged ({error})", where=path) from error
+        raise InputError(
+            f"is damaged ({error})",
+            where=path,
+            fix="delete this file and run the same `mkhspc segment` again",
+        ) from error
 
 
 def metadata_of(table_or_schema: pa.Table | pa.Schema) -> dict[str, str]:

@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 from pipeline.config import CELL_TYPES, CellType
 from pipeline.errors import InputError
 from pipeline.learn.annotations import read_annotations
-from pipeline.learn.cellrows import cell_batches
 from pipeline.learn.labels import AnnotationFile, Label
 from pipeline.learn.match import How, Match, match_names
 from pipeline.learn.resolve import (
@@ -29,7 +28,7 @@ from pipeline.learn.resolve import (
 )
 from pipeline.progress import Progress, silent
 from pipeline.store import manifest as manifests
-from pipeline.store.cells import feature_names
+from pipeline.store.cells import cell_batches, feature_names
 from pipeline.store.layout import RunLayout
 from pipeline.store.manifest import Manifest
 from pipeline.store.schema import parse_cell_id

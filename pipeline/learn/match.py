@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from pipeline.config import CELL_TYPES, CellType
-from pipeline.learn.cellrows import BATCH_ROWS, cell_batches
+from pipeline.store.cells import BATCH_ROWS, cell_batches
 from pipeline.store.layout import RunLayout
 from pipeline.store.manifest import Manifest
 from pipeline.store.schema import CellName

@@ -13,10 +13,9 @@ import pyarrow.compute as pc
 
 from pipeline.config import CellType, differences
 from pipeline.errors import InputError, UsageError
-from pipeline.learn.cellrows import cell_batches
 from pipeline.progress import Progress, silent
 from pipeline.store import tables
-from pipeline.store.cells import feature_names
+from pipeline.store.cells import cell_batches, feature_names
 from pipeline.store.layout import RunLayout
 from pipeline.store.manifest import Manifest
 from pipeline.store.schema import SCORES

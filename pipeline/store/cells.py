@@ -19,6 +19,7 @@ from pipeline.store.layout import RunLayout
 from pipeline.store.manifest import Manifest
 from pipeline.store.schema import CROPS, cells_schema, feature_columns
 
+BATCH_ROWS = 65_536
 CROPS_AT_ONCE = 256
 """Some 6 MB, and 60 MB should all of them be MK."""
 
@@ -34,6 +35,24 @@ class Crop:
     x0_px: int
     y0_px: int
     um_per_px: float
+
+
+def cell_batches(
+    layout: RunLayout, manifest: Manifest, slide_id: str, columns: list[str]
+) -> Iterator[pa.Table]:
+    """Batches of a slide's cells in the order on disk: two million fit through a small memory.
+
+    Args:
+        columns: those wanted. `in_filter` is worked out anew from the manifest, and needs
+            `cell_type` and `area_um2` among the columns.
+
+    Raises:
+        InputError: the table is missing, damaged, lacks a column, or belongs to another run.
+    """
+    path = layout.cells(slide_id)
+    on_disk = [name for name in columns if name != "in_filter"]
+    for rows in tables.read_pieces(path, manifest.config_hash, on_disk, BATCH_ROWS):
+        yield (with_in_filter(rows, manifest.filter) if len(on_disk) < len(columns) else rows).select(columns)
 
 
 def with_in_filter(cells: pa.Table, areas: Mapping[CellType, AreaRange]) -> pa.Table:

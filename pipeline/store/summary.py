@@ -52,11 +52,11 @@ def summarise(layout: RunLayout, manifest: Manifest, slide_ids: Sequence[str]) -
     """Counts the tiles and cells of slides that are merged."""
     stored, in_filter = dict.fromkeys(CELL_TYPES, 0), dict.fromkeys(CELL_TYPES, 0)
     for slide_id in slide_ids:
-        table = cells.read_cells(layout, manifest, slide_id, ["cell_type", "in_filter"])
-        for cell_type in CELL_TYPES:
-            of_type = table.filter(pc.equal(table["cell_type"], cell_type))
-            stored[cell_type] += len(of_type)
-            in_filter[cell_type] += pc.sum(of_type["in_filter"]).as_py() or 0
+        for rows in cells.cell_batches(layout, manifest, slide_id, ["cell_type", "area_um2", "in_filter"]):
+            for cell_type in CELL_TYPES:
+                of_type = pc.equal(rows["cell_type"], cell_type)
+                stored[cell_type] += pc.sum(of_type).as_py() or 0
+                in_filter[cell_type] += pc.sum(pc.and_(of_type, rows["in_filter"])).as_py() or 0
     tiles = sum(len(layout.finished_tiles(slide_id)) for slide_id in slide_ids)
     return RunSummary(layout.root, tiles, stored, in_filter)
 

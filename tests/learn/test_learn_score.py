@@ -16,13 +16,13 @@ from runs import FakeRun, make_run
 
 from pipeline.config import CellType
 from pipeline.errors import InputError, UsageError
-from pipeline.learn import cellrows, classifier_file
+from pipeline.learn import classifier_file
 from pipeline.learn.convert import Request as ConvertRequest, convert
 from pipeline.learn.fitting import Settings
 from pipeline.learn.score import HARMLESS_SETTINGS, ScoreSummary, apply_classifiers
 from pipeline.learn.train import Request as TrainRequest, train
 from pipeline.learn.training_file import write_training
-from pipeline.store import manifest as manifests, tables
+from pipeline.store import cells as cell_tables, manifest as manifests, tables
 from pipeline.store.cells import read_cells, write_cells
 from pipeline.store.layout import RunLayout
 from pipeline.store.schema import SCORES
@@ -159,7 +159,7 @@ def test_batches_do_not_show(
 ) -> None:
     scored(fresh, trained)
     whole = fresh.layout.scores("FGC1").read_bytes()
-    monkeypatch.setattr(cellrows, "BATCH_ROWS", 7)
+    monkeypatch.setattr(cell_tables, "BATCH_ROWS", 7)
     scored(fresh, trained)
     assert fresh.layout.scores("FGC1").read_bytes() == whole
 

@@ -28,7 +28,7 @@ from pipeline.store import tables
 from pipeline.store.layout import RunLayout
 from pipeline.store.manifest import Manifest
 
-CARD_BYTES: Mapping[CellType, int] = {"mk": 4200, "hspc": 2100}
+CARD_BYTES: Mapping[CellType, int] = {"mk": 8500, "hspc": 2130}
 """Of a gallery, for each card, page and picture (`make bench ONLY=gallery`)."""
 COPIES = 2
 """A cell lies on disk in its tile's part, which makes a run resumable, and in its slide's tables."""

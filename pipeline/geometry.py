@@ -53,9 +53,6 @@ class Box:
         x0, y0 = max(self.x0, outer.x0), max(self.y0, outer.y0)
         return Box(x0, y0, max(x0, min(self.x1, outer.x1)), max(y0, min(self.y1, outer.y1)))
 
-    def contains_point(self, x: float, y: float) -> bool:
-        return self.x0 <= x < self.x1 and self.y0 <= y < self.y1
-
     def slices_in(self, outer: Box) -> tuple[slice, slice]:
         """Row and column slices of this box inside an array that covers `outer`."""
         return (

@@ -12,10 +12,11 @@ from PIL import Image, ImageDraw
 
 from pipeline.config import CellType, RunConfig, config_hash, identity
 from pipeline.geometry import Box, mask_to_contour
-from pipeline.store import cells, manifest, tables
+from pipeline.store import manifest, tables
+from pipeline.store.cells import with_in_filter
 from pipeline.store.layout import RunLayout
 from pipeline.store.manifest import Manifest, SceneEntry, SlideEntry
-from pipeline.store.schema import PLAN, cell_names
+from pipeline.store.schema import CROPS, PLAN, cell_names, cells_schema, feature_columns
 
 FEATURES = ["shape_area_um2", "shape_circularity", "colour_red_mean", "texture_entropy", "texture_noise"]
 
@@ -181,14 +182,22 @@ def _picture(rng: np.random.Generator, side: int, box: Box, positive: bool) -> b
     return out.getvalue()
 
 
+def write_cells(layout: RunLayout, run_manifest: Manifest, slide_id: str, table: pa.Table) -> None:
+    """Writes one slide's cells, checked against the schema, with `in_filter` set."""
+    cells = with_in_filter(table, run_manifest.filter)
+    schema = cells_schema(feature_columns(cells.column_names))
+    tables.write_table(
+        layout.cells(slide_id), cells.select(schema.names).cast(schema), run_manifest.config_hash
+    )
+
+
 def _write_slide(
     layout: RunLayout, run_manifest: Manifest, slide_id: str, scenes: int, rows: list[dict[str, object]]
 ) -> None:
     table = pa.Table.from_pylist(rows)
-    cells.write_cells(layout, run_manifest, slide_id, table)
-    cells.write_crops(
-        layout, run_manifest, slide_id, table.select(["cell_id", "image", "x0_px", "y0_px", "um_per_px"])
-    )
+    write_cells(layout, run_manifest, slide_id, table)
+    crops = table.select(CROPS.names).cast(CROPS)
+    tables.write_table(layout.crops(slide_id), crops, run_manifest.config_hash)
     tiles = [
         {
             "tile_id": f"s{k}_x{x:06d}_y{y:06d}",

@@ -16,6 +16,7 @@ RANKS = {
     "geometry": 1,
     "config": 2,
     "store": 3,
+    "models": 4,
     "slide": 4,
     "detect": 5,
     "measure": 6,

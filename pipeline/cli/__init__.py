@@ -32,6 +32,7 @@ COMMANDS = {
     "validate": ("pipeline.cli.validate", "Judge classifiers on groups that they have not seen."),
     "score": ("pipeline.cli.score", "Score every cell of a run with classifiers."),
     "report": ("pipeline.cli.report", "Counts and densities by slide and by group."),
+    "models": ("pipeline.cli.models", "Weights of SAM2, Cellpose and the embedders: list, fetch, verify."),
     "slurm": ("pipeline.cli.slurm", "Write and submit the jobs of a study for a Slurm cluster."),
     "doctor": ("pipeline.cli.doctor", "What is installed here and what is missing."),
 }

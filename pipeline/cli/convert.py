@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline.cli import progress
 from pipeline.cli.options import area_options, json_option, note, print_json
 from pipeline.config import CELL_TYPES
+
+if TYPE_CHECKING:
+    from pipeline.learn.resolve import OnConflict
 
 RULES = ("majority", "latest", "exclude")
 
@@ -50,7 +53,7 @@ def convert(
     base_dir: Path,
     output: Path,
     min_match: float,
-    on_conflict: str,
+    on_conflict: OnConflict,
     as_json: bool,
     **bounds: float | None,
 ) -> None:
@@ -82,7 +85,7 @@ def convert(
         annotations=files,
         run=RunLayout(base_dir),
         min_match=min_match,
-        on_conflict=on_conflict,  # type: ignore[arg-type]
+        on_conflict=on_conflict,
         filter={t: (bounds[f"{t}_min_area_um"], bounds[f"{t}_max_area_um"]) for t in CELL_TYPES},
     )
     with progress.shown() as show:
@@ -113,7 +116,10 @@ def _print_report(report: dict[str, Any], output: Path) -> None:
                 f" {agreement['agreement']:.0%}, kappa {kappa}"
             )
     if report["superseded"]:
-        click.echo(f"{report['superseded']} answers given anew by the same annotator: the newest counts")
+        click.echo(
+            f"{report['superseded']} answers given anew or taken back by the same annotator:"
+            " the newest counts"
+        )
     for cell_type, cells in report["cells"].items():
         click.echo(f"{cell_type}: " + ", ".join(f"{n} {what.replace('_', ' ')}" for what, n in cells.items()))
     click.echo(f"wrote {output}")

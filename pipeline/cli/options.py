@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from pipeline.config import RunConfig
+from pipeline.config import CellType, RunConfig
 from pipeline.errors import printable
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -51,6 +51,12 @@ def area_options(command: Command, *, with_defaults: bool = False) -> Command:
 def _default(name: str) -> str:
     section, _, field = AREA_OPTIONS[name].partition(".")
     return f" [{getattr(getattr(RunConfig(), section), field):g}]"
+
+
+def by_cell_type(mk: Path | None, hspc: Path | None) -> dict[CellType, Path]:
+    """The files that were given, by the cell type that each is for."""
+    given: dict[CellType, Path | None] = {"mk": mk, "hspc": hspc}
+    return {cell_type: path for cell_type, path in given.items() if path is not None}
 
 
 def command_line(*words: object) -> str:

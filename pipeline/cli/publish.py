@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--wait", "wait_url", metavar="URL", help="Wait until this address shows the new site.")
 @click.option("--orphan", is_flag=True, help="Drop the branch's history (the only case of a forced push).")
 @json_option
-def publish(site: Path, wait_url: str | None, as_json: bool, **given: object) -> None:
+def publish(site: Path, wait_url: str | None, as_json: bool, **given: Any) -> None:
     """Put a site on a branch of a git repository (GitHub Pages).
 
     The repository's working tree, index and settings stay as they are, and the branch keeps its
@@ -37,7 +37,7 @@ def publish(site: Path, wait_url: str | None, as_json: bool, **given: object) ->
     from pipeline.cli.progress import shown
     from pipeline.gallery import publish as publishing
 
-    options = publishing.PublishOptions(**given)  # type: ignore[arg-type]
+    options = publishing.PublishOptions(**given)
     publishing.check_site(site)
     click.echo("mkhspc: GitHub Pages are public: anyone who has the address can see this site", err=True)
     report = publishing.publish(site, options)

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from pipeline.cli import progress
-from pipeline.cli.options import json_option, note, print_json, run_option
+from pipeline.cli.options import by_cell_type, json_option, note, print_json, run_option
 
 
 @click.command(short_help="Score every cell of a run with classifiers.")
@@ -48,13 +48,12 @@ def score(
 
     layout = RunLayout(run_dir)
     manifest = read(layout)
-    given = {"mk": mk_classifier, "hspc": hspc_classifier}
     with progress.shown() as show:
         summary = apply_classifiers(
             layout,
             manifest,
             [slide.slide_id for slide in manifest.slides],
-            {t: path for t, path in given.items() if path is not None},  # type: ignore[misc]
+            by_cell_type(mk_classifier, hspc_classifier),
             show,
             allow_other_run=allow_other_run,
         )

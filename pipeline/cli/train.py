@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline.cli import progress
-from pipeline.cli.options import json_option, note, print_json
+from pipeline.cli.options import by_cell_type, json_option, note, print_json
+
+if TYPE_CHECKING:
+    from pipeline.config import CellType
+    from pipeline.learn.models import ModelName, ThresholdFor
 
 MODELS = ("auto", "random-forest", "logistic", "boosting")
 AIMS = ("f1", "recall", "balanced")
@@ -53,9 +57,9 @@ def train(
     output_mk: Path | None,
     output_hspc: Path | None,
     morph_only: bool,
-    model: str,
+    model: ModelName,
     group_by: str,
-    threshold_for: str,
+    threshold_for: ThresholdFor,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -76,13 +80,13 @@ def train(
     from pipeline.learn import train as training
     from pipeline.learn.fitting import Settings
 
-    given = {"mk": output_mk, "hspc": output_hspc}
+    outputs = by_cell_type(output_mk, output_hspc)
     request = training.Request(
         training_data=training_data,
-        outputs={cell_type: path for cell_type, path in given.items() if path is not None},  # type: ignore[misc]
+        outputs=outputs,
         group_by=group_by,
         morph_only=morph_only,
-        settings=Settings(model, threshold_for, seed),  # type: ignore[arg-type]
+        settings=Settings(model, threshold_for, seed),
     )
     with progress.shown() as show:
         cards = training.train(
@@ -96,10 +100,10 @@ def train(
         )
         return
     for cell_type, card in cards.items():
-        _print_card(cell_type, card, given[cell_type])
+        _print_card(cell_type, card, outputs[cell_type])
 
 
-def _print_card(cell_type: str, card: dict[str, Any], path: Path | None) -> None:
+def _print_card(cell_type: CellType, card: dict[str, Any], path: Path) -> None:
     click.echo(
         f"{cell_type}: {card['positive']} positive and {card['negative']} negative cells in"
         f" {len(card['groups'])} groups, {len(card['features'])} features, {'+'.join(card['recipe'])}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from pipeline.cli.options import json_option, print_json
+from pipeline.cli.options import by_cell_type, json_option, print_json
 from pipeline.errors import CheckFailedError, UsageError
 
 _SHARE = click.FloatRange(0.0, 1.0)
@@ -89,11 +89,10 @@ def validate(
     from pipeline.learn import validate as judging, validation_report
     from pipeline.store.layout import RunLayout
 
-    given = {"mk": mk_classifier, "hspc": hspc_classifier}
     limits = judging.Limits(min_accuracy, min_recall, min_precision, confident)
     verdicts = judging.validate(
         judging.Request(
-            classifiers={t: path for t, path in given.items() if path is not None},  # type: ignore[misc]
+            classifiers=by_cell_type(mk_classifier, hspc_classifier),
             limits=limits,
             training_data=training_data,
             run=None if run_dir is None else RunLayout(run_dir),

@@ -6,11 +6,14 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass, replace
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from pipeline.errors import InputError, UsageError
 
-Record = TypeVar("Record")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Record = TypeVar("Record", bound="DataclassInstance")
 
 
 def filled(base: Record, values: Mapping[str, Any], name: str) -> Record:
@@ -24,7 +27,7 @@ def filled(base: Record, values: Mapping[str, Any], name: str) -> Record:
         UsageError: a value is of another type than its field.
     """
     changed: dict[str, Any] = _fields_of(type(base), values, name)
-    return replace(base, **changed)  # type: ignore[type-var]
+    return replace(base, **changed)
 
 
 def built(kind: type[Record], values: Any, name: str) -> Record:
@@ -36,7 +39,7 @@ def built(kind: type[Record], values: Any, name: str) -> Record:
     """
     if not isinstance(values, Mapping):
         raise UsageError(f"{name} cannot be {values!r}", fix="it takes a table")
-    for field in fields(kind):  # type: ignore[arg-type]
+    for field in fields(kind):
         if field.name not in values and field.default is MISSING:
             raise InputError(f"{name} has no '{field.name}'")
     return kind(**_fields_of(kind, values, name))

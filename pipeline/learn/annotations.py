@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,7 @@ def read_annotations(path: Path) -> AnnotationFile:
         annotator=_annotator(data, labels, path) if is_ours else path.stem,
         labels=labels,
         repeats=_repeats(entries, events, path),
+        cleared=_cleared(labels, events),
         dataset=_text(data, "dataset", path) if is_ours else None,
         config_hash=_text(data, "config_hash", path) if is_ours else None,
         exported_at=parse_time(data.get("exported_at"), path) if shape in (FORMAT, "C") else None,
@@ -183,6 +185,12 @@ def _repeats(entries: list[Entry], events: Events, path: Path) -> tuple[Repeat, 
         if again is not None and cell_type is not None:
             repeats.append(Repeat(cell_type, first, again))
     return tuple(repeats)
+
+
+def _cleared(labels: tuple[Label, ...], events: Events) -> dict[str, datetime]:
+    """Cells whose label was taken away; what the file lists as a label has one, whatever the events say."""
+    listed = {label.cell_id for label in labels}
+    return {cell_id: at for cell_id, at in events.cleared.items() if cell_id not in listed}
 
 
 def _annotator(data: dict[str, Any], labels: tuple[Label, ...], path: Path) -> str:

@@ -33,7 +33,11 @@ _DAMAGE = (
     zipfile.BadZipFile, zlib.error, ValueError, TypeError, KeyError, AttributeError, IndexError, EOFError,
     NotImplementedError, RecursionError, MemoryError, OverflowError,
 )  # fmt: skip
-"""What zipfile, JSON, numpy, skops and scikit-learn raise on content that is not what it should be."""
+"""What zipfile, JSON, numpy, skops and scikit-learn raise on content that is not what it should be.
+
+`RecursionError` and `MemoryError` are among them because the file may be a stranger's: JSON can be
+nested without end, and an array's head can claim any size: neither need mean that memory is short here.
+"""
 
 
 @dataclass(frozen=True)

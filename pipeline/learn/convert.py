@@ -22,6 +22,7 @@ from pipeline.learn.resolve import (
     Decision,
     OnConflict,
     Vote,
+    last_cleared,
     resolve,
     self_agreement,
     without_superseded,
@@ -81,7 +82,7 @@ class Conversion:
     """Training data, ready to be written, and the report on how it came about.
 
     Attributes:
-        superseded: answers that their annotator gave anew in another file.
+        superseded: answers that their annotator gave anew, or took back, in another file.
     """
 
     manifest: Manifest
@@ -114,7 +115,7 @@ def convert(request: Request, progress: Progress = silent) -> Conversion:
     for report in reports:
         _check_matched(report, request.min_match)
     votes = [vote for number, file in enumerate(files) for vote in _votes(number, file, matches)]
-    counting = without_superseded(votes, [file.exported_at for file in files])
+    counting = without_superseded(votes, [file.exported_at for file in files], last_cleared(files))
     decisions = resolve(counting, request.on_conflict)
     in_filter = {match.cell_id for match in matches.values() if match.in_filter}
     inside = [d for d in decisions if d.cell_id in in_filter]

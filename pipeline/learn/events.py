@@ -1,8 +1,9 @@
-"""The events of the gallery's export: how each labelled cell came to be shown, and repeats."""
+"""The events of the gallery's export: how each labelled cell was shown, labels cleared, and repeats."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from pipeline.errors import InputError
 from pipeline.learn.labels import VALUES, Shown, Value, checked_id, parse_time
 
 BLIND_REPEAT = "blind-repeat"
+UNLABELLED = "unlabelled"
+"""What an event gives a cell whose label is taken away."""
 ALL_SHOWN = 1.0
 """Inclusion probability where an event names none: the gallery held every cell in the filter."""
 _MAX_POLICY_LENGTH = 40
@@ -21,10 +24,12 @@ class Events:
 
     Attributes:
         shown: how the cell was shown when it got its latest answer.
+        cleared: when the cell's label was taken away, if no answer came after it.
         repeats: the latest answer to the cell's blind repeat; never a label.
     """
 
     shown: dict[str, Shown] = field(default_factory=dict)
+    cleared: dict[str, datetime] = field(default_factory=dict)
     repeats: dict[str, Value] = field(default_factory=dict)
 
 
@@ -44,6 +49,9 @@ def read_events(data: dict[str, Any], path: Path) -> Events:
         cell_id, shown = checked_id(row.get("cell_id"), path), _shown(row, path)
         if shown.policy != BLIND_REPEAT:
             events.shown[cell_id] = shown
+            events.cleared.pop(cell_id, None)
+            if row.get("label") == UNLABELLED and shown.at is not None:
+                events.cleared[cell_id] = shown.at
         elif row.get("label") in VALUES:
             events.repeats[cell_id] = row["label"]
         else:

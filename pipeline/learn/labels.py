@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -72,6 +72,7 @@ class AnnotationFile:
     Attributes:
         shape: 'mkhspc-annotations', or the letter of an older shape, 'A' to 'E'.
         annotator: a name; without one 'anonymous' if every label has its time, else the file's stem.
+        cleared: cells that have no label any more, and since when, by id.
         dataset, config_hash: the run that the labels were made on; None in older shapes.
         exported_at: when the file was made, if it says so.
     """
@@ -81,6 +82,7 @@ class AnnotationFile:
     annotator: str
     labels: tuple[Label, ...]
     repeats: tuple[Repeat, ...] = ()
+    cleared: Mapping[str, datetime] = field(default_factory=dict)
     dataset: str | None = None
     config_hash: str | None = None
     exported_at: datetime | None = None
@@ -149,7 +151,9 @@ def parse_time(value: object, path: Path) -> datetime | None:
     if value is None:
         return None
     try:
-        time = datetime.fromisoformat(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
-        raise InputError(f"holds {str(value)[:40]!r} where a time belongs", where=path) from error
+        time = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        time = None
+    if time is None:
+        raise InputError(f"holds {str(value)[:40]!r} where a time belongs", where=path)
     return time if time.tzinfo else time.replace(tzinfo=UTC)

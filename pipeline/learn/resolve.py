@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from pipeline.config import CellType
-from pipeline.learn.labels import VALUES, Repeat, Shown, Value
+from pipeline.learn.labels import VALUES, AnnotationFile, Repeat, Shown, Value
 
 OnConflict = Literal["majority", "latest", "exclude"]
 
@@ -56,15 +56,21 @@ class Decision:
     votes: Mapping[str, tuple[Value, ...]] | None = None
 
 
-def without_superseded(votes: Sequence[Vote], exported_at: Sequence[datetime | None]) -> list[Vote]:
-    """Drops answers that their annotator gave anew, for the same id, in another file.
+def without_superseded(
+    votes: Sequence[Vote],
+    exported_at: Sequence[datetime | None],
+    cleared: Mapping[tuple[str, str], datetime],
+) -> list[Vote]:
+    """Drops answers that their annotator gave anew, for the same id, or took back, in another file.
 
     The newest answer counts, by its own time, or else that of its file; answers without a time
     count as older. Among equals the one in the file exported later is the newer, then the one in
-    the later file on the command line.
+    the later file on the command line. An id that a later file merely lacks keeps its answer: it
+    may have been given in another browser.
 
     Args:
         exported_at: of each file, in the order of the command line.
+        cleared: when an answer was last taken back, by annotator and id.
     """
 
     def age(vote: Vote) -> tuple[datetime, datetime, int]:
@@ -74,7 +80,22 @@ def without_superseded(votes: Sequence[Vote], exported_at: Sequence[datetime | N
     for vote in votes:
         key = vote.annotator, vote.label_id
         newest[key] = max(newest.get(key, age(vote)), age(vote))
-    return [vote for vote in votes if age(vote) == newest[vote.annotator, vote.label_id]]
+    return [
+        vote
+        for vote in votes
+        if age(vote) == newest[vote.annotator, vote.label_id]
+        and (vote.at or _LONG_AGO) >= cleared.get((vote.annotator, vote.label_id), _LONG_AGO)
+    ]
+
+
+def last_cleared(files: Iterable[AnnotationFile]) -> dict[tuple[str, str], datetime]:
+    """When each annotator last took back an answer, by annotator and id."""
+    times: dict[tuple[str, str], datetime] = {}
+    for file in files:
+        for cell_id, at in file.cleared.items():
+            key = file.annotator, cell_id
+            times[key] = max(times.get(key, at), at)
+    return times
 
 
 def resolve(votes: Iterable[Vote], rule: OnConflict) -> list[Decision]:

@@ -19,6 +19,7 @@ from pipeline.store.cells import cell_batches, feature_names
 from pipeline.store.layout import RunLayout
 from pipeline.store.manifest import Manifest
 from pipeline.store.schema import SCORES
+from pipeline.store.standing import write_standing
 
 if TYPE_CHECKING:
     from pipeline.learn.classifier_file import Classifier
@@ -114,11 +115,11 @@ def _keep_standings(
     paths: Mapping[CellType, Path],
 ) -> list[str]:
     """Keeps beside the scores what is known of their classifiers; returns what speaks against them."""
-    from pipeline.learn.standing import keep_standing, standing_of
+    from pipeline.learn.standing import standing_of
 
     standings = [standing_of(paths[t], t, c.classifier_id, manifest) for t, c in loaded.items()]
     for standing in standings:
-        keep_standing(layout, standing)
+        write_standing(layout, standing)
     return [f"{paths[s.cell_type]} {concern}" for s in standings for concern in s.concerns]
 
 

@@ -23,10 +23,7 @@ from pipeline.learn.labels import UNKNOWN_POLICY
 from pipeline.learn.resolve import REPRESENTATIVE
 from pipeline.store import manifest as manifests
 from pipeline.store.cells import read_cells
-from pipeline.store.layout import RunLayout
-
-SIMULATED_PREFIX = "DEMO_"
-"""Slides of the demo carry this name; whatever shows their figures says that they are made up."""
+from pipeline.store.layout import RunLayout, is_simulated
 
 
 @dataclass(frozen=True)
@@ -223,7 +220,7 @@ def _notes(
     predictions: Predictions, figures: Mapping[str, Figure | None], in_filter: Mapping[str, int] | None
 ) -> list[str]:
     notes = []
-    if any(slide_id.startswith(SIMULATED_PREFIX) for slide_id in np.unique(predictions.slide_ids).tolist()):
+    if any(is_simulated(slide_id) for slide_id in np.unique(predictions.slide_ids).tolist()):
         notes.append("simulated slides: these figures say nothing about an animal")
     groups = len(np.unique(predictions.groups))
     if groups < FEW_GROUPS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,22 +11,18 @@ from typing import Any
 
 from pipeline.config import CELL_TYPES
 from pipeline.errors import printable
-from pipeline.progress import Event, Journal, duration_text, memory_text, rate_text
+from pipeline.progress import Journal, duration_text, memory_text, rate_text
 from pipeline.report import run_charts
-from pipeline.report.run_axes import Timeline
+from pipeline.report.run_record import Found, RunRecord, SlideRow, TileKey, host_of, shares_of, tile_of
 from pipeline.resources import render
 from pipeline.store import atomic
+from pipeline.store.layout import is_simulated
 
 PAGE = "run-summary.html"
 SLOWEST_TILES = 10
 SHOWN_FAILURES = 200
 CLOCK_SKEW_S = 5.0
 """Clocks of hosts that differ by less are not worth a word."""
-SIMULATED_PREFIX = "DEMO_"
-"""Slides of the demo carry this name; whatever shows their numbers says that they are made up."""
-
-TileKey = tuple[str, str]
-Found = tuple[Journal, Event]
 
 
 @dataclass(frozen=True)
@@ -38,27 +33,6 @@ class Figure:
     value: str
     note: str = ""
     is_bad: bool = False
-
-
-@dataclass(frozen=True)
-class SlideRow:
-    """Tiles and cells of one slide; `asked` is None when no journal says it."""
-
-    slide_id: str
-    asked: int | None
-    done: int
-    failed: int
-    cells: Mapping[str, int]
-    median_s: float | None
-
-    @property
-    def left(self) -> int | None:
-        """Tiles not done; those that failed are among them."""
-        return None if self.asked is None else self.asked - self.done
-
-    def percent(self, tiles: int) -> float:
-        """Tiles as a share of those asked for."""
-        return 100.0 * tiles / max(1, self.asked or self.done + self.failed)
 
 
 @dataclass(frozen=True)
@@ -112,129 +86,75 @@ class RunPage:
     """
 
     def __init__(self, journals: Sequence[Journal], now_s: float) -> None:
-        self._journals = journals
-        self._now_s = now_s
-        self._states = {journal.name: journal.state(now_s) for journal in journals}
-        self._ends_s = {journal.name: self._end_s(journal) for journal in journals}
-        self._timeline = Timeline((j.events[0].at_s, self._ends_s[j.name]) for j in journals)
-        self._done = {_tile(event): (journal, event) for journal, event in self._named("done")}
-        self._failures: dict[TileKey, list[Found]] = {}
-        for journal, event in self._named("failed", "retry"):
-            self._failures.setdefault(_tile(event), []).append((journal, event))
-        self._given_up = [
-            key
-            for key, found in self._failures.items()
-            if key not in self._done and any(event.name == "failed" for _, event in found)
-        ]
-
-    def _end_s(self, journal: Journal) -> float:
-        last_s = journal.events[-1].at_s
-        return max(last_s, self._now_s) if self._states[journal.name] == "working" else last_s
-
-    def _named(self, *names: str) -> list[Found]:
-        """Events of all processes in the order of time."""
-        found = [(journal, event) for journal in self._journals for event in journal.named(*names)]
-        return sorted(found, key=lambda pair: pair[1].at_s)
-
-    @property
-    def _latest(self) -> Mapping[str, Any]:
-        """What the last process says the run is."""
-        return next((j.origin for j in reversed(self._journals) if j.origin), {})
+        self._run = RunRecord(journals, now_s)
 
     @property
     def dataset(self) -> str:
-        return str(self._latest.get("dataset", "?"))
+        return str(self._run.latest.get("dataset", "?"))
 
     @property
     def config_hash(self) -> str:
-        return str(self._latest.get("config_hash", "?"))
+        return str(self._run.latest.get("config_hash", "?"))
 
     @property
     def made_at(self) -> str:
-        return _moment(self._now_s)
+        return _moment(self._run.now_s)
 
     @property
     def is_simulated(self) -> bool:
-        return any(row.slide_id.startswith(SIMULATED_PREFIX) for row in self.slides)
+        return any(is_simulated(row.slide_id) for row in self.slides)
 
-    @cached_property
+    @property
     def slides(self) -> tuple[SlideRow, ...]:
-        """A row a slide in the order of the run, then those that only a tile tells of."""
-        named = [slide_id for journal in self._journals for slide_id in _shares(journal)]
-        told = [slide_id for slide_id, _ in (*self._done, *self._failures)]
-        return tuple(self._slide(slide_id) for slide_id in dict.fromkeys([*named, *told]))
-
-    def _slide(self, slide_id: str) -> SlideRow:
-        events = [event for (slide, _), (_, event) in self._done.items() if slide == slide_id]
-        shares = [_shares(journal).get(slide_id) for journal in self._journals]
-        asked = max((share["asked"] for share in shares if share), default=None)
-        done = max([len(events), *self._done_before_and_since(slide_id, events)])
-        return SlideRow(
-            slide_id=slide_id,
-            asked=asked,
-            done=done if asked is None else min(done, asked),
-            failed=sum(slide == slide_id for slide, _ in self._given_up),
-            cells={t: sum(event.facts.get(t, 0) for event in events) for t in CELL_TYPES},
-            median_s=statistics.median(e.facts["seconds"] for e in events) if events else None,
-        )
-
-    def _done_before_and_since(self, slide_id: str, events: Sequence[Event]) -> Iterator[int]:
-        """Tiles by what each process found done of its share at its begin, and all lines since: at least.
-
-        That is more than the lines alone when a process was killed between a part and its line.
-        """
-        for journal in self._journals:
-            share = _shares(journal).get(slide_id)
-            if share is not None:
-                yield share["done"] + sum(event.at_s >= journal.events[0].at_s for event in events)
+        return self._run.slides
 
     @property
     def unheard_tiles(self) -> int:
         """Tiles that are done although no line says so; their cells are not in the sums."""
-        return sum(row.done for row in self.slides) - len(self._done)
+        return sum(row.done for row in self.slides) - len(self._run.done)
 
     @property
     def state(self) -> Figure:
         """How the run stands, in a word."""
         left = sum(row.left or 0 for row in self.slides)
         words = f"{left:,} {'tile' if left == 1 else 'tiles'} left" if left else ""
-        if "working" in self._states.values():
+        if "working" in self._run.states.values():
             return Figure("state", "at work", words)
         return Figure("state", "incomplete" if left else "complete", words, is_bad=left > 0)
 
     @property
     def figures(self) -> tuple[Figure, ...]:
         """The numbers that stand on top."""
-        asked, done = (
-            sum(numbers) for numbers in ((r.asked or 0 for r in self.slides), (r.done for r in self.slides))
-        )
+        asked, done = sum(row.asked or 0 for row in self.slides), sum(row.done for row in self.slides)
         cells = {t: sum(row.cells[t] for row in self.slides) for t in CELL_TYPES}
-        total_s = self._timeline.total_s
-        rate = rate_text(len(self._done) / total_s) if self._done and total_s else "–"
-        mended = len(self._failures) - len(self._given_up)
+        total_s = self._run.timeline.total_s
+        rate = rate_text(len(self._run.done) / total_s) if self._run.done and total_s else "–"
+        mended = len(self._run.failures) - len(self._run.given_up)
         return (
             Figure("tiles", f"{done:,}", f"of {asked:,} asked for"),
             Figure(
                 "cells", f"{sum(cells.values()):,}", ", ".join(f"{n:,} {t.upper()}" for t, n in cells.items())
             ),
             Figure(
-                "time at work", duration_text(total_s), f"since {_moment(self._journals[0].events[0].at_s)}"
+                "time at work",
+                duration_text(total_s),
+                f"since {_moment(self._run.journals[0].events[0].at_s)}",
             ),
             Figure("throughput", rate, "tiles while at work"),
             *self._waiting(),
             self._peak(),
             Figure(
                 "failed tiles",
-                f"{len(self._given_up):,}",
+                f"{len(self._run.given_up):,}",
                 f"{mended:,} more at a first try" if mended else "",
-                bool(self._given_up),
+                bool(self._run.given_up),
             ),
             self._process_count(),
         )
 
     def _waiting(self) -> Iterator[Figure]:
         """How much of their time workers waited for the pixels of their next tile, where they told."""
-        facts = [event.facts for _, event in self._done.values() if "waited_s" in event.facts]
+        facts = [event.facts for _, event in self._run.done.values() if "waited_s" in event.facts]
         spent_s = sum(fact["waited_s"] + fact["seconds"] for fact in facts)
         if spent_s:
             share = sum(fact["waited_s"] for fact in facts) / spent_s
@@ -243,7 +163,7 @@ class RunPage:
     def _peak(self) -> Figure:
         """The memory of the process that came nearest to its limit."""
         peaks = [
-            (event.facts["peak_bytes"], event.facts["limit_bytes"]) for _, event in self._named("memory")
+            (event.facts["peak_bytes"], event.facts["limit_bytes"]) for _, event in self._run.named("memory")
         ]
         if not peaks:
             return Figure("peak memory", "–")
@@ -253,35 +173,35 @@ class RunPage:
 
     def _process_count(self) -> Figure:
         """All processes; restarts are those that took up a share of the run that another had begun."""
-        shares = {(j.origin.get("shard"), tuple(_shares(j))) for j in self._journals}
-        restarts = len(self._journals) - len(shares)
-        lost = sum(state == "lost" for state in self._states.values())
+        shares = {(j.origin.get("shard"), tuple(shares_of(j))) for j in self._run.journals}
+        restarts = len(self._run.journals) - len(shares)
+        lost = sum(state == "lost" for state in self._run.states.values())
         counts = ((restarts, "restart" if restarts == 1 else "restarts"), (lost, "killed"))
         note = ", ".join(f"{number:,} {words}" for number, words in counts if number)
-        return Figure("processes", f"{len(self._journals):,}", note, is_bad=lost > 0)
+        return Figure("processes", f"{len(self._run.journals):,}", note, is_bad=lost > 0)
 
     @cached_property
     def throughput(self) -> run_charts.Throughput | None:
-        return run_charts.throughput(self._timeline, self._journals)
+        return run_charts.throughput(self._run.timeline, self._run.journals)
 
     @cached_property
     def memory(self) -> run_charts.Memory | None:
-        return run_charts.memory(self._timeline, self._journals)
+        return run_charts.memory(self._run.timeline, self._run.journals)
 
     @cached_property
     def workers(self) -> run_charts.Workers | None:
-        return run_charts.workers(self._timeline, self._ends_s, self._journals)
+        return run_charts.workers(self._run.timeline, self._run.ends_s, self._run.journals)
 
     @property
     def slowest(self) -> list[Mapping[str, Any]]:
         """The tiles that took longest."""
-        slowest = sorted(self._done.values(), key=lambda found: -found[1].facts["seconds"])
+        slowest = sorted(self._run.done.values(), key=lambda found: -found[1].facts["seconds"])
         return [
             {
-                "tile": "/".join(_tile(event)),
+                "tile": "/".join(tile_of(event)),
                 "took": f"{event.facts['seconds']:,.1f} s",
                 "cells": sum(event.facts.get(t, 0) for t in CELL_TYPES),
-                "host": _host(journal),
+                "host": host_of(journal),
             }
             for journal, event in slowest[:SLOWEST_TILES]
         ]
@@ -289,21 +209,27 @@ class RunPage:
     @property
     def failures(self) -> list[FailureRow]:
         """Tiles that failed, those never done since first; at most `SHOWN_FAILURES`."""
-        rows = [self._failure(key, found) for key, found in self._failures.items()]
+        rows = [self._failure(key, found) for key, found in self._run.failures.items()]
         return sorted(rows, key=lambda row: row.fate != "failed")[:SHOWN_FAILURES]
 
     @property
     def hidden_failures(self) -> int:
-        return max(0, len(self._failures) - SHOWN_FAILURES)
+        return max(0, len(self._run.failures) - SHOWN_FAILURES)
 
     def _failure(self, key: TileKey, found: Sequence[Found]) -> FailureRow:
         journal, last = found[-1]
-        fate = "done since" if key in self._done else "failed" if key in self._given_up else "tried again"
+        fate = (
+            "done since"
+            if key in self._run.done
+            else "failed"
+            if key in self._run.given_up
+            else "tried again"
+        )
         return FailureRow(
             tile="/".join(key),
             error=printable(last.facts["error"]),
             tries=len(found),
-            host=_host(journal),
+            host=host_of(journal),
             at=_moment(last.at_s),
             fate=fate,
         )
@@ -311,10 +237,10 @@ class RunPage:
     @property
     def processes(self) -> list[ProcessRow]:
         """A row a process, by its begin."""
-        return [self._process(journal) for journal in self._journals]
+        return [self._process(journal) for journal in self._run.journals]
 
     def _process(self, journal: Journal) -> ProcessRow:
-        origin, state, begun_s = journal.origin, self._states[journal.name], journal.events[0].at_s
+        origin, state, begun_s = journal.origin, self._run.states[journal.name], journal.events[0].at_s
         peaks = [event.facts["peak_bytes"] for event in journal.named("memory")]
         planned = origin.get("planned_peak_bytes")
         stopped = next((event.facts.get("signal", "?") for event in journal.named("interrupted")), "")
@@ -326,12 +252,12 @@ class RunPage:
         }
         return ProcessRow(
             began=_moment(begun_s),
-            where=f"{_host(journal)} {origin.get('pid', '')}",
+            where=f"{host_of(journal)} {origin.get('pid', '')}",
             share=str(origin.get("shard") or "all"),
             fate=fates[state],
             is_bad=state == "lost",
             tiles=sum(1 for _ in journal.named("done")),
-            worked=duration_text(self._ends_s[journal.name] - begun_s),
+            worked=duration_text(self._run.ends_s[journal.name] - begun_s),
             workers=_range([e.facts.get("workers", 0) for e in journal.named("begin", "memory")]),
             peak=(memory_text(max(peaks)) if peaks else "–")
             + (f", {memory_text(planned)} planned" if planned else ""),
@@ -342,7 +268,7 @@ class RunPage:
     def settings(self) -> list[tuple[str, str]]:
         """What decides which cells the run has, and the pixel sizes used."""
         rows = []
-        for name, value in self._latest.get("identity", {}).items():
+        for name, value in self._run.latest.get("identity", {}).items():
             if isinstance(value, Mapping):
                 rows += [(f"{name}.{part}", _plain(inner)) for part, inner in value.items()]
             else:
@@ -352,7 +278,7 @@ class RunPage:
     def _pixel_sizes(self) -> Iterator[tuple[str, str]]:
         """A row for each size, with the slides that have it."""
         slides: dict[float, dict[str, None]] = {}
-        for journal in self._journals:
+        for journal in self._run.journals:
             for slide_id, um_per_px in journal.origin.get("um_per_px", {}).items():
                 slides.setdefault(um_per_px, {})[slide_id] = None
         for um_per_px, names in sorted(slides.items()):
@@ -362,23 +288,10 @@ class RunPage:
     def versions(self) -> list[tuple[str, str]]:
         """Of each library, every version that a process used."""
         used: dict[str, dict[str, None]] = {}
-        for journal in self._journals:
+        for journal in self._run.journals:
             for name, version in journal.origin.get("versions", {}).items():
                 used.setdefault(name, {})[str(version)] = None
         return [(name, ", then ".join(found)) for name, found in used.items()]
-
-
-def _tile(event: Event) -> TileKey:
-    return event.facts["slide_id"], event.facts["tile_id"]
-
-
-def _shares(journal: Journal) -> Mapping[str, Mapping[str, int]]:
-    shares: Mapping[str, Mapping[str, int]] = journal.origin.get("slides", {})
-    return shares
-
-
-def _host(journal: Journal) -> str:
-    return str(journal.origin.get("host", "?"))
 
 
 def _moment(at_s: float) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from pipeline import __version__
 from pipeline.config import CELL_TYPES, CellType
 from pipeline.errors import InputError
-from pipeline.report.classifiers import FIGURE_NAMES, ScoredWith, scored_with
+from pipeline.report.classifiers import scored_with
 from pipeline.report.design import Design, read_design
 from pipeline.report.plots import DARK, LIGHT, density_png
 from pipeline.report.results import SlideResult, per_mm2, slide_results
@@ -27,11 +27,10 @@ from pipeline.report.statistics import (
 )
 from pipeline.resources import render
 from pipeline.store import atomic, manifest as manifests
-from pipeline.store.layout import RunLayout
+from pipeline.store.layout import RunLayout, is_simulated
 from pipeline.store.manifest import Manifest
+from pipeline.store.standing import FIGURE_NAMES, Standing
 
-SIMULATED_PREFIX = "DEMO_"
-"""Slides of the demo carry this name; whatever shows their numbers says that they are made up."""
 FILES = ("results.csv", "groups.csv", "comparisons.csv", "density.png", "report.html")
 
 
@@ -45,11 +44,11 @@ class Report:
     units: tuple[Unit, ...]
     groups: tuple[GroupSummary, ...]
     comparisons: tuple[Comparison, ...]
-    classifiers: tuple[ScoredWith, ...] = ()
+    classifiers: tuple[Standing, ...] = ()
 
     @property
     def is_simulated(self) -> bool:
-        return any(slide.slide_id.startswith(SIMULATED_PREFIX) for slide in self.manifest.slides)
+        return any(is_simulated(slide.slide_id) for slide in self.manifest.slides)
 
     @property
     def concerns(self) -> list[str]:

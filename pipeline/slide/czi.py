@@ -1,8 +1,8 @@
 """Reading the pixels of CZI slides, as RGB.
 
-This is the only module that imports aicspylibczi. It decodes single sub-blocks and puts them
-together itself, because libCZI's mosaics mix scenes that overlap. BGR becomes RGB here and nowhere
-else.
+This is the only module that imports aicspylibczi, which reads the pyramid. Level 0 is decoded one
+sub-block at a time (`slide.unpack`) and put together here, because libCZI's mosaics mix scenes that
+overlap and decode a sub-block again for every window.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -22,12 +23,11 @@ from numpy.typing import NDArray
 from pipeline.config import check_um_per_px
 from pipeline.errors import InputError
 from pipeline.geometry import Box
-from pipeline.slide.directory import COPY_AGAIN, CziDirectory, SubBlock, is_whole, read_directory
+from pipeline.slide.directory import COPY_AGAIN, CziDirectory, Extent, SubBlock, read_directory, stored_pixels
 from pipeline.slide.metadata import describe
 from pipeline.slide.model import SceneInfo, SlideInfo
 from pipeline.slide.mosaic import Grid, SceneMosaic, corners_of, gather
-
-Pixels = NDArray[np.uint8]
+from pipeline.slide.unpack import Image, Pixels, unpack
 
 WHITE = 255
 STRIP_BYTES = 256 * 1024**2
@@ -65,7 +65,6 @@ class CziSlide:
         self._directory = directory
         self._um_per_px = um_per_px
         self._mosaics: dict[int, SceneMosaic] = {}
-        self._room_px = directory.level_0[0].box.area_px
         self._file = directory.path.open("rb")
         try:
             self._czi = CziFile(self._file)
@@ -153,9 +152,8 @@ class CziSlide:
         wanted = box.shifted(mosaic.box.x0, mosaic.box.y0)
         picture = np.full((box.height, box.width, 3), WHITE, np.uint8)
         for block in (mosaic.level_0[nth] for nth in mosaic.meeting(wanted)):
-            shared = block.box.clipped(wanted)
-            picture[shared.slices_in(wanted)] = self.decode(block)[shared.slices_in(block.box)]
-        return to_rgb(picture)
+            self.decode(block).show(block.box.clipped(wanted), picture, wanted)
+        return picture
 
     def read_lowres(self, scene: int, factor: int) -> Pixels:
         """The whole scene, reduced; from the stored pyramid where there is one.
@@ -196,40 +194,21 @@ class CziSlide:
             self._mosaics[scene] = mosaic
         return self._mosaics[scene]
 
-    def decode(self, block: SubBlock) -> Pixels:
-        """(height, width, 3) BGR pixels of a level-0 block; `InputError` when it is damaged.
-
-        aicspylibczi 4.0.1 makes room for the first block of the file, whatever block it is asked for,
-        and writes past its end when that one is larger: larger blocks are read as a piece of mosaic.
-        """
-        self._check(block)
-        if block.box.area_px > self._room_px:
-            return self._decode_large(block)
-        where = dict(block.plane)
-        if block.has_scene:
-            where["S"] = block.scene
-        if self.info.is_mosaic:
-            where["M"] = block.mosaic_index
+    def decode(self, block: SubBlock) -> Image:
+        """The pixels of a level-0 block; `InputError` when it is damaged."""
+        extent = self._extent(block)
+        stored = os.pread(self._file.fileno(), extent.length_bytes, extent.position_bytes)
         try:
-            stored, _ = self._czi.read_image(cores=1, **where)
-            image: Pixels = stored.reshape(block.stored_height_px, block.stored_width_px, 3)
-        except LIBCZI_ERRORS as error:
+            return unpack(stored, block)
+        except ValueError as error:
             raise self._undecodable(block.box, str(error)) from error
-        return image
 
-    def _decode_large(self, block: SubBlock) -> Pixels:
-        """The same through libCZI's mosaic, where blocks of the scene that lie above cover it already."""
-        if self.mosaic(block.scene).has_strangers(block.box):
-            raise InputError(
-                f"scene {block.scene} is overlaid by a scene with images of another size",
-                where=self.info.path,
-                fix="save each scene as a file of its own in ZEN",
-            )
-        return self._read_mosaic(block.box, 1.0, block.plane)
-
-    def _check(self, block: SubBlock) -> None:
-        if not is_whole(self._file, block, self.info.size_bytes):
+    def _extent(self, block: SubBlock) -> Extent:
+        """Where a block's pixels lie; `InputError` if its sizes are wrong."""
+        extent = stored_pixels(self._file, block, self.info.size_bytes)
+        if extent is None:
             raise self._undecodable(block.box, "its sizes are wrong")
+        return extent
 
     def _mean_of_level_0(self, mosaic: SceneMosaic, grid: Grid) -> Pixels:
         """Means of what is seen of every block, each decoded once."""
@@ -240,7 +219,8 @@ class CziSlide:
             parts = mosaic.visible_parts(nth)
             if not parts:
                 continue
-            image = self.decode(block)
+            image = np.empty((block.box.height, block.box.width, 3), np.uint8)
+            self.decode(block).show(block.box, image, block.box)
             for part in itertools.chain.from_iterable(map(_bands, parts)):
                 rows, columns = grid.edges(part)
                 running = cv2.integral(image[part.slices_in(block.box)])
@@ -250,7 +230,7 @@ class CziSlide:
         for channel in np.moveaxis(sums, 2, 0):  # in place: the sums of a whole slide are large
             channel += WHITE * gaps + areas // 2
             channel //= areas
-        return to_rgb(sums.astype(np.uint8))
+        return sums.astype(np.uint8)
 
     def _usable_level(
         self, mosaic: SceneMosaic, grid: Grid, covered: NDArray[np.bool_]
@@ -271,7 +251,7 @@ class CziSlide:
 
     def _mean_of_level(self, mosaic: SceneMosaic, grid: Grid, level: Sequence[SubBlock]) -> Pixels:
         for block in level:
-            self._check(block)
+            self._extent(block)
         zoom = min(block.zoom for block in level)  # libCZI takes blocks of at least the zoom asked for
         rows, columns = grid.shape
         strips = math.ceil(3 * mosaic.box.area_px * zoom * zoom / STRIP_BYTES)

@@ -42,6 +42,7 @@ _HEADER_POSITIONS = 52
 _DIRECTORY_HEADER_BYTES = 128
 _METADATA_HEADER_BYTES = 256
 _MOST_DIMENSIONS = 40
+_LEAST_FIXED_BYTES = 256  # of a sub-block, before its metadata
 
 COPY_AGAIN = "the file is cut short or damaged: copy it again from its source"
 
@@ -132,19 +133,32 @@ def read_directory(path: Path) -> CziDirectory:
         raise InputError(f"cannot be read ({error.strerror})", where=path) from error
 
 
-def is_whole(file: BinaryIO, block: SubBlock, size_bytes: int) -> bool:
-    """Whether a sub-block's parts fit inside it and the file; libCZI reads past its end if they do not.
+@dataclass(frozen=True)
+class Extent:
+    """A stretch of a file."""
 
-    Reads 48 bytes without moving the position of `file`, which libCZI shares.
+    position_bytes: int
+    length_bytes: int
+
+
+def stored_pixels(file: BinaryIO, block: SubBlock, size_bytes: int) -> Extent | None:
+    """Where a sub-block's pixels lie, as stored; None if its parts do not fit inside it and the file.
+
+    libCZI reads past the end of parts that do not fit. Reads 80 bytes without moving the position of
+    `file`, which libCZI shares.
     """
-    header = os.pread(file.fileno(), _SEGMENT.size + _PARTS.size, block.position_bytes)
-    if len(header) < _SEGMENT.size + _PARTS.size:
-        return False
+    header = os.pread(file.fileno(), _SEGMENT.size + _PARTS.size + _ENTRY.size, block.position_bytes)
+    if len(header) < _SEGMENT.size + _PARTS.size + _ENTRY.size:
+        return None
     name, allocated, used = _SEGMENT.unpack_from(header)
-    parts = _PARTS.unpack_from(header, _SEGMENT.size)
+    metadata, attachments, pixels = _PARTS.unpack_from(header, _SEGMENT.size)
+    *_, dimensions = _ENTRY.unpack_from(header, _SEGMENT.size + _PARTS.size)
+    fixed = max(_LEAST_FIXED_BYTES, _PARTS.size + _ENTRY.size + dimensions * _DIMENSION.size)
     length = min(used or allocated, size_bytes - block.position_bytes - _SEGMENT.size)
-    is_block: bool = name.rstrip(b"\0") == b"ZISRAWSUBBLOCK"
-    return is_block and min(parts) >= 0 and sum(parts) <= int(length)
+    is_block = name.rstrip(b"\0") == b"ZISRAWSUBBLOCK" and 0 < dimensions <= _MOST_DIMENSIONS
+    if not is_block or min(metadata, attachments, pixels) < 0 or fixed + metadata + pixels > length:
+        return None
+    return Extent(block.position_bytes + _SEGMENT.size + fixed + metadata, pixels)
 
 
 class _Parser:

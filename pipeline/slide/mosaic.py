@@ -45,10 +45,6 @@ class SceneMosaic:
         """Whether a block of another scene shares a pixel with a block of this one."""
         return any(_meets(self._corners, Box(*corners)).any() for corners in self.strangers.tolist())
 
-    def has_strangers(self, box: Box) -> bool:
-        """Whether a block of another scene shares a pixel with a box."""
-        return bool(_meets(self.strangers, box).any())
-
     def meeting(self, box: Box) -> list[int]:
         """Indices of the level-0 blocks that share a pixel with a box, bottom to top."""
         found: list[int] = np.flatnonzero(_meets(self._corners, box)).tolist()
@@ -56,11 +52,9 @@ class SceneMosaic:
 
     def visible_parts(self, nth: int) -> list[Box]:
         """The part of level-0 block `nth` that no later block hides, as boxes that do not overlap."""
-        parts = [self.level_0[nth].box]
+        box = self.level_0[nth].box
         above = self._corners[nth + 1 :]
-        for corners in above[_meets(above, parts[0])].tolist():
-            parts = [piece for part in parts for piece in _without(part, Box(*corners))]
-        return parts
+        return uncovered(box, [Box(*corners) for corners in above[_meets(above, box)].tolist()])
 
     @cached_property
     def _corners(self) -> Corners:
@@ -85,6 +79,14 @@ def gather(directory: CziDirectory, scene: SceneInfo) -> SceneMosaic:
         pyramid=pyramid,
         strangers=others[_meets(others, scene.mosaic_box)],
     )
+
+
+def uncovered(box: Box, others: Sequence[Box]) -> list[Box]:
+    """The part of a box that no other box covers, as boxes that do not overlap."""
+    parts = [box]
+    for other in others:
+        parts = [piece for part in parts for piece in _without(part, other)]
+    return parts
 
 
 def corners_of(blocks: Sequence[SubBlock]) -> Corners:

@@ -4,14 +4,15 @@ Windows overlap by their halos and seldom lie on the sub-blocks' grid, so readin
 decodes a pixel twice and more. Here the order is known before the first read: decoded blocks are
 kept while another window will need them, and when room is short the one needed last goes first
 (Belady's rule, which no other order of eviction beats). Threads with a handle each decode ahead of
-the window that is put together.
+the window that is put together, and show what they decoded in it themselves.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,9 +21,10 @@ from types import TracebackType
 from typing import Generic, TypeVar
 
 from pipeline.geometry import Box
-from pipeline.slide.czi import WHITE, CziSlide, Pixels, to_rgb
+from pipeline.slide.czi import WHITE, CziSlide
 from pipeline.slide.directory import SubBlock, read_directory
-from pipeline.slide.mosaic import SceneMosaic
+from pipeline.slide.mosaic import SceneMosaic, uncovered
+from pipeline.slide.unpack import Image, Pixels
 
 AHEAD_PER_THREAD = 2
 """Blocks that may be decoded and not yet shown, for each decoding thread."""
@@ -103,13 +105,82 @@ class Foreseen(Generic[Value]):
             self.held_bytes -= self._bytes_of[key]
 
 
+class _View:
+    """A window being put together, by the threads that decode its blocks and the one that reads it."""
+
+    def __init__(self, picture: Pixels, box: Box, gaps: Sequence[Box]) -> None:
+        self._picture = picture
+        self._box = box
+        self._awaited = 1  # the reader, until it has named every block
+        self._fault: Exception | None = None
+        self._changed = threading.Condition()
+        for gap in gaps:
+            picture[gap.slices_in(box)] = WHITE
+
+    def expect(self) -> None:
+        """One more block will be shown."""
+        with self._changed:
+            self._awaited += 1
+
+    def show(self, image: Image | Exception, parts: Sequence[Box]) -> None:
+        """Shows those parts of a decoded block that nothing hides; a fault fails the window."""
+        if isinstance(image, Exception):
+            self._fault = self._fault or image
+        else:
+            for part in parts:
+                image.show(part.clipped(self._box), self._picture, self._box)
+        self._settle()
+
+    def wait(self) -> None:
+        """Waits for all blocks; raises what one of them failed with."""
+        self._settle()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._awaited)
+        if self._fault is not None:
+            raise self._fault
+
+    def _settle(self) -> None:
+        with self._changed:
+            self._awaited -= 1
+            self._changed.notify_all()
+
+
+class _Decoded:
+    """A block's pixels, or what was raised for them, as soon as a thread has decoded it."""
+
+    def __init__(self) -> None:
+        self._image: Image | Exception | None = None
+        self._waiting: list[tuple[_View, Sequence[Box]]] = []
+        self._lock = threading.Lock()
+
+    def decode(self, read: Callable[[], Image]) -> None:
+        """Decodes, and shows the block in the windows that wait for it."""
+        try:
+            image: Image | Exception = read()
+        except Exception as fault:  # raised again for each window that needs the block
+            image = fault
+        with self._lock:
+            self._image = image
+        for view, parts in self._waiting:
+            view.show(image, parts)
+
+    def show_in(self, view: _View, parts: Sequence[Box]) -> None:
+        """Shows the block now, or lets the thread that decodes it do so."""
+        view.expect()
+        with self._lock:
+            image = self._image
+            if image is None:
+                self._waiting.append((view, parts))
+        if image is not None:
+            view.show(image, parts)
+
+
 @dataclass(frozen=True)
 class _Piece:
-    """A block on its way into a window."""
+    """A block on its way into a window; see `_View.show` for `parts`."""
 
-    step: int
-    block: SubBlock
-    image: Future[Pixels]
+    block: _Decoded
+    parts: Sequence[Box]
     is_new: bool
 
 
@@ -121,6 +192,7 @@ class _Assembly:
     visits: Sequence[Visit]
     steps: list[list[BlockKey]] = field(init=False)
     bytes_of: dict[BlockKey, int] = field(init=False)
+    _parts: dict[BlockKey, list[Box]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.steps = [
@@ -131,6 +203,17 @@ class _Assembly:
 
     def block(self, key: BlockKey) -> SubBlock:
         return self.mosaics[key.scene].level_0[key.nth]
+
+    def parts(self, key: BlockKey) -> list[Box]:
+        """The parts of a block that no other hides."""
+        if key not in self._parts:
+            self._parts[key] = self.mosaics[key.scene].visible_parts(key.nth)
+        return self._parts[key]
+
+    def gaps(self, step: int) -> list[Box]:
+        """The parts of a window where no block is."""
+        visit = self.visits[step]
+        return uncovered(self.place(visit), [self.block(key).box for key in self.steps[step]])
 
     def place(self, visit: Visit) -> Box:
         """The window in mosaic coordinates."""
@@ -233,9 +316,7 @@ class WindowStream:
             self._handles.put(handle)
         mosaics = {scene: self._open[0].mosaic(scene) for scene in {visit.scene for visit in visits}}
         self._assembly = _Assembly(mosaics, visits)
-        self._cache: Foreseen[Future[Pixels]] = Foreseen(
-            self._assembly.steps, self._assembly.bytes_of, room_bytes
-        )
+        self._cache: Foreseen[_Decoded] = Foreseen(self._assembly.steps, self._assembly.bytes_of, room_bytes)
         self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._ahead = AHEAD_PER_THREAD * threads
         self._is_wanted = is_wanted
@@ -284,19 +365,13 @@ class WindowStream:
         """
         step = self._pending.popleft()
         assert isinstance(step, int)
-        wanted = self._assembly.place(self._visits[step])
-        picture[...] = WHITE
-        fault: BaseException | None = None
-        while self._look_ahead() and isinstance(self._pending[0], _Piece):
-            piece = self._pending.popleft()
-            assert isinstance(piece, _Piece)
+        place = self._assembly.place(self._visits[step])
+        view = _View(picture, place, self._assembly.gaps(step))
+        while self._look_ahead() and isinstance(piece := self._pending[0], _Piece):
+            self._pending.popleft()
+            piece.block.show_in(view, [part for part in piece.parts if part.clipped(place).area_px])
             self._new -= piece.is_new
-            fault = fault or piece.image.exception()
-            if fault is None:
-                shared = piece.block.box.clipped(wanted)
-                picture[shared.slices_in(wanted)] = piece.image.result()[shared.slices_in(piece.block.box)]
-        if fault is not None:
-            raise fault
+        view.wait()
 
     def _look_ahead(self) -> bool:
         """Begins to decode what is needed next; returns whether anything is left to show."""
@@ -310,20 +385,26 @@ class WindowStream:
         return bool(self._pending)
 
     def _foresee(self) -> Iterator[_Piece | int]:
-        """Of every wanted window its index, then its blocks from bottom to top."""
+        """Of every wanted window its index, then its blocks."""
         for step, keys in enumerate(self._assembly.steps):
             if not self._is_wanted(step):
                 continue
             yield step
             for key in keys:
                 before = self._cache.loaded_bytes
-                block = self._assembly.block(key)
-                image = self._cache.get(key, step, partial(self._decoders.submit, self._decode, block))
-                yield _Piece(step, block, image, self._cache.loaded_bytes > before)
+                block = self._cache.get(key, step, partial(self._begin, key))
+                yield _Piece(block, self._assembly.parts(key), self._cache.loaded_bytes > before)
 
-    def _decode(self, block: SubBlock) -> Pixels:
+    def _begin(self, key: BlockKey) -> _Decoded:
+        """Has a block decoded."""
+        stored = self._assembly.block(key)
+        block = _Decoded()
+        self._decoders.submit(block.decode, partial(self._decode, stored))
+        return block
+
+    def _decode(self, block: SubBlock) -> Image:
         handle = self._handles.get()
         try:
-            return to_rgb(handle.decode(block))
+            return handle.decode(block)
         finally:
             self._handles.put(handle)

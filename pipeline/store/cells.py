@@ -17,7 +17,7 @@ from pipeline.errors import InputError
 from pipeline.store import tables
 from pipeline.store.layout import RunLayout
 from pipeline.store.manifest import Manifest
-from pipeline.store.schema import CROPS, cells_schema, feature_columns
+from pipeline.store.schema import CROPS, feature_columns
 
 BATCH_ROWS = 65_536
 CROPS_AT_ONCE = 256
@@ -104,13 +104,6 @@ def feature_names(layout: RunLayout, manifest: Manifest) -> list[str]:
     raise InputError("has no cells yet", where=layout.root, fix="run `mkhspc segment` to its end first")
 
 
-def write_cells(layout: RunLayout, manifest: Manifest, slide_id: str, cells: pa.Table) -> None:
-    """Writes one slide's cells, checked against the schema, with `in_filter` set."""
-    cells = with_in_filter(cells, manifest.filter)
-    schema = cells_schema(feature_columns(cells.column_names))
-    tables.write_table(layout.cells(slide_id), cells.select(schema.names).cast(schema), manifest.config_hash)
-
-
 def rewrite_in_filter(layout: RunLayout, manifest: Manifest, slide_id: str) -> None:
     """Brings the column `in_filter` on disk up to the manifest's filter; other columns stay."""
     path = layout.cells(slide_id)
@@ -123,11 +116,6 @@ def rewrite_in_filter(layout: RunLayout, manifest: Manifest, slide_id: str) -> N
         manifest.config_hash,
         metadata=tables.metadata_of(schema),
     )
-
-
-def write_crops(layout: RunLayout, manifest: Manifest, slide_id: str, crops: pa.Table) -> None:
-    """Writes one slide's crops, checked against the schema."""
-    tables.write_table(layout.crops(slide_id), crops.cast(CROPS), manifest.config_hash)
 
 
 def iter_crops(

@@ -53,9 +53,14 @@ class RunLayout:
     def scores(self, slide_id: str) -> Path:
         return self.root / "scores" / f"{slide_id}.parquet"
 
+    def standing(self, classifier_id: str) -> Path:
+        """What is known of a classifier whose scores the run holds."""
+        return self.root / "scores" / f"{classifier_id}.json"
+
 
 MAX_SLIDE_ID_LENGTH = 150
 """Leaves room in a file name, of 255 bytes at most, for what is put around it."""
+SIMULATED_PREFIX = "DEMO_"
 
 
 def slide_id_of(path: Path) -> str:
@@ -85,6 +90,11 @@ def is_slide_id(text: str) -> bool:
 
 def _safe(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "_", name).strip("._-")
+
+
+def is_simulated(slide_id: str) -> bool:
+    """Whether a slide was drawn by `mkhspc demo`, which names its slides so that nobody can mistake them."""
+    return slide_id.startswith(SIMULATED_PREFIX)
 
 
 def distinct_slide_ids(paths: list[Path]) -> dict[str, Path]:

@@ -6,6 +6,7 @@ import json
 import platform
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 TITLES = {
@@ -41,12 +42,12 @@ def main() -> None:
     (ROOT / "docs" / "benchmarks.md").write_text(text)
 
 
-def line(row: dict[str, object]) -> str:
+def line(row: dict[str, Any]) -> str:
     """A row of the table."""
     value = row["value"]
     number = f"{value:.4g}" if isinstance(value, float) else str(value)
     unit = row["unit"] or ""
-    met = {True: "yes", False: "**no**", None: ""}[row["ok"]]  # type: ignore[index]
+    met = {True: "yes", False: "**no**", None: ""}[row["ok"]]
     cells = [row["name"], f"{number} {unit}".strip(), row["target"] or "", met, row["baseline"] or ""]
     return "| " + " | ".join(str(cell).replace("|", "/") for cell in cells) + " |\n"
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -97,13 +97,13 @@ def _over_bare_loop(slide: Path, scratch: Path) -> Row:
     }
 
 
-def _on_core_0(work: object) -> float:
+def _on_core_0(work: Callable[[], object]) -> float:
     before, threads = os.sched_getaffinity(0), cv2.getNumThreads()
     os.sched_setaffinity(0, {0})
     cv2.setNumThreads(1)
     try:
         begun_s = time.perf_counter()
-        work()  # type: ignore[operator]
+        work()
         return time.perf_counter() - begun_s
     finally:
         os.sched_setaffinity(0, before)

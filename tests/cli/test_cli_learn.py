@@ -137,7 +137,7 @@ def test_two_exports_without_a_name_are_one_persons_and_the_newest_answers_count
     assert err == (
         "mkhspc: 2.json, 1.json give no name and are taken for one annotator's: the newest answer counts\n"
     )
-    assert "18 answers given anew by the same annotator: the newest counts" in out
+    assert "18 answers given anew or taken back by the same annotator: the newest counts" in out
     document = json.loads(training.read_text())
     assert document["conflicts"] == []
     said = {sample["cell_id"]: sample["label"] for sample in document["samples"]}

@@ -5,10 +5,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from runs import FakeRun, make_run
+from runs import FakeRun, make_run, write_cells
 
 from pipeline.cli import run_command
-from pipeline.store import cells as store_cells
+from pipeline.store.cells import read_cells
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +68,8 @@ def test_tables_older_than_the_tiles_are_shown_with_a_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = make_run(tmp_path / "run", slide_ids=("FGC1", "FHU1"), cells_per_type=12)
-    cells = store_cells.read_cells(run.layout, run.manifest, "FHU1")
-    store_cells.write_cells(run.layout, run.manifest, "FHU1", cells.slice(3))
+    cells = read_cells(run.layout, run.manifest, "FHU1")
+    write_cells(run.layout, run.manifest, "FHU1", cells.slice(3))
     assert run_command(["gallery", "--run", str(run.layout.root), "--out", str(tmp_path / "site")]) == 0
     assert (
         "mkhspc: the tables of FHU1 lack cells of finished tiles, which are not shown;"

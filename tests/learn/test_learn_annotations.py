@@ -118,6 +118,23 @@ def test_answers_to_blind_repeats_are_kept_apart_from_the_labels(tmp_path: Path)
     assert {(r.first, r.again) for r in found.repeats} == {("positive", "positive"), ("negative", "positive")}
 
 
+def test_a_label_that_was_taken_away_is_known_with_its_time(tmp_path: Path) -> None:
+    gone, back, unsaid = f"{MK}_2", f"{MK}_3", f"{MK}_4"
+
+    def event(cell_id: str, label: str, hour: int, **keys: str) -> dict[str, str]:
+        at = f"2026-01-31T{hour}:00:00Z"
+        return {"cell_id": cell_id, "label": label, "at": at, "policy": "random", **keys}
+
+    events = [
+        event(gone, "positive", 10), event(gone, "unlabelled", 11),
+        event(back, "unlabelled", 10), event(back, "positive", 11),
+        event(unsaid, "unlabelled", 10, policy="blind-repeat"),
+        event(MK, "unlabelled", 12),
+    ]  # fmt: skip
+    found = read_annotations(write(tmp_path / "l.json", {**OURS, "mk": LISTS, "events": events}))
+    assert {cell_id: at.hour for cell_id, at in found.cleared.items()} == {gone: 11}
+
+
 IMPOSSIBLE = {"cell_id": MK, "policy": "random", "inclusion_prob": 0}
 
 REFUSED: list[tuple[str, Any, str]] = [

@@ -171,6 +171,24 @@ def test_an_annotator_who_exports_again_corrects_himself(run: FakeRun, tmp_path:
     assert conversion.superseded == 1
 
 
+def test_a_label_cleared_after_an_export_does_not_count_and_one_of_another_browser_does(
+    run: FakeRun, tmp_path: Path
+) -> None:
+    kept, cleared, elsewhere = in_filter(run, "mk")[:3]
+    monday = export(run.manifest, {kept: "positive", cleared: "negative"})
+    taken_back = {"cell_id": cleared, "label": "unlabelled", "at": "2026-02-01T09:00:00Z", "policy": "random"}
+    tuesday = export(run.manifest, {kept: "positive"}, exported_at="2026-02-01T10:00:00Z")
+    tuesday["events"] += [*monday["events"][1:], taken_back]
+    other_browser = export(run.manifest, {elsewhere: "negative"})
+    files = [
+        write(tmp_path / f"{name}.json", data)
+        for name, data in {"tuesday": tuesday, "monday": monday, "laptop": other_browser}.items()
+    ]
+    conversion = converted(run, *files)
+    assert {d.cell_id: d.value for d in conversion.samples} == {kept: "positive", elsewhere: "negative"}
+    assert len(conversion.conflicts) == 0
+
+
 def test_blind_repeats_are_no_labels_but_give_the_agreement(run: FakeRun, tmp_path: Path) -> None:
     a, b = in_filter(run, "mk")[:2]
     events = [{"cell_id": c, "label": "positive", "policy": "blind-repeat"} for c in (a, b)]

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings, strategies as st
 from labelfiles import moved, old_id
-from runs import FakeRun, make_run
+from runs import FakeRun, make_run, write_cells
 from scipy import ndimage
 
 from pipeline.geometry import Box, contour_to_mask, mask_to_contour, normalise_mask
 from pipeline.learn.match import NEAR_UM, How, Match, match_names, points_in_contours
-from pipeline.store.cells import read_cells, write_cells
+from pipeline.store.cells import read_cells
 from pipeline.store.schema import CellName, parse_cell_id
 
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from labelfiles import export, truth_labels, write
-from runs import FakeRun, make_run
+from runs import FakeRun, make_run, write_cells
 
 from pipeline.config import CellType
 from pipeline.errors import InputError, UsageError
@@ -23,7 +23,7 @@ from pipeline.learn.score import HARMLESS_SETTINGS, ScoreSummary, apply_classifi
 from pipeline.learn.train import Request as TrainRequest, train
 from pipeline.learn.training_file import write_training
 from pipeline.store import cells as cell_tables, manifest as manifests, tables
-from pipeline.store.cells import read_cells, write_cells
+from pipeline.store.cells import read_cells
 from pipeline.store.layout import RunLayout
 from pipeline.store.schema import SCORES
 
@@ -291,3 +291,17 @@ def test_a_classifier_that_rejects_nearly_every_cell_is_a_concern(
     assert summary.concerns == (
         f"{trained['mk']} rejects 100.0% of the {summary.types['mk'].in_filter} mk in the filter",
     )
+
+
+def test_a_run_without_a_cell_is_scored_and_no_classifier_blamed(
+    fresh: FakeRun, trained: dict[CellType, Path]
+) -> None:
+    for slide_id in SLIDES:
+        cells = read_cells(fresh.layout, fresh.manifest, slide_id)
+        write_cells(fresh.layout, fresh.manifest, slide_id, cells.slice(0, 0))
+    summary = scored(fresh, trained)
+    assert {t: (found.cells, found.positive) for t, found in summary.types.items()} == {
+        "mk": (0, 0), "hspc": (0, 0),
+    }  # fmt: skip
+    assert summary.concerns == ()
+    assert [scores(fresh, slide_id) for slide_id in SLIDES] == [[], [], []]

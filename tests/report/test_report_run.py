@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pytest
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from runs import FakeRun, make_run
+from runs import FakeRun, make_run, write_cells
 
 from pipeline.errors import IncompleteError, InputError
 from pipeline.report.design import read_design
@@ -24,7 +24,8 @@ from pipeline.report.plots import LIGHT, _panel, density_png
 from pipeline.report.results import SlideResult, slide_results
 from pipeline.report.statistics import Unit
 from pipeline.report.write import make_report, to_json, write_report
-from pipeline.store import cells as store_cells, tables
+from pipeline.store import tables
+from pipeline.store.cells import read_cells
 from pipeline.store.layout import RunLayout
 from pipeline.store.schema import SCORES
 
@@ -53,7 +54,7 @@ def groups(tmp_path: Path) -> Path:
 
 
 def read(run: FakeRun, slide_id: str) -> pa.Table:
-    return store_cells.read_cells(run.layout, run.manifest, slide_id)
+    return read_cells(run.layout, run.manifest, slide_id)
 
 
 def of(results: list[SlideResult], slide_id: str, cell_type: str) -> SlideResult:
@@ -86,7 +87,7 @@ def test_areas_are_those_of_the_finished_tiles(run: FakeRun) -> None:
     run.layout.part("FGC1", gone).unlink()
     kept = cells.filter(pc.field("tile_id") != gone)
     assert kept.num_rows < cells.num_rows
-    store_cells.write_cells(run.layout, run.manifest, "FGC1", kept)
+    write_cells(run.layout, run.manifest, "FGC1", kept)
     searched = of(slide_results(run.layout, run.manifest), "FGC1", "mk").searched
     assert (searched.tiles_done, searched.tiles_planned, searched.sampling_fraction) == (3, 4, 0.75)
     assert searched.tissue_mm2 == pytest.approx(1.5)
@@ -94,7 +95,7 @@ def test_areas_are_those_of_the_finished_tiles(run: FakeRun) -> None:
 
 def test_tiles_that_are_not_merged_are_refused(run: FakeRun) -> None:
     cells = read(run, "FHU1")
-    store_cells.write_cells(run.layout, run.manifest, "FHU1", cells.slice(1))
+    write_cells(run.layout, run.manifest, "FHU1", cells.slice(1))
     with pytest.raises(IncompleteError, match="FHU1"):
         slide_results(run.layout, run.manifest)
 
@@ -129,7 +130,7 @@ def test_a_classifier_of_which_nothing_was_noted_is_a_concern(run: FakeRun) -> N
 def test_a_damaged_note_of_a_classifier_is_refused(run: FakeRun, text: str) -> None:
     for slide_id in SLIDES:
         write_scores(run, slide_id, read(run, slide_id))
-    run.layout.scores("c1").with_suffix(".json").write_text(text)
+    run.layout.standing("c1").write_text(text)
     with pytest.raises(InputError, match=r"c1\.json"):
         make_report(run.layout)
 
@@ -172,7 +173,7 @@ def test_nuclei_of_an_accepted_mk_are_left_out(run: FakeRun) -> None:
     hosts = {hspc[0]: accepted, hspc[1]: rejected}
     column = pa.array([hosts.get(i) for i in cells["cell_id"].to_pylist()], pa.string())
     marked = cells.set_column(cells.column_names.index("inside_mk_id"), "inside_mk_id", column)
-    store_cells.write_cells(run.layout, run.manifest, "FGC1", marked)
+    write_cells(run.layout, run.manifest, "FGC1", marked)
     unscored = of(slide_results(run.layout, run.manifest), "FGC1", "hspc").candidates
     assert (unscored.cells, unscored.inside_mk) == (len(hspc) - 2, 2)
     for slide_id in SLIDES:

@@ -1,0 +1,74 @@
+"""What a model on a device takes and gives, and how those who need it ask: nothing here imports torch.
+
+Arrays of a message travel by shared memory when the two sides are different processes; everything
+else in it is small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from pipeline.errors import MkhspcError
+
+Message = Mapping[str, NDArray[Any] | int | float | str | bool | None]
+
+
+class Model(Protocol):
+    """Weights on a device, ready to answer."""
+
+    def run(self, requests: Sequence[Message]) -> Sequence[Message | MkhspcError]:
+        """Answers requests, of several tiles perhaps, in their order.
+
+        An answer may be the error of that one request; an exception is that of all of them.
+        """
+        ...
+
+
+class Loader(Protocol):
+    """What it takes to load a model: small, picklable, and made without torch."""
+
+    @property
+    def name(self) -> str:
+        """What workers ask for, such as 'sam2'."""
+        ...
+
+    @property
+    def resident_bytes(self) -> int:
+        """What the model is expected to take of its process's memory, before it has been measured."""
+        ...
+
+    def load(self, device: str) -> Model:
+        """Loads the weights on to a device, in the process that will own them.
+
+        Raises:
+            InputError: the weights are missing, damaged or another model's.
+        """
+        ...
+
+
+class Asker(Protocol):
+    """Whoever can be asked for the work of a model."""
+
+    def ask(self, model: str, request: Message) -> Message:
+        """The model's answer.
+
+        Raises:
+            MkhspcError: the model's own error for this request, or its owner is lost.
+        """
+        ...
+
+
+class Local:
+    """Models in this very process."""
+
+    def __init__(self, models: Mapping[str, Model]) -> None:
+        self._models = models
+
+    def ask(self, model: str, request: Message) -> Message:
+        (answer,) = self._models[model].run([request])
+        if isinstance(answer, MkhspcError):
+            raise answer
+        return answer

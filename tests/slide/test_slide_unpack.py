@@ -1,0 +1,122 @@
+"""Sub-blocks decoded past libCZI are libCZI's to the bit, and damage is told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pyarrow as pa
+import pytest
+from aicspylibczi import CziFile
+from czifiles import Block, mosaic_blocks, noise, write_czi
+from numpy.typing import NDArray
+
+from pipeline.geometry import Box
+from pipeline.slide.czi import CziSlide
+from pipeline.slide.directory import SubBlock, read_directory
+from pipeline.slide.unpack import unpack
+
+SUB_BLOCK = SubBlock(
+    box=Box(100, 200, 150, 240),
+    stored_width_px=50,
+    stored_height_px=40,
+    pixel_type="bgr24",
+    compression="uncompressed",
+    plane={},
+    scene=0,
+    has_scene=False,
+    mosaic_index=0,
+    position_bytes=0,
+)
+BGR = noise(40, 50)
+
+
+def stored_as(compression: str) -> tuple[bytes, SubBlock]:
+    plain = BGR.tobytes()
+    codec = pa.Codec("zstd")
+    stored = {
+        "uncompressed": plain,
+        "zstd0": codec.compress(plain, asbytes=True),
+        "zstd1": b"\x03\x01\x00" + codec.compress(plain, asbytes=True),
+        "jpeg-xr": imagecodecs.jpegxr_encode(BGR[..., ::-1], level=1.0),
+    }[compression]
+    return stored, replace(SUB_BLOCK, compression=compression)
+
+
+def rgb_of(path: Path) -> list[NDArray[np.uint8]]:
+    """Every level-0 sub-block as this package decodes it."""
+    pictures = []
+    with CziSlide.open(path) as slide:
+        for block in read_directory(path).level_0:
+            picture = np.empty((block.box.height, block.box.width, 3), np.uint8)
+            slide.decode(block).show(block.box, picture, block.box)
+            pictures.append(picture)
+    return pictures
+
+
+def rgb_of_libczi(path: Path) -> list[NDArray[np.uint8]]:
+    czi = CziFile(path)
+    pictures = []
+    for block in read_directory(path).level_0:
+        where = {**block.plane, "M": block.mosaic_index, **({"S": block.scene} if block.has_scene else {})}
+        stored, _ = czi.read_image(**where)
+        pictures.append(stored.reshape(block.stored_height_px, block.stored_width_px, 3)[..., ::-1])
+    return pictures
+
+
+def equal(ours: list[NDArray[np.uint8]], theirs: list[NDArray[np.uint8]]) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", ["marrow.czi", "marrow_jxr.czi"])
+def test_scanned_images_are_those_of_libczi(shared: Path, name: str) -> None:
+    path = shared / "data" / "marrow" / name
+    assert equal(rgb_of(path), rgb_of_libczi(path))
+
+
+@pytest.mark.parametrize("compression", [None, "zstd0:ExplicitLevel=1", "zstd1:ExplicitLevel=5"])
+def test_written_images_are_those_of_libczi(tmp_path: Path, compression: str | None) -> None:
+    blocks = [*mosaic_blocks(noise(90, 120), (0, 0), 40), Block(np.zeros((40, 40, 3), np.uint8), 300, 0)]
+    path = write_czi(tmp_path / "a.czi", blocks, compression=compression)
+    assert equal(rgb_of(path), rgb_of_libczi(path))
+
+
+@pytest.mark.parametrize("compression", ["uncompressed", "zstd0", "zstd1", "jpeg-xr"])
+def test_a_part_is_shown_where_it_lies(compression: str) -> None:
+    image = unpack(*stored_as(compression))
+    picture = np.zeros((100, 100, 3), np.uint8)
+    image.show(Box(110, 205, 130, 240), picture, Box(90, 190, 190, 290))
+    assert (picture[15:50, 20:40] == BGR[5:40, 10:30, ::-1]).all()
+    picture[15:50, 20:40] = 0
+    assert not picture.any()
+
+
+@pytest.mark.parametrize("compression", ["uncompressed", "zstd0", "zstd1", "jpeg-xr"])
+def test_an_image_of_another_size_is_no_image(compression: str) -> None:
+    stored, block = stored_as(compression)
+    for wider in (49, 51):
+        with pytest.raises(ValueError, match=r"."):
+            unpack(stored, replace(block, stored_width_px=wider))
+
+
+@pytest.mark.parametrize("compression", ["uncompressed", "zstd0", "zstd1", "jpeg-xr"])
+def test_bytes_that_are_no_image_are_refused(compression: str) -> None:
+    _, block = stored_as(compression)
+    for stored in (b"", b"no image at all", bytes(500)):
+        with pytest.raises(ValueError, match=r"."):
+            unpack(stored, block)
+
+
+@pytest.mark.parametrize("header", [b"\x03\x01\x01", b"\x03\x02\x00", b"\x02\x00", b"\x00"])
+def test_a_zstd_header_of_another_kind_is_refused(header: bytes) -> None:
+    stored, block = stored_as("zstd1")
+    with pytest.raises(ValueError, match="its zstd header is unknown"):
+        unpack(header + stored[3:], block)
+
+
+def test_another_compression_is_named() -> None:
+    with pytest.raises(ValueError, match="compressed as lzw"):
+        unpack(b"", replace(SUB_BLOCK, compression="lzw"))

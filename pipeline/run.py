@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config import CELL_TYPES, CellType, RunConfig
@@ -12,7 +13,7 @@ from pipeline.engine.journal import read_journals
 from pipeline.engine.limits import memory_limit
 from pipeline.engine.merge import merge_slide, missing_tiles, refuse_missing
 from pipeline.engine.prepare import Tell, chosen_tiles, ignore, open_run, prepare_plan, proposed
-from pipeline.engine.schedule import Shard, Share, do_tiles, refuse_failures, refuse_too_large
+from pipeline.engine.schedule import Job, Shard, Share, do_tiles, plan_share, refuse_failures
 from pipeline.engine.workers import Outcome
 from pipeline.learn.score import apply_classifiers, check_classifiers, load_classifiers
 from pipeline.measure.features import FEATURE_NAMES
@@ -41,10 +42,11 @@ def segment(
         InterruptedRunError: a signal stopped the run at a tile border.
         CheckFailedError: not one cell was found.
     """
-    layout, manifest, share = _planned(config, only, None, progress, tell)
-    failed = _do_tiles(layout, manifest, share, config, progress, tell)
+    work = _planned(config, only, None, progress, tell)
+    failed = _do_tiles(work, progress, tell)
     with_failures = {outcome.task.slide_id for outcome in failed}
-    summary = merge(layout, [s for s in share.asked if s not in with_failures], progress=progress)
+    whole = [s for s in work.share.asked if s not in with_failures]
+    summary = merge(work.layout, whole, progress=progress)
     refuse_failures(failed)
     refuse_empty(summary)
     return summary
@@ -59,9 +61,9 @@ def segment_shard(
     tell: Tell = ignore,
 ) -> ShardSummary:
     """Like `segment`, for one part of the tiles and up to the finished tiles."""
-    layout, manifest, share = _planned(config, only, shard, progress, tell)
-    refuse_failures(_do_tiles(layout, manifest, share, config, progress, tell))
-    return ShardSummary(layout.root, str(shard), share.tiles)
+    work = _planned(config, only, shard, progress, tell)
+    refuse_failures(_do_tiles(work, progress, tell))
+    return ShardSummary(work.layout.root, str(shard), work.share.tiles)
 
 
 def merge(
@@ -101,9 +103,19 @@ def _accept_classifiers(manifest: Manifest) -> None:
     check_classifiers(load_classifiers(classifiers), manifest, FEATURE_NAMES, classifiers)
 
 
+@dataclass(frozen=True)
+class _Work:
+    """What a command has to do; no job if all its tiles are done."""
+
+    layout: RunLayout
+    manifest: Manifest
+    share: Share
+    job: Job | None
+
+
 def _planned(
     config: RunConfig, only: Sequence[str], shard: Shard | None, progress: Progress, tell: Tell
-) -> tuple[RunLayout, Manifest, Share]:
+) -> _Work:
     """The run, created or grown, and the tiles to do; of a command that is refused it keeps no trace."""
     limit = memory_limit(config.compute.memory_gb)
     there = RunLayout(Path(config.run.output_dir))
@@ -120,24 +132,20 @@ def _planned(
         for done, slide_id in enumerate(wanted, start=1):
             tiles[slide_id] = chosen_tiles(proposal.manifest, proposal.plan(slide_id))
             progress("survey", done, len(wanted), slide=slide_id)
-        refuse_too_large(layout, proposal.manifest, Share(tiles, shard), config.compute)
+        share = Share(tiles, shard)
+        job = plan_share(layout, proposal.manifest, share, config.compute)
         manifest = proposal.take()
     if manifest != proposal.manifest:  # another process asked for more meanwhile
-        tiles = {s: chosen_tiles(manifest, prepare_plan(layout, manifest, s)) for s in wanted}
-    return layout, manifest, Share(tiles, shard)
+        share = Share({s: chosen_tiles(manifest, prepare_plan(layout, manifest, s)) for s in wanted}, shard)
+        job = plan_share(layout, manifest, share, config.compute)
+    return _Work(layout, manifest, share, job)
 
 
-def _do_tiles(
-    layout: RunLayout,
-    manifest: Manifest,
-    share: Share,
-    config: RunConfig,
-    progress: Progress,
-    tell: Tell,
-) -> list[Outcome]:
+def _do_tiles(work: _Work, progress: Progress, tell: Tell) -> list[Outcome]:
     """Does the tiles, and however that ends draws how it went."""
+    layout = work.layout
     try:
-        return do_tiles(layout, manifest, share, config.compute, progress, tell)
+        return do_tiles(layout, work.manifest, work.share, work.job, progress, tell)
     finally:
         try:
             write_run_summary(layout.logs, read_journals(layout), time.time())

@@ -20,7 +20,7 @@ from pipeline.engine.budget import Budget, Demand, layout_of, plan_workers
 from pipeline.engine.journal import read_journals
 from pipeline.engine.limits import GB, MemoryLimit, memory_limit, usable_cores
 from pipeline.engine.prepare import Tell, chosen_tiles, ignore, open_run, prepare_plan
-from pipeline.engine.schedule import Share, do_tiles, plan_job, refuse_failures
+from pipeline.engine.schedule import Share, do_tiles, plan_job, plan_share, refuse_failures
 from pipeline.errors import UsageError
 from pipeline.progress import Progress, silent
 from pipeline.slide.tiles import Tile
@@ -204,7 +204,9 @@ def _measured(
     layout: RunLayout, manifest: Manifest, slide_id: str, tile: Tile, config: RunConfig, progress: Progress
 ) -> FirstTile:
     compute = replace(config.compute, num_workers=1, memory_gb=None)
-    refuse_failures(do_tiles(layout, manifest, Share({slide_id: [tile]}), compute, progress))
+    share = Share({slide_id: [tile]})
+    job = plan_share(layout, manifest, share, compute)
+    refuse_failures(do_tiles(layout, manifest, share, job, progress))
     path = layout.part(slide_id, tile.tile_id)
     part = tables.read_table(path, manifest.config_hash, columns=["cell_type", "area_um2"])
     facts = next(

@@ -100,39 +100,42 @@ class Share:
         return {slide_id: tiles for slide_id, tiles in left.items() if tiles}
 
 
-def refuse_too_large(layout: RunLayout, manifest: Manifest, share: Share, compute: ComputeSection) -> None:
-    """Raises `UsageError`, with what would be needed, when the tiles left do not fit the memory."""
-    if left := share.left(layout):
-        plan_job(manifest, left, compute)
+def plan_share(layout: RunLayout, manifest: Manifest, share: Share, compute: ComputeSection) -> Job | None:
+    """The work on those tiles of a share that have no part yet; None if all have.
+
+    Raises:
+        UsageError: not even one worker fits the memory; with what would be needed.
+    """
+    left = share.left(layout)
+    return plan_job(manifest, left, compute) if left else None
 
 
 def do_tiles(
     layout: RunLayout,
     manifest: Manifest,
     share: Share,
-    compute: ComputeSection,
+    job: Job | None,
     progress: Progress,
     tell: Tell = ignore,
 ) -> list[Outcome]:
-    """Does every tile of a share that has no part yet; returns the outcomes of those that failed.
+    """Does the tiles of a share; returns the outcomes of those that failed.
 
     Args:
+        job: from `plan_share`; tiles that another process has done since are left out.
         tell: takes a line as soon as a signal came.
 
     Raises:
-        UsageError: not even one worker fits the memory.
         InterruptedRunError: a signal came; the tiles under way were finished first.
     """
-    left = share.left(layout)
+    left = {slide.slide_id: len(slide.tiles) for slide in job.slides} if job else {}
     counts = {
-        s: SlideTiles(len(asked), len(share.of(s)), len(share.of(s)) - len(left.get(s, ())))
+        s: SlideTiles(len(asked), len(share.of(s)), len(share.of(s)) - left.get(s, 0))
         for s, asked in share.asked.items()
     }
     watch = TileWatch(RunLog(layout), progress, counts)
-    if not left:
+    if job is None:
         progress("tiles", watch.total, watch.total)
         return []
-    job = plan_job(manifest, left, compute)
     watch.begin(
         manifest,
         workers=job.budget.workers,

@@ -248,7 +248,8 @@ class Pool:
 
     def _ready(self, source: Source) -> list[_Worker]:
         busy = {w.connection: w for w in self._workers if w.task is not None}
-        news = [] if len(busy) == len(self._workers) else list(source.news())
+        is_anyone_free = len(busy) < len(self._workers) and not self.stop.is_set
+        news = list(source.news()) if is_anyone_free else []
         found = wait([*busy, *news], timeout=TICK_S)
         return [busy[one] for one in found if isinstance(one, Connection) and one in busy]
 

@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench lint clean install install-dev tools
+.PHONY: demo test bench lint clean install install-models install-dev tools
 .DEFAULT_GOAL := help
 
 help:
@@ -12,9 +12,11 @@ help:
 	@echo "make test    install what the tests need and run them all"
 	@echo "make lint    ruff, mypy and the order of imports"
 	@echo "make bench   measure; ONLY=engine|gallery|learn for one part, FULL=1 for the long ones"
+	@echo "make install-models   install into .venv what SAM2, Cellpose and the embedders need"
 	@echo "make clean   remove .venv and everything made"
 
 install: $(VENV)/installed
+install-models: $(VENV)/installed-models
 install-dev: $(VENV)/installed-dev
 
 demo: install
@@ -48,9 +50,17 @@ $(VENV)/installed: $(VENV)/made pyproject.toml
 	@$(BIN)/pip install --quiet --editable .
 	@touch $@
 
-$(VENV)/installed-dev: $(VENV)/installed pyproject.toml
+$(VENV)/installed-dev: $(VENV)/installed-models pyproject.toml
 	@echo "installing what the tests need into $(VENV) ..."
-	@$(BIN)/pip install --quiet --editable '.[dev]'
+	@$(BIN)/pip install --quiet --constraint tests/constraints.txt --editable '.[dev]'
+	@touch $@
+
+# sam2 comes as source, whose build wants torch to be there and, without a compiler for GPUs, this variable.
+$(VENV)/installed-models: $(VENV)/installed pyproject.toml tests/constraints.txt
+	@echo "installing the models into $(VENV): a gigabyte or more ..."
+	@$(BIN)/pip install --quiet --constraint tests/constraints.txt torch torchvision setuptools wheel
+	@SAM2_BUILD_CUDA=0 $(BIN)/pip install --quiet --no-build-isolation sam2
+	@$(BIN)/pip install --quiet --constraint tests/constraints.txt --editable '.[models]'
 	@touch $@
 
 clean:

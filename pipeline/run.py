@@ -14,9 +14,9 @@ from pipeline.engine.limits import memory_limit
 from pipeline.engine.merge import merge_slide, missing_tiles, refuse_missing
 from pipeline.engine.prepare import Tell, chosen_tiles, ignore, open_run, prepare_plan, proposed
 from pipeline.engine.schedule import Job, Shard, Share, do_tiles, plan_share, refuse_failures
+from pipeline.engine.tile import feature_names
 from pipeline.engine.workers import Outcome
 from pipeline.learn.score import apply_classifiers, check_classifiers, load_classifiers
-from pipeline.measure.features import FEATURE_NAMES
 from pipeline.progress import Progress, silent
 from pipeline.report.run_summary import write_run_summary
 from pipeline.slide.tiles import read_plan
@@ -100,7 +100,8 @@ def opened(
 def _accept_classifiers(manifest: Manifest) -> None:
     """A night's work must not end at a file that was wrong."""
     classifiers = _classifiers(manifest.config)
-    check_classifiers(load_classifiers(classifiers), manifest, FEATURE_NAMES, classifiers)
+    names = feature_names(manifest.config.compute.embedders)
+    check_classifiers(load_classifiers(classifiers), manifest, names, classifiers)
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import pytest
 from stained import EOSIN_OD, NUCLEUS_OD, Field
 
 from pipeline.config import CELL_TYPES, CellType, RunConfig
-from pipeline.detect.contract import Detection, Window
-from pipeline.detect.resolve import build_detector
+from pipeline.detect.classical import ClassicalHspc, ClassicalMk
+from pipeline.detect.contract import Detection, Detector, Window
 from pipeline.geometry import Box
 
 CELLS = {
@@ -25,6 +25,7 @@ CELLS = {
     ("hspc", "1"): "1badf33018b63a41",
 }
 """By cell type and revision of its detector."""
+DETECTORS: dict[CellType, Detector] = {"mk": ClassicalMk(), "hspc": ClassicalHspc()}
 
 
 def crowd() -> Window:
@@ -45,7 +46,7 @@ def crowd() -> Window:
 
 
 def found(cell_type: CellType) -> list[Detection]:
-    return list(build_detector(cell_type, "classical").detect(crowd(), RunConfig().cells(cell_type).stored))
+    return list(DETECTORS[cell_type].detect(crowd(), RunConfig().cells(cell_type).stored))
 
 
 def digest(cells: list[Detection]) -> str:
@@ -59,7 +60,7 @@ def digest(cells: list[Detection]) -> str:
 
 @pytest.mark.parametrize("cell_type", CELL_TYPES)
 def test_the_cells_of_a_detector_are_those_of_its_revision(cell_type: CellType) -> None:
-    revision = build_detector(cell_type, "classical").revision
+    revision = DETECTORS[cell_type].revision
     assert (cell_type, revision) in CELLS, "a new revision: write its digest here"
     assert digest(found(cell_type)) == CELLS[cell_type, revision], "cells changed: raise the revision"
 
@@ -77,5 +78,5 @@ def test_a_pixel_more_changes_the_digest(cell_type: CellType, at_least: int) -> 
 def show() -> None:
     """Prints the digest of every detector as it is now."""
     for cell_type in CELL_TYPES:
-        revision = build_detector(cell_type, "classical").revision
+        revision = DETECTORS[cell_type].revision
         print(f'    ("{cell_type}", "{revision}"): "{digest(found(cell_type))}",')

@@ -57,14 +57,12 @@ def inspect(
 
 def _recipe(config: RunConfig) -> Recipe:
     """What `segment` would look for with the same settings."""
-    from pipeline.detect.resolve import build_detector, choose_detector
+    from pipeline.engine.agreement import with_choices
     from pipeline.engine.tile import Recipe
+    from pipeline.models.choice import RunModels
 
-    sections = {cell_type: config.cells(cell_type) for cell_type in CELL_TYPES}
-    return Recipe(
-        {t: build_detector(t, choose_detector(t, section.detector).name) for t, section in sections.items()},
-        {t: section.stored for t, section in sections.items()},
-    )
+    config, _ = with_choices(config)
+    return Recipe.of(config, {t: config.cells(t).stored for t in CELL_TYPES}, RunModels.of(config))
 
 
 def describe(report: SlideReport) -> str:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from pipeline.cli.options import AREA_OPTIONS, area_options
-from pipeline.config import DETECTORS, RunConfig, load_config
+from pipeline.config import DETECTORS, EMBEDDERS, NO_EMBEDDER, RunConfig, load_config
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -28,6 +28,8 @@ SETTINGS = {
     "hspc_classifier": "hspc.classifier",
     "memory_gb": "compute.memory_gb",
     "device": "compute.device",
+    "sam2_weights": "compute.sam2_weights",
+    "cellpose_weights": "compute.cellpose_weights",
     **AREA_OPTIONS,
 }
 """Options of the command line and the settings that they stand for."""
@@ -53,7 +55,20 @@ OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--hspc-classifier", metavar="FILE.skops", help="Score the HSPC with this classifier."),
     click.option("--um-per-px", type=float, help="Pixel size in µm, where the slide states none."),
     click.option("--scene", "scenes", type=int, multiple=True, help="Only this scene; may be repeated."),
-    click.option("--device", help="auto or cpu; the classical detectors need no other. [auto]"),
+    click.option(
+        "--embedder",
+        "embedders",
+        type=click.Choice((NO_EMBEDDER, *EMBEDDERS)),
+        multiple=True,
+        help="Describe cells by this network too; may be repeated. [none]",
+    ),
+    click.option("--device", metavar="NAME", help="Of models: auto, cpu, cuda:0, or cuda:0,cuda:1. [auto]"),
+    click.option(
+        "--sam2-weights", metavar="NAME|FILE", help="See `mkhspc models list`. [the best that are here]"
+    ),
+    click.option(
+        "--cellpose-weights", metavar="NAME|FILE", help="See `mkhspc models list`. [the best that are here]"
+    ),
     click.option("--memory-gb", type=float, help="Memory that the run may use. [what the machine allows]"),
     click.option("--seed", type=int, help="Decides the sampling order and the blind codes. [0]"),
 )
@@ -78,6 +93,7 @@ def resolved(options: Mapping[str, Any]) -> RunConfig:
     settings = {
         "run.slides": values.pop("czi_path") or None,
         "run.scenes": values.pop("scenes") or None,
+        "compute.embedder": ",".join(values.pop("embedders")) or None,
         "compute.num_workers": _workers(values.pop("num_workers")),
         **{SETTINGS[name]: value for name, value in values.items()},
     }

@@ -15,6 +15,8 @@ from pipeline.config.reading import from_dict, load_config, to_dict, with_free_s
 from pipeline.config.schema import (
     CELL_TYPES,
     DETECTORS,
+    EMBEDDERS,
+    NO_EMBEDDER,
     ORDERS,
     AreaRange,
     CellSection,
@@ -29,6 +31,8 @@ from pipeline.config.schema import (
 __all__ = [
     "CELL_TYPES",
     "DETECTORS",
+    "EMBEDDERS",
+    "NO_EMBEDDER",
     "ORDERS",
     "AreaRange",
     "CellSection",

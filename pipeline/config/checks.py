@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 
 from pipeline.config.schema import (
     CELL_TYPES,
     DETECTORS,
-    DEVICES,
     EMBEDDERS,
+    NO_EMBEDDER,
     ORDERS,
     AreaRange,
     CellType,
@@ -18,6 +19,8 @@ from pipeline.config.schema import (
     SlurmSection,
 )
 from pipeline.errors import UsageError
+
+DEVICE = r"auto|cpu|cuda(:\d+)?"
 
 
 def check(config: RunConfig) -> None:
@@ -48,8 +51,14 @@ def _check_compute(compute: ComputeSection) -> None:
     workers, memory_gb = compute.num_workers, compute.memory_gb
     _demand(workers == "auto" or workers >= 1, "compute.num_workers", workers, "1 or more, or 'auto'")
     _demand(memory_gb is None or memory_gb > 0, "compute.memory_gb", memory_gb, "a size above 0 GB")
-    _demand_one_of(DEVICES, "compute.device", compute.device)
-    _demand_one_of(EMBEDDERS, "compute.embedder", compute.embedder)
+    _demand(
+        all(re.fullmatch(DEVICE, name.strip()) for name in compute.device.split(",")),
+        "compute.device",
+        compute.device,
+        "auto, cpu, cuda, cuda:0, or several GPUs with commas between",
+    )
+    for name in compute.embedder.split(","):
+        _demand_one_of((NO_EMBEDDER, *EMBEDDERS), "compute.embedder", name.strip())
 
 
 def _check_gallery(gallery: GallerySection) -> None:

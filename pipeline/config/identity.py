@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.config.schema import CELL_TYPES, RunConfig
+from pipeline.config.schema import CELL_TYPES, NO_EMBEDDER, RunConfig
 
 
 def identity(config: RunConfig, model_hashes: Mapping[str, str]) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def identity(config: RunConfig, model_hashes: Mapping[str, str]) -> dict[str, An
         "run.tile_size": config.run.tile_size,
         "run.calibration_samples": config.run.calibration_samples,
         "run.seed": config.run.seed,
-        "compute.embedder": config.compute.embedder,
+        "compute.embedder": ",".join(config.compute.embedders) or NO_EMBEDDER,
         "model_hashes": dict(sorted(model_hashes.items())),
     }
     for cell_type in CELL_TYPES:

@@ -11,10 +11,12 @@ from pipeline.geometry import equivalent_diameter
 CellType = Literal["mk", "hspc"]
 CELL_TYPES: tuple[CellType, ...] = ("mk", "hspc")
 
-DETECTORS: dict[CellType, tuple[str, ...]] = {"mk": ("classical",), "hspc": ("classical",)}
-
-DEVICES = ("auto", "cpu")
-EMBEDDERS = ("none",)
+DETECTORS: dict[CellType, tuple[str, ...]] = {
+    "mk": ("classical", "sam2"),
+    "hspc": ("classical", "cellpose", "cellpose+sam2"),
+}
+EMBEDDERS = ("efficientnet-lite0", "resnet50", "sam2")
+NO_EMBEDDER = "none"
 ORDERS = ("random", "area", "uncertainty")
 """In which cards of a gallery come."""
 
@@ -77,12 +79,25 @@ class CellSection:
 
 @dataclass(frozen=True)
 class ComputeSection:
-    """`[compute]`: with what. Never changes which cells are found."""
+    """`[compute]`: with what. But for the embedder and the weights it never changes what is found.
+
+    Attributes:
+        embedder: 'none', or one or several of `EMBEDDERS` with commas between.
+        sam2_weights, cellpose_weights: a name of the catalogue, or a checkpoint's path; 'auto' until the
+            run is created.
+    """
 
     num_workers: int | Literal["auto"] = "auto"
     memory_gb: float | None = None
     device: str = "auto"
-    embedder: str = "none"
+    embedder: str = NO_EMBEDDER
+    sam2_weights: str = "auto"
+    cellpose_weights: str = "auto"
+
+    @property
+    def embedders(self) -> tuple[str, ...]:
+        """In an order that does not depend on how they were given."""
+        return tuple(sorted({name.strip() for name in self.embedder.split(",")} - {NO_EMBEDDER}))
 
 
 @dataclass(frozen=True)

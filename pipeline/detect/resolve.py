@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.config import DETECTORS, CellType
+from pipeline.config import CELL_TYPES, DETECTORS, AreaRange, CellType, RunConfig
+from pipeline.detect.cellpose import CellposeHspc
 from pipeline.detect.classical import ClassicalHspc, ClassicalMk
 from pipeline.detect.contract import Detector
+from pipeline.detect.refine import RefinedBySam2
+from pipeline.detect.sam2 import Sam2Mk
 from pipeline.errors import UsageError
+from pipeline.models.choice import RunModels, fitness
+from pipeline.models.service import Asker
+
+REAL: Mapping[CellType, str] = {"mk": "sam2", "hspc": "cellpose"}
+"""What 'auto' stands for where it can run."""
 
 
 @dataclass(frozen=True)
@@ -18,14 +27,19 @@ class DetectorChoice:
     reason: str
 
 
-def choose_detector(cell_type: CellType, asked: str) -> DetectorChoice:
-    """What 'auto' stands for here and now; any other name stands for itself.
+def choose_detectors(config: RunConfig) -> dict[CellType, DetectorChoice]:
+    """What a config's detectors stand for here and now; any name but 'auto' stands for itself.
 
     Raises:
-        UsageError: there is no detector of that name for the cell type.
+        UsageError: there is no detector of that name for the cell type, or no such device.
     """
+    return {t: _choose(t, config.cells(t).detector, config.compute.device) for t in CELL_TYPES}
+
+
+def _choose(cell_type: CellType, asked: str, device: str) -> DetectorChoice:
     if asked == "auto":
-        return DetectorChoice("classical", "it needs no weights and no GPU, and no other is built in")
+        found = fitness(REAL[cell_type], device)
+        return DetectorChoice(REAL[cell_type] if found.is_fit else "classical", found.reason)
     if asked not in DETECTORS[cell_type]:
         raise UsageError(
             f"there is no detector '{asked}' for {cell_type}",
@@ -34,11 +48,25 @@ def choose_detector(cell_type: CellType, asked: str) -> DetectorChoice:
     return DetectorChoice(asked, "it was asked for")
 
 
-def build_detector(cell_type: CellType, name: str) -> Detector:
-    """The detector of that name ('auto' is resolved first), ready to use.
+def build_detectors(
+    names: Mapping[CellType, str], stored: Mapping[CellType, AreaRange], models: RunModels, asker: Asker
+) -> dict[CellType, Detector]:
+    """The detectors of these names, ready to use.
 
-    Raises:
-        UsageError: there is none.
+    Args:
+        stored: the areas of cells that are kept.
+        asker: reaches the models; those without one never use it.
     """
-    choose_detector(cell_type, name)
-    return ClassicalMk() if cell_type == "mk" else ClassicalHspc()
+    mk: Detector = (
+        Sam2Mk(asker, models.digest("sam2"), stored["mk"].max_length_um)
+        if names["mk"] == "sam2"
+        else ClassicalMk()
+    )
+    return {"mk": mk, "hspc": _hspc(names["hspc"], models, asker)}
+
+
+def _hspc(name: str, models: RunModels, asker: Asker) -> Detector:
+    if name == "classical":
+        return ClassicalHspc()
+    cellpose = CellposeHspc(asker, models.digest("cellpose"))
+    return RefinedBySam2(cellpose, asker, models.digest("sam2")) if name == "cellpose+sam2" else cellpose

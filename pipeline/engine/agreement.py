@@ -6,6 +6,7 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 from pipeline import __version__
@@ -18,23 +19,27 @@ from pipeline.config import (
     with_free_settings,
 )
 from pipeline.config.schema import STORED_ABOVE_MAX, STORED_BELOW_MIN
-from pipeline.detect.resolve import build_detector, choose_detector
+from pipeline.detect.resolve import DetectorChoice, build_detectors, choose_detectors
 from pipeline.errors import InputError
+from pipeline.models.choice import RunModels, precision, refuse_missing_device, with_weights
+from pipeline.models.service import Nobody
 from pipeline.store.layout import RunLayout
 from pipeline.store.manifest import Manifest, SlideEntry, blind_codes, dataset_name
 
-LIBRARIES = ("numpy", "scipy", "opencv-python-headless", "aicspylibczi", "pyarrow", "pillow")
+LIBRARIES = (
+    "numpy", "scipy", "opencv-python-headless", "aicspylibczi", "imagecodecs", "pyarrow", "pillow",
+)  # fmt: skip
 STORED_SHARES = (STORED_BELOW_MIN, STORED_ABOVE_MAX)
 SHARED_SECTIONS = ("run", "compute")
 """Sections whose options do not carry their name."""
-NUMERIC = ("mkhspc", "numpy", "scipy", "opencv-python-headless")
+MODEL_LIBRARIES = ("torch", "torchvision", "sam2", "cellpose")
+NUMERIC = ("mkhspc", "numpy", "scipy", "opencv-python-headless", *MODEL_LIBRARIES, "precision")
 """Of those, the ones whose change can move a cell's outline by a pixel."""
 
 
 def new_manifest(config: RunConfig, entries: Sequence[SlideEntry]) -> Manifest:
     """The manifest of a run that begins with these slides."""
-    chosen = {t: choose_detector(t, config.cells(t).detector) for t in CELL_TYPES}
-    config = _with_detectors(config, {t: c.name for t, c in chosen.items()})
+    config, chosen = with_choices(config)
     models = _model_hashes(config)
     settings = identity(config, models)
     ids = [entry.slide_id for entry in entries]
@@ -46,9 +51,16 @@ def new_manifest(config: RunConfig, entries: Sequence[SlideEntry]) -> Manifest:
         slides=tuple(replace(entry, code=codes[entry.slide_id]) for entry in entries),
         filter={t: config.cells(t).filter for t in CELL_TYPES},
         detectors={t: f"{c.name}: {c.reason}" for t, c in chosen.items()},
-        versions=_versions(),
+        versions=_versions(config),
         model_hashes=models,
     )
+
+
+def with_choices(config: RunConfig) -> tuple[RunConfig, dict[CellType, DetectorChoice]]:
+    """The config with 'auto' replaced by what it stands for here and now, and why."""
+    refuse_missing_device(config.compute.device)
+    chosen = choose_detectors(config)
+    return with_weights(_with_detectors(config, {t: c.name for t, c in chosen.items()})), chosen
 
 
 def grown(
@@ -60,8 +72,10 @@ def grown(
         InputError: the run was made with other settings, or with another file of a slide's name.
     """
     asked = {t: config.cells(t).detector for t in CELL_TYPES}
+    refuse_missing_device(config.compute.device)
     kept = {t: manifest.config.cells(t).detector for t in CELL_TYPES}
     config = _with_detectors(config, {t: kept[t] if asked[t] == "auto" else asked[t] for t in CELL_TYPES})
+    config = _with_weights_of(config, manifest.config)
     _refuse_other_settings(layout, manifest, config)
     return _with_larger_ask(_with_slides(manifest, entries), config)
 
@@ -71,14 +85,33 @@ def surprises(manifest: Manifest, config: RunConfig) -> list[str]:
     return [
         *_wider_than_asked(manifest, config),
         *_strangers_in_groups(manifest, config),
-        *_other_versions(manifest),
+        *_other_versions(manifest, config),
     ]
 
 
 def _model_hashes(config: RunConfig) -> dict[str, str]:
-    """What tells the cells of one detector from those of another, or of itself before it was changed."""
-    detectors = [build_detector(t, config.cells(t).detector) for t in CELL_TYPES]
-    return {detector.cell_type: f"{detector.name}-{detector.revision}" for detector in detectors}
+    """What tells the cells of one detector from those of another, or of itself before it was changed.
+
+    By cell type the detector, by model the SHA-256 of its weights.
+    """
+    models = RunModels.of(config)
+    names = {t: config.cells(t).detector for t in CELL_TYPES}
+    stored = {t: config.cells(t).stored for t in CELL_TYPES}
+    detectors = build_detectors(names, stored, models, Nobody())
+    return {
+        **{t: f"{detector.name}-{detector.revision}" for t, detector in detectors.items()},
+        **{model: weights.sha256 for model, weights in models.weights.items()},
+    }
+
+
+def _with_weights_of(config: RunConfig, kept: RunConfig) -> RunConfig:
+    """The config with the run's own weights where it asks for none by name."""
+    names = {
+        key: getattr(kept.compute, key)
+        for key in ("sam2_weights", "cellpose_weights")
+        if getattr(config.compute, key) == "auto"
+    }
+    return replace(config, compute=replace(config.compute, **names))
 
 
 def _refuse_other_settings(layout: RunLayout, manifest: Manifest, config: RunConfig) -> None:
@@ -178,12 +211,14 @@ def _strangers_in_groups(manifest: Manifest, config: RunConfig) -> list[str]:
     return [f"[groups] names {names}, {is_none} of this run{meant}"]
 
 
-def _other_versions(manifest: Manifest) -> list[str]:
-    here = _versions()
+def _other_versions(manifest: Manifest, config: RunConfig) -> list[str]:
+    here = _versions(
+        replace(manifest.config, compute=replace(manifest.config.compute, device=config.compute.device))
+    )
     changed = [
         f"{name} {manifest.versions.get(name, 'unknown')} (here {here[name]})"
         for name in NUMERIC
-        if manifest.versions.get(name) != here[name]
+        if name in here and manifest.versions.get(name) != here[name]
     ]
     return (
         [f"the run began with {', '.join(changed)}: cells of new tiles may differ slightly from the old"]
@@ -200,6 +235,11 @@ def _with_detectors(config: RunConfig, names: Mapping[CellType, str]) -> RunConf
     )
 
 
-def _versions() -> dict[str, str]:
+def _versions(config: RunConfig) -> dict[str, str]:
     libraries = {name: version(name) for name in LIBRARIES}
-    return {"mkhspc": __version__, "python": platform.python_version(), **libraries}
+    own = {"mkhspc": __version__, "python": platform.python_version(), **libraries}
+    models = RunModels.of(config)
+    if not models.weights:
+        return own
+    packages = {name: version(name) for name in MODEL_LIBRARIES if find_spec(name)}
+    return {**own, **packages, "precision": precision(models, config.compute.device)}

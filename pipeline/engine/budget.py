@@ -66,6 +66,7 @@ class Demand:
         block_bytes: of the largest sub-block.
         mask_px: of the tissue masks of the slide that has most.
         worker_bytes: of one worker at work on the largest window.
+        owner_bytes: of the processes that own the models.
     """
 
     tiles: int
@@ -74,6 +75,7 @@ class Demand:
     block_bytes: int
     mask_px: int = 0
     worker_bytes: int = 0
+    owner_bytes: int = 0
 
     def __post_init__(self) -> None:
         if not self.worker_bytes:
@@ -156,6 +158,7 @@ def layout_of(demand: Demand, workers: int, limit: MemoryLimit) -> Budget:
     blocks_ahead = (AHEAD_PER_THREAD + 2) * threads  # one under way, which the decoder has twice
     peak = (
         PARENT_BYTES
+        + demand.owner_bytes
         + demand.held_bytes
         + blocks_ahead * demand.block_bytes
         + slots * demand.slot_bytes

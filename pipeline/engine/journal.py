@@ -6,6 +6,8 @@ A line holds `at_s`, `event` and the facts of the event:
     done         a tile has its part: slide_id, tile_id, seconds, cells by type
     failed       a tile was given up: slide_id, tile_id, error
     retry        a worker died and its tile is tried again: slide_id, tile_id, error
+    models       a device has its models: device, load_s, memory_bytes, precision by model
+    device       what became of a device's process: text
     memory       memory_bytes now, peak_bytes since the line before, limit_bytes, workers
     interrupted  a signal stopped the process at a tile border
     end          it did all of its share
@@ -30,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import CELL_TYPES
+from pipeline.engine.desk import Loaded
 from pipeline.progress import Event, Journal, Progress
 from pipeline.store.layout import RunLayout
 from pipeline.store.manifest import Manifest
@@ -237,6 +240,20 @@ class TileWatch:
         )
         for slide_id in self._slides:
             self._tell(slide_id)
+
+    def models(self, loaded: Loaded) -> None:
+        """A device has its models."""
+        self._log.write(
+            "models",
+            device=loaded.device,
+            load_s=round(loaded.load_s, 3),
+            memory_bytes=loaded.rss_bytes,
+            precision=dict(loaded.precision),
+        )
+
+    def device(self, text: str) -> None:
+        """The process that owns a device's models died, or is there again."""
+        self._log.write("device", text=text)
 
     def done(self, slide_id: str, tile_id: str, facts: Mapping[str, Any]) -> None:
         """A tile has its part.

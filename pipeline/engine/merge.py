@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from pipeline.engine.tile import feature_names
 from pipeline.errors import IncompleteError
-from pipeline.measure.features import FEATURE_NAMES
 from pipeline.slide.tiles import Tile
 from pipeline.store import tables
 from pipeline.store.cells import with_in_filter
@@ -91,7 +91,7 @@ def _write_tables(
     layout: RunLayout, manifest: Manifest, slide_id: str, parts: Sequence[Path], metadata: dict[str, str]
 ) -> None:
     """Writes both tables side by side; the cells get their name last, so each of them has its crop."""
-    schema, config_hash = cells_schema(list(FEATURE_NAMES)), manifest.config_hash
+    schema, config_hash = cells_schema(feature_names(manifest.config.compute.embedders)), manifest.config_hash
     is_over = threading.Event()
     with ThreadPoolExecutor(3) as threads:  # Arrow works without the interpreter's lock
         crops = threads.submit(

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.config import CELL_TYPES, ComputeSection
-from pipeline.detect.resolve import build_detector
 from pipeline.engine.budget import (
     MEASURED_MARGIN,
     Budget,
@@ -25,12 +24,14 @@ from pipeline.engine.feed import SlideReads, WindowFeed, plan_slide
 from pipeline.engine.journal import RunLog, SlideTiles, TileWatch
 from pipeline.engine.limits import MemoryLimit, memory_limit, usable_cores
 from pipeline.engine.memory import tree_rss_bytes
+from pipeline.engine.owners import Owners
 from pipeline.engine.prepare import Tell, ignore
 from pipeline.engine.slots import Slots
 from pipeline.engine.tasks import TileWork
 from pipeline.engine.tile import Recipe
 from pipeline.engine.workers import Outcome, Pool, StopFlag
 from pipeline.errors import IncompleteError, InterruptedRunError, UsageError
+from pipeline.models.choice import RunModels, devices_for
 from pipeline.progress import Progress
 from pipeline.slide.tiles import Tile
 from pipeline.store.layout import RunLayout
@@ -170,6 +171,8 @@ class Job:
     room_bytes: int
     budget: Budget
     asked: int | Literal["auto"]
+    models: RunModels
+    devices: Sequence[str]
 
     @property
     def most_slots(self) -> int:
@@ -208,7 +211,9 @@ def plan_job(
     """
     limit = limit or memory_limit(compute.memory_gb)
     room = room_bytes(limit.limit_bytes)
-    recipe = recipe_of(manifest)
+    models = RunModels.of(manifest.config)
+    devices = devices_for(models, compute.device)
+    recipe = recipe_of(manifest, models)
     slides = []
     for slide_id, wanted in tiles.items():
         entry = manifest.slide(slide_id)
@@ -220,27 +225,41 @@ def plan_job(
         held_bytes=max(slide.plan.held_bytes for slide in slides),
         block_bytes=max(slide.plan.block_bytes for slide in slides),
         mask_px=max(mask_px(manifest.slide(slide_id)) for slide_id in tiles),
+        owner_bytes=len(devices) * models.resident_bytes,
     )
     budget = plan_workers(compute.num_workers, demand, usable_cores(), limit)
-    return Job(slides, demand, room, budget, compute.num_workers)
+    return Job(slides, demand, room, budget, compute.num_workers, models, devices)
 
 
-def recipe_of(manifest: Manifest) -> Recipe:
-    """What a run looks for."""
-    detectors = {t: build_detector(t, manifest.config.cells(t).detector) for t in CELL_TYPES}
-    return Recipe(detectors, {t: manifest.stored(t) for t in CELL_TYPES})
+def recipe_of(manifest: Manifest, models: RunModels) -> Recipe:
+    """What a run looks for; to look at, not to work with."""
+    return Recipe.of(manifest.config, {t: manifest.stored(t) for t in CELL_TYPES}, models)
 
 
 def _work_off(
     layout: RunLayout, manifest: Manifest, job: Job, watch: TileWatch, stop: StopFlag
+) -> list[Outcome]:
+    """Does a job's tiles, with the models that they need in processes of their own."""
+    if not job.models.weights:
+        return _on_tiles(layout, manifest, job, watch, stop, None)
+    with Owners(job.models.loaders, job.devices) as owners:
+        for loaded in owners.loaded:
+            watch.models(loaded)
+        return _on_tiles(layout, manifest, job, watch, stop, owners)
+
+
+def _on_tiles(
+    layout: RunLayout, manifest: Manifest, job: Job, watch: TileWatch, stop: StopFlag, owners: Owners | None
 ) -> list[Outcome]:
     slots = Slots(job.most_slots, job.demand.slot_bytes)
     work = TileWork(
         root=layout.root,
         config_hash=manifest.config_hash,
         um_per_px={slide.slide_id: slide.um_per_px for slide in job.slides},
-        detectors={t: manifest.config.cells(t).detector for t in CELL_TYPES},
+        config=manifest.config,
         stored={t: manifest.stored(t) for t in CELL_TYPES},
+        models=job.models,
+        asker=owners,
         slots=slots,
     )
     feed = WindowFeed(
@@ -253,7 +272,13 @@ def _work_off(
     )
     pool = Pool(work, job.budget.workers, stop)
     guard = MemoryGuard(pool, job.budget.limit, watch)
-    pool.on_tick = guard.look
+
+    def look_around() -> None:
+        guard.look()
+        for line in owners.watch() if owners else ():
+            watch.device(line)
+
+    pool.on_tick = look_around
     failed: list[Outcome] = []
     has_measured = False
     try:
@@ -261,8 +286,8 @@ def _work_off(
             _record(watch, outcome)
             if outcome.is_hopeless:
                 raise IncompleteError(
-                    f"tiles cannot be written: {outcome.error}",
-                    fix="make room, then run the same command again: finished tiles are kept",
+                    f"no tile can be done any more: {outcome.error}",
+                    fix="mend that, then run the same command again: finished tiles are kept",
                 )
             if outcome.error is not None and not outcome.will_retry:
                 failed.append(outcome)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import mmap
 import os
-import tempfile
 from multiprocessing import reduction
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline.engine.mailbox import anonymous_file
 
 Pixels = NDArray[np.uint8]
 
@@ -25,7 +26,8 @@ class Slots:
     def __init__(self, count: int, slot_bytes: int) -> None:
         self.count = count
         self.slot_bytes = -(-slot_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
-        self._descriptor = _anonymous_file(max(1, count) * max(mmap.PAGESIZE, self.slot_bytes))
+        self._descriptor = anonymous_file("mkhspc-windows")
+        os.ftruncate(self._descriptor, max(1, count) * max(mmap.PAGESIZE, self.slot_bytes))
         self._memory = mmap.mmap(self._descriptor, 0)
 
     def pixels(self, slot: int, height: int, width: int) -> Pixels:
@@ -63,13 +65,3 @@ class SlotReader:
 def _view(memory: mmap.mmap, offset: int, height: int, width: int) -> Pixels:
     flat = np.frombuffer(memory, np.uint8, count=3 * height * width, offset=offset)
     return flat.reshape(height, width, 3)
-
-
-def _anonymous_file(size_bytes: int) -> int:
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("mkhspc-windows", os.MFD_CLOEXEC)
-    else:
-        with tempfile.TemporaryFile() as file:
-            descriptor = os.dup(file.fileno())
-    os.ftruncate(descriptor, size_bytes)
-    return descriptor

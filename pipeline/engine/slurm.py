@@ -25,6 +25,7 @@ from pipeline.engine.budget import SAFE_SHARE, Demand, layout_of, mask_px, room_
 from pipeline.engine.limits import GB, MIB, MemoryLimit
 from pipeline.engine.schedule import Shard, recipe_of
 from pipeline.errors import InputError
+from pipeline.models.choice import RunModels
 from pipeline.resources import resource_dir
 from pipeline.store import atomic
 from pipeline.store.layout import RunLayout
@@ -147,7 +148,8 @@ def _task_memory_gb(config: RunConfig, manifest: Manifest) -> float:
 
 def memory_gb(config: RunConfig, manifest: Manifest, workers: int) -> int:
     """The least memory, in whole GB, in which a task can keep so many workers busy."""
-    recipe = recipe_of(manifest)
+    models = RunModels.of(manifest.config)
+    recipe = recipe_of(manifest, models)
     halo_px = max(recipe.halo_px(slide.um_per_px) for slide in manifest.slides)
     window_px = (config.run.tile_size + 2 * halo_px) ** 2
     largest_mask_px = max(map(mask_px, manifest.slides))
@@ -155,7 +157,14 @@ def memory_gb(config: RunConfig, manifest: Manifest, workers: int) -> int:
 
     def is_enough(limit: MemoryLimit) -> bool:
         room = room_bytes(limit.limit_bytes)
-        demand = Demand(2 * workers, window_px, room, SUB_BLOCK_BYTES, mask_px=largest_mask_px)
+        demand = Demand(
+            2 * workers,
+            window_px,
+            room,
+            SUB_BLOCK_BYTES,
+            mask_px=largest_mask_px,
+            owner_bytes=max(1, config.slurm.gpus) * models.resident_bytes,
+        )
         working_bytes = layout_of(demand, workers, limit).peak_bytes
         return max(planning_bytes, working_bytes) <= SAFE_SHARE * limit.limit_bytes
 

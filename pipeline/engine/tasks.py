@@ -13,13 +13,15 @@ import cv2
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.config import CELL_TYPES, AreaRange, CellType
+from pipeline.config import CELL_TYPES, AreaRange, CellType, RunConfig
 from pipeline.detect.contract import Window
-from pipeline.detect.resolve import build_detector
 from pipeline.engine.feed import TileTask
 from pipeline.engine.memory import peak_bytes
+from pipeline.engine.owner_client import OwnerClient
+from pipeline.engine.owners import Owners
 from pipeline.engine.slots import SlotReader, Slots
 from pipeline.engine.tile import Recipe, find_cells
+from pipeline.models.choice import RunModels
 from pipeline.slide.tiles import Tile, TilePlan, read_plan
 from pipeline.store import tables
 from pipeline.store.layout import RunLayout
@@ -30,19 +32,25 @@ class TileWork:
     """A worker's work: see `engine.workers.Work`.
 
     Attributes:
-        slots: where the windows are; a `SlotReader` once it has arrived in the worker.
         um_per_px: by slide.
+        config: the run's; with `stored` and `models` it says what is looked for.
+        asker: reaches the models, None without any: `engine.owners.Owners`, which is one of their clients
+            once it has arrived in the worker.
+        slots: where the windows are; a `SlotReader` once it has arrived in the worker.
     """
 
     root: Path
     config_hash: str
     um_per_px: Mapping[str, float]
-    detectors: Mapping[CellType, str]
+    config: RunConfig
     stored: Mapping[CellType, AreaRange]
+    models: RunModels
+    asker: Owners | OwnerClient | None
     slots: Slots | SlotReader
 
     def recipe(self) -> Recipe:
-        return Recipe({t: build_detector(t, name) for t, name in self.detectors.items()}, self.stored)
+        asker = self.asker if isinstance(self.asker, OwnerClient) else None
+        return Recipe.of(self.config, self.stored, self.models, asker)
 
     def prepare(self) -> None:
         cv2.setNumThreads(1)  # one core a worker: the pool is the parallelism

@@ -8,18 +8,21 @@ same way, by the tile that owns it, whatever the size or place of the tiles.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.config import CELL_TYPES, AreaRange, CellType
+from pipeline.config import CELL_TYPES, AreaRange, CellType, RunConfig
 from pipeline.detect.contract import Detection, Detector, Window
+from pipeline.detect.resolve import build_detectors
 from pipeline.geometry import Box, mask_to_contour, um_to_px
-from pipeline.measure import features
+from pipeline.measure import deep, features
 from pipeline.measure.crops import CROP_SIZE_UM, crop_box, encoded_crops
 from pipeline.measure.regions import PackedMasks
+from pipeline.models.choice import RunModels
+from pipeline.models.service import Asker, Nobody
 from pipeline.slide.tiles import Tile
 from pipeline.slide.tissue import TissueMask
 from pipeline.store.schema import cell_names, part_schema
@@ -30,15 +33,39 @@ MOSTLY_INSIDE = 0.5
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is looked for, the same for every tile of a run."""
+    """What is looked for, the same for every tile of a run.
+
+    Attributes:
+        embedders: by whom cells are described, besides what is measured; they are `asker`'s.
+    """
 
     detectors: Mapping[CellType, Detector]
     stored: Mapping[CellType, AreaRange]
+    embedders: Sequence[str] = ()
+    asker: Asker = field(default_factory=Nobody)
+
+    @classmethod
+    def of(
+        cls,
+        config: RunConfig,
+        stored: Mapping[CellType, AreaRange],
+        models: RunModels,
+        asker: Asker | None = None,
+    ) -> Recipe:
+        """What a config asks for; without an `asker` it is only good to look at."""
+        asker = asker or Nobody()
+        names = {t: config.cells(t).detector for t in CELL_TYPES}
+        detectors = build_detectors(names, stored, models, asker)
+        return cls(detectors, stored, config.compute.embedders, asker)
 
     def halo_px(self, um_per_px: float) -> int:
         """Enough for every detector, every feature and every crop of an owned cell."""
         longest_um = max(area.max_length_um for area in self.stored.values())
-        measured_um = max(*CROP_SIZE_UM.values(), longest_um + features.reach_um(um_per_px))
+        measured_um = max(
+            *CROP_SIZE_UM.values(),
+            longest_um + features.reach_um(um_per_px),
+            deep.reach_um(self.embedders, longest_um),
+        )
         seen_px = (self.detector_halo_px(cell_type, um_per_px) for cell_type in CELL_TYPES)
         return max(um_to_px(measured_um, um_per_px), *seen_px)
 
@@ -75,7 +102,8 @@ def find_cells(slide_id: str, window: Window, tissue: TissueMask, tile: Tile, re
     found = {t: _find(window, tissue, tile, recipe, t, slide_id) for t in CELL_TYPES}
     inside = _inside_mk(found["mk"], found["hspc"])
     rows = [
-        _rows(window, tissue, tile, found[t], inside if t == "hspc" else {}, slide_id) for t in CELL_TYPES
+        _rows(window, tissue, tile, found[t], inside if t == "hspc" else {}, slide_id, recipe)
+        for t in CELL_TYPES
     ]
     return pa.concat_tables(rows)
 
@@ -128,7 +156,13 @@ def _overlap_px(a: Detection, b: Detection) -> int:
 
 
 def _rows(
-    window: Window, tissue: TissueMask, tile: Tile, found: _Found, inside: Mapping[int, str], slide_id: str
+    window: Window,
+    tissue: TissueMask,
+    tile: Tile,
+    found: _Found,
+    inside: Mapping[int, str],
+    slide_id: str,
+    recipe: Recipe,
 ) -> pa.Table:
     owned = found.owned
     cells = [found.detections[i] for i in owned.tolist()]
@@ -158,5 +192,19 @@ def _rows(
         "crop_y0_px": np.array([box.y0 for box in crops], np.int32),
         "crop_um_per_px": np.full(count, um_per_px),
         **features.measure(window, cells),
+        **deep.measure(
+            window,
+            cells,
+            found.cell_type,
+            recipe.embedders,
+            recipe.stored[found.cell_type].max_length_um,
+            recipe.asker,
+            tile.tile_id,
+        ),
     }
-    return pa.table(columns, part_schema(list(features.FEATURE_NAMES)))
+    return pa.table(columns, part_schema(feature_names(recipe.embedders)))
+
+
+def feature_names(embedders: Sequence[str]) -> list[str]:
+    """The feature columns of a run's tables, in their order."""
+    return [*features.FEATURE_NAMES, *deep.column_names(embedders)]

@@ -31,6 +31,12 @@ TICK_S = 0.5
 """The pool looks around at least this often, even when no task ends."""
 
 
+class HopelessError(MkhspcError):
+    """Whatever stopped this task will stop every other."""
+
+    exit_code = 4
+
+
 class Work(Protocol):
     """What a worker process does with tasks (any hashable values); it is pickled to the process."""
 
@@ -49,7 +55,8 @@ class Outcome:
 
     Attributes:
         will_retry: the task is not at its end: the worker died of it, and another will try.
-        is_hopeless: whatever stopped this task will stop every other: the disk takes no more.
+        is_hopeless: whatever stopped this task will stop every other: the disk takes no more, or no
+            device is left.
     """
 
     task: Any
@@ -259,7 +266,7 @@ class Pool:
             facts, error, is_hopeless = worker.connection.recv()
         except (EOFError, ConnectionResetError):
             worker.process.join()
-            cause = _cause(worker.process.exitcode)
+            cause = cause_of_death(worker.process.exitcode)
             self._workers[self._workers.index(worker)] = self._start()
             deaths = self._deaths[worker.task] = self._deaths.get(worker.task, 0) + 1
             if deaths < TRIES:
@@ -289,7 +296,8 @@ def _environment(settings: Mapping[str, str]) -> Iterator[None]:
             del os.environ[name]
 
 
-def _cause(exit_code: int | None) -> str:
+def cause_of_death(exit_code: int | None) -> str:
+    """What a process died of, in words."""
     if exit_code is not None and exit_code < 0:
         name = signal.Signals(-exit_code).name
         return f"{name}, perhaps out of memory" if name == "SIGKILL" else name
@@ -318,7 +326,7 @@ def _answer(work: Work, task: Any) -> tuple[dict[str, Any] | None, str | None, b
     try:
         return work.run(task), None, False
     except MkhspcError as error:
-        return None, str(error).replace("\n", " "), False
+        return None, str(error).replace("\n", " "), isinstance(error, HopelessError)
     except OSError as error:
         return None, str(error), error.errno in NO_ROOM
     except Exception as error:  # any fault of one tile must not take the others with it

@@ -19,6 +19,11 @@ Message = Mapping[str, NDArray[Any] | int | float | str | bool | None]
 class Model(Protocol):
     """Weights on a device, ready to answer."""
 
+    @property
+    def precision(self) -> str:
+        """In what it computes, such as 'float32'."""
+        ...
+
     def run(self, requests: Sequence[Message]) -> Sequence[Message | MkhspcError]:
         """Answers requests, of several tiles perhaps, in their order.
 
@@ -59,6 +64,13 @@ class Asker(Protocol):
             MkhspcError: the model's own error for this request, or its owner is lost.
         """
         ...
+
+
+class Nobody:
+    """Stands in where nothing is asked: a detector is only looked at, or needs no model."""
+
+    def ask(self, model: str, request: Message) -> Message:
+        raise RuntimeError(f"there is nobody here to ask the model '{model}'")
 
 
 class Local:

@@ -27,6 +27,7 @@ from pipeline.engine.slots import Slots
 from pipeline.engine.tasks import TileWork
 from pipeline.engine.tile import Recipe
 from pipeline.engine.workers import Pool, StopFlag
+from pipeline.models.choice import RunModels
 from pipeline.slide.czi import CziSlide
 from pipeline.store import manifest as manifests
 from pipeline.store.layout import RunLayout
@@ -77,7 +78,7 @@ def _over_bare_loop(slide: Path, scratch: Path) -> Row:
     whole_s = time.perf_counter() - begun_s
     layout = RunLayout(root)
     manifest = manifests.read(layout)
-    recipe = recipe_of(manifest)
+    recipe = recipe_of(manifest, RunModels({}))
     plan = prepare_plan(layout, manifest, slide.stem)
     windows = []
     with CziSlide.open(slide) as opened:
@@ -171,8 +172,10 @@ def _sleeping(slide: Path, scratch: Path) -> Row:
         root=layout.root,
         config_hash=manifest.config_hash,
         um_per_px={slide_id: UM_PER_PX},
-        detectors={},
+        config=manifest.config,
         stored={t: manifest.stored(t) for t in CELL_TYPES},
+        models=job.models,
+        asker=None,
         slots=slots,
     )
     feed = WindowFeed(

@@ -1,29 +1,145 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
-from pipeline.config import CELL_TYPES
-from pipeline.detect.resolve import build_detector, choose_detector
-from pipeline.errors import UsageError
+from pipeline.config import CELL_TYPES, CellType, RunConfig, with_options
+from pipeline.detect.resolve import build_detectors, choose_detectors
+from pipeline.errors import InputError, UsageError
+from pipeline.models import choice
+from pipeline.models.cache import WeightFile
+from pipeline.models.choice import RunModels, fitness, needed, with_weights
+from pipeline.models.device import Gpu
+from pipeline.models.service import Nobody
+
+STORED = {t: RunConfig().cells(t).stored for t in CELL_TYPES}
+SOME = {name: WeightFile(name, Path(name), f"{name:0<64}") for name in ("sam2", "cellpose")}
 
 
-@pytest.mark.parametrize("cell_type", CELL_TYPES)
-def test_auto_is_classical_and_says_why(cell_type):
-    choice = choose_detector(cell_type, "auto")
-    assert choice.name == "classical"
-    assert "weights" in choice.reason
+def config_with(**options: object) -> RunConfig:
+    return with_options(RunConfig(), {key.replace("__", "."): value for key, value in options.items()})
 
 
-@pytest.mark.parametrize("cell_type", CELL_TYPES)
-@pytest.mark.parametrize("name", ["auto", "classical"])
-def test_a_detector_is_of_the_type_it_was_built_for(cell_type, name):
-    detector = build_detector(cell_type, name)
-    assert (detector.cell_type, detector.name) == (cell_type, "classical")
-    assert detector.reach_um > 0
+def put(weights: str, directory: Path) -> None:
+    """A file of the right name and size, which is all that a look at what is here reads."""
+    weight = choice.weight_named(weights)
+    with (directory / weight.file_name).open("wb") as file:
+        file.truncate(weight.size_bytes)
 
 
-def test_an_unknown_detector_is_refused_with_the_valid_ones():
-    with pytest.raises(UsageError) as raised:
-        build_detector("mk", "watershed")
-    assert "'watershed' for mk" in str(raised.value)
-    assert "auto, classical" in str(raised.value)
+@pytest.fixture
+def weights_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MKHSPC_MODELS", str(tmp_path))
+    return tmp_path
+
+
+def gpus(monkeypatch: pytest.MonkeyPatch, *memory_gb: float) -> None:
+    found = [Gpu(f"GPU of {gb:g} GB", int(gb * 1e9), "bfloat16") for gb in memory_gb]
+    monkeypatch.setattr(choice, "_gpus_here", lambda: found)
+
+
+class TestAuto:
+    def test_without_weights_it_is_classical_and_says_how_to_get_them(self, weights_here: Path) -> None:
+        found = choose_detectors(RunConfig())
+        assert {t: c.name for t, c in found.items()} == {"mk": "classical", "hspc": "classical"}
+        assert "mkhspc models fetch sam2.1-large" in found["mk"].reason
+        assert "mkhspc models fetch cpsam" in found["hspc"].reason
+
+    def test_with_weights_and_no_gpu_it_is_classical(
+        self, weights_here: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        put("sam2.1-tiny", weights_here)
+        gpus(monkeypatch)
+        found = choose_detectors(RunConfig())["mk"]
+        assert found.name == "classical"
+        assert "no GPU" in found.reason
+
+    def test_with_weights_and_a_gpu_that_holds_them_it_is_the_real_model(
+        self, weights_here: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        put("sam2.1-large", weights_here)
+        put("cpsam", weights_here)
+        gpus(monkeypatch, 24.0)
+        found = choose_detectors(RunConfig())
+        assert {t: c.name for t, c in found.items()} == {"mk": "sam2", "hspc": "cellpose"}
+        assert "GPU of 24 GB" in found["mk"].reason
+
+    def test_the_smallest_gpu_that_is_used_decides(
+        self, weights_here: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        put("sam2.1-large", weights_here)
+        gpus(monkeypatch, 24.0, 2.0)
+        assert not fitness("sam2", "auto").is_fit
+        assert "GPU of 2 GB" in fitness("sam2", "auto").reason
+        assert fitness("sam2", "cuda:0").is_fit
+        assert not fitness("sam2", "cpu").is_fit
+
+    def test_a_device_that_is_not_there_is_refused(
+        self, weights_here: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        put("sam2.1-large", weights_here)
+        gpus(monkeypatch, 24.0)
+        with pytest.raises(UsageError, match=r"no device 'cuda:3'\n.*cuda:0"):
+            choose_detectors(config_with(compute__device="cuda:3"))
+
+    def test_the_best_weights_that_are_here_are_taken_and_named(self, weights_here: Path) -> None:
+        asked = config_with(mk__detector="sam2")
+        assert with_weights(asked).compute.sam2_weights == "sam2.1-large", "the error is to name this"
+        put("sam2-large", weights_here)
+        put("sam2.1-tiny", weights_here)
+        assert with_weights(asked).compute.sam2_weights == "sam2.1-tiny"
+        put("sam2.1-base-plus", weights_here)
+        assert with_weights(asked).compute.sam2_weights == "sam2.1-base-plus"
+        own = replace(asked, compute=replace(asked.compute, sam2_weights="own.pt"))
+        assert with_weights(own).compute.sam2_weights == "own.pt"
+        assert with_weights(RunConfig()) == RunConfig()
+
+    def test_weights_that_are_asked_for_and_missing_are_an_error(self, weights_here: Path) -> None:
+        with pytest.raises(InputError, match=r"mkhspc models fetch sam2\.1-large"):
+            RunModels.of(with_weights(config_with(mk__detector="sam2")))
+
+
+@pytest.mark.parametrize(
+    ("options", "models"),
+    [
+        ({}, []),
+        ({"mk__detector": "sam2"}, ["sam2"]),
+        ({"hspc__detector": "cellpose"}, ["cellpose"]),
+        ({"hspc__detector": "cellpose+sam2"}, ["cellpose", "sam2"]),
+        ({"compute__embedder": "resnet50,sam2"}, ["resnet50", "sam2"]),
+        ({"compute__embedder": "none", "mk__detector": "classical"}, []),
+    ],
+)
+def test_a_run_needs_the_models_that_it_asks(options: dict[str, object], models: list[str]) -> None:
+    assert needed(config_with(**options)) == models
+
+
+@pytest.mark.parametrize(
+    ("mk", "hspc"), [("classical", "classical"), ("sam2", "cellpose"), ("classical", "cellpose+sam2")]
+)
+def test_detectors_are_those_asked_for(mk: str, hspc: str) -> None:
+    names: dict[CellType, str] = {"mk": mk, "hspc": hspc}
+    detectors = build_detectors(names, STORED, RunModels(SOME), Nobody())
+    assert {t: d.name for t, d in detectors.items()} == names
+    assert {t: d.cell_type for t, d in detectors.items()} == {"mk": "mk", "hspc": "hspc"}
+    assert all(d.reach_um > 0 for d in detectors.values())
+
+
+def test_other_weights_are_another_revision() -> None:
+    names: dict[CellType, str] = {"mk": "sam2", "hspc": "cellpose+sam2"}
+    other = {name: replace(weights, sha256="f" * 64) for name, weights in SOME.items()}
+    one, two = (build_detectors(names, STORED, RunModels(w), Nobody()) for w in (SOME, other))
+    assert all(one[t].revision != two[t].revision for t in CELL_TYPES)
+
+
+def test_an_unknown_detector_is_refused_with_the_valid_ones() -> None:
+    config = replace(RunConfig(), mk=replace(RunConfig().mk, detector="watershed"))
+    with pytest.raises(UsageError, match=r"'watershed' for mk\n.*auto, classical, sam2"):
+        choose_detectors(config)
+
+
+def test_nobody_is_asked_by_mistake() -> None:
+    with pytest.raises(RuntimeError, match="'sam2'"):
+        Nobody().ask("sam2", {})

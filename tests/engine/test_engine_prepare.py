@@ -159,7 +159,7 @@ def test_a_run_of_another_revision_of_a_detector_is_refused(
     assert manifest.model_hashes["hspc"] == f"classical-{ClassicalHspc().revision}"
     changed = {"mk": ClassicalMk(), "hspc": ClassicalHspc(revision="next")}
     monkeypatch.setattr(
-        "pipeline.engine.agreement.build_detector", lambda cell_type, name: changed[cell_type]
+        "pipeline.engine.agreement.build_detectors", lambda names, stored, models, asker: changed
     )
     with pytest.raises(InputError, match="'hspc': 'classical-next'") as error:
         open_run(study())

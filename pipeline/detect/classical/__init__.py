@@ -7,6 +7,7 @@ to the last pixel:
     split.py     touching nuclei apart           blocks.py    larger pixels, anchored in the scene
     hspc.py      nuclei -> HSPC candidates       outline.py   the outline of a cell around a point
     mk.py        megakaryocytes                  evidence.py  MK or not
+    proposals.py where MK may be, for models
 """
 
 from pipeline.detect.classical.hspc import ClassicalHspc

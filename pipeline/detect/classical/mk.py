@@ -49,7 +49,7 @@ An MK looks the same from all of them, while what merely has the colours of one 
 HOPELESS = -4.0
 """... and a cell whose log-odds from its centre are below this is not looked at again."""
 
-_LAYER_REACH_UM = 2 * LARGEST_LOBE_UM / 2 + THRESHOLD_REACH_UM + 2 * NUCLEAR_EDGE_UM + 6 * SMOOTHING_UM
+LAYER_REACH_UM = 2 * LARGEST_LOBE_UM / 2 + THRESHOLD_REACH_UM + 2 * NUCLEAR_EDGE_UM + 6 * SMOOTHING_UM
 _RIVAL_REACH_UM = SAME_CELL_UM + max(RECENTRINGS * RECENTRE_UM, START_RING_UM) + outline.RAY_UM
 
 
@@ -88,7 +88,7 @@ class ClassicalMk:
 
     @property
     def reach_um(self) -> float:
-        return _RIVAL_REACH_UM + _LAYER_REACH_UM + 2.0
+        return _RIVAL_REACH_UM + LAYER_REACH_UM + 2.0
 
     def detect(self, window: Window, area: AreaRange) -> list[Detection]:
         """Megakaryocytes of the window; see `Detector.detect`."""
@@ -96,7 +96,8 @@ class ClassicalMk:
         if min(grid.shape) == 0:
             return []
         layers = make_layers(window, grid)
-        centres = find_plateaus(layers, PLATEAU_LEVEL * window.calibration.levels.cytoplasm_eosin)
+        level = PLATEAU_LEVEL * window.calibration.levels.cytoplasm_eosin
+        centres = find_summits(layers, plateaus(layers), level)
         centres, radii = trace_all(layers, centres)
         found = _judged(layers, centres, radii, window.calibration.levels.cytoplasm_eosin)
         cells = [_detection(layers.grid, candidate) for candidate in _best_of_each_cell(layers.grid, found)]
@@ -117,11 +118,15 @@ def make_layers(window: Window, grid: BlockGrid) -> Layers:
     return Layers(grid, eosin, nuclei.view(np.bool_), body)
 
 
-def find_plateaus(layers: Layers, level: float) -> outline.Points:
-    """(n, 2) x, y of blocks at the summits of plateaus of at least this level (1/128 OD)."""
+def plateaus(layers: Layers, width_um: float = PLATEAU_UM) -> ByteImage:
+    """The body with everything levelled that a disc of this width does not fit into; 1/128 OD."""
+    radius = round(width_um / 2 / layers.grid.um_per_block)
+    return dilate(erode(layers.body, radius), radius)
+
+
+def find_summits(layers: Layers, height: ByteImage, level: float) -> outline.Points:
+    """(n, 2) x, y of blocks at the summits of `plateaus` of at least this level (1/128 OD)."""
     per_um = 1.0 / layers.grid.um_per_block
-    plateau = round(PLATEAU_UM / 2 * per_um)
-    height = dilate(erode(layers.body, plateau), plateau)
     height = smooth(height, PLATEAU_SMOOTHING_UM * per_um)
     x, y = summits(height, (height >= level).view(np.uint8), round(SUMMIT_RADIUS_UM * per_um))
     return np.stack([x, y], axis=1)
@@ -143,16 +148,36 @@ def trace_all(layers: Layers, centres: outline.Points) -> tuple[outline.Points, 
     return centres, outline.trace(layers.body, centres, um)
 
 
+def log_odds_of(
+    layers: Layers, centres: outline.Points, radii: outline.Points, typical_eosin: float
+) -> NDArray[np.float64]:
+    """(n,) log-odds of each outline's being an MK's."""
+    window = Box(0, 0, layers.body.shape[1], layers.body.shape[0])
+    margin = round(SURROUNDINGS_UM / layers.grid.um_per_block) + 1
+    log_odds = np.full(len(centres), -SUREST)
+    for index, ((x, y), own) in enumerate(zip(centres.tolist(), radii, strict=True)):
+        left, top, mask = outline.filled(own)
+        mask = np.pad(mask, margin)
+        box = Box(0, 0, mask.shape[1], mask.shape[0]).shifted(x + left - margin, y + top - margin)
+        seen = box.clipped(window)
+        part, rows_columns = mask[seen.slices_in(box)], seen.slices_in(window)
+        patch = Patch(part, layers.nuclei[rows_columns], layers.eosin[rows_columns], layers.grid.um_per_block)
+        evidence = gather(patch, typical_eosin)
+        if evidence is not None:
+            log_odds[index] = evidence.log_odds
+    return log_odds
+
+
 def _judged(
     layers: Layers, centres: outline.Points, radii: outline.Points, typical_eosin: float
 ) -> list[Candidate]:
     """The outlines that are more likely an MK than not, over all starts."""
-    log_odds = _log_odds(layers, centres, radii, typical_eosin)
+    log_odds = log_odds_of(layers, centres, radii, typical_eosin)
     hopeful = log_odds > HOPELESS
     centres, radii, log_odds = centres[hopeful], radii[hopeful], log_odds[hopeful]
     starts = _starts_around(layers, centres).reshape(-1, 2)
     traced = outline.trace(layers.body, starts, layers.grid.um_per_block)
-    again = _log_odds(layers, starts, traced, typical_eosin).reshape(-1, STARTS)
+    again = log_odds_of(layers, starts, traced, typical_eosin).reshape(-1, STARTS)
     mean = (log_odds + again.sum(axis=1)) / (1 + STARTS)
     score = 1.0 / (1.0 + np.exp(-mean))
     return [
@@ -171,26 +196,6 @@ def _starts_around(layers: Layers, centres: outline.Points) -> outline.Points:
         centres[:, None] + np.rint(ring).astype(np.int64), 0, (columns - 1, rows - 1)
     )
     return starts
-
-
-def _log_odds(
-    layers: Layers, centres: outline.Points, radii: outline.Points, typical_eosin: float
-) -> NDArray[np.float64]:
-    """(n,) log-odds of each outline's being an MK's."""
-    window = Box(0, 0, layers.body.shape[1], layers.body.shape[0])
-    margin = round(SURROUNDINGS_UM / layers.grid.um_per_block) + 1
-    log_odds = np.full(len(centres), -SUREST)
-    for index, ((x, y), own) in enumerate(zip(centres.tolist(), radii, strict=True)):
-        left, top, mask = outline.filled(own)
-        mask = np.pad(mask, margin)
-        box = Box(0, 0, mask.shape[1], mask.shape[0]).shifted(x + left - margin, y + top - margin)
-        seen = box.clipped(window)
-        part, rows_columns = mask[seen.slices_in(box)], seen.slices_in(window)
-        patch = Patch(part, layers.nuclei[rows_columns], layers.eosin[rows_columns], layers.grid.um_per_block)
-        evidence = gather(patch, typical_eosin)
-        if evidence is not None:
-            log_odds[index] = evidence.log_odds
-    return log_odds
 
 
 def _best_of_each_cell(grid: BlockGrid, candidates: Sequence[Candidate]) -> list[Candidate]:

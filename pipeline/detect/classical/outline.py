@@ -144,12 +144,23 @@ def vertices(radii: Points) -> tuple[Points, Points]:
 
 def centroid_shift(radii: Points) -> Points:
     """(n, 2) whole pixels x, y from each outline's centre to its centre of mass."""
-    x, y = (corner / (1 << FIXED_BITS) for corner in vertices(radii))
-    cross = x * np.roll(y, -1, axis=1) - np.roll(x, -1, axis=1) * y
+    x, y, cross = _corners(radii)
     area = np.maximum(cross.sum(axis=1) / 2.0, 1.0)
     means = [((c + np.roll(c, -1, axis=1)) * cross).sum(axis=1) / (6.0 * area) for c in (x, y)]
     shift: Points = np.rint(np.stack(means, axis=1)).astype(np.int64)
     return shift
+
+
+def areas(radii: Points) -> NDArray[np.float64]:
+    """(n,) what outlines enclose, in pixels."""
+    enclosed: NDArray[np.float64] = _corners(radii)[2].sum(axis=1) / 2.0
+    return enclosed
+
+
+def _corners(radii: Points) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Corners x, y in pixels, and the cross product of each corner with the next: (n, ANGLES) each."""
+    x, y = (corner / (1 << FIXED_BITS) for corner in vertices(radii))
+    return x, y, x * np.roll(y, -1, axis=1) - np.roll(x, -1, axis=1) * y
 
 
 def filled(radii: Points, scale: int = 1) -> tuple[int, int, BoolMask]:

@@ -1,0 +1,299 @@
+"""Megakaryocytes by SAM2: the worker's side. The model itself runs elsewhere, and torch with it.
+
+Points where an MK may be (`classical.proposals`) are put to the model in windows of one physical size, which
+lie on a grid of the scene: a cell's window, and so its outline, does not depend on the tile. The model gives
+back small logits of the cells that passed; each is enlarged here, within its own box.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config import AreaRange, CellType
+from pipeline.detect.classical.masks import fits, normalised, tight
+from pipeline.detect.classical.proposals import PROPOSAL_REACH_UM, proposals
+from pipeline.detect.contract import Detection, Window
+from pipeline.geometry import BoolMask, Box, equivalent_diameter, mask_centroid, um_to_px
+from pipeline.models.service import Asker, Message
+
+Floats = NDArray[np.float32]
+
+WINDOW_PER_LENGTH = 2.5
+"""A window is this many times as wide as the longest cell: 256 µm by default, so that the model, which sees
+1024 x 1024, gets about the scanner's own pixels ..."""
+MIN_WINDOW_UM = 180.0
+"""... and no narrower than this."""
+NEAR_UM = 20.0
+"""A mask whose centroid is farther from its prompt than this is of something else: larger cells have
+prompts nearer their middle."""
+SAME_UM = 20.0
+SHARED = 0.5
+"""Masks are of one cell if they share this much of the smaller one and their centroids are this near."""
+MAX_RATIO = 4.0
+"""A mask whose area is off its proposal's by more than this, either way, is of something else."""
+
+
+@dataclass(frozen=True)
+class EmbeddedDetection(Detection):
+    """A cell with what SAM2's image encoder says of it: (256,) float32, pooled under the mask."""
+
+    features: Floats
+
+
+@dataclass(frozen=True)
+class WindowGrid:
+    """Windows of a scene: a square of `cell_px` with `margin_px` on every side each.
+
+    Squares lie side by side from the scene's corner on; a prompt belongs to the window whose square holds it.
+    A cell no longer than twice the margin lies whole in the window of a prompt at its centre.
+    """
+
+    cell_px: int
+    margin_px: int
+
+    @classmethod
+    def of(cls, longest_um: float, um_per_px: float) -> WindowGrid:
+        """The grid for cells up to a length."""
+        margin_px = um_to_px(longest_um / 2, um_per_px)
+        return cls(um_to_px(_window_um(longest_um), um_per_px) - 2 * margin_px, margin_px)
+
+    def square(self, column: int, row: int) -> Box:
+        """The window without its margin, in level-0 pixels of the scene."""
+        x, y = column * self.cell_px, row * self.cell_px
+        return Box(x, y, x + self.cell_px, y + self.cell_px)
+
+    def squares_of(self, points_px: NDArray[np.float64]) -> NDArray[np.int64]:
+        """(n, 2) column and row of the squares that hold (n, 2) points."""
+        return np.floor(points_px / self.cell_px).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Sam2Mk:
+    """Finds megakaryocytes by SAM2; see the module.
+
+    Attributes:
+        asker: reaches the model 'sam2'.
+        weights: names the weights, so that a run keeps to one set of them: a digest of the file.
+        longest_um: cells may be this long, `AreaRange.max_length_um` of what is stored.
+        min_score, min_stability: of a mask, by the model itself. Milder than the 0.8 and 0.95 of SAM2's
+            automatic generator, which asks everywhere; here the points are chosen, and a classifier follows.
+        rejected: prompts that gave no cell so far, by reason; see `pipeline.models.sam2_masks.REASONS`.
+    """
+
+    asker: Asker
+    weights: str
+    longest_um: float
+    min_score: float = 0.7
+    min_stability: float = 0.85
+    rejected: Counter[str] = field(default_factory=Counter, compare=False)
+    name: str = "sam2"
+    cell_type: CellType = "mk"
+
+    @property
+    def revision(self) -> str:
+        return f"1 {self.weights}"
+
+    @property
+    def reach_um(self) -> float:
+        square_um = _window_um(self.longest_um) - self.longest_um
+        return SAME_UM + NEAR_UM + square_um + self._surroundings_um + 2.0
+
+    @property
+    def _surroundings_um(self) -> float:
+        """What must be seen around a square: its window, and all that its prompts depend on."""
+        return max(self.longest_um / 2, PROPOSAL_REACH_UM) + 2.0
+
+    def detect(self, window: Window, area: AreaRange) -> list[Detection]:
+        """Megakaryocytes of the window; see `Detector.detect`."""
+        found: list[_Found] = []
+        for square, request in self.requests(window, area):
+            answer = self.asker.ask("sam2", request)
+            self.rejected.update(counts_of(answer))
+            box = square.grown(self._grid(window).margin_px)
+            found += _found(request, answer, box, square, window.um_per_px)
+        cells = [one.cell for one in found if not any(other.beats(one) for other in found)]
+        return [cell for cell in cells if fits(cell.mask, area, window.um_per_px)]
+
+    def requests(self, window: Window, area: AreaRange) -> Iterator[tuple[Box, Message]]:
+        """The square and the request of each window of the grid that has prompts and can be seen whole."""
+        grid = self._grid(window)
+        points_px, prior_area_px = prompts(window, area)
+        order = np.lexsort((points_px[:, 0], points_px[:, 1]))
+        points_px, prior_area_px = points_px[order], prior_area_px[order]
+        squares = grid.squares_of(points_px)
+        surroundings_px = um_to_px(self._surroundings_um, window.um_per_px)
+        for column, row in np.unique(squares, axis=0).tolist():
+            square = grid.square(column, row)
+            seen = square.grown(surroundings_px)
+            if seen.clipped(window.box) != seen:
+                continue  # no cell of this square is owned here
+            box = square.grown(grid.margin_px)
+            rgb = np.ascontiguousarray(window.rgb[box.slices_in(window.box)])
+            here = (squares == (column, row)).all(axis=1)
+            yield (
+                square,
+                {
+                    "kind": "segment",
+                    "key": hashlib.blake2b(rgb.data, digest_size=16).hexdigest(),
+                    "rgb": rgb,
+                    "points": (points_px[here] - (box.x0, box.y0)).astype(np.float32),
+                    "prior_area_px": prior_area_px[here].astype(np.float32),
+                    **self._gate(area, window.um_per_px),
+                },
+            )
+
+    def _grid(self, window: Window) -> WindowGrid:
+        return WindowGrid.of(self.longest_um, window.um_per_px)
+
+    def _gate(self, area: AreaRange, um_per_px: float) -> Mapping[str, float]:
+        """What a mask must be, in the words of `pipeline.models.sam2_masks.Gate`."""
+        return {
+            "min_score": self.min_score,
+            "min_stability": self.min_stability,
+            "min_area_px": area.min_um2 / um_per_px**2,
+            "max_area_px": area.max_um2 / um_per_px**2,
+            "near_px": NEAR_UM / um_per_px,
+            "max_ratio": MAX_RATIO,
+            "shared": SHARED,
+            "same_px": SAME_UM / um_per_px,
+        }
+
+
+def prompts(window: Window, area: AreaRange) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Points to ask at, (n, 2) x, y in level-0 pixels, and the area of each one's proposal, 0 without one."""
+    found = proposals(window)
+    step_px = max(1, math.floor(equivalent_diameter(area.min_um2) / window.um_per_px))
+    grid_px = found.grid_points(step_px)
+    areas_px = np.concatenate([found.areas_px, np.zeros(len(grid_px))])
+    return np.concatenate([found.points_px, grid_px]), areas_px
+
+
+def enlarged(
+    logits: Floats, corner: tuple[int, int], side: int, shape: tuple[int, int]
+) -> tuple[Box, BoolMask]:
+    """The pixels of a window that a mask holds: bilinear interpolation of its logits is above 0.
+
+    As SAM2's own `postprocess_masks` (pixel centres at halves, no aligned corners), but in a box only.
+
+    Args:
+        logits: (h, w) in a box whose outermost rows and columns are not above 0, but at the image's border.
+        corner: x, y of the box in the (side, side) image of logits.
+        shape: height and width of the window.
+
+    Returns:
+        A box in pixels of the window that holds the mask, and the mask in it.
+    """
+    x0, x1, across = _weights(corner[0], logits.shape[1], side, shape[1])
+    y0, y1, down = _weights(corner[1], logits.shape[0], side, shape[0])
+    rows = logits[down.low] * (1.0 - down.share)[:, None] + logits[down.high] * down.share[:, None]
+    values = rows[:, across.low] * (1.0 - across.share) + rows[:, across.high] * across.share
+    return Box(x0, y0, x1, y1), values > 0
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """Of pixels along one axis: the two logits that each lies between, and the share of the second."""
+
+    low: NDArray[np.int64]
+    high: NDArray[np.int64]
+    share: Floats
+
+
+def _weights(start: int, count: int, side: int, length: int) -> tuple[int, int, _Weights]:
+    """The first pixel, the one past the last, and the weights of those whose logits all lie in the box."""
+    scale = np.float32(side / length)
+    at = np.maximum((np.arange(length, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5), 0)
+    low = at.astype(np.int64)
+    high = np.minimum(low + 1, side - 1)
+    held = np.flatnonzero((low >= start) & (high < start + count))
+    first, last = int(held[0]), int(held[-1]) + 1
+    low, high, at = low[first:last], high[first:last], at[first:last]
+    return first, last, _Weights(low - start, high - start, (at - low).astype(np.float32))
+
+
+def masks_of(answer: Message, shape: tuple[int, int]) -> Iterator[tuple[Box, BoolMask]]:
+    """The masks of an answer, each in a box of the window of this height and width; not normalised."""
+    logits, side = _array(answer, "logits"), answer["side"]
+    if not isinstance(side, int):
+        raise ValueError("the side of the logits must be a whole number")
+    start = 0
+    for (x, y), (height, width) in zip(
+        _array(answer, "corners").tolist(), _array(answer, "shapes").tolist(), strict=True
+    ):
+        end = start + height * width
+        yield enlarged(logits[start:end].reshape(height, width), (x, y), side, shape)
+        start = end
+
+
+def counts_of(answer: Message) -> dict[str, int]:
+    """How many prompts gave no cell, by reason."""
+    return {
+        name.removeprefix("rejected_"): value
+        for name, value in answer.items()
+        if name.startswith("rejected_") and isinstance(value, int) and value
+    }
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A cell, and the square whose window it was found in."""
+
+    cell: EmbeddedDetection
+    square: Box
+    centre_px: tuple[float, float]
+    same_px: float
+
+    def beats(self, other: _Found) -> bool:
+        """Whether this is the same cell, seen better from another window: the model compared those of one."""
+        if self.square == other.square:
+            return False
+        if (other.cell.score, other.square) > (self.cell.score, self.square):
+            return False
+        return math.dist(self.centre_px, other.centre_px) <= self.same_px and (
+            _overlap(self.cell, other.cell) >= SHARED
+        )
+
+
+def _found(request: Message, answer: Message, box: Box, square: Box, um_per_px: float) -> Iterator[_Found]:
+    """The cells of the answer for the window `box`."""
+    points = _array(request, "points")[_array(answer, "prompt")].tolist()
+    scores, features = _array(answer, "score").tolist(), _array(answer, "features")
+    masks = masks_of(answer, (box.height, box.width))
+    for (part, mask), point, score, vector in zip(masks, points, scores, features, strict=True):
+        if not mask.any():
+            continue  # too thin for a single pixel's centre
+        inside, cell = tight(normalised(mask), part.x0, part.y0)
+        x, y = mask_centroid(cell)
+        centre = (inside.x0 + x, inside.y0 + y)
+        # The model took the whole mask; here it is its largest piece, whose middle may be elsewhere.
+        if math.dist(centre, point) <= NEAR_UM / um_per_px:
+            found = EmbeddedDetection(inside.shifted(box.x0, box.y0), cell, score, vector)
+            yield _Found(found, square, (box.x0 + centre[0], box.y0 + centre[1]), SAME_UM / um_per_px)
+
+
+def _overlap(cell: Detection, other: Detection) -> float:
+    """The part of the smaller mask that two cells have in common."""
+    both = cell.box.clipped(other.box)
+    if both.area_px == 0:
+        return 0.0
+    shared = cell.mask[both.slices_in(cell.box)] & other.mask[both.slices_in(other.box)]
+    return float(shared.sum()) / min(int(cell.mask.sum()), int(other.mask.sum()))
+
+
+def _window_um(longest_um: float) -> float:
+    return max(MIN_WINDOW_UM, WINDOW_PER_LENGTH * longest_um)
+
+
+def _array(answer: Message, name: str) -> NDArray[Any]:
+    value = answer[name]
+    if not isinstance(value, np.ndarray):
+        raise ValueError(f"{name} must be an array")
+    return value

@@ -1,0 +1,211 @@
+"""Life of a process that owns the models of one device: it answers the workers' requests in batches.
+
+While a batch is computed the next one gathers: no request waits for company, and none that has it runs alone.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import reduction
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+from pipeline.engine.limits import usable_cores
+from pipeline.engine.mailbox import Fault, Mailbox, Question
+from pipeline.engine.memory import tree_rss_bytes
+from pipeline.engine.workers import STOP_SIGNALS
+from pipeline.errors import MkhspcError
+from pipeline.models.device import is_lost
+from pipeline.models.service import Loader, Message, Model
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A process whose models are ready.
+
+    Attributes:
+        rss_bytes: what it has in memory, before the first request.
+        load_s: what loading took, the start of the process not counted.
+        precision: what each model computes in, by its name.
+    """
+
+    device: str
+    rss_bytes: int
+    load_s: float
+    precision: Mapping[str, str]
+
+
+def own(
+    parent: Connection, listening: socket.socket, loaders: Sequence[Loader], device: str, directory: Path
+) -> None:
+    """Loads the models, tells the parent, and answers until the parent closes its end or is gone.
+
+    Args:
+        listening: where workers connect; the parent's too, so that they can wait while this process is
+            being replaced by another.
+        directory: removed when the parent ends without having done so.
+    """
+    for number in STOP_SIGNALS:  # the parent decides; a Ctrl-C reaches the whole process group
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent, directory), daemon=True).start()
+    os.dup2(2, 1)  # what libraries print is no result
+    os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
+    begun_s = time.monotonic()
+    try:
+        models = {loader.name: _load(loader, device) for loader in loaders}
+    except MkhspcError as error:
+        parent.send(Fault.of(error))
+        return
+    parent.send(
+        Loaded(
+            device,
+            rss_bytes=tree_rss_bytes(),
+            load_s=round(time.monotonic() - begun_s, 3),
+            precision={name: m.precision for name, m in models.items()},
+        )
+    )
+    _Desk(models, device, listening).serve()
+
+
+def _end_with(parent: Connection, directory: Path) -> None:
+    """Ends this process with its parent, in the middle of whatever it does."""
+    with suppress(EOFError, OSError):
+        parent.recv()
+    shutil.rmtree(directory, ignore_errors=True)
+    os._exit(0)
+
+
+def _load(loader: Loader, device: str) -> Model:
+    try:
+        return loader.load(device)
+    except MkhspcError:
+        raise
+    except Exception as error:  # the parent must hear of it, whatever it is
+        raise MkhspcError(
+            f"the model '{loader.name}' does not load on {device}: {type(error).__name__}: {error}",
+            fix="check its weights with: mkhspc models verify",
+        ) from error
+
+
+@dataclass
+class _Worker:
+    connection: Connection
+    mailbox: Mailbox
+
+
+@dataclass
+class _Request:
+    worker: _Worker
+    model: str
+    message: Message
+    is_repeated: bool
+
+
+class _Desk:
+    """The models and who asks them."""
+
+    def __init__(self, models: Mapping[str, Model], device: str, listening: socket.socket) -> None:
+        self._models = models
+        self._device = device
+        self._listening = listening
+        self._workers: dict[Connection, _Worker] = {}
+
+    def serve(self) -> None:
+        while True:
+            for group in _groups(list(self._waiting())):
+                self._begin(group)
+                for request, answer in zip(group, self._answers(group), strict=True):
+                    self._send(request.worker, answer)
+
+    def _waiting(self) -> Iterator[_Request]:
+        """Waits for a request, and takes all that are there."""
+        for one in wait([self._listening, *self._workers]):
+            if not isinstance(one, Connection):
+                self._admit()
+            elif request := self._take(self._workers[one]):
+                yield request
+
+    def _admit(self) -> None:
+        connection = Connection(self._listening.accept()[0].detach())
+        try:
+            mailbox = Mailbox(reduction.recv_handle(connection))
+            connection.send(self._device)
+        except (EOFError, ConnectionError):  # it died meanwhile
+            connection.close()
+            return
+        self._workers[connection] = _Worker(connection, mailbox)
+
+    def _take(self, worker: _Worker) -> _Request | None:
+        try:
+            question: Question = worker.connection.recv()
+        except (EOFError, ConnectionError):
+            self._dismiss(worker)
+            return None
+        message = worker.mailbox.fetch(question.letter)
+        return _Request(worker, question.model, message, question.is_repeated)
+
+    def _begin(self, group: Iterable[_Request]) -> None:
+        """Tells whose requests are in danger from now on: should this process die, it may be of them."""
+        for request in group:
+            with suppress(ConnectionError):  # seen when it is read from
+                request.worker.connection.send(True)
+
+    def _answers(self, group: Sequence[_Request]) -> list[Message | Fault]:
+        """Answers of one model; of several requests that fail together each is tried alone."""
+        name = group[0].model
+        if name not in self._models:
+            there = ", ".join(self._models)
+            return [Fault(MkhspcError, f"there is no model '{name}' here, but: {there}", None, "")] * len(
+                group
+            )
+        try:
+            answers = self._models[name].run([request.message for request in group])
+            return [
+                Fault.of(answer) if isinstance(answer, MkhspcError) else answer
+                for _, answer in zip(group, answers, strict=True)
+            ]
+        except Exception as error:  # any fault of one request must not take the others with it
+            if is_lost(error):
+                raise  # ends the process: only another one can use the device
+            fault = self._fault(name, error)
+        if len(group) == 1:
+            return [fault]
+        return [answer for request in group for answer in self._answers([request])]
+
+    def _fault(self, model: str, error: Exception) -> Fault:
+        if isinstance(error, MkhspcError):
+            return Fault.of(error)
+        return Fault(
+            MkhspcError, f"{type(error).__name__}: {error}", f"the model '{model}' on {self._device}", ""
+        )
+
+    def _send(self, worker: _Worker, answer: Message | Fault) -> None:
+        try:
+            letter = answer if isinstance(answer, Fault) else worker.mailbox.post(answer)
+        except TypeError as error:  # the model gave what no message takes
+            letter = Fault(MkhspcError, str(error), f"an answer of a model on {self._device}", "")
+        with suppress(ConnectionError):  # seen when it is read from
+            worker.connection.send(letter)
+
+    def _dismiss(self, worker: _Worker) -> None:
+        """Forgets a worker that has ended."""
+        del self._workers[worker.connection]
+        worker.connection.close()
+        worker.mailbox.close()
+
+
+def _groups(requests: Sequence[_Request]) -> list[list[_Request]]:
+    """What is run at once: requests of one model, but alone those in whose company a process died."""
+    together: dict[str, list[_Request]] = {}
+    for request in requests:
+        if not request.is_repeated:
+            together.setdefault(request.model, []).append(request)
+    return [*together.values(), *([request] for request in requests if request.is_repeated)]

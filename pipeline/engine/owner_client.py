@@ -1,0 +1,162 @@
+"""How a worker asks the models that other processes own."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from multiprocessing import reduction
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from pipeline.engine.mailbox import Fault, Letter, Mailbox, Question
+from pipeline.engine.workers import HopelessError
+from pipeline.errors import MkhspcError
+from pipeline.models.service import Message
+
+TRIES = 2
+"""A request over which so many owners died is not tried again."""
+FIX = "out of memory? fewer --num-workers, a larger --memory-gb or a smaller model; what is done is kept"
+
+
+class OwnerLostError(MkhspcError):
+    """A process that owned the models of a device has died."""
+
+    exit_code = 4
+
+
+class NoDeviceError(OwnerLostError, HopelessError):
+    """Every device is given up, or the run has ended."""
+
+
+class OwnerClient:
+    """Asks the owners' models from a worker process: a `pipeline.models.service.Asker`.
+
+    It keeps to one owner and goes to the next when that one's device is given up. Not for several threads.
+
+    Args:
+        number: the client's, counted from 0; which owner it begins with.
+    """
+
+    def __init__(self, directory: Path, devices: Sequence[str], number: int) -> None:
+        self._directory = directory
+        self._devices = devices
+        first = number % len(devices)
+        self._order = [*range(first, len(devices)), *range(first)]
+        self._line: _Line | None = None
+
+    def ask(self, model: str, request: Message) -> Message:
+        """The model's answer.
+
+        A request whose owner dies is repeated; where the death may be its doing, only once and alone.
+
+        Raises:
+            MkhspcError: the model's own error for this request.
+            OwnerLostError: two owners died of it.
+            NoDeviceError: no device is left.
+        """
+        deaths: list[int] = []
+        while True:
+            line = self.connect()
+            if len(deaths) == TRIES:  # said only now, when the parent has told what became of the last
+                raise OwnerLostError(
+                    f"{TRIES} owners of the models died over one request: {self._what_became(deaths[-1])}",
+                    fix=FIX,
+                )
+            letter = line.mailbox.post(request)
+            try:
+                answer = line.ask(Question(model, letter, is_repeated=bool(deaths)))
+            except (EOFError, ConnectionError):
+                self.close()
+                if line.is_in_hand:
+                    deaths.append(line.place)
+                continue
+            if isinstance(answer, Fault):
+                raise answer.error()
+            return line.mailbox.fetch(answer)
+
+    def connect(self) -> _Line:
+        """Waits for an owner that is ready; `ask` does so by itself.
+
+        Raises:
+            NoDeviceError: there is none and will be none.
+        """
+        if self._line is None:
+            reached = (_reach(place, address_path(self._directory, place)) for place in self._order)
+            self._line = next((line for line in reached if line), None)
+        if self._line is None:
+            fates = "; ".join(self._what_became(place) for place in sorted(self._order))
+            raise NoDeviceError(f"no device is left: {fates}", fix=FIX)
+        return self._line
+
+    def close(self) -> None:
+        """Hangs up; the next request connects again."""
+        if self._line:
+            self._line.close()
+            self._line = None
+
+    def _what_became(self, place: int) -> str:
+        """Of the owner that died last at a place: told before anybody is let in or refused."""
+        try:
+            fate = fate_path(self._directory, place).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            fate = "it ended with the run"
+        return f"{self._devices[place]}: {fate}"
+
+
+class _Line:
+    """A connection to an owner.
+
+    Attributes:
+        place: the owner's, among all.
+        is_in_hand: whether the owner has begun with the last request; until then it cannot die of it.
+    """
+
+    def __init__(self, place: int, plug: socket.socket) -> None:
+        self.place = place
+        self.is_in_hand = False
+        self.mailbox = Mailbox()
+        self._connection = Connection(plug.detach())
+
+    def introduce(self) -> None:
+        """Hands the memory over, and waits until the owner has it."""
+        reduction.send_handle(self._connection, self.mailbox.descriptor, 0)
+        self._connection.recv()
+
+    def ask(self, question: Question) -> Letter | Fault:
+        self.is_in_hand = False
+        self._connection.send(question)
+        self.is_in_hand = self._connection.recv()
+        answer: Letter | Fault = self._connection.recv()
+        return answer
+
+    def close(self) -> None:
+        self._connection.close()
+        self.mailbox.close()
+
+
+def _reach(place: int, address: Path) -> _Line | None:
+    """A line to an owner, as soon as there is one; None when its device is given up, or the run has ended."""
+    while True:
+        plug = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            plug.connect(str(address))
+        except (ConnectionRefusedError, FileNotFoundError):
+            plug.close()
+            return None
+        line = _Line(place, plug)
+        try:
+            line.introduce()
+        except (EOFError, ConnectionError):  # it died, or the device was given up: the next try will tell
+            line.close()
+            continue
+        return line
+
+
+def address_path(directory: Path, place: int) -> Path:
+    """The socket of an owner, by its place among all."""
+    return directory / f"{place}"
+
+
+def fate_path(directory: Path, place: int) -> Path:
+    """Where the parent writes what became of an owner."""
+    return directory / f"{place}.fate"

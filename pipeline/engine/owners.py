@@ -1,0 +1,197 @@
+"""The models, once a device: a process each owns them, and the workers ask it.
+
+The parent starts the owners, tells their clients what became of one that died, and starts it again.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import multiprocessing
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import wait
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pipeline.engine.desk import Loaded, own
+from pipeline.engine.mailbox import Fault
+from pipeline.engine.owner_client import FIX, OwnerClient, OwnerLostError, address_path, fate_path
+from pipeline.engine.workers import cause_of_death
+from pipeline.errors import MkhspcError
+from pipeline.models.service import Loader
+
+RESTARTS = 2
+"""How often the owner of a device is started again; then the device is given up."""
+LONGEST_TEMP_BYTES = 80
+"""The path of a socket has room for 108 bytes on Linux and 104 on macOS."""
+CLOSE_S = 5.0
+
+
+class Owners:
+    """One process a device, each with all models.
+
+    Pickled to a process being started it becomes an `OwnerClient`, each time with another device to begin
+    with. To be closed, or used in `with`.
+
+    Args:
+        loaders: of the models; their names differ.
+        devices: one or more, as `pipeline.models.device.device_names` gives them.
+
+    Raises:
+        MkhspcError: a model's own, when it does not load.
+        OwnerLostError: a process died while it loaded.
+    """
+
+    def __init__(self, loaders: Sequence[Loader], devices: Sequence[str]) -> None:
+        self._directory = _private_directory()
+        self._numbers = itertools.count()
+        self._owners: list[_Owner] = []
+        atexit.register(self.close)  # else an end without `close` would wait for the processes for ever
+        try:
+            for place, device in enumerate(devices):
+                self._owners.append(_Owner(loaders, device, self._directory, place))
+            self._wait_until_loaded()
+        except BaseException:
+            self.close()
+            raise
+
+    def _wait_until_loaded(self) -> None:
+        loading = {owner.connection: owner for owner in self._owners}
+        while loading:
+            said = wait(list(loading))
+            for connection in [one for one in loading if one in said]:
+                loading.pop(connection).hear()
+
+    @property
+    def loaded(self) -> list[Loaded]:
+        """What the owners told when they were ready, those of devices given up left out."""
+        return [owner.loaded for owner in self._owners if owner.loaded and not owner.is_given_up]
+
+    def watch(self) -> list[str]:
+        """Starts owners again that died; returns a line for each thing that happened. To be called often."""
+        return [line for owner in self._owners for line in owner.look()]
+
+    def client(self) -> OwnerClient:
+        """A way to ask, for one thread of one process."""
+        return OwnerClient(*self._for_next_client())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OwnerClient, self._for_next_client()
+
+    def _for_next_client(self) -> tuple[Path, Sequence[str], int]:
+        return self._directory, [owner.device for owner in self._owners], next(self._numbers)
+
+    def close(self) -> None:
+        """Ends the processes, in the middle of whatever they do."""
+        for owner in self._owners:
+            owner.connection.close()
+        for owner in self._owners:
+            owner.end()
+        shutil.rmtree(self._directory, ignore_errors=True)  # an owner may be removing it too
+        atexit.unregister(self.close)
+
+    def __enter__(self) -> Owners:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Owner:
+    """The parent's view of one process.
+
+    The listening socket is the parent's, so that workers who connect while there is no process wait in
+    its queue: for the next process, or for the parent to give the device up.
+    """
+
+    def __init__(self, loaders: Sequence[Loader], device: str, directory: Path, place: int) -> None:
+        self.device = device
+        self.loaded: Loaded | None = None
+        self.is_given_up = False
+        self._loaders = loaders
+        self._directory = directory
+        self._fate = fate_path(directory, place)
+        self._restarts = 0
+        self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listening.bind(str(address_path(directory, place)))
+        self._listening.listen()
+        self._start()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self._process = context.Process(
+            target=own,
+            args=(theirs, self._listening, self._loaders, self.device, self._directory),
+            daemon=True,
+        )
+        self._process.start()
+        theirs.close()
+
+    def hear(self) -> Loaded:
+        """Waits for what the process has to say, which it does once.
+
+        Raises:
+            MkhspcError: a model does not load.
+            OwnerLostError: the process has died.
+        """
+        try:
+            said: Loaded | Fault = self.connection.recv()
+        except (EOFError, ConnectionError):
+            self._process.join()
+            raise OwnerLostError(
+                f"the process that owns the models died ({cause_of_death(self._process.exitcode)})",
+                where=self.device,
+                fix=FIX,
+            ) from None
+        if isinstance(said, Fault):
+            raise said.error()
+        self.loaded = said
+        return said
+
+    def look(self) -> Iterator[str]:
+        while not self.is_given_up and self.connection.poll():
+            try:
+                loaded = self.hear()
+                yield f"{self.device}: the models are there again after {loaded.load_s:.0f} s"
+            except OwnerLostError as error:
+                if self._restarts == RESTARTS:
+                    yield self._give_up(f"{error.what}, {RESTARTS + 1} times by now")
+                else:
+                    yield self._restart(error.what)
+            except MkhspcError as error:
+                yield self._give_up(str(error).replace("\n", " "))
+
+    def _restart(self, reason: str) -> str:
+        self._restarts += 1
+        self._fate.write_text(reason, encoding="utf-8")
+        self.connection.close()
+        self._start()
+        return f"{self.device}: {reason}; it is started again"
+
+    def _give_up(self, reason: str) -> str:
+        self.is_given_up = True
+        self._fate.write_text(reason, encoding="utf-8")
+        self._listening.close()  # only now: who is turned away by it reads why
+        return f"{self.device}: {reason}; the device is given up"
+
+    def end(self) -> None:
+        self._listening.close()
+        self._process.join(timeout=CLOSE_S)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+
+def _private_directory() -> Path:
+    """A folder that nobody else may enter, for the names of sockets, which must be short."""
+    usual = tempfile.gettempdir()
+    is_short = len(os.fsencode(usual)) <= LONGEST_TEMP_BYTES
+    return Path(tempfile.mkdtemp(prefix="mkhspc-", dir=usual if is_short else "/tmp"))

@@ -1,0 +1,82 @@
+"""Files of weights: read without running any code that is in them, and checked tensor by tensor."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+_DAMAGE = (
+    RuntimeError, pickle.UnpicklingError, struct.error, EOFError, OSError, ValueError, LookupError,
+    AttributeError, TypeError,
+)  # fmt: skip
+"""What the readers of archives and pickles raise at bytes that are none, or that end too early: an
+OSError too, for a place before the file's beginning."""
+_COUNTER = ".num_batches_tracked"
+"""Counts training steps; older files lack it and nothing that we compute depends on it."""
+
+
+def read_tensors(path: Path, what: str) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name, in memory; a prefix that data-parallel training leaves is cut.
+
+    Args:
+        what: whose weights are wanted, for errors, such as 'ResNet-50'.
+
+    Raises:
+        InputError: there is no such file, it is damaged, or holds other things than tensors.
+    """
+    import torch
+
+    fix = f"fetch it again, or give a checkpoint of {what}"
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise InputError(f"the weights cannot be read ({error.strerror})", where=path, fix=fix) from error
+    with file:
+        try:
+            content: Any = torch.load(file, map_location="cpu", weights_only=True)
+        except _DAMAGE as error:
+            raise InputError(
+                "is truncated, or no file of weights that PyTorch can read without running code",
+                where=path,
+                fix=fix,
+            ) from error
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()
+    ):
+        raise InputError(f"holds other things than the tensors of {what}", where=path, fix=fix)
+    return {name.removeprefix("module."): value for name, value in content.items()}
+
+
+def fill(net: Module, tensors: Mapping[str, Tensor], what: str, where: Path) -> None:
+    """Gives a network, made on the 'meta' device, these tensors as its own: no second copy of them.
+
+    Raises:
+        InputError: a tensor is missing, unknown or of another shape.
+    """
+    wanted = {name: tuple(value.shape) for name, value in net.state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in tensors.items()}
+    wrong = [
+        *(f"{name} is missing" for name in wanted.keys() - given.keys() if not name.endswith(_COUNTER)),
+        *(f"{name} is unknown" for name in given.keys() - wanted.keys()),
+        *(
+            f"{name} has another shape"
+            for name in given.keys() & wanted.keys()
+            if given[name] != wanted[name]
+        ),
+    ]
+    if wrong:
+        raise InputError(
+            f"these are not the weights of {what}: {min(wrong)}, and {len(wrong) - 1} more differ",
+            where=where,
+            fix=f"give a checkpoint of {what}",
+        )
+    net.load_state_dict(dict(tensors), assign=True, strict=False)

@@ -1,0 +1,171 @@
+"""Which models a run uses, with which weights, and whether a device here is fit for them. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.util import find_spec
+
+from pipeline.config import RunConfig
+from pipeline.models.cache import WeightFile, models_dir, stored, weights_for
+from pipeline.models.catalogue import Weight, weight_named
+from pipeline.models.cellpose import CellposeLoader
+from pipeline.models.device import Gpu, device_names, find_gpus
+from pipeline.models.embedders import EmbedderLoader
+from pipeline.models.sam2 import Sam2Loader
+from pipeline.models.service import Loader
+
+BEST_FIRST: Mapping[str, Sequence[str]] = {
+    "sam2": tuple(
+        f"{v}-{size}" for v in ("sam2.1", "sam2") for size in ("large", "base-plus", "small", "tiny")
+    ),
+    "cellpose": ("cpsam_v2", "cpsam"),
+}
+"""Weights of the catalogue that serve a model, in the order in which 'auto' takes them."""
+GB = 1_000_000_000
+
+
+def needed(config: RunConfig) -> list[str]:
+    """The models that a run asks, by the names under which workers know them."""
+    found = set(config.compute.embedders)
+    found |= {"sam2"} & {config.mk.detector, *config.hspc.detector.split("+")}
+    found |= {"cellpose"} & {*config.hspc.detector.split("+")}
+    return sorted(found)
+
+
+def with_weights(config: RunConfig) -> RunConfig:
+    """The config with the weights named that 'auto' stands for: the best that are here.
+
+    Where none are here it is the first of `BEST_FIRST`, so that the error says how to get it.
+    """
+    used, compute = needed(config), config.compute
+    sam2, cellpose = compute.sam2_weights, compute.cellpose_weights
+    if "sam2" in used and sam2 == "auto":
+        sam2 = _best("sam2")
+    if "cellpose" in used and cellpose == "auto":
+        cellpose = _best("cellpose")
+    return replace(config, compute=replace(compute, sam2_weights=sam2, cellpose_weights=cellpose))
+
+
+def _best(model: str) -> str:
+    return [*present(model), BEST_FIRST[model][0]][0]
+
+
+def present(model: str) -> list[str]:
+    """The catalogue's weights of a model that are here, the best first."""
+    directory = models_dir()
+    return [n for n in BEST_FIRST[model] if stored(weight_named(n), directory).state in ("here", "package")]
+
+
+@dataclass(frozen=True)
+class RunModels:
+    """The weights of a run's models.
+
+    Attributes:
+        weights: by the name under which workers know the model.
+    """
+
+    weights: Mapping[str, WeightFile]
+
+    @classmethod
+    def of(cls, config: RunConfig) -> RunModels:
+        """Those of a config whose weights are named.
+
+        Raises:
+            InputError: weights are missing or damaged; says what to do.
+        """
+        return cls({model: weights_for(_named_weights(config, model)) for model in needed(config)})
+
+    def digest(self, model: str) -> str:
+        """16 hexadecimal digits that tell these weights from others."""
+        return self.weights[model].sha256[:16]
+
+    @property
+    def resident_bytes(self) -> int:
+        """What an owner of all of them is expected to take of memory, before it has been measured."""
+        return sum(loader.resident_bytes for loader in self.loaders)
+
+    @property
+    def loaders(self) -> list[Loader]:
+        return [_loader(model, weights) for model, weights in self.weights.items()]
+
+
+def _named_weights(config: RunConfig, model: str) -> str:
+    return getattr(config.compute, f"{model}_weights") if model in BEST_FIRST else model
+
+
+def _loader(model: str, weights: WeightFile) -> Loader:
+    match model:
+        case "sam2":
+            return Sam2Loader(weights.path)
+        case "cellpose":
+            return CellposeLoader(weights)
+        case _:
+            return EmbedderLoader(model, weights)
+
+
+def devices_for(models: RunModels, asked: str) -> list[str]:
+    """Where a run's models are to be; none if it has none.
+
+    Raises:
+        UsageError: torch is not installed, or a device is not there.
+    """
+    return device_names(asked, _gpus_here()) if models.weights else []
+
+
+def refuse_missing_device(asked: str) -> None:
+    """Raises `UsageError` for a GPU that is asked for by name and is not there, whoever would use it."""
+    if asked not in ("auto", "cpu"):
+        device_names(asked, _gpus_here())
+
+
+def precision(models: RunModels, asked: str) -> str:
+    """In what a run's networks compute, and on what; empty without models. Errors as for `devices_for`."""
+    gpus = _gpus_here() if models.weights else []
+    return ", ".join(
+        "float32 on cpu" if name == "cpu" else f"{_gpu(gpus, name).precision} on {_gpu(gpus, name).name}"
+        for name in devices_for(models, asked)
+    )
+
+
+_gpus_here = cache(find_gpus)  # it takes torch some seconds to start
+
+
+@dataclass(frozen=True)
+class Fitness:
+    """Whether a model could be used here without being asked for by name, and why or why not."""
+
+    is_fit: bool
+    reason: str
+
+
+def fitness(model: str, device: str) -> Fitness:
+    """Whether the weights of a model are here, with a GPU that holds them.
+
+    Args:
+        device: as the user gave it.
+    """
+    here = present(model)
+    if not here:
+        return Fitness(False, f"no weights of {model} are here (mkhspc models fetch {BEST_FIRST[model][0]})")
+    if find_spec("torch") is None:
+        return Fitness(False, f"the weights of {model} are here, but torch is not installed")
+    gpus = [] if device == "cpu" else _gpus_here()
+    used = [name for name in device_names(device, gpus) if name != "cpu"]
+    if not used:
+        return Fitness(False, f"the weights of {model} are here, but no GPU is: it would take days")
+    smallest = min((_gpu(gpus, name) for name in used), key=lambda gpu: gpu.memory_bytes)
+    if not any(_fits(weight_named(name), smallest) for name in here):
+        return Fitness(
+            False, f"the weights of {model} that are here need more memory than {smallest.name} has"
+        )
+    return Fitness(True, f"its weights and {smallest.name} are here")
+
+
+def _gpu(gpus: Sequence[Gpu], name: str) -> Gpu:
+    return gpus[int(name.removeprefix("cuda:"))]
+
+
+def _fits(weight: Weight, gpu: Gpu) -> bool:
+    return weight.gpu_memory_gb * GB <= gpu.memory_bytes

@@ -1,0 +1,179 @@
+"""Devices: their names, their precision, and what to do when their memory is full.
+
+The one place where a name becomes a `torch.device`. The functions that name torch import it; the others
+serve processes that must not.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from pipeline.errors import MkhspcError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+Precision = Literal["bfloat16", "float16", "float32"]
+BF16_CAPABILITY = (8, 0)
+"""Ampere, the first GPUs that compute in bfloat16 rather than emulate it."""
+INSTALL = "install them with: pip install 'mkhspc[models]'"
+
+
+class DeviceMemoryError(MkhspcError):
+    """A single item is too large for what is free of a device's memory."""
+
+    exit_code = 4
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU that torch can use; its place in a list of them is its number."""
+
+    name: str
+    memory_bytes: int
+    precision: Precision
+
+
+def find_gpus() -> list[Gpu]:
+    """The GPUs that torch sees, asked in a process of its own: this one never imports torch.
+
+    Raises:
+        UsageError: torch is not installed, or does not start.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise UsageError("the models need torch, which is not installed", fix=INSTALL)
+    asked = subprocess.run([sys.executable, "-m", __name__], capture_output=True, text=True, check=False)
+    if asked.returncode:
+        reason = (asked.stderr.strip().splitlines() or [f"exit code {asked.returncode}"])[-1]
+        raise UsageError(f"torch does not start: {reason}", fix=INSTALL)
+    return [Gpu(**gpu) for gpu in json.loads(asked.stdout.splitlines()[-1])]
+
+
+def device_names(asked: str | torch.device, gpus: Sequence[Gpu]) -> list[str]:
+    """The devices that are meant, each as 'cpu' or 'cuda:N'.
+
+    Args:
+        asked: 'auto' (every GPU, else the CPU), 'cpu', 'cuda' (the first GPU), 'cuda:1', several of these
+            with commas between, or a `torch.device`.
+        gpus: those that there are.
+
+    Raises:
+        UsageError: a device that is not there, or is named twice.
+    """
+    there = ["cpu", *(f"cuda:{number}" for number in range(len(gpus)))]
+    if str(asked) == "auto":
+        return there[1:] or there
+    names = ["cuda:0" if name.strip() == "cuda" else name.strip() for name in str(asked).split(",")]
+    for name in names:
+        if name not in there:
+            raise UsageError(f"there is no device '{name}'", fix=f"there are: {', '.join(there)}, or auto")
+        if names.count(name) > 1:
+            raise UsageError(f"the device '{name}' is named twice", fix="each device holds the models once")
+    return names
+
+
+def torch_device(asked: str | torch.device) -> torch.device:
+    """A device as torch and the packages above it want it, with its number.
+
+    Raises:
+        UsageError: it is not there.
+    """
+    import torch
+
+    (name,) = device_names(asked, _visible_gpus())
+    return torch.device(name)
+
+
+def precision_of(device: torch.device) -> Precision:
+    """What networks compute in on a device: half the bits on a GPU, where tensor cores are made for them."""
+    return "float32" if device.type == "cpu" else _visible_gpus()[device.index].precision
+
+
+def autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """A context in which networks compute in `precision_of` the device."""
+    import torch
+
+    precision = precision_of(device)
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=getattr(torch, precision))
+
+
+def in_batches(
+    items: Sequence[Item], run: Callable[[Sequence[Item]], Sequence[Answer]], batch: int
+) -> list[Answer]:
+    """What `run` gives for all items, in their order, `batch` of them at a time.
+
+    Where a device's memory does not do for that many, half as many are tried, and so on.
+
+    Args:
+        items: anything with a length that can be sliced, such as an array by its first axis.
+        run: gives one answer an item.
+
+    Raises:
+        DeviceMemoryError: the memory does not even do for one.
+    """
+    answers: list[Answer] = []
+    while len(answers) < len(items):
+        part = items[len(answers) : len(answers) + batch]
+        found, reason = _attempt(part, run)
+        if found is not None:
+            answers += [answer for _, answer in zip(part, found, strict=True)]
+        elif len(part) == 1:
+            raise DeviceMemoryError(
+                f"the device's memory does not do for a single item: {reason}",
+                fix="free its memory of other programs, or take a smaller model or --device cpu",
+            )
+        else:
+            batch = len(part) // 2
+    return answers
+
+
+def _attempt(
+    part: Sequence[Item], run: Callable[[Sequence[Item]], Sequence[Answer]]
+) -> tuple[Sequence[Answer] | None, str]:
+    """The answers, or None and why the memory did not do; then whatever `run` had begun is freed."""
+    import torch
+
+    try:
+        return run(part), ""
+    except torch.cuda.OutOfMemoryError as error:
+        reason = str(error).partition("\n")[0].strip() or "out of memory"
+    # Only here: the error's traceback held the tensors of the frames it came through.
+    gc.collect()
+    torch.cuda.empty_cache()
+    return None, reason
+
+
+def is_lost(error: Exception) -> bool:
+    """Whether an error of a model means that its process can use the GPU no more.
+
+    After an error of CUDA itself every later call in the same process fails too; memory that is full is
+    no such error.
+    """
+    return isinstance(error, RuntimeError) and str(error).startswith("CUDA error")
+
+
+def _visible_gpus() -> list[Gpu]:
+    import torch
+
+    gpus = []
+    for number in range(torch.cuda.device_count()):
+        about = torch.cuda.get_device_properties(number)
+        precision: Precision = "bfloat16" if (about.major, about.minor) >= BF16_CAPABILITY else "float16"
+        gpus.append(Gpu(about.name, about.total_memory, precision))
+    return gpus
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps([asdict(gpu) for gpu in _visible_gpus()]) + "\n")

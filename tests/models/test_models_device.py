@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import skip_or_fail
+
+from pipeline.errors import UsageError
+from pipeline.models import device
+from pipeline.models.device import DeviceMemoryError, Gpu, device_names, in_batches, is_lost
+
+A100 = Gpu("A100", 42_000_000_000, "bfloat16")
+V100 = Gpu("V100", 34_000_000_000, "float16")
+
+
+@pytest.fixture
+def torch() -> Any:
+    try:
+        import torch
+    except ImportError:
+        skip_or_fail("REQUIRE_MODELS", "torch is not installed")
+    return torch
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus", "expected"),
+    [
+        ("auto", 0, ["cpu"]),
+        ("auto", 2, ["cuda:0", "cuda:1"]),
+        ("cpu", 2, ["cpu"]),
+        ("cuda", 2, ["cuda:0"]),
+        ("cuda:1", 2, ["cuda:1"]),
+        ("cuda:1,cuda:0", 2, ["cuda:1", "cuda:0"]),
+        ("cuda:0, cpu", 1, ["cuda:0", "cpu"]),
+    ],
+)
+def test_names_of_devices(asked: str, gpus: int, expected: list[str]) -> None:
+    assert device_names(asked, [A100] * gpus) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus", "what", "fix"),
+    [
+        ("cuda", 0, "there is no device 'cuda:0'", "there are: cpu, or auto"),
+        ("cuda:2", 2, "there is no device 'cuda:2'", "there are: cpu, cuda:0, cuda:1, or auto"),
+        ("gpu", 1, "there is no device 'gpu'", "there are: cpu, cuda:0, or auto"),
+        ("", 1, "there is no device ''", "there are: cpu, cuda:0, or auto"),
+        ("cuda:0,", 1, "there is no device ''", "there are: cpu, cuda:0, or auto"),
+        ("cuda,cuda:0", 1, "the device 'cuda:0' is named twice", "each device holds the models once"),
+    ],
+)
+def test_a_device_that_is_not_there_is_an_error_that_names_those_that_are(
+    asked: str, gpus: int, what: str, fix: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        device_names(asked, [A100] * gpus)
+    assert (caught.value.what, caught.value.fix) == (what, fix)
+
+
+def test_devices_of_torch_are_taken_as_they_are(torch: Any) -> None:
+    assert device_names(torch.device("cuda:1"), [A100, V100]) == ["cuda:1"]
+    assert device_names(torch.device("cuda"), [A100]) == ["cuda:0"]
+    for asked in ("cpu", torch.device("cpu")):
+        assert device.torch_device(asked) == torch.device("cpu")
+
+
+def test_a_gpu_of_torch_has_its_number(torch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "_visible_gpus", lambda: [A100, V100])
+    assert device.torch_device("cuda") == torch.device("cuda", 0)
+    assert device.torch_device("cuda:1") == torch.device("cuda", 1)
+    assert device.precision_of(device.torch_device("cuda:0")) == "bfloat16"
+    assert device.precision_of(device.torch_device("cuda:1")) == "float16"
+    assert device.precision_of(torch.device("cpu")) == "float32"
+
+
+def test_networks_on_a_cpu_compute_in_float32(torch: Any) -> None:
+    layer = torch.nn.Linear(3, 2)
+    with device.autocast(torch.device("cpu")):
+        assert layer(torch.ones(1, 3)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("gpu", [A100, V100])
+def test_networks_on_a_gpu_are_cast(torch: Any, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU only the context itself can be looked at."""
+    monkeypatch.setattr(device, "_visible_gpus", lambda: [gpu])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
+    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+    context = device.autocast(torch.device("cuda", 0))
+    assert isinstance(context, torch.autocast)
+    assert context.device == "cuda"
+    assert context.fast_dtype == getattr(torch, gpu.precision)
+
+
+class Small:
+    """A device whose memory does for `room` items at once."""
+
+    def __init__(self, room: int, torch: Any) -> None:
+        self.room = room
+        self.error = torch.cuda.OutOfMemoryError
+        self.tried: list[int] = []
+
+    def __call__(self, items: Sequence[int]) -> Sequence[int]:
+        self.tried.append(len(items))
+        if len(items) > self.room:
+            raise self.error("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+        return [10 * item for item in items]
+
+
+@pytest.mark.parametrize(
+    ("room", "tried"),
+    [
+        (8, [8, 8, 4]),
+        (7, [8, 4, 4, 4, 4, 4]),
+        (3, [8, 4, *[2] * 10]),
+        (1, [8, 4, 2, *[1] * 20]),
+    ],
+)
+def test_a_full_device_gets_half_as_much_at_once(torch: Any, room: int, tried: list[int]) -> None:
+    run = Small(room, torch)
+    assert in_batches(range(20), run, 8) == [10 * n for n in range(20)]
+    assert run.tried == tried
+
+
+def test_what_does_not_fit_alone_is_an_error(torch: Any) -> None:
+    run = Small(0, torch)
+    with pytest.raises(DeviceMemoryError, match="Tried to allocate 2") as caught:
+        in_batches(range(20), run, 8)
+    assert run.tried == [8, 4, 2, 1]
+    assert "\nmore" not in str(caught.value)
+    assert "smaller model" in caught.value.fix
+
+
+def test_what_the_failed_attempt_held_is_freed_before_the_next(
+    torch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: set[int] = set()
+    seen: list[set[int]] = []
+
+    class Held:
+        def __init__(self, size: int) -> None:
+            self.size = size
+            self.itself = self  # only the collector frees it
+            alive.add(size)
+
+        def __del__(self) -> None:
+            alive.discard(self.size)
+
+    def run(items: Sequence[int]) -> Sequence[int]:
+        held = Held(len(items))
+        if held.size > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return items
+
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: seen.append(set(alive)))
+    assert in_batches([1, 2, 3, 4], run, 4) == [1, 2, 3, 4]
+    assert seen == [set()]
+
+
+def test_other_errors_are_no_reason_to_try_less(torch: Any) -> None:
+    tried = []
+
+    def run(items: Sequence[int]) -> Sequence[int]:
+        tried.append(len(items))
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    with pytest.raises(RuntimeError, match="device-side"):
+        in_batches([1, 2, 3, 4], run, 4)
+    assert tried == [4]
+
+
+def test_too_few_answers_are_an_error(torch: Any) -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        in_batches([1, 2, 3], lambda items: items[1:], 2)
+
+
+def test_arrays_are_cut_along_their_first_axis(torch: Any) -> None:
+    points = np.arange(14.0).reshape(7, 2)
+    found = in_batches(points, lambda part: part.sum(axis=1), 3)
+    np.testing.assert_array_equal(found, points.sum(axis=1))
+
+
+def test_nothing_takes_no_batch(torch: Any) -> None:
+    run = Small(3, torch)
+    assert in_batches([], run, 8) == []
+    assert run.tried == []
+
+
+def test_an_error_of_the_gpu_itself_is_told_from_others(torch: Any) -> None:
+    assert is_lost(torch.AcceleratorError("CUDA error: unspecified launch failure"))
+    assert is_lost(RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling cublasSgemm"))
+    assert not is_lost(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
+    assert not is_lost(RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"))
+    assert not is_lost(ValueError("CUDA error: so to speak"))
+
+
+def test_gpus_are_found_by_a_process_of_its_own(torch: Any) -> None:
+    code = (
+        "import sys; from pipeline.models.device import find_gpus; print(len(find_gpus()));"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(torch.cuda.device_count()), "False"]
+
+
+def test_gpus_are_told_with_their_memory_and_precision(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _pretend_torch(
+        tmp_path,
+        monkeypatch,
+        "from types import SimpleNamespace as Some\n"
+        "ampere = Some(name='A100', total_memory=42, major=8, minor=0)\n"
+        "volta = Some(name='V100', total_memory=34, major=7, minor=0)\n"
+        "cards = [ampere, volta]\n"
+        "cuda = Some(device_count=lambda: len(cards), get_device_properties=cards.__getitem__)\n"
+        "print('a greeting')\n",
+    )
+    assert device.find_gpus() == [Gpu("A100", 42, "bfloat16"), Gpu("V100", 34, "float16")]
+
+
+def test_a_torch_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _pretend_torch(tmp_path, monkeypatch, "raise OSError('libcudart.so.13: cannot open shared object file')")
+    with pytest.raises(UsageError, match="torch does not start: OSError: libcudart") as caught:
+        device.find_gpus()
+    assert "mkhspc[models]" in caught.value.fix
+
+
+def _pretend_torch(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    (folder / "torch.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.syspath_prepend(str(folder))
+
+
+def test_without_torch_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="torch, which is not installed") as caught:
+        device.find_gpus()
+    assert "pip install 'mkhspc[models]'" in caught.value.fix

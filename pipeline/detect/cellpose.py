@@ -79,15 +79,9 @@ class CellposeHspc:
         """Cells of the window; see `Detector.detect`.
 
         Raises:
-            UsageError: cells may be longer than a field can hold.
+            UsageError: as `refuse_too_long`.
         """
-        limit_um = 2 * MARGIN_PX * UM_PER_NATIVE_PX
-        if area.max_length_um > limit_um:
-            raise UsageError(
-                f"cells of {area.max_um2:.0f} µm² may be {area.max_length_um:.0f} µm long, "
-                f"and Cellpose looks for cells up to {limit_um:.0f} µm",
-                fix="lower the largest area, or use another detector",
-            )
+        refuse_too_long(area)
         grid = _Grid(UM_PER_NATIVE_PX / window.um_per_px)
         fields = [place for place in grid.fields_in(window.box) if _may_hold_cells(window, grid, place, area)]
         if not fields:
@@ -96,6 +90,17 @@ class CellposeHspc:
         cells = [cell for cell in _owned(answer, fields) if not cell.is_cut]
         detections = (_at_level_0(cell, grid) for cell in _without_doubles(cells))
         return [d for d in detections if d is not None and fits(d.mask, area, window.um_per_px)]
+
+
+def refuse_too_long(area: AreaRange) -> None:
+    """Raises `UsageError` where cells may be longer than a field can hold."""
+    limit_um = 2 * MARGIN_PX * UM_PER_NATIVE_PX
+    if area.max_length_um > limit_um:
+        raise UsageError(
+            f"cells of {area.max_um2:.0f} µm² may be {area.max_length_um:.0f} µm long, "
+            f"and Cellpose looks for cells up to {limit_um:.0f} µm",
+            fix="lower the largest area, or use another detector",
+        )
 
 
 @dataclass(frozen=True)

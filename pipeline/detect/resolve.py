@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.config import CELL_TYPES, DETECTORS, AreaRange, CellType, RunConfig
-from pipeline.detect.cellpose import CellposeHspc
+from pipeline.detect.cellpose import CellposeHspc, refuse_too_long
 from pipeline.detect.classical import ClassicalHspc, ClassicalMk
 from pipeline.detect.contract import Detector
 from pipeline.detect.refine import RefinedBySam2
@@ -56,17 +56,21 @@ def build_detectors(
     Args:
         stored: the areas of cells that are kept.
         asker: reaches the models; those without one never use it.
+
+    Raises:
+        UsageError: Cellpose is to find cells that are too long for it.
     """
     mk: Detector = (
         Sam2Mk(asker, models.digest("sam2"), stored["mk"].max_length_um)
         if names["mk"] == "sam2"
         else ClassicalMk()
     )
-    return {"mk": mk, "hspc": _hspc(names["hspc"], models, asker)}
+    return {"mk": mk, "hspc": _hspc(names["hspc"], stored["hspc"], models, asker)}
 
 
-def _hspc(name: str, models: RunModels, asker: Asker) -> Detector:
+def _hspc(name: str, stored: AreaRange, models: RunModels, asker: Asker) -> Detector:
     if name == "classical":
         return ClassicalHspc()
+    refuse_too_long(stored)
     cellpose = CellposeHspc(asker, models.digest("cellpose"))
     return RefinedBySam2(cellpose, asker, models.digest("sam2")) if name == "cellpose+sam2" else cellpose

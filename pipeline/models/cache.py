@@ -79,7 +79,7 @@ def weights_for(name: str) -> WeightFile:
         UsageError: neither a known name nor a path.
     """
     if name in CATALOGUE:
-        return _published(CATALOGUE[name], models_dir())
+        return published(CATALOGUE[name], models_dir())
     path = Path(name).expanduser()
     if os.sep not in name and not path.is_file():
         raise UsageError(
@@ -98,7 +98,8 @@ def _own(path: Path) -> WeightFile:
     return WeightFile(path.name, path, digest_of(path))
 
 
-def _published(weight: Weight, directory: Path) -> WeightFile:
+def published(weight: Weight, directory: Path) -> WeightFile:
+    """The file of a weight, in a directory or an installed package; errors as for `weights_for`."""
     found = stored(weight, directory)
     if found.path is None or found.state == "partial":
         raise InputError(

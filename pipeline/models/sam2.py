@@ -49,7 +49,11 @@ _BATCH = {"cpu": 4, "cuda": 64}
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _RUNNING_BYTES = 1_300_000_000
 """Of the process with torch in it while it encodes and decodes on a CPU, beyond the weights; measured."""
-_DAMAGE = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError, AttributeError, TypeError)
+_DAMAGE = (
+    RuntimeError, pickle.UnpicklingError, struct.error, EOFError, OSError, ValueError, LookupError,
+    AttributeError, TypeError,
+)  # fmt: skip
+"""What the readers of archives and pickles raise at bytes that are none, or that end too early."""
 _WIDTHS = {(96, 12): "tiny", (96, 16): "small", (112, 24): "base-plus", (144, 48): "large"}
 """Sizes by the width and number of the image encoder's blocks."""
 _LETTERS = {"tiny": "t", "small": "s", "base-plus": "b+", "large": "l"}
@@ -101,15 +105,18 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     fix = "fetch it again, or give an official checkpoint of SAM2 or SAM2.1"
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        file = path.open("rb")
     except OSError as error:
         raise InputError(f"the weights cannot be read ({error.strerror})", where=path, fix=fix) from error
-    except (*_DAMAGE, struct.error) as error:
-        raise InputError(
-            "is truncated, or no file of weights that PyTorch can read without running code",
-            where=path,
-            fix=fix,
-        ) from error
+    with file:
+        try:
+            content: Any = torch.load(file, map_location="cpu", weights_only=True)
+        except _DAMAGE as error:
+            raise InputError(
+                "is truncated, or no file of weights that PyTorch can read without running code",
+                where=path,
+                fix=fix,
+            ) from error
     if isinstance(content, Mapping) and "mask_decoder.iou_token.weight" in content:
         raise InputError("is a checkpoint of SAM 1, another model", where=path, fix=fix)
     tensors = content.get("model") if isinstance(content, Mapping) else None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import CELL_TYPES, CellType, RunConfig, with_options
+from pipeline.config import CELL_TYPES, AreaRange, CellType, RunConfig, with_options
 from pipeline.detect.resolve import build_detectors, choose_detectors
 from pipeline.errors import InputError, UsageError
 from pipeline.models import choice
@@ -125,6 +125,13 @@ def test_detectors_are_those_asked_for(mk: str, hspc: str) -> None:
     assert {t: d.name for t, d in detectors.items()} == names
     assert {t: d.cell_type for t, d in detectors.items()} == {"mk": "mk", "hspc": "hspc"}
     assert all(d.reach_um > 0 for d in detectors.values())
+
+
+def test_cells_too_long_for_cellpose_are_refused_before_any_work() -> None:
+    stored = {**STORED, "hspc": AreaRange(5.0, 900.0)}
+    names: dict[CellType, str] = {"mk": "classical", "hspc": "cellpose"}
+    with pytest.raises(UsageError, match="lower the largest area"):
+        build_detectors(names, stored, RunModels(SOME), Nobody())
 
 
 def test_other_weights_are_another_revision() -> None:

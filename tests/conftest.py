@@ -77,3 +77,16 @@ def wide_slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec = SlideSpec("DEMO_C", "F", "HU", sizes_um=((900.0, 800.0),))
     (slide,) = write_demo_slides(folder, seed=3, specs=(spec,))
     return slide.path
+
+
+@pytest.fixture(scope="session")
+def sam2_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smallest SAM2.1 with random weights, in the official format: 156 MB."""
+    import torch
+    from sam2.build_sam import build_sam2
+
+    torch.manual_seed(4)
+    net = build_sam2("configs/sam2.1/sam2.1_hiera_t.yaml", device="cpu")
+    path = tmp_path_factory.mktemp("weights") / "tiny.pt"
+    torch.save({"model": net.state_dict()}, path)
+    return path

@@ -32,7 +32,8 @@ def plan(
     """What a run will take: workers, memory, time, disk, and the size of its gallery.
 
     Surveys the slides and does one tile for real, in a directory that is thrown away. With
-    --memory-gb and --cores the answer is for a machine of that kind, which need not be this one.
+    --memory-gb, --cores, --gpus and --gpu-memory-gb the answer is for a machine of that kind, which
+    need not be this one; detectors that are not named are chosen for this one.
 
     \b
     Examples:
@@ -63,7 +64,7 @@ def describe(found: Forecast) -> str:
             f"{found.peak_bytes / GB:.1f} GB at most, of {found.limit_bytes / GB:.1f} GB"
             f" ({found.limit_set_by})",
         ),
-        ("time", f"about {_duration(found.time_s)}"),
+        ("time", f"about {_duration(found.time_s)}{_speed(found)}"),
         ("cells", f"about {cells} stored"),
         ("disk", f"about {found.disk_bytes / GB:.2f} GB"),
         ("gallery", f"about {found.site_bytes / 1e6:,.0f} MB"),
@@ -74,6 +75,7 @@ def describe(found: Forecast) -> str:
             f" {found.first_tile.worker_bytes / GB:.2f} GB a worker",
         ),
     ]
+    rows[3:3] = _models(found)
     rows += [
         (
             f"{option.workers} workers",
@@ -82,6 +84,29 @@ def describe(found: Forecast) -> str:
         for option in found.options
     ]
     return "\n".join(f"{name:<12}{text}" for name, text in rows)
+
+
+ASKED_AT_ONCE = {"sam2": "{:,} prompts of one window", "cellpose": "{:,} blocks"}
+
+
+def _models(found: Forecast) -> list[tuple[str, str]]:
+    """What is on the devices, and what of it is too large for them."""
+    if not found.batch:
+        return []
+    batches = ", ".join(
+        f"{model} {ASKED_AT_ONCE.get(model, '{:,} crops').format(n)}" for model, n in found.batch.items()
+    )
+    devices = f"{found.devices} device{'' if found.devices == 1 else 's'}"
+    rows = [("models", f"{found.owner_bytes / GB:.1f} GB of that, on {devices}"), ("at once", batches)]
+    if found.too_large:
+        rows.append(("too small", f"the GPU, for {', '.join(found.too_large)}: see `mkhspc models list`"))
+    return rows
+
+
+def _speed(found: Forecast) -> str:
+    """Models that another kind of device will run were timed on what is here."""
+    device = found.first_tile.device
+    return f", with models as fast as on {device} here" if device else ""
 
 
 def _ahead(windows: int) -> str:

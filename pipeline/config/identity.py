@@ -40,8 +40,15 @@ def config_hash(settings: Mapping[str, Any]) -> str:
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
     """One clause per setting in which two identities differ."""
+    here, there = _flat(ours), _flat(theirs)
     return [
-        f"{key} is {theirs.get(key)!r} there and {ours.get(key)!r} here"
-        for key in sorted({*ours, *theirs})
-        if ours.get(key) != theirs.get(key)
+        f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
+        for key in sorted({*here, *there})
+        if here.get(key) != there.get(key)
     ]
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """With a key of its own for each model's hash."""
+    plain = {key: value for key, value in settings.items() if key != "model_hashes"}
+    return plain | {f"model_hashes.{key}": v for key, v in settings.get("model_hashes", {}).items()}

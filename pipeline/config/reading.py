@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -51,13 +52,25 @@ def _relative_to(folder: Path, config: RunConfig) -> RunConfig:
         output_dir=placed(config.run.output_dir) or "",
         slides=tuple(str(folder / slide) for slide in config.run.slides),
     )
+    compute = replace(
+        config.compute,
+        sam2_weights=_placed_weights(folder, config.compute.sam2_weights),
+        cellpose_weights=_placed_weights(folder, config.compute.cellpose_weights),
+    )
     return replace(
         config,
         run=run,
+        compute=compute,
         mk=replace(config.mk, classifier=placed(config.mk.classifier)),
         hspc=replace(config.hspc, classifier=placed(config.hspc.classifier)),
         gallery=replace(config.gallery, out=placed(config.gallery.out)),
     )
+
+
+def _placed_weights(folder: Path, name: str) -> str:
+    """A checkpoint's path has a slash in it or is that of a file; all else is a name of the catalogue."""
+    is_path = os.sep in name or (folder / name).is_file()
+    return str(folder / Path(name).expanduser()) if is_path else name
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -27,18 +27,22 @@ class DetectorChoice:
     reason: str
 
 
-def choose_detectors(config: RunConfig) -> dict[CellType, DetectorChoice]:
+def choose_detectors(config: RunConfig, jobs_gpus: int | None = None) -> dict[CellType, DetectorChoice]:
     """What a config's detectors stand for here and now; any name but 'auto' stands for itself.
+
+    Args:
+        jobs_gpus: see `fitness`.
 
     Raises:
         UsageError: there is no detector of that name for the cell type, or no such device.
     """
-    return {t: _choose(t, config.cells(t).detector, config.compute.device) for t in CELL_TYPES}
+    device = config.compute.device
+    return {t: _choose(t, config.cells(t).detector, device, jobs_gpus) for t in CELL_TYPES}
 
 
-def _choose(cell_type: CellType, asked: str, device: str) -> DetectorChoice:
+def _choose(cell_type: CellType, asked: str, device: str, jobs_gpus: int | None) -> DetectorChoice:
     if asked == "auto":
-        found = fitness(REAL[cell_type], device)
+        found = fitness(REAL[cell_type], device, jobs_gpus)
         return DetectorChoice(REAL[cell_type] if found.is_fit else "classical", found.reason)
     if asked not in DETECTORS[cell_type]:
         raise UsageError(

@@ -32,14 +32,16 @@ LIBRARIES = (
 STORED_SHARES = (STORED_BELOW_MIN, STORED_ABOVE_MAX)
 SHARED_SECTIONS = ("run", "compute")
 """Sections whose options do not carry their name."""
+MODELS = "model_hashes"
+SHOWN_DIGITS = 12
 MODEL_LIBRARIES = ("torch", "torchvision", "sam2", "cellpose")
 NUMERIC = ("mkhspc", "numpy", "scipy", "opencv-python-headless", *MODEL_LIBRARIES, "precision")
 """Of those, the ones whose change can move a cell's outline by a pixel."""
 
 
-def new_manifest(config: RunConfig, entries: Sequence[SlideEntry]) -> Manifest:
-    """The manifest of a run that begins with these slides."""
-    config, chosen = with_choices(config)
+def new_manifest(config: RunConfig, entries: Sequence[SlideEntry], jobs_gpus: int | None = None) -> Manifest:
+    """The manifest of a run that begins with these slides; for `jobs_gpus` see `with_choices`."""
+    config, chosen = with_choices(config, jobs_gpus)
     models = _model_hashes(config)
     settings = identity(config, models)
     ids = [entry.slide_id for entry in entries]
@@ -51,41 +53,67 @@ def new_manifest(config: RunConfig, entries: Sequence[SlideEntry]) -> Manifest:
         slides=tuple(replace(entry, code=codes[entry.slide_id]) for entry in entries),
         filter={t: config.cells(t).filter for t in CELL_TYPES},
         detectors={t: f"{c.name}: {c.reason}" for t, c in chosen.items()},
-        versions=_versions(config),
+        versions=_versions(config, jobs_gpus),
         model_hashes=models,
     )
 
 
-def with_choices(config: RunConfig) -> tuple[RunConfig, dict[CellType, DetectorChoice]]:
-    """The config with 'auto' replaced by what it stands for here and now, and why."""
-    refuse_missing_device(config.compute.device)
-    chosen = choose_detectors(config)
+def with_choices(
+    config: RunConfig, jobs_gpus: int | None = None
+) -> tuple[RunConfig, dict[CellType, DetectorChoice]]:
+    """The config with 'auto' replaced by what it stands for here and now, and why.
+
+    Args:
+        jobs_gpus: that the jobs of a cluster get; None when this machine does the work.
+    """
+    if jobs_gpus is None:
+        refuse_missing_device(config.compute.device)
+    chosen = choose_detectors(config, jobs_gpus)
     return with_weights(_with_detectors(config, {t: c.name for t, c in chosen.items()})), chosen
 
 
+def choices(manifest: Manifest, config: RunConfig) -> list[str]:
+    """Lines that say what 'auto' stands for in a new run, and why."""
+    return [
+        f"{t.upper()} by the detector '{manifest.config.cells(t).detector}': {reason}"
+        for t in CELL_TYPES
+        if config.cells(t).detector == "auto"
+        for reason in [manifest.detectors[t].partition(": ")[2]]
+    ]
+
+
 def grown(
-    layout: RunLayout, manifest: Manifest, config: RunConfig, entries: Sequence[SlideEntry]
+    layout: RunLayout,
+    manifest: Manifest,
+    config: RunConfig,
+    entries: Sequence[SlideEntry],
+    jobs_gpus: int | None = None,
 ) -> Manifest:
     """The manifest with what a command asks for beyond it: slides, a larger fraction, free settings.
+
+    Args:
+        jobs_gpus: see `with_choices`.
 
     Raises:
         InputError: the run was made with other settings, or with another file of a slide's name.
     """
     asked = {t: config.cells(t).detector for t in CELL_TYPES}
-    refuse_missing_device(config.compute.device)
+    if jobs_gpus is None:
+        refuse_missing_device(config.compute.device)
     kept = {t: manifest.config.cells(t).detector for t in CELL_TYPES}
     config = _with_detectors(config, {t: kept[t] if asked[t] == "auto" else asked[t] for t in CELL_TYPES})
-    config = _with_weights_of(config, manifest.config)
+    config = with_weights(_with_weights_of(config, manifest.config))
     _refuse_other_settings(layout, manifest, config)
-    return _with_larger_ask(_with_slides(manifest, entries), config)
+    manifest = _with_larger_ask(_with_slides(manifest, entries), config)
+    return manifest if jobs_gpus is not None else _with_precision(manifest, config.compute.device)
 
 
-def surprises(manifest: Manifest, config: RunConfig) -> list[str]:
+def surprises(manifest: Manifest, config: RunConfig, jobs_gpus: int | None = None) -> list[str]:
     """Lines for whoever gave a command that the run, as it stands, does not follow to the letter."""
     return [
         *_wider_than_asked(manifest, config),
         *_strangers_in_groups(manifest, config),
-        *_other_versions(manifest, config),
+        *_other_versions(manifest, config, jobs_gpus),
     ]
 
 
@@ -115,19 +143,43 @@ def _with_weights_of(config: RunConfig, kept: RunConfig) -> RunConfig:
 
 
 def _refuse_other_settings(layout: RunLayout, manifest: Manifest, config: RunConfig) -> None:
-    ours, theirs = identity(config, _model_hashes(config)), manifest.identity
-    different = [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)]
-    if not different:
-        return
-    fix = "use the settings it was made with, or give a new --output-dir"
-    if all(key.endswith(".stored_area_um2") for key in different):
-        fix = "change a run's size filter with `mkhspc refilter`"
-    elif different == ["model_hashes"]:
-        fix = "go on with the version of mkhspc that it was made with, or give a new --output-dir"
-    clauses = [clause for key in different for clause in _clauses(key, theirs.get(key), ours.get(key))]
-    raise InputError(
-        f"the run was made with other settings: {'; '.join(clauses)}", where=layout.root, fix=fix
-    )
+    ours, theirs = identity(config, {}), manifest.identity
+    different = [key for key in sorted({*ours, *theirs} - {MODELS}) if ours.get(key) != theirs.get(key)]
+    if different:  # told without a look at weights, which need not be here
+        fix = "use the settings it was made with, or give a new --output-dir"
+        if all(key.endswith(".stored_area_um2") for key in different):
+            fix = "change a run's size filter with `mkhspc refilter`"
+        clauses = [clause for key in different for clause in _clauses(key, theirs.get(key), ours.get(key))]
+    else:
+        there, here = theirs[MODELS], _model_hashes(config)
+        clauses = list(_weights_clauses(manifest.config, config, there, here))
+        made_with = "the weights" if clauses else "the version of mkhspc"
+        clauses = clauses or list(_revision_clauses(there, here))
+        fix = f"go on with {made_with} that it was made with, or give a new --output-dir"
+    if clauses:
+        raise InputError(
+            f"the run was made with other settings: {'; '.join(clauses)}", where=layout.root, fix=fix
+        )
+
+
+def _weights_clauses(
+    kept: RunConfig, asked: RunConfig, there: Mapping[str, str], here: Mapping[str, str]
+) -> Iterator[str]:
+    """Which weights differ, by name and by the first digits of their SHA-256."""
+    for model in sorted({*there, *here} - {*CELL_TYPES}):
+        if there.get(model) != here.get(model):
+            names = (getattr(config.compute, f"{model}_weights", model) for config in (kept, asked))
+            digests = (hashes.get(model, "none")[:SHOWN_DIGITS] for hashes in (there, here))
+            yield "the weights of {} are {} ({}...) there and {} ({}...) here".format(
+                model, *(word for pair in zip(names, digests, strict=True) for word in pair)
+            )
+
+
+def _revision_clauses(there: Mapping[str, str], here: Mapping[str, str]) -> Iterator[str]:
+    """Which detectors were changed themselves."""
+    for cell_type in CELL_TYPES:
+        if there.get(cell_type) != here.get(cell_type):
+            yield f"the {cell_type} detector is {there.get(cell_type)} there and {here.get(cell_type)} here"
 
 
 def _clauses(key: str, there: Any, here: Any) -> Iterator[str]:
@@ -137,8 +189,6 @@ def _clauses(key: str, there: Any, here: Any) -> Iterator[str]:
         for bound, factor, theirs, ours in zip(("min", "max"), STORED_SHARES, there, here, strict=True):
             if theirs != ours:
                 yield f"--{section}-{bound}-area-um is {theirs / factor:g} there and {ours / factor:g} here"
-    elif not name:
-        yield f"{section} is {there} there and {here} here"
     else:
         option = f"--{name if section in SHARED_SECTIONS else f'{section}-{name}'}".replace("_", "-")
         values = ("not given" if value is None else value for value in (there, here))
@@ -173,6 +223,14 @@ def _difference(old: SlideEntry, new: SlideEntry) -> str:
     if (old.size_bytes, old.scenes) != (new.size_bytes, new.scenes):
         return "its size or its scenes differ"
     return "it is another scan of the same size (its fingerprint differs)"
+
+
+def _with_precision(manifest: Manifest, device: str) -> Manifest:
+    """In what networks compute is added by the first job, where another machine created the run."""
+    models = RunModels.of(manifest.config)
+    if not models.weights or "precision" in manifest.versions:
+        return manifest
+    return replace(manifest, versions={**manifest.versions, "precision": precision(models, device)})
 
 
 def _with_larger_ask(manifest: Manifest, config: RunConfig) -> Manifest:
@@ -211,9 +269,10 @@ def _strangers_in_groups(manifest: Manifest, config: RunConfig) -> list[str]:
     return [f"[groups] names {names}, {is_none} of this run{meant}"]
 
 
-def _other_versions(manifest: Manifest, config: RunConfig) -> list[str]:
+def _other_versions(manifest: Manifest, config: RunConfig, jobs_gpus: int | None) -> list[str]:
     here = _versions(
-        replace(manifest.config, compute=replace(manifest.config.compute, device=config.compute.device))
+        replace(manifest.config, compute=replace(manifest.config.compute, device=config.compute.device)),
+        jobs_gpus,
     )
     changed = [
         f"{name} {manifest.versions.get(name, 'unknown')} (here {here[name]})"
@@ -235,11 +294,13 @@ def _with_detectors(config: RunConfig, names: Mapping[CellType, str]) -> RunConf
     )
 
 
-def _versions(config: RunConfig) -> dict[str, str]:
+def _versions(config: RunConfig, jobs_gpus: int | None = None) -> dict[str, str]:
     libraries = {name: version(name) for name in LIBRARIES}
     own = {"mkhspc": __version__, "python": platform.python_version(), **libraries}
     models = RunModels.of(config)
     if not models.weights:
         return own
     packages = {name: version(name) for name in MODEL_LIBRARIES if find_spec(name)}
+    if jobs_gpus is not None:
+        return {**own, **packages}
     return {**own, **packages, "precision": precision(models, config.compute.device)}

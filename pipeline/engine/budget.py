@@ -86,9 +86,9 @@ class Demand:
     def slot_bytes(self) -> int:
         return 3 * self.window_px
 
-    def measured(self, worker_bytes: int) -> Demand:
-        """The same with the most that a worker was seen to have."""
-        return replace(self, worker_bytes=worker_bytes)
+    def measured(self, worker_bytes: int, owner_bytes: int) -> Demand:
+        """The same with the most that a worker, and the owners together, were seen to have."""
+        return replace(self, worker_bytes=worker_bytes, owner_bytes=owner_bytes)
 
 
 @dataclass(frozen=True)

@@ -52,12 +52,15 @@ def tree_memory(root_pid: int | None = None, proc: Path = PROC) -> TreeMemory:
     )
 
 
-def peak_bytes(proc: Path = PROC) -> int | None:
-    """The most that this process had in memory at any time, shared pages included; None if nobody knows.
+def peak_bytes(proc: Path = PROC, pid: int | None = None) -> int | None:
+    """The most that a process had in memory at any time, shared pages included; None if nobody knows.
+
+    Args:
+        pid: whose; by default this process's.
 
     `ru_maxrss` would not do: it begins with what the parent had when it started this process.
     """
-    return peak_bytes_in_status(_read(proc / "self" / "status"))
+    return peak_bytes_in_status(_read(proc / ("self" if pid is None else str(pid)) / "status"))
 
 
 def descendants(parents: Mapping[int, int], root_pid: int) -> list[int]:

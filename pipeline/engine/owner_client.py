@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Sequence
 from multiprocessing import reduction
 from multiprocessing.connection import Connection
@@ -35,7 +36,12 @@ class OwnerClient:
 
     Args:
         number: the client's, counted from 0; which owner it begins with.
+
+    Attributes:
+        asked_s: how long it has waited for answers so far.
     """
+
+    asked_s: float = 0.0
 
     def __init__(self, directory: Path, devices: Sequence[str], number: int) -> None:
         self._directory = directory
@@ -54,6 +60,13 @@ class OwnerClient:
             OwnerLostError: two owners died of it.
             NoDeviceError: no device is left.
         """
+        begun_s = time.monotonic()
+        try:
+            return self._answer(model, request)
+        finally:
+            self.asked_s += time.monotonic() - begun_s
+
+    def _answer(self, model: str, request: Message) -> Message:
         deaths: list[int] = []
         while True:
             line = self.connect()

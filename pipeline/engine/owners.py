@@ -20,8 +20,9 @@ from typing import Any
 
 from pipeline.engine.desk import Loaded, own
 from pipeline.engine.mailbox import Fault
+from pipeline.engine.memory import peak_bytes
 from pipeline.engine.owner_client import FIX, OwnerClient, OwnerLostError, address_path, fate_path
-from pipeline.engine.workers import cause_of_death
+from pipeline.engine.workers import FRUGAL, cause_of_death, environment
 from pipeline.errors import MkhspcError
 from pipeline.models.service import Loader
 
@@ -71,6 +72,11 @@ class Owners:
     def loaded(self) -> list[Loaded]:
         """What the owners told when they were ready, those of devices given up left out."""
         return [owner.loaded for owner in self._owners if owner.loaded and not owner.is_given_up]
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that the processes there are now had in memory, added up; 0 if nobody knows."""
+        return sum(owner.peak_bytes for owner in self._owners)
 
     def watch(self) -> list[str]:
         """Starts owners again that died; returns a line for each thing that happened. To be called often."""
@@ -132,8 +138,13 @@ class _Owner:
             args=(theirs, self._listening, self._loaders, self.device, self._directory),
             daemon=True,
         )
-        self._process.start()
+        with environment(FRUGAL):
+            self._process.start()
         theirs.close()
+
+    @property
+    def peak_bytes(self) -> int:
+        return peak_bytes(pid=self._process.pid) or 0
 
     def hear(self) -> Loaded:
         """Waits for what the process has to say, which it does once.

@@ -20,8 +20,9 @@ from pipeline.engine.budget import Budget, Demand, layout_of, plan_workers
 from pipeline.engine.journal import read_journals
 from pipeline.engine.limits import GB, MemoryLimit, memory_limit, usable_cores
 from pipeline.engine.prepare import Tell, chosen_tiles, ignore, open_run, prepare_plan
-from pipeline.engine.schedule import Share, do_tiles, plan_job, plan_share, refuse_failures
+from pipeline.engine.schedule import Job, Share, do_tiles, plan_job, plan_share, refuse_failures, with_models
 from pipeline.errors import UsageError
+from pipeline.models.choice import gpus_here
 from pipeline.progress import Progress, silent
 from pipeline.slide.tiles import Tile
 from pipeline.store import tables
@@ -41,12 +42,13 @@ class Machine:
     """What a run may use.
 
     Attributes:
-        gpu_memory_gb: of each; None without GPUs.
+        gpus: None are those here.
+        gpu_memory_gb: of each; None where nobody said, or as those here have.
     """
 
     cores: int
     limit: MemoryLimit
-    gpus: int = 0
+    gpus: int | None = None
     gpu_memory_gb: float | None = None
 
 
@@ -56,7 +58,10 @@ class FirstTile:
 
     Attributes:
         seconds: of one worker, reading left out.
+        models_s: of these, waiting for the models' answers.
         worker_bytes: the most memory of that worker.
+        owner_bytes: the most memory of the processes that own the models.
+        device: where the models were; empty without any.
         stored_bytes: of the tile's part.
         cells, cards: by type: all stored, and those in the size filter.
     """
@@ -64,7 +69,10 @@ class FirstTile:
     tile_id: str
     fat_free_area_um2: float
     seconds: float
+    models_s: float
     worker_bytes: int
+    owner_bytes: int
+    device: str
     stored_bytes: int
     cells: Mapping[CellType, int]
     cards: Mapping[CellType, int]
@@ -84,7 +92,11 @@ class Forecast:
     """A run, foreseen.
 
     Attributes:
-        batch: windows that a device works on at once; None without a model on a device.
+        devices: that hold the models; 0 without any.
+        batch: by model, what it gives to a device at once: SAM2 prompts of one window, Cellpose blocks,
+            embedders crops. Halved during the run where a device's memory does not do for them.
+        owner_bytes: of `peak_bytes`, those of the processes that own the models.
+        too_large: published weights for which the GPUs are smaller than advised.
         decoded_share: bytes decoded over those of the sub-blocks touched.
         options: the notes' numbers of workers, for comparison.
     """
@@ -92,7 +104,10 @@ class Forecast:
     slides: int
     tiles: int
     workers: int
-    batch: int | None
+    devices: int
+    batch: Mapping[str, int]
+    owner_bytes: int
+    too_large: Sequence[str]
     queue: int
     read_threads: int
     peak_bytes: int
@@ -131,7 +146,7 @@ def machine_for(
         if count is not None and count < least:
             raise UsageError(f"{count} is out of range", where=option, fix=f"it takes {least} or more")
     limit = memory_limit() if memory_gb is None else MemoryLimit(int(memory_gb * GB), "--memory-gb")
-    return Machine(cores or usable_cores(), limit, gpus or 0, gpu_memory_gb)
+    return Machine(cores or usable_cores(), limit, gpus, gpu_memory_gb)
 
 
 def forecast(
@@ -146,6 +161,8 @@ def forecast(
     """
     with tempfile.TemporaryDirectory(prefix="mkhspc-plan-") as scratch:
         scratched = _into(config, Path(scratch) / "run")
+        if machine.gpus is not None:  # the device named is one of that machine; the tile is done on this
+            scratched = replace(scratched, compute=replace(scratched.compute, device="auto"))
         begun_s = time.monotonic()
         layout, manifest, slide_ids = open_run(scratched, tell=tell)
         tiles = {}
@@ -156,9 +173,11 @@ def forecast(
         wanted = {slide_id: found for slide_id, found in tiles.items() if found}
         if not wanted:
             raise UsageError("the slides hold no tissue", fix="look at one with `mkhspc inspect --preview`")
-        job = plan_job(manifest, wanted, replace(config.compute, num_workers=1), machine.limit)
+        job = plan_job(manifest, wanted, replace(scratched.compute, num_workers=1), machine.limit)
         first = _measured(layout, manifest, *_densest(wanted), scratched, progress)
-    demand = job.demand.measured(first.worker_bytes)
+    devices = (machine.gpus or 1) if machine.gpus is not None and job.devices else len(job.devices)
+    owner_bytes = devices * max(job.models.resident_bytes, first.owner_bytes // max(1, len(job.devices)))
+    demand = job.demand.measured(first.worker_bytes, owner_bytes)
     budget = plan_workers(config.compute.num_workers, demand, machine.cores, machine.limit)
     area_um2 = sum(tile.fat_free_area_um2 for found in wanted.values() for tile in found)
     scale = area_um2 / first.fat_free_area_um2
@@ -169,7 +188,10 @@ def forecast(
         slides=len(slide_ids),
         tiles=demand.tiles,
         workers=budget.workers,
-        batch=None,
+        devices=devices,
+        batch=job.models.batches("cuda" if _has_gpus(machine, job) else "cpu"),
+        owner_bytes=owner_bytes,
+        too_large=_too_large(machine, job),
         queue=budget.slots - budget.workers,
         read_threads=budget.read_threads,
         peak_bytes=budget.peak_bytes,
@@ -177,11 +199,34 @@ def forecast(
         limit_set_by=machine.limit.set_by,
         cells=cells,
         disk_bytes=round(COPIES * stored_bytes),
-        time_s=survey_s + scale * first.seconds / min(budget.workers, machine.cores),
+        time_s=survey_s + scale * _tile_s(first, budget.workers, machine.cores, devices),
         site_bytes=_site_bytes(config, {t: round(scale * n) for t, n in first.cards.items()}),
         decoded_share=sum(p.decoded_bytes for p in plans) / max(1, sum(p.touched_bytes for p in plans)),
         first_tile=first,
         options=[_option(demand, workers, machine.limit) for workers in NOTED_WORKERS],
+    )
+
+
+def _has_gpus(machine: Machine, job: Job) -> bool:
+    return bool(machine.gpus) if machine.gpus is not None else any(name != "cpu" for name in job.devices)
+
+
+def _too_large(machine: Machine, job: Job) -> list[str]:
+    if not job.models.weights or not _has_gpus(machine, job):
+        return []
+    if machine.gpu_memory_gb is not None:
+        return job.models.too_large_for(int(machine.gpu_memory_gb * GB))
+    if machine.gpus is not None:
+        return []  # of that machine's GPUs nothing is known
+    return job.models.too_large_for(min(gpu.memory_bytes for gpu in gpus_here()))
+
+
+def _tile_s(first: FirstTile, workers: int, cores: int, devices: int) -> float:
+    """Between the ends of two tiles: what is slowest, the workers, their cores or the devices."""
+    return max(
+        first.seconds / workers,
+        (first.seconds - first.models_s) / min(workers, cores),
+        first.models_s / max(1, devices),
     )
 
 
@@ -205,8 +250,10 @@ def _measured(
 ) -> FirstTile:
     compute = replace(config.compute, num_workers=1, memory_gb=None)
     share = Share({slide_id: [tile]})
-    job = plan_share(layout, manifest, share, compute)
-    refuse_failures(do_tiles(layout, manifest, share, job, progress))
+    with with_models(plan_share(layout, manifest, share, compute)) as job:
+        refuse_failures(do_tiles(layout, manifest, share, job, progress))
+        owner_bytes = job.owners.peak_bytes if job and job.owners else 0
+        device = ", ".join(job.devices) if job else ""
     path = layout.part(slide_id, tile.tile_id)
     part = tables.read_table(path, manifest.config_hash, columns=["cell_type", "area_um2"])
     facts = next(
@@ -222,7 +269,10 @@ def _measured(
         tile_id=f"{slide_id}/{tile.tile_id}",
         fat_free_area_um2=max(tile.fat_free_area_um2, 1.0),
         seconds=facts["seconds"],
+        models_s=facts.get("models_s", 0.0),
         worker_bytes=facts["peak_bytes"],
+        owner_bytes=owner_bytes,
+        device=device,
         stored_bytes=path.stat().st_size,
         cells=cells,
         cards=cards,

@@ -33,7 +33,12 @@ def ignore(_: object) -> None:
 
 
 def open_run(
-    config: RunConfig, only: Sequence[str] = (), *, accept: Accept = ignore, tell: Tell = ignore
+    config: RunConfig,
+    only: Sequence[str] = (),
+    *,
+    accept: Accept = ignore,
+    tell: Tell = ignore,
+    jobs_gpus: int | None = None,
 ) -> tuple[RunLayout, Manifest, tuple[str, ...]]:
     """Creates a run or opens the one that is there, if its settings agree.
 
@@ -42,20 +47,26 @@ def open_run(
     Returns:
         The run's layout, its manifest, and the ids of the slides that are wanted.
     """
-    with proposed(config, only, accept=accept, tell=tell) as proposal:
+    with proposed(config, only, accept=accept, tell=tell, jobs_gpus=jobs_gpus) as proposal:
         return proposal.layout, proposal.take(), proposal.wanted
 
 
 @contextmanager
 def proposed(
-    config: RunConfig, only: Sequence[str] = (), *, accept: Accept = ignore, tell: Tell = ignore
+    config: RunConfig,
+    only: Sequence[str] = (),
+    *,
+    accept: Accept = ignore,
+    tell: Tell = ignore,
+    jobs_gpus: int | None = None,
 ) -> Iterator[Proposal]:
     """Yields the run that a command asks for; the one on disk is unchanged until it is taken.
 
     Args:
         only: ids of the slides wanted, or none for all. A run that is there is opened without
             a look at the others, so that one bad slide does not stop the rest.
-        tell: takes lines on where the run is not what the command asked for.
+        tell: takes lines on what was chosen, and on where the run is not what the command asked for.
+        jobs_gpus: that the jobs of a cluster get, where they do the work; None when this machine does.
 
     Raises:
         UsageError: no slide or no output directory is named, or `only` names one that is not there.
@@ -70,15 +81,19 @@ def proposed(
     entries = [_slide_entry(s, files[s], config) for s in (files if there is None else wanted)]
     if there is None:
         _refuse_foreign_files(layout)
-        manifest = agreement.new_manifest(config, entries)
+        manifest = agreement.new_manifest(config, entries, jobs_gpus)
     else:
-        manifest = agreement.grown(layout, there, config, entries)
+        manifest = agreement.grown(layout, there, config, entries, jobs_gpus)
     accept(manifest)
-    for line in agreement.surprises(manifest, config):
+    for line in agreement.choices(manifest, config) if there is None else ():
+        tell(line)
+    for line in agreement.surprises(manifest, config, jobs_gpus):
         tell(line)
     known = frozenset(s.slide_id for s in there.slides) if there else frozenset()
     with TemporaryDirectory(prefix="mkhspc-") as drafts:
-        yield Proposal(config, layout, manifest, wanted, entries, known, RunLayout(Path(drafts)), accept)
+        yield Proposal(
+            config, layout, manifest, wanted, entries, known, RunLayout(Path(drafts)), accept, jobs_gpus
+        )
 
 
 @dataclass(frozen=True)
@@ -100,6 +115,7 @@ class Proposal:
     known: frozenset[str]
     drafts: RunLayout
     accept: Accept
+    jobs_gpus: int | None
 
     def plan(self, slide_id: str) -> TilePlan:
         """The tile plan of a slide, which does not depend on whether the proposal is taken."""
@@ -108,15 +124,28 @@ class Proposal:
 
     def take(self) -> Manifest:
         """Writes the manifest and the plans; returns what is on disk, which others may have grown too."""
-        if self.layout.manifest.exists():
-            manifest = _reopened(self.layout, self.config, self.entries, self.accept)
-        else:
-            manifest = _created(self.layout, self.manifest, self.config, self.entries, self.accept)
+        manifest = self._reopened() if self.layout.manifest.exists() else self._created()
         for slide_id in self.wanted:
             if self.drafts.plan(slide_id).exists():
                 plan = read_plan(self.drafts, slide_id, manifest.config_hash)
                 write_plan(self.layout, slide_id, plan, manifest.config_hash)
         return manifest
+
+    def _created(self) -> Manifest:
+        """The manifest, written; or the one that another process wrote first, grown."""
+        _refuse_foreign_files(self.layout)
+        created = manifests.create(self.layout, self.manifest)
+        return created if created is self.manifest else self._reopened()
+
+    def _reopened(self) -> Manifest:
+        """The manifest on disk, grown by what this command asks for beyond it."""
+
+        def grown(manifest: Manifest) -> Manifest:
+            larger = agreement.grown(self.layout, manifest, self.config, self.entries, self.jobs_gpus)
+            self.accept(larger)
+            return larger
+
+        return manifests.update(self.layout, grown)
 
 
 def _wanted(slide_ids: tuple[str, ...], only: Sequence[str]) -> tuple[str, ...]:
@@ -161,15 +190,6 @@ def _slide_entry(slide_id: str, path: Path, config: RunConfig) -> SlideEntry:
         )
 
 
-def _created(
-    layout: RunLayout, manifest: Manifest, config: RunConfig, entries: Sequence[SlideEntry], accept: Accept
-) -> Manifest:
-    """The manifest, written; or the one that another process wrote first, grown."""
-    _refuse_foreign_files(layout)
-    created = manifests.create(layout, manifest)
-    return created if created is manifest else _reopened(layout, config, entries, accept)
-
-
 def _refuse_foreign_files(layout: RunLayout) -> None:
     if _holds_foreign_files(layout) and not layout.manifest.exists():  # another process can be first
         raise InputError(
@@ -185,19 +205,6 @@ def _holds_foreign_files(layout: RunLayout) -> bool:
         not path.name.endswith(TEMPORARY_SUFFIX) and path != layout.manifest_lock
         for path in layout.root.iterdir()
     )
-
-
-def _reopened(
-    layout: RunLayout, config: RunConfig, entries: Sequence[SlideEntry], accept: Accept
-) -> Manifest:
-    """The manifest on disk, grown by what this command asks for beyond it."""
-
-    def grown(manifest: Manifest) -> Manifest:
-        larger = agreement.grown(layout, manifest, config, entries)
-        accept(larger)
-        return larger
-
-    return manifests.update(layout, grown)
 
 
 def prepare_plan(layout: RunLayout, manifest: Manifest, slide_id: str) -> TilePlan:

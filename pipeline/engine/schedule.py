@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -122,7 +123,7 @@ def do_tiles(
     """Does the tiles of a share; returns the outcomes of those that failed.
 
     Args:
-        job: from `plan_share`; tiles that another process has done since are left out.
+        job: from `plan_share`, `with_models`; tiles that another process has done since are left out.
         tell: takes a line as soon as a signal came.
 
     Raises:
@@ -148,7 +149,7 @@ def do_tiles(
     stop = StopFlag(tell)
     restore = stop.install()
     try:
-        failed = _work_off(layout, manifest, job, watch, stop)
+        failed = _on_tiles(layout, manifest, job, watch, stop)
     finally:
         restore()
     if stop.is_set and watch.left:
@@ -164,7 +165,11 @@ def do_tiles(
 
 @dataclass(frozen=True)
 class Job:
-    """Tiles to do, in the order of reading, and how they fit into memory."""
+    """Tiles to do, in the order of reading, and how they fit into memory.
+
+    Attributes:
+        owners: of the models; None without any, and until `with_models` has loaded them.
+    """
 
     slides: Sequence[SlideReads]
     demand: Demand
@@ -173,6 +178,7 @@ class Job:
     asked: int | Literal["auto"]
     models: RunModels
     devices: Sequence[str]
+    owners: Owners | None = None
 
     @property
     def most_slots(self) -> int:
@@ -184,10 +190,14 @@ class Job:
         return max(1, min(usable_cores(), self.demand.tiles))
 
     def measured(self, worker_bytes: int) -> Budget:
-        """The budget with what the first tile's worker was seen to need; never without a worker."""
+        """The budget with what the first tile's worker was seen to need; never without a worker.
+
+        Owners count as thought where they needed less: one tile may not have asked every model.
+        """
         if self.asked != "auto":
             return self.budget
-        demand = self.demand.measured(int(MEASURED_MARGIN * worker_bytes))
+        owner_bytes = max(self.demand.owner_bytes, self.owners.peak_bytes if self.owners else 0)
+        demand = self.demand.measured(int(MEASURED_MARGIN * worker_bytes), owner_bytes)
         try:
             return plan_workers("auto", demand, usable_cores(), self.budget.limit)
         except UsageError:  # it needs more than was thought: one worker, and the guard watches
@@ -236,21 +246,26 @@ def recipe_of(manifest: Manifest, models: RunModels) -> Recipe:
     return Recipe.of(manifest.config, {t: manifest.stored(t) for t in CELL_TYPES}, models)
 
 
-def _work_off(
-    layout: RunLayout, manifest: Manifest, job: Job, watch: TileWatch, stop: StopFlag
-) -> list[Outcome]:
-    """Does a job's tiles, with the models that they need in processes of their own."""
-    if not job.models.weights:
-        return _on_tiles(layout, manifest, job, watch, stop, None)
+@contextmanager
+def with_models(job: Job | None) -> Iterator[Job | None]:
+    """The job with its models loaded, in processes of their own that end with the context.
+
+    Raises:
+        MkhspcError: a model's own, when it does not load.
+    """
+    if job is None or not job.models.weights:
+        yield job
+        return
     with Owners(job.models.loaders, job.devices) as owners:
-        for loaded in owners.loaded:
-            watch.models(loaded)
-        return _on_tiles(layout, manifest, job, watch, stop, owners)
+        yield replace(job, owners=owners)
 
 
 def _on_tiles(
-    layout: RunLayout, manifest: Manifest, job: Job, watch: TileWatch, stop: StopFlag, owners: Owners | None
+    layout: RunLayout, manifest: Manifest, job: Job, watch: TileWatch, stop: StopFlag
 ) -> list[Outcome]:
+    owners = job.owners
+    for loaded in owners.loaded if owners else ():
+        watch.models(loaded)
     slots = Slots(job.most_slots, job.demand.slot_bytes)
     work = TileWork(
         root=layout.root,

@@ -64,6 +64,7 @@ class TileWork:
         begun_s = time.monotonic()
         waited_s = begun_s - self._ended_s
         plan, tile = self._plan(task)
+        asked_before_s = self._asked_s
         window = Window(
             rgb=self.slots.pixels(task.slot, task.window.height, task.window.width),
             box=task.window,
@@ -84,8 +85,18 @@ class TileWork:
             **{t: pc.sum(pc.equal(cells["cell_type"], t)).as_py() or 0 for t in CELL_TYPES},
             "seconds": round(self._ended_s - begun_s, 3),
             "waited_s": round(waited_s, 3),
+            **self._model_facts(asked_before_s),
             "peak_bytes": peak_bytes(),
         }
+
+    @property
+    def _asked_s(self) -> float:
+        return self.asker.asked_s if isinstance(self.asker, OwnerClient) else 0.0
+
+    def _model_facts(self, asked_before_s: float) -> dict[str, Any]:
+        if self.asker is None:
+            return {}
+        return {"models_s": round(self._asked_s - asked_before_s, 3)}
 
     def _plan(self, task: TileTask) -> tuple[TilePlan, Tile]:
         if task.slide_id != self._planned_id:

@@ -248,7 +248,7 @@ class Pool:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, self.work), daemon=True)
-        with _environment(FRUGAL):
+        with environment(FRUGAL):
             process.start()
         theirs.close()
         return _Worker(process, ours)
@@ -285,7 +285,7 @@ class Pool:
 
 
 @contextmanager
-def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+def environment(settings: Mapping[str, str]) -> Iterator[None]:
     """Variables for processes started meanwhile; what the user has set is left alone."""
     added = {name: value for name, value in settings.items() if name not in os.environ}
     os.environ.update(added)

@@ -165,8 +165,8 @@ def check_classifiers(
     """
     others: list[str] = []
     for cell_type, classifier in loaded.items():
+        _check_features(classifier, names, paths[cell_type])  # first: it knows the better way out
         others += _other_settings(classifier, manifest, paths[cell_type], allow_other_run)
-        _check_features(classifier, names, paths[cell_type])
     return others
 
 

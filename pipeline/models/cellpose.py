@@ -37,7 +37,7 @@ MIN_SIZE_PX = 15
 """Cellpose's own limit under which a label is noise; far below the smallest cell that is ever stored."""
 
 _TITLE = "Cellpose-SAM (Cellpose 4)"
-_BATCH = {"cpu": 1, "cuda": 32}
+BATCH = {"cpu": 1, "cuda": 32}
 """Blocks at once. One of them keeps all the cores of a CPU busy."""
 _GROUP = 256
 """Blocks of several requests are run together up to about so many: 200 MB of flows."""
@@ -169,7 +169,7 @@ class Cellpose:
                     self._flows.move_to_end(digest)
                 else:
                     new[digest] = (block, levels)
-        flows = in_batches(list(new.values()), self._through_network, _BATCH[self._device.type])
+        flows = in_batches(list(new.values()), self._through_network, BATCH[self._device.type])
         for digest, flow in zip(new, flows, strict=True):
             found[digest] = self._flows[digest] = flow
         while len(self._flows) > _KEPT:

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
 
 from pipeline.config import RunConfig
+from pipeline.models import cellpose, embedders, sam2
 from pipeline.models.cache import WeightFile, models_dir, stored, weights_for
-from pipeline.models.catalogue import Weight, weight_named
-from pipeline.models.cellpose import CellposeLoader
+from pipeline.models.catalogue import CATALOGUE, Weight, weight_named
 from pipeline.models.device import Gpu, device_names, find_gpus
-from pipeline.models.embedders import EmbedderLoader
-from pipeline.models.sam2 import Sam2Loader
 from pipeline.models.service import Loader
 
 BEST_FIRST: Mapping[str, Sequence[str]] = {
@@ -37,15 +37,22 @@ def needed(config: RunConfig) -> list[str]:
 def with_weights(config: RunConfig) -> RunConfig:
     """The config with the weights named that 'auto' stands for: the best that are here.
 
-    Where none are here it is the first of `BEST_FIRST`, so that the error says how to get it.
+    Where none are here it is the first of `BEST_FIRST`, so that the error says how to get it. Files of the
+    user's own get their whole path: a run goes on wherever the command is typed.
     """
     used, compute = needed(config), config.compute
-    sam2, cellpose = compute.sam2_weights, compute.cellpose_weights
-    if "sam2" in used and sam2 == "auto":
-        sam2 = _best("sam2")
-    if "cellpose" in used and cellpose == "auto":
-        cellpose = _best("cellpose")
-    return replace(config, compute=replace(compute, sam2_weights=sam2, cellpose_weights=cellpose))
+    if "sam2" in used:
+        compute = replace(compute, sam2_weights=_settled("sam2", compute.sam2_weights))
+    if "cellpose" in used:
+        compute = replace(compute, cellpose_weights=_settled("cellpose", compute.cellpose_weights))
+    return replace(config, compute=compute)
+
+
+def _settled(model: str, name: str) -> str:
+    if name == "auto":
+        return _best(model)
+    path = Path(name).expanduser()
+    return str(path.absolute()) if name not in CATALOGUE and path.is_file() else name
 
 
 def _best(model: str) -> str:
@@ -90,19 +97,32 @@ class RunModels:
     def loaders(self) -> list[Loader]:
         return [_loader(model, weights) for model, weights in self.weights.items()]
 
+    def batches(self, kind: Literal["cpu", "cuda"]) -> dict[str, int]:
+        """How many prompts, blocks or crops each of them gives to a device at once, while they fit."""
+        return {model: _BATCHES.get(model, embedders.BATCH)[kind] for model in self.weights}
+
+    def too_large_for(self, gpu_memory_bytes: int) -> list[str]:
+        """Published weights that a GPU of this memory is too small for, as the catalogue says."""
+        published = [CATALOGUE[w.name] for w in self.weights.values() if w.name in CATALOGUE]
+        return [weight.name for weight in published if weight.gpu_memory_gb * GB > gpu_memory_bytes]
+
+
+_BATCHES = {"sam2": sam2.BATCH, "cellpose": cellpose.BATCH}
+
 
 def _named_weights(config: RunConfig, model: str) -> str:
-    return getattr(config.compute, f"{model}_weights") if model in BEST_FIRST else model
+    name: str = getattr(config.compute, f"{model}_weights") if model in BEST_FIRST else model
+    return name
 
 
 def _loader(model: str, weights: WeightFile) -> Loader:
     match model:
         case "sam2":
-            return Sam2Loader(weights.path)
+            return sam2.Sam2Loader(weights.path)
         case "cellpose":
-            return CellposeLoader(weights)
+            return cellpose.CellposeLoader(weights)
         case _:
-            return EmbedderLoader(model, weights)
+            return embedders.EmbedderLoader(model, weights)
 
 
 def devices_for(models: RunModels, asked: str) -> list[str]:
@@ -111,25 +131,28 @@ def devices_for(models: RunModels, asked: str) -> list[str]:
     Raises:
         UsageError: torch is not installed, or a device is not there.
     """
-    return device_names(asked, _gpus_here()) if models.weights else []
+    return device_names(asked, gpus_here()) if models.weights else []
 
 
 def refuse_missing_device(asked: str) -> None:
     """Raises `UsageError` for a GPU that is asked for by name and is not there, whoever would use it."""
     if asked not in ("auto", "cpu"):
-        device_names(asked, _gpus_here())
+        device_names(asked, gpus_here())
 
 
 def precision(models: RunModels, asked: str) -> str:
     """In what a run's networks compute, and on what; empty without models. Errors as for `devices_for`."""
-    gpus = _gpus_here() if models.weights else []
+    gpus = gpus_here() if models.weights else []
     return ", ".join(
         "float32 on cpu" if name == "cpu" else f"{_gpu(gpus, name).precision} on {_gpu(gpus, name).name}"
         for name in devices_for(models, asked)
     )
 
 
-_gpus_here = cache(find_gpus)  # it takes torch some seconds to start
+@cache  # it takes torch some seconds to start
+def gpus_here() -> list[Gpu]:
+    """The GPUs of this machine; errors as for `find_gpus`."""
+    return find_gpus()
 
 
 @dataclass(frozen=True)
@@ -140,18 +163,21 @@ class Fitness:
     reason: str
 
 
-def fitness(model: str, device: str) -> Fitness:
+def fitness(model: str, device: str, jobs_gpus: int | None = None) -> Fitness:
     """Whether the weights of a model are here, with a GPU that holds them.
 
     Args:
         device: as the user gave it.
+        jobs_gpus: that the jobs of a cluster get, which do the work instead of this machine.
     """
     here = present(model)
     if not here:
         return Fitness(False, f"no weights of {model} are here (mkhspc models fetch {BEST_FIRST[model][0]})")
     if find_spec("torch") is None:
         return Fitness(False, f"the weights of {model} are here, but torch is not installed")
-    gpus = [] if device == "cpu" else _gpus_here()
+    if jobs_gpus and device != "cpu":
+        return Fitness(True, f"its weights are here, and each job gets {jobs_gpus} GPU")
+    gpus = [] if device == "cpu" or jobs_gpus == 0 else gpus_here()
     used = [name for name in device_names(device, gpus) if name != "cpu"]
     if not used:
         return Fitness(False, f"the weights of {model} are here, but no GPU is: it would take days")

@@ -65,7 +65,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 """The embedders by name."""
 
-_BATCH = {"cpu": 8, "cuda": 256}
+BATCH = {"cpu": 8, "cuda": 256}
 """Pictures at once. On a CPU more of them leave its cache and are slower again."""
 
 _FOLDED = (
@@ -120,7 +120,7 @@ class Embedder:
     def run(self, requests: Sequence[Message]) -> Sequence[Message | MkhspcError]:
         """The vectors of all requests' crops; see the class."""
         crops = [_crops(request) for request in requests]
-        rows = in_batches([crop for each in crops for crop in each], self._vectors, _BATCH[self._device.type])
+        rows = in_batches([crop for each in crops for crop in each], self._vectors, BATCH[self._device.type])
         vectors = np.array(rows, np.float32).reshape(-1, self._size)
         return [
             {"vectors": part} for part in np.split(vectors, np.cumsum([len(each) for each in crops])[:-1])

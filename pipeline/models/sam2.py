@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError, MkhspcError
 from pipeline.models.checkpoint import fill
 from pipeline.models.device import autocast, in_batches, precision_of, torch_device
+from pipeline.models.sam2_frugal import make_frugal
 from pipeline.models.sam2_masks import (
     REASONS,
     Floats,
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 FEATURES = 256
 CACHED_IMAGES = 4
 """Embeddings kept for requests that come back to a window; 16 MB each in float32."""
-_BATCH = {"cpu": 4, "cuda": 64}
+BATCH = {"cpu": 4, "cuda": 64}
 """Prompts at once. On a CPU more of them are no faster, and take more memory than the encoder does."""
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _RUNNING_BYTES = 1_300_000_000
@@ -92,6 +93,7 @@ class Sam2Loader:
         family, _, size = variant.partition("-")
         net = build_sam2(f"configs/{family}/{family}_hiera_{_LETTERS[size]}.yaml", device="cpu")
         fill(net, tensors, variant, self.checkpoint)
+        make_frugal(net)
         return Sam2(net, torch_device(device), variant)
 
 
@@ -177,6 +179,10 @@ class Sam2:
     """
 
     def __init__(self, net: Any, device: torch.device, variant: str) -> None:
+        import torch
+
+        # Positions of pixels serve its memory of a film's earlier frames: 90 MB that an image needs not.
+        net.image_encoder.neck.position_encoding = torch.nn.Identity()
         self.net = net.to(device).eval()
         self.variant = variant
         self.precision = precision_of(device)
@@ -222,13 +228,9 @@ class Sam2:
         pixels = torch.from_numpy(rgb).to(self._device).permute(2, 0, 1)[None].float() / 255.0
         pixels = interpolate(pixels, (side, side), mode="bilinear", align_corners=False, antialias=True)
         mean, std = (torch.tensor(values, device=self._device).view(1, 3, 1, 1) for values in (_MEAN, _STD))
-        encoded = self.net.forward_image((pixels - mean) / std)
-        _, layers, _, sides = self.net._prepare_backbone_features(encoded)
+        maps = self.net.forward_image((pixels - mean) / std)["backbone_fpn"]
         if self.net.directly_add_no_mem_embed:
-            layers[-1] = layers[-1] + self.net.no_mem_embed
-        maps = [
-            layer.permute(1, 2, 0).view(1, -1, *shape) for layer, shape in zip(layers, sides, strict=True)
-        ]
+            maps[-1] = maps[-1] + self.net.no_mem_embed.view(1, -1, 1, 1)
         if not all(bool(layer.isfinite().all()) for layer in maps):
             raise _not_numbers()
         return Embedding(maps[-1], maps[:-1], (rgb.shape[0], rgb.shape[1]))
@@ -246,7 +248,7 @@ class Sam2:
             masks = _chosen(embedding, logits, measured, chosen)
             return [reason if mask is None else mask for mask, reason in zip(masks, reasons, strict=True)]
 
-        answers = in_batches(range(len(prompts)), judged, _BATCH[self._device.type])
+        answers = in_batches(range(len(prompts)), judged, BATCH[self._device.type])
         passed = [(place, mask) for place, mask in enumerate(answers) if isinstance(mask, SmallMask)]
         kept = [passed[i] for i in one_of_each_cell([mask for _, mask in passed], gate)]
         rejected = Counter(reason for reason in answers if isinstance(reason, str))
@@ -269,7 +271,7 @@ class Sam2:
             empty = measured.area_px.gather(1, likeliest[:, None])[:, 0] == 0
             return _chosen(embedding, logits, measured, likeliest.masked_fill(empty, -1).cpu().numpy())
 
-        masks = in_batches(range(len(corners)), best, _BATCH[self._device.type])
+        masks = in_batches(range(len(corners)), best, BATCH[self._device.type])
         found = [(place, mask) for place, mask in enumerate(masks) if mask is not None]
         return _message(found, self._side, Counter())
 

@@ -26,6 +26,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "engine": ("detection", "features", "journey", "reading", "throughput", "merge", "crash", "limits"),
     "gallery": ("cards",),
     "learn": ("labels",),
+    "models": ("models_sam2", "models_mk", "models_cellpose", "models_embed", "models_learn"),
 }
 """Parts and their modules in this folder; each has `rows(shared: Path | None, full: bool)`."""
 

@@ -13,6 +13,7 @@ TITLES = {
     "engine": "Finding cells, and the engine",
     "gallery": "The gallery",
     "learn": "Labels and classifiers",
+    "models": "Models: SAM2, Cellpose, embedders (random weights but for EfficientNet's)",
 }
 HEAD = """# Measured numbers
 

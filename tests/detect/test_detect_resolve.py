@@ -37,7 +37,7 @@ def weights_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def gpus(monkeypatch: pytest.MonkeyPatch, *memory_gb: float) -> None:
     found = [Gpu(f"GPU of {gb:g} GB", int(gb * 1e9), "bfloat16") for gb in memory_gb]
-    monkeypatch.setattr(choice, "_gpus_here", lambda: found)
+    monkeypatch.setattr(choice, "gpus_here", lambda: found)
 
 
 class TestAuto:

@@ -33,10 +33,37 @@ def study(tiny_slide: Path, tmp_path: Path) -> Study:
     return config
 
 
+CHOICE = " by the detector "
+
+
 def told(config: RunConfig) -> list[str]:
+    """What a command says but for which detectors were chosen."""
     lines: list[str] = []
     open_run(config, tell=lines.append)
-    return lines
+    return [line for line in lines if CHOICE not in line]
+
+
+def test_which_detectors_were_chosen_and_why_is_told_when_a_run_begins(study: Study) -> None:
+    lines: list[str] = []
+    open_run(study(hspc__detector="classical"), tell=lines.append)
+    (line,) = lines
+    assert line.startswith("MK by the detector 'classical': no weights of sam2 are here")
+    open_run(study(), tell=lines.append)
+    assert lines == [line]
+
+
+def test_the_run_of_a_clusters_jobs_is_for_their_gpus_and_not_for_those_here(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.models.choice.present", lambda model: [f"weights of {model}"])
+    monkeypatch.setattr("pipeline.engine.agreement.with_weights", lambda config: config)
+    lines: list[str] = []
+    with pytest.raises(UsageError, match="no weights are called 'auto'"):
+        open_run(study(compute__device="cuda"), tell=lines.append, jobs_gpus=2)
+    with pytest.raises(UsageError, match="there is no device 'cuda:0'"):
+        open_run(study(compute__device="cuda"), tell=lines.append)
+    _, manifest, _ = open_run(study(), jobs_gpus=0)
+    assert manifest.config.mk.detector == "classical"
 
 
 def test_a_later_edit_of_what_decides_no_cell_is_taken(study: Study, tmp_path: Path) -> None:
@@ -161,7 +188,9 @@ def test_a_run_of_another_revision_of_a_detector_is_refused(
     monkeypatch.setattr(
         "pipeline.engine.agreement.build_detectors", lambda names, stored, models, asker: changed
     )
-    with pytest.raises(InputError, match="'hspc': 'classical-next'") as error:
+    with pytest.raises(
+        InputError, match="the hspc detector is classical-1 there and classical-next here"
+    ) as error:
         open_run(study())
     assert "the version of mkhspc" in error.value.fix
     assert manifests.read(layout) == manifest

@@ -158,7 +158,7 @@ def test_a_full_device_halves_the_batch_and_changes_no_cell(
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 8.00 GiB")
         return net(blocks)
 
-    monkeypatch.setattr(cellpose, "_BATCH", {"cpu": 8})
+    monkeypatch.setattr(cellpose, "BATCH", {"cpu": 8})
     monkeypatch.setattr(model, "net", small_device)
     image = picture(656, 4)
     (found,) = answer(model, request(image))

@@ -1,0 +1,192 @@
+"""Embedders: crops in batches against one crop at a time, and what workers hold beside their owner."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from numpy.typing import NDArray
+from processes import started
+
+from pipeline.models.cache import WeightFile, weights_for
+from pipeline.models.embedders import ARCHITECTURES, INPUT_SIDE_PX, EmbedderLoader
+from pipeline.slide.demo import SlideSpec, write_demo_slides
+
+Row = dict[str, object]
+Crops = NDArray[np.uint8]
+
+THREADS = 2
+CROPS = 64
+REPEATS = 5
+TARGET_SPEED = 1.2
+SIDE_UM = 900.0
+TILE_PX = 2048
+WORKERS = 2
+TARGET_MEMORY = 1.15
+SAMPLE_S = 0.05
+
+
+def rows(shared: Path | None, full: bool) -> list[Row]:
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        resnet = WeightFile("resnet50", _random_resnet(scratch / "resnet50.pth"), "0" * 64)
+        wheel = weights_for("efficientnet-lite0")
+        return [_speed("resnet50", resnet), _speed("efficientnet-lite0", wheel), *_memory(scratch)]
+
+
+# Speed
+
+
+def _random_resnet(path: Path) -> Path:
+    from torchvision.models import resnet50
+
+    torch.manual_seed(1)
+    torch.save(resnet50(weights=None).state_dict(), path)
+    return path
+
+
+def _speed(name: str, weights: WeightFile) -> Row:
+    """Medians of turns: one side, the other, and again."""
+    before = torch.get_num_threads()
+    embedder, plain = EmbedderLoader(name, weights).load("cpu"), _plain(name, weights.path)
+    torch.set_num_threads(THREADS)
+    crops = np.random.default_rng(0).integers(
+        0, 256, (CROPS, INPUT_SIDE_PX, INPUT_SIDE_PX, 3), dtype=np.uint8
+    )
+    sides: dict[str, Callable[[], object]] = {
+        "batched": lambda: embedder.run([{"crops": crops}]),
+        "single": lambda: [plain(crop) for crop in crops],
+    }
+    times_s: dict[str, list[float]] = {side: [] for side in sides}
+    for turn in range(REPEATS + 1):
+        for side, run in sides.items():
+            begun_s = time.perf_counter()
+            run()
+            if turn:  # the first turn chooses kernels
+                times_s[side].append(time.perf_counter() - begun_s)
+    torch.set_num_threads(before)
+    batched_s, single_s = (statistics.median(times_s[side]) for side in ("batched", "single"))
+    return {
+        "name": f"{ARCHITECTURES[name].title}, batches of crops, speed against one crop at a time",
+        "value": single_s / batched_s,
+        "unit": "x",
+        "baseline": f"the package's network, {CROPS / single_s:.0f} crops of {INPUT_SIDE_PX} px a second "
+        f"on {THREADS} threads",
+        "target": f">= {TARGET_SPEED:g}",
+        "ok": single_s / batched_s >= TARGET_SPEED,
+    }
+
+
+def _plain(name: str, path: Path) -> Callable[[Crops], Any]:
+    """One crop, as the packages' own pages say."""
+    from efficientnet_lite_pytorch import EfficientNet
+    from torchvision.models import resnet50
+
+    net = resnet50(weights=None) if name == "resnet50" else EfficientNet.from_name(name)
+    net.load_state_dict(torch.load(path, weights_only=True))
+    setattr(net, "fc" if name == "resnet50" else "_fc", torch.nn.Identity())
+    net.eval()
+    architecture = ARCHITECTURES[name]
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (architecture.mean, architecture.std))
+
+    def vector(crop: Crops) -> Any:
+        with torch.inference_mode():
+            return net(((torch.from_numpy(crop).permute(2, 0, 1).float() - mean) / std)[None])[0].numpy()
+
+    return vector
+
+
+# Memory
+
+
+@dataclass
+class _Watched:
+    """What was seen of a run's processes while it ran.
+
+    Attributes:
+        owner_pids: those that had torch in their memory, the short question for GPUs left out.
+        peak_bytes: the highest sum of the others' memory, pages that several share counted once (PSS).
+        owner_bytes: of the owner at its highest.
+    """
+
+    owner_pids: set[int] = field(default_factory=set)
+    peak_bytes: int = 0
+    owner_bytes: int = 0
+
+
+def _memory(scratch: Path) -> list[Row]:
+    spec = SlideSpec("DEMO_MEMORY", "F", "HU", sizes_um=((SIDE_UM, SIDE_UM),))
+    write_demo_slides(scratch / "slides", specs=(spec,))
+    slide = scratch / "slides" / "DEMO_MEMORY.czi"
+    without = _watch(slide, scratch / "without")
+    with_model = _watch(slide, scratch / "with", "--embedder", "efficientnet-lite0")
+    ratio = with_model.peak_bytes / without.peak_bytes
+    return [
+        {
+            "name": f"memory of a run with {WORKERS} workers beside the owner of EfficientNet-Lite0, "
+            "over the run without a model",
+            "value": ratio,
+            "unit": "x",
+            "baseline": f"{without.peak_bytes / 1e6:.0f} MB for {WORKERS} workers and their parent; "
+            f"the owner takes {with_model.owner_bytes / 1e6:.0f} MB more",
+            "target": f"<= {TARGET_MEMORY:g}",
+            "ok": ratio <= TARGET_MEMORY,
+        },
+        {
+            "name": "processes that map torch beside the one owner",
+            "value": len(with_model.owner_pids) - 1,
+            "unit": "",
+            "baseline": f"a copy in each of {WORKERS} workers",
+            "target": "0",
+            "ok": len(with_model.owner_pids) == 1,
+        },
+    ]
+
+
+def _watch(slide: Path, root: Path, *options: str) -> _Watched:
+    seen = _Watched()
+    process = started(
+        "segment", "--czi-path", slide, "--output-dir", root, "--num-workers", WORKERS,
+        "--tile-size", TILE_PX, *options,
+    )  # fmt: skip
+    watcher = threading.Thread(target=_sample, args=(process.pid, seen), daemon=True)
+    watcher.start()
+    _, said = process.communicate()
+    watcher.join()
+    if process.returncode:
+        raise RuntimeError(said)
+    return seen
+
+
+def _sample(pid: int, seen: _Watched) -> None:
+    """Until the process has ended."""
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        owners_bytes = others_bytes = 0
+        root = psutil.Process(pid)
+        for process in (root, *root.children(recursive=True)):
+            try:
+                held_bytes = process.memory_full_info().pss
+                has_torch = "libtorch" in Path(f"/proc/{process.pid}/maps").read_text()
+                asks_for_gpus = "pipeline.models.device" in process.cmdline()
+            except (psutil.NoSuchProcess, psutil.AccessDenied, FileNotFoundError, ProcessLookupError):
+                continue  # it ended between the listing and the look
+            if asks_for_gpus:
+                continue
+            if has_torch:
+                seen.owner_pids.add(process.pid)
+            if process.pid in seen.owner_pids:
+                owners_bytes += held_bytes
+            else:
+                others_bytes += held_bytes
+        seen.peak_bytes = max(seen.peak_bytes, others_bytes)
+        seen.owner_bytes = max(seen.owner_bytes, owners_bytes)
+        time.sleep(SAMPLE_S)

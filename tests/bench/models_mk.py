@@ -1,0 +1,164 @@
+"""SAM2's megakaryocytes: the stage against the package's own generator, and where it asks.
+
+The weights are random: masks mean nothing, but what is computed is the same.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from sam2_scenes import STORED, large_scene, middle_square, part, random_weights, scenes
+
+from pipeline.detect.contract import Window
+from pipeline.detect.sam2 import Sam2Mk, prompts
+from pipeline.geometry import Box, um_to_px
+from pipeline.models.service import Nobody
+from pipeline.slide.demo import TRUTH_FILE, read_truth, write_demo_slides
+
+Row = dict[str, object]
+Points = NDArray[np.float64]
+
+TILE_PX = 2048
+DEFAULT_GRID = 32
+GRID_TILE_PX = 4096
+LEAST_UM2 = 100.0
+
+
+def rows(shared: Path | None, full: bool) -> list[Row]:
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        checkpoint = random_weights(scratch / "tiny.pt")
+        scene = large_scene(scratch / "large")
+        return [
+            _prompts(scratch),
+            *_stage("a window of 256 µm", *_one_window(scene), checkpoint, scratch),
+            *_stage(f"a tile of {TILE_PX} px with its halo", *_one_tile(scene), checkpoint, scratch),
+        ]
+
+
+def _detector() -> Sam2Mk:
+    """To be looked at."""
+    return Sam2Mk(Nobody(), "random", STORED.max_length_um)
+
+
+# The stage
+
+
+def _one_window(scene: Window) -> tuple[Window, Window]:
+    """What the detector must see of one window of SAM2, and that window itself."""
+    grid, square = middle_square(scene)
+    seen = square.grown(um_to_px(_detector()._surroundings_um, scene.um_per_px))
+    return part(scene, seen), part(scene, square.grown(grid.margin_px))
+
+
+def _one_tile(scene: Window) -> tuple[Window, Window]:
+    """What the detector sees of a tile, and the tile."""
+    start = (scene.box.width - TILE_PX) // 2
+    core = Box(start, start, start + TILE_PX, start + TILE_PX)
+    return part(scene, core.grown(um_to_px(_detector().reach_um, scene.um_per_px))), part(scene, core)
+
+
+def _stage(title: str, seen: Window, shown: Window, checkpoint: Path, scratch: Path) -> list[Row]:
+    """Time and memory of both sides, each in a process of its own and from its first image on."""
+    ours = _side("stage", checkpoint, seen, scratch)
+    theirs = _side("generator", checkpoint, shown, scratch)
+    faster, smaller = theirs["wall_s"] / ours["wall_s"], ours["extra_bytes"] / theirs["extra_bytes"]
+    asked = f"{ours['windows']} x the encoder, {ours['prompts']} prompts"
+    grid = f"`SAM2AutomaticMaskGenerator`, {DEFAULT_GRID} x {DEFAULT_GRID} prompts"
+    return [
+        {
+            "name": f"MK stage of {title} ({asked}), speed against SAM2's generator",
+            "value": faster,
+            "unit": "x",
+            "baseline": f"{grid}: {theirs['wall_s']:.1f} s, of processors {theirs['cpu_s']:.1f} s; "
+            f"ours {ours['wall_s']:.1f} and {ours['cpu_s']:.1f} s",
+            "target": ">= 10",
+            "ok": faster >= 10,
+        },
+        {
+            "name": f"MK stage of {title}: extra peak memory over that of SAM2's generator",
+            "value": smaller,
+            "unit": "x",
+            "baseline": f"{grid}: {theirs['extra_bytes'] / 1e6:.0f} MB beyond the loaded model; "
+            f"ours {ours['extra_bytes'] / 1e6:.0f} MB",
+            "target": "<= 0.1",
+            "ok": smaller <= 0.1,
+        },
+    ]
+
+
+def _side(side: str, checkpoint: Path, window: Window, scratch: Path) -> dict[str, float]:
+    pickled = scratch / "window.pickle"
+    pickled.write_bytes(pickle.dumps(window))
+    script = Path(__file__).with_name("sam2_sides.py")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", script, side, checkpoint, pickled],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    took: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return took
+
+
+# Prompts
+
+
+def _prompts(scratch: Path) -> Row:
+    """Over the whole scenes of the demo's slides."""
+    folder = scratch / "demo"
+    slides = write_demo_slides(folder)
+    truth = read_truth(folder / TRUTH_FILE)
+    hit, default_hit, count = 0, 0, 0
+    for slide in slides:
+        for index, scene in enumerate(scenes(folder / f"{slide.slide_id}.czi")):
+            contours = _large_cells(truth, slide.slide_id, index)
+            hit += _with_a_point(contours, prompts(scene, STORED)[0])
+            default_hit += _with_a_point(contours, _default_grid(scene.box))
+            count += len(contours)
+    return {
+        "name": f"{count} simulated MK and their like of {LEAST_UM2:g} µm² and more: with a prompt inside",
+        "value": hit / count,
+        "unit": "share",
+        "baseline": f"the default grid on a tile of {GRID_TILE_PX} px: {default_hit / count:.3f}",
+        "target": ">= 0.99",
+        "ok": hit / count >= 0.99,
+    }
+
+
+def _large_cells(truth: pa.Table, slide_id: str, scene: int) -> list[NDArray[np.float32]]:
+    """(n, 2) outlines x, y of those that a detector should find."""
+    wanted = (
+        (pc.field("slide_id") == slide_id)
+        & (pc.field("scene") == scene)
+        & (pc.field("target") == "mk")
+        & pc.field("clear")
+        & (pc.field("area_um2") >= LEAST_UM2)
+    )
+    return [np.array(c, np.float32).reshape(-1, 2) for c in truth.filter(wanted)["contour_px"].to_pylist()]
+
+
+def _default_grid(box: Box) -> Points:
+    step_px = GRID_TILE_PX / DEFAULT_GRID
+    x, y = (np.arange(step_px / 2, length, step_px) for length in (box.width, box.height))
+    return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+
+
+def _with_a_point(contours: list[NDArray[np.float32]], points: Points) -> int:
+    """How many outlines hold a point."""
+    return sum(
+        any(cv2.pointPolygonTest(contour, (x, y), measureDist=False) > 0 for x, y in points.tolist())
+        for contour in contours
+    )

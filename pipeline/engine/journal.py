@@ -4,7 +4,8 @@ A line holds `at_s`, `event` and the facts of the event:
 
     begin        its share of the run, its limits, what the run is; the first line names the process
     done         a tile has its part: slide_id, tile_id, seconds, cells by type; with models, models_s of
-                 these seconds were spent waiting for their answers
+                 these seconds were spent waiting for their answers, and mk_by_sam2, hspc_by_sam2 count
+                 prompts that gave no cell, and what became of outlines, by reason
     failed       a tile was given up: slide_id, tile_id, error
     retry        a worker died and its tile is tried again: slide_id, tile_id, error
     models       a device has its models: device, load_s, memory_bytes, precision by model

@@ -15,6 +15,8 @@ import pyarrow.compute as pc
 
 from pipeline.config import CELL_TYPES, AreaRange, CellType, RunConfig
 from pipeline.detect.contract import Window
+from pipeline.detect.refine import RefinedBySam2
+from pipeline.detect.sam2 import Sam2Mk
 from pipeline.engine.feed import TileTask
 from pipeline.engine.memory import peak_bytes
 from pipeline.engine.owner_client import OwnerClient
@@ -96,7 +98,13 @@ class TileWork:
     def _model_facts(self, asked_before_s: float) -> dict[str, Any]:
         if self.asker is None:
             return {}
-        return {"models_s": round(self._asked_s - asked_before_s, 3)}
+        judged = {}
+        for cell_type, detector in self._recipe.detectors.items():
+            if isinstance(detector, Sam2Mk | RefinedBySam2):
+                counts = detector.rejected if isinstance(detector, Sam2Mk) else detector.counts
+                judged[f"{cell_type}_by_sam2"] = dict(counts)
+                counts.clear()
+        return {"models_s": round(self._asked_s - asked_before_s, 3), **judged}
 
     def _plan(self, task: TileTask) -> tuple[TilePlan, Tile]:
         if task.slide_id != self._planned_id:

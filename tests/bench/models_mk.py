@@ -56,7 +56,7 @@ def _detector() -> Sam2Mk:
 
 def _one_window(scene: Window) -> tuple[Window, Window]:
     """What the detector must see of one window of SAM2, and that window itself."""
-    grid, square = middle_square(scene)
+    grid, square = middle_square(scene, STORED.max_length_um)
     seen = square.grown(um_to_px(_detector()._surroundings_um, scene.um_per_px))
     return part(scene, seen), part(scene, square.grown(grid.margin_px))
 

@@ -50,7 +50,7 @@ def rows(shared: Path | None, full: bool) -> list[Row]:
 
 def _same(model: Sam2, scene: Window) -> list[Row]:
     """Masks and scores of points and of boxes, and pooled features, against the predictor."""
-    grid, square = middle_square(scene)
+    grid, square = middle_square(scene, STORED.max_length_um)
     box = square.grown(grid.margin_px)
     rgb = np.ascontiguousarray(scene.rgb[box.slices_in(scene.box)])
     boxes = _boxes(rgb.shape[0], scene.um_per_px)
@@ -160,14 +160,14 @@ def _shares(length: int, cells: int) -> list[list[tuple[int, float]]]:
 
 def _features(model: Sam2, scene: Window) -> list[Row]:
     """Of the HSPC of one square: with the encoder's pass, and from the embedding that is there already."""
-    grid, square = middle_square(scene)
     stored = RunConfig().hspc.stored
+    grid, square = middle_square(scene, stored.max_length_um)
     found = ClassicalHspc().detect(scene.part(square.grown(grid.margin_px)), stored)
     cells = [cell for cell in found if _is_centred_in(cell, square)]
     asker = Local({"sam2": model})
     crop_s = _per_crop_s(model, scene, cells[:CROPS_TIMED])
     model.run([{"kind": "pool", "key": "warm", "rgb": scene.rgb[:64, :64].copy(), **_NO_MASKS}])
-    first_s, again_s = (_embed_s(scene, cells, asker) for _ in range(2))
+    first_s, again_s = (_embed_s(scene, cells, stored.max_length_um, asker) for _ in range(2))
     baseline = f"a pass of the encoder for each crop: {crop_s:.2f} s, timed on {CROPS_TIMED} of them"
     return [
         {
@@ -190,9 +190,9 @@ def _is_centred_in(cell: Detection, square: Box) -> bool:
     return square.x0 <= cell.box.x0 + x < square.x1 and square.y0 <= cell.box.y0 + y < square.y1
 
 
-def _embed_s(scene: Window, cells: list[Detection], asker: Local) -> float:
+def _embed_s(scene: Window, cells: list[Detection], longest_um: float, asker: Local) -> float:
     begun_s = time.perf_counter()
-    embed_sam2.embed(scene, cells, STORED.max_length_um, asker, "bench")
+    embed_sam2.embed(scene, cells, longest_um, asker, "bench")
     return time.perf_counter() - begun_s
 
 

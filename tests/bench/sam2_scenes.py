@@ -51,9 +51,9 @@ def scenes(slide: Path) -> Iterator[Window]:
             yield Window(rgb, scene.box, um_per_px, calibrate(pieces, um_per_px))
 
 
-def middle_square(scene: Window) -> tuple[WindowGrid, Box]:
-    """SAM2's windows on the scene, and the square of one in its middle."""
-    grid = WindowGrid.of(STORED.max_length_um, scene.um_per_px)
+def middle_square(scene: Window, longest_um: float) -> tuple[WindowGrid, Box]:
+    """SAM2's windows on the scene for cells up to a length, and the square of one in its middle."""
+    grid = WindowGrid.of(longest_um, scene.um_per_px)
     column, row = (side // 2 // grid.cell_px for side in (scene.box.width, scene.box.height))
     return grid, grid.square(column, row)
 

@@ -49,8 +49,9 @@ def no_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def words(root: Path, slide: Path, *more: object) -> list[object]:
-    named = ["--czi-path", slide, "--output-dir", root]
-    return ["segment", *named, "--tile-size", 512, "--num-workers", 2, *more]
+    """`segment` on two tiles, one of them with nearly all of the slide's cells."""
+    tiles = ["--tile-size", 512, "--sample-fraction", 0.5, "--seed", 2]
+    return ["segment", "--czi-path", slide, "--output-dir", root, *tiles, "--num-workers", 2, *more]
 
 
 def by_sam2(checkpoint: Path) -> list[object]:
@@ -133,6 +134,7 @@ def test_the_manifest_tells_weights_versions_and_precision(whole: Path, sam2_che
     assert loaded["device"] == "cpu"
     assert loaded["precision"] == {"sam2": "float32", PACKAGED: "float32"}
     assert all(done["models_s"] <= done["seconds"] for done in events(whole, "done"))
+    assert any(sum(done["mk_by_sam2"].values()) > 0 for done in events(whole, "done"))
 
 
 def test_the_same_settings_again_do_nothing(whole: Path, tiny_slide: Path, sam2_checkpoint: Path) -> None:
@@ -330,6 +332,10 @@ def test_a_classifier_with_deep_features_is_refused_by_a_run_without_them(
     training, classifier = tmp_path / "training.json", tmp_path / "hspc.skops"
     done = mkhspc("convert", "--annotations", annotations, "--base-dir", whole, "--output", training)
     assert done.returncode == 0, done.stderr
+    document = json.loads(training.read_text())
+    for place, sample in enumerate(document["samples"]):
+        sample["scene"] = place // 2 % 2  # else all were of one group, which teaches nothing
+    training.write_text(json.dumps(document))
     learn = ["--model", "logistic", "--group-by", "scene", "--output-hspc", classifier]
     done = mkhspc("train", "--training-data", training, *learn)
     assert done.returncode == 0, done.stderr

@@ -12,7 +12,7 @@ import pytest
 from pipeline.config import RunConfig, load_config
 from pipeline.detect.classical import ClassicalHspc, ClassicalMk
 from pipeline.engine.prepare import open_run, proposed
-from pipeline.errors import InputError
+from pipeline.errors import InputError, UsageError
 from pipeline.slide.tiles import read_plan
 from pipeline.store import manifest as manifests
 from pipeline.store.manifest import Manifest
@@ -55,15 +55,14 @@ def test_which_detectors_were_chosen_and_why_is_told_when_a_run_begins(study: St
 def test_the_run_of_a_clusters_jobs_is_for_their_gpus_and_not_for_those_here(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.models.choice.present", lambda model: [f"weights of {model}"])
-    monkeypatch.setattr("pipeline.engine.agreement.with_weights", lambda config: config)
-    lines: list[str] = []
-    with pytest.raises(UsageError, match="no weights are called 'auto'"):
-        open_run(study(compute__device="cuda"), tell=lines.append, jobs_gpus=2)
+    monkeypatch.setattr("pipeline.models.choice.present", lambda model: ["sam2.1-large", "cpsam"])
+    monkeypatch.setattr("pipeline.models.choice.gpus_here", list)
     with pytest.raises(UsageError, match="there is no device 'cuda:0'"):
-        open_run(study(compute__device="cuda"), tell=lines.append)
+        open_run(study(compute__device="cuda"))
+    with pytest.raises(InputError, match=r"^sam2\.1-large: the weights are not in"):  # so SAM2 was chosen
+        open_run(study(compute__device="cuda"), jobs_gpus=2)
     _, manifest, _ = open_run(study(), jobs_gpus=0)
-    assert manifest.config.mk.detector == "classical"
+    assert manifest.detectors["mk"].startswith("classical: the weights of sam2 are here, but no GPU is")
 
 
 def test_a_later_edit_of_what_decides_no_cell_is_taken(study: Study, tmp_path: Path) -> None:

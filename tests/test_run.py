@@ -383,7 +383,8 @@ def test_a_refused_command_changes_nothing(small_slides: Slides, tmp_path: Path,
 def test_progress_is_one_json_line_a_step_when_not_on_a_terminal(
     small_slides: Slides, tmp_path: Path
 ) -> None:
-    done = segment(tmp_path / "run", {"DEMO_A": small_slides["DEMO_A"]})
+    by_name = ("--mk-detector", "classical", "--hspc-detector", "classical")  # else the choice is told too
+    done = segment(tmp_path / "run", {"DEMO_A": small_slides["DEMO_A"]}, *by_name)
     steps = [json.loads(line) for line in done.stderr.splitlines()]
     assert {step["stage"] for step in steps} >= {"survey", "tiles", "merge"}
     last = [step for step in steps if step["stage"] == "tiles"][-1]

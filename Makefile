@@ -11,7 +11,7 @@ help:
 	@echo "make demo    install into .venv and run the whole journey on simulated slides, into ./demo-out"
 	@echo "make test    install what the tests need and run them all"
 	@echo "make lint    ruff, mypy and the order of imports"
-	@echo "make bench   measure; ONLY=engine|gallery|learn for one part, FULL=1 for the long ones"
+	@echo "make bench   measure; ONLY=engine|gallery|learn|models for one part, FULL=1 for the long ones"
 	@echo "make install-models   install into .venv what SAM2, Cellpose and the embedders need"
 	@echo "make clean   remove .venv and everything made"
 

@@ -138,6 +138,8 @@ def _planned(
     with ExitStack() as models:
         with proposed(config, only, accept=accept, tell=tell) as proposal:
             layout, wanted = proposal.layout, proposal.wanted
+            if proposal.choices:
+                progress("detectors", 1, 1, chosen="; ".join(proposal.choices))
             tiles = {}
             for done, slide_id in enumerate(wanted, start=1):
                 tiles[slide_id] = chosen_tiles(proposal.manifest, proposal.plan(slide_id))

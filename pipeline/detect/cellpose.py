@@ -46,6 +46,8 @@ SLACK_PX = 4
 """A cell seen by two fields may differ so much between them that it has its centroid in neither's core, or in
 both. So cells are taken from this far outside the core, and of two that are the same one is left."""
 SAME_IOU = 0.5
+CANVAS_BLOCKS = 256
+"""A request's canvas has room for so many: with their flows, 200 MB, it does not grow with the tile."""
 
 Bytes = NDArray[np.uint8]
 Labels = NDArray[np.int32]
@@ -84,10 +86,10 @@ class CellposeHspc:
         refuse_too_long(area)
         grid = _Grid(UM_PER_NATIVE_PX / window.um_per_px)
         fields = [place for place in grid.fields_in(window.box) if _may_hold_cells(window, grid, place, area)]
-        if not fields:
-            return []
-        answer = self.asker.ask("cellpose", request_of(window, grid, fields))
-        cells = [cell for cell in _owned(answer, fields) if not cell.is_cut]
+        cells: list[_NativeCell] = []
+        for part in _parts(fields):
+            answer = self.asker.ask("cellpose", request_of(window, grid, part))
+            cells += [cell for cell in _owned(answer, part) if not cell.is_cut]
         detections = (_at_level_0(cell, grid) for cell in _without_doubles(cells))
         return [d for d in detections if d is not None and fits(d.mask, area, window.um_per_px)]
 
@@ -145,6 +147,19 @@ class _Grid:
             (BLOCK_PX, BLOCK_PX), Image.Resampling.BILINEAR, (left, top, left + side, top + side)
         )
         return np.asarray(native)
+
+
+def _parts(fields: Sequence[Place]) -> Iterator[list[Place]]:
+    """The fields, which are in reading order, in parts whose canvases are no larger than one may be."""
+    part: list[Place] = []
+    for field in fields:
+        columns, rows = np.ptp([*part, field], axis=0) + 2  # a field begins at its first block of two by two
+        if part and columns * rows > CANVAS_BLOCKS:
+            yield part
+            part = []
+        part.append(field)
+    if part:
+        yield part
 
 
 def request_of(window: Window, grid: _Grid, fields: Sequence[Place]) -> Message:

@@ -35,14 +35,15 @@ def choose_detectors(config: RunConfig, jobs_gpus: int | None = None) -> dict[Ce
 
     Raises:
         UsageError: there is no detector of that name for the cell type, or no such device.
+        InputError: weights that are asked for by name are not here.
     """
-    device = config.compute.device
-    return {t: _choose(t, config.cells(t).detector, device, jobs_gpus) for t in CELL_TYPES}
+    return {t: _choose(t, config, jobs_gpus) for t in CELL_TYPES}
 
 
-def _choose(cell_type: CellType, asked: str, device: str, jobs_gpus: int | None) -> DetectorChoice:
+def _choose(cell_type: CellType, config: RunConfig, jobs_gpus: int | None) -> DetectorChoice:
+    asked = config.cells(cell_type).detector
     if asked == "auto":
-        found = fitness(REAL[cell_type], device, jobs_gpus)
+        found = fitness(REAL[cell_type], config.compute, jobs_gpus)
         return DetectorChoice(REAL[cell_type] if found.is_fit else "classical", found.reason)
     if asked not in DETECTORS[cell_type]:
         raise UsageError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
@@ -69,7 +69,7 @@ def with_choices(
     if jobs_gpus is None:
         refuse_missing_device(config.compute.device)
     chosen = choose_detectors(config, jobs_gpus)
-    return with_weights(_with_detectors(config, {t: c.name for t, c in chosen.items()})), chosen
+    return with_weights(_with_detectors(config, {t: c.name for t, c in chosen.items()}), jobs_gpus), chosen
 
 
 def choices(manifest: Manifest, config: RunConfig) -> list[str]:
@@ -294,13 +294,21 @@ def _with_detectors(config: RunConfig, names: Mapping[CellType, str]) -> RunConf
     )
 
 
+def _version_of(name: str) -> str:
+    """Of a package that is there, perhaps installed under another name than it is imported by."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"
+
+
 def _versions(config: RunConfig, jobs_gpus: int | None = None) -> dict[str, str]:
     libraries = {name: version(name) for name in LIBRARIES}
     own = {"mkhspc": __version__, "python": platform.python_version(), **libraries}
     models = RunModels.of(config)
     if not models.weights:
         return own
-    packages = {name: version(name) for name in MODEL_LIBRARIES if find_spec(name)}
+    packages = {name: _version_of(name) for name in MODEL_LIBRARIES if find_spec(name)}
     if jobs_gpus is not None:
         return {**own, **packages}
     return {**own, **packages, "precision": precision(models, config.compute.device)}

@@ -28,6 +28,8 @@ PLAN_BYTES_PER_PX = 18
 WINDOW_BYTES_PER_PX = 20
 """What a worker needs for each pixel of its window, pixels included: measured on dense marrow at 12 and
 34 million pixels, and rounded up. The first tile that is done puts the run's own figure in its place."""
+DEEP_BYTES_PER_PX = 3 * 4 * 10_000 / 4096**2
+"""For each deep feature: three copies of a number of 4 bytes for each of 10,000 cells in a dense tile."""
 MEASURED_MARGIN = 1.1
 """Over what a worker was seen to need, for tiles with more cells."""
 SURVEY_BYTES = 190_000_000
@@ -67,6 +69,7 @@ class Demand:
         mask_px: of the tissue masks of the slide that has most.
         worker_bytes: of one worker at work on the largest window.
         owner_bytes: of the processes that own the models.
+        deep_columns: features of each cell that networks give.
     """
 
     tiles: int
@@ -76,10 +79,12 @@ class Demand:
     mask_px: int = 0
     worker_bytes: int = 0
     owner_bytes: int = 0
+    deep_columns: int = 0
 
     def __post_init__(self) -> None:
         if not self.worker_bytes:
-            work_bytes = WINDOW_BYTES_PER_PX * self.window_px + PLAN_BYTES_PER_PX * self.mask_px
+            deep_bytes = round(DEEP_BYTES_PER_PX * self.deep_columns * self.window_px)
+            work_bytes = WINDOW_BYTES_PER_PX * self.window_px + PLAN_BYTES_PER_PX * self.mask_px + deep_bytes
             object.__setattr__(self, "worker_bytes", WORKER_BYTES + work_bytes)
 
     @property

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,8 +24,13 @@ from pipeline.engine.mailbox import Fault, Mailbox, Question
 from pipeline.engine.memory import tree_rss_bytes
 from pipeline.engine.workers import STOP_SIGNALS
 from pipeline.errors import MkhspcError
-from pipeline.models.device import is_lost
+from pipeline.models.device import INSTALL, is_lost
 from pipeline.models.service import Loader, Message, Model
+
+ANSWERED = "answered"
+"""What a process tells its parent when a model of its has done a request, the first time."""
+TOO_MANY_FILES = "fewer --num-workers, or a higher limit of open files: ulimit -n"
+PAUSE_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,7 @@ def own(
     except MkhspcError as error:
         parent.send(Fault.of(error))
         return
+    _compute_in_full_float32()
     parent.send(
         Loaded(
             device,
@@ -73,7 +80,7 @@ def own(
             precision={name: m.precision for name, m in models.items()},
         )
     )
-    _Desk(models, device, listening).serve()
+    _Desk(models, device, listening, parent).serve()
 
 
 def _end_with(parent: Connection, directory: Path) -> None:
@@ -92,8 +99,16 @@ def _load(loader: Loader, device: str) -> Model:
     except Exception as error:  # the parent must hear of it, whatever it is
         raise MkhspcError(
             f"the model '{loader.name}' does not load on {device}: {type(error).__name__}: {error}",
-            fix="check its weights with: mkhspc models verify",
+            fix=INSTALL if isinstance(error, ImportError) else "check its weights with: mkhspc models verify",
         ) from error
+
+
+def _compute_in_full_float32() -> None:
+    """Undoes what the import of a model's package did to all models here: Cellpose's switches TF32 on."""
+    if "torch" in sys.modules:
+        import torch
+
+        torch.backends.cuda.matmul.allow_tf32 = False
 
 
 @dataclass
@@ -113,18 +128,24 @@ class _Request:
 class _Desk:
     """The models and who asks them."""
 
-    def __init__(self, models: Mapping[str, Model], device: str, listening: socket.socket) -> None:
+    def __init__(
+        self, models: Mapping[str, Model], device: str, listening: socket.socket, parent: Connection
+    ) -> None:
         self._models = models
         self._device = device
         self._listening = listening
+        self._parent = parent
+        self._has_answered = False
         self._workers: dict[Connection, _Worker] = {}
 
     def serve(self) -> None:
         while True:
             for group in _groups(list(self._waiting())):
-                self._begin(group)
+                self._begin(request.worker for request in group)
                 for request, answer in zip(group, self._answers(group), strict=True):
                     self._send(request.worker, answer)
+                    if not (self._has_answered or isinstance(answer, Fault)):
+                        self._tell_parent()
 
     def _waiting(self) -> Iterator[_Request]:
         """Waits for a request, and takes all that are there."""
@@ -135,14 +156,27 @@ class _Desk:
                 yield request
 
     def _admit(self) -> None:
-        connection = Connection(self._listening.accept()[0].detach())
+        try:
+            connection = Connection(self._listening.accept()[0].detach())
+        except OSError:  # too many open files: it waits in the queue, as there is no way to tell it
+            time.sleep(PAUSE_S)
+            return
         try:
             mailbox = Mailbox(reduction.recv_handle(connection))
-            connection.send(self._device)
         except (EOFError, ConnectionError):  # it died meanwhile
             connection.close()
             return
-        self._workers[connection] = _Worker(connection, mailbox)
+        except (RuntimeError, OSError) as error:  # the system hands over no descriptor when there is no room
+            what = f"the memory of a worker was not received; too many open files? ({error})"
+            with suppress(ConnectionError):
+                connection.send(Fault(MkhspcError, what, f"the models on {self._device}", TOO_MANY_FILES))
+            connection.close()
+            return
+        worker = self._workers[connection] = _Worker(connection, mailbox)
+        try:
+            connection.send(self._device)
+        except ConnectionError:
+            self._dismiss(worker)
 
     def _take(self, worker: _Worker) -> _Request | None:
         try:
@@ -150,14 +184,19 @@ class _Desk:
         except (EOFError, ConnectionError):
             self._dismiss(worker)
             return None
-        message = worker.mailbox.fetch(question.letter)
+        try:
+            message = worker.mailbox.fetch(question.letter)
+        except (EOFError, OSError, MemoryError, ValueError) as error:
+            self._begin([worker])
+            self._send(worker, self._fault(question.model, error))
+            return None
         return _Request(worker, question.model, message, question.is_repeated)
 
-    def _begin(self, group: Iterable[_Request]) -> None:
+    def _begin(self, workers: Iterable[_Worker]) -> None:
         """Tells whose requests are in danger from now on: should this process die, it may be of them."""
-        for request in group:
+        for worker in workers:
             with suppress(ConnectionError):  # seen when it is read from
-                request.worker.connection.send(True)
+                worker.connection.send(True)
 
     def _answers(self, group: Sequence[_Request]) -> list[Message | Fault]:
         """Answers of one model; of several requests that fail together each is tried alone."""
@@ -195,6 +234,11 @@ class _Desk:
             letter = Fault(MkhspcError, str(error), f"an answer of a model on {self._device}", "")
         with suppress(ConnectionError):  # seen when it is read from
             worker.connection.send(letter)
+
+    def _tell_parent(self) -> None:
+        self._has_answered = True
+        with suppress(ConnectionError):  # it is gone, and this process is about to follow
+            self._parent.send(ANSWERED)
 
     def _dismiss(self, worker: _Worker) -> None:
         """Forgets a worker that has ended."""

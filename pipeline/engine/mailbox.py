@@ -105,11 +105,18 @@ class Mailbox:
         return Letter(places, values)
 
     def fetch(self, letter: Letter) -> Message:
-        """The message that the other side wrote; its pages go back to the system."""
-        arrays = {name: np.empty(place.shape, place.dtype) for name, place in letter.arrays.items()}
-        for name, array in arrays.items():
-            self._read(_bytes_of(array), letter.arrays[name].offset_bytes)
-        os.ftruncate(self.descriptor, 0)
+        """The message that the other side wrote; its pages go back to the system, even if it cannot be read.
+
+        Raises:
+            EOFError, ValueError: the memory does not hold what the letter says.
+            MemoryError: there is no room for it.
+        """
+        try:
+            arrays = {name: np.empty(place.shape, place.dtype) for name, place in letter.arrays.items()}
+            for name, array in arrays.items():
+                self._read(_bytes_of(array), letter.arrays[name].offset_bytes)
+        finally:
+            os.ftruncate(self.descriptor, 0)
         return {**letter.values, **arrays}
 
     def _write(self, content: memoryview, offset_bytes: int) -> None:

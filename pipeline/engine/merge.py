@@ -101,7 +101,7 @@ def _write_tables(
             _until(is_over, _ahead(_crops(parts, config_hash), threads)),
             config_hash,
             metadata=metadata,
-            rows_per_group=CROPS_PER_GROUP,
+            group_rows=CROPS_PER_GROUP,
         )
         try:
             cells = _ahead(_cells(parts, manifest, schema), threads)

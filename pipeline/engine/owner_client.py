@@ -92,6 +92,7 @@ class OwnerClient:
 
         Raises:
             NoDeviceError: there is none and will be none.
+            MkhspcError: it has no room for another worker.
         """
         if self._line is None:
             reached = (_reach(place, address_path(self._directory, place)) for place in self._order)
@@ -131,9 +132,15 @@ class _Line:
         self._connection = Connection(plug.detach())
 
     def introduce(self) -> None:
-        """Hands the memory over, and waits until the owner has it."""
+        """Hands the memory over, and waits until the owner has it.
+
+        Raises:
+            MkhspcError: the owner cannot take it.
+        """
         reduction.send_handle(self._connection, self.mailbox.descriptor, 0)
-        self._connection.recv()
+        said: str | Fault = self._connection.recv()
+        if isinstance(said, Fault):
+            raise said.error()
 
     def ask(self, question: Question) -> Letter | Fault:
         self.is_in_hand = False
@@ -162,6 +169,9 @@ def _reach(place: int, address: Path) -> _Line | None:
         except (EOFError, ConnectionError):  # it died, or the device was given up: the next try will tell
             line.close()
             continue
+        except MkhspcError:
+            line.close()
+            raise
         return line
 
 

@@ -27,7 +27,7 @@ from pipeline.errors import MkhspcError
 from pipeline.models.service import Loader
 
 RESTARTS = 2
-"""How often the owner of a device is started again; then the device is given up."""
+"""How often the owner of a device is started again with no request done in between; then it is given up."""
 LONGEST_TEMP_BYTES = 80
 """The path of a socket has room for 108 bytes on Linux and 104 on macOS."""
 CLOSE_S = 5.0
@@ -124,7 +124,7 @@ class _Owner:
         self._loaders = loaders
         self._directory = directory
         self._fate = fate_path(directory, place)
-        self._restarts = 0
+        self._deaths = 0  # since a request was done
         self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listening.bind(str(address_path(directory, place)))
         self._listening.listen()
@@ -146,15 +146,18 @@ class _Owner:
     def peak_bytes(self) -> int:
         return peak_bytes(pid=self._process.pid) or 0
 
-    def hear(self) -> Loaded:
-        """Waits for what the process has to say, which it does once.
+    def hear(self) -> Loaded | None:
+        """Waits for what the process has to say: first that it is ready, later that it has done a request.
+
+        Returns:
+            None for the latter.
 
         Raises:
             MkhspcError: a model does not load.
             OwnerLostError: the process has died.
         """
         try:
-            said: Loaded | Fault = self.connection.recv()
+            said: Loaded | Fault | str = self.connection.recv()
         except (EOFError, ConnectionError):
             self._process.join()
             raise OwnerLostError(
@@ -164,24 +167,27 @@ class _Owner:
             ) from None
         if isinstance(said, Fault):
             raise said.error()
-        self.loaded = said
-        return said
+        if isinstance(said, Loaded):
+            self.loaded = said
+            return said
+        self._deaths = 0
+        return None
 
     def look(self) -> Iterator[str]:
         while not self.is_given_up and self.connection.poll():
             try:
-                loaded = self.hear()
-                yield f"{self.device}: the models are there again after {loaded.load_s:.0f} s"
+                if loaded := self.hear():
+                    yield f"{self.device}: the models are there again after {loaded.load_s:.0f} s"
             except OwnerLostError as error:
-                if self._restarts == RESTARTS:
-                    yield self._give_up(f"{error.what}, {RESTARTS + 1} times by now")
+                self._deaths += 1
+                if self._deaths > RESTARTS:
+                    yield self._give_up(f"{error.what}, {self._deaths} times with no request done in between")
                 else:
                     yield self._restart(error.what)
             except MkhspcError as error:
                 yield self._give_up(str(error).replace("\n", " "))
 
     def _restart(self, reason: str) -> str:
-        self._restarts += 1
         self._fate.write_text(reason, encoding="utf-8")
         self.connection.close()
         self._start()

@@ -218,7 +218,9 @@ def _too_large(machine: Machine, job: Job) -> list[str]:
         return job.models.too_large_for(int(machine.gpu_memory_gb * GB))
     if machine.gpus is not None:
         return []  # of that machine's GPUs nothing is known
-    return job.models.too_large_for(min(gpu.memory_bytes for gpu in gpus_here()))
+    here = gpus_here()
+    used = [here[int(name.removeprefix("cuda:"))] for name in job.devices if name != "cpu"]
+    return job.models.too_large_for(min(gpu.memory_bytes for gpu in used))
 
 
 def _tile_s(first: FirstTile, workers: int, cores: int, devices: int) -> float:

@@ -65,7 +65,7 @@ def proposed(
     Args:
         only: ids of the slides wanted, or none for all. A run that is there is opened without
             a look at the others, so that one bad slide does not stop the rest.
-        tell: takes lines on what was chosen, and on where the run is not what the command asked for.
+        tell: takes lines on where the run is not what the command asked for.
         jobs_gpus: that the jobs of a cluster get, where they do the work; None when this machine does.
 
     Raises:
@@ -85,8 +85,6 @@ def proposed(
     else:
         manifest = agreement.grown(layout, there, config, entries, jobs_gpus)
     accept(manifest)
-    for line in agreement.choices(manifest, config) if there is None else ():
-        tell(line)
     for line in agreement.surprises(manifest, config, jobs_gpus):
         tell(line)
     known = frozenset(s.slide_id for s in there.slides) if there else frozenset()
@@ -116,6 +114,11 @@ class Proposal:
     drafts: RunLayout
     accept: Accept
     jobs_gpus: int | None
+
+    @property
+    def choices(self) -> list[str]:
+        """What 'auto' stands for, and why, in a run that is new."""
+        return [] if self.known else agreement.choices(self.manifest, self.config)
 
     def plan(self, slide_id: str) -> TilePlan:
         """The tile plan of a slide, which does not depend on whether the proposal is taken."""

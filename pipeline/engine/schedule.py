@@ -32,6 +32,7 @@ from pipeline.engine.tasks import TileWork
 from pipeline.engine.tile import Recipe
 from pipeline.engine.workers import Outcome, Pool, StopFlag
 from pipeline.errors import IncompleteError, InterruptedRunError, UsageError
+from pipeline.measure.deep import column_names
 from pipeline.models.choice import RunModels, devices_for
 from pipeline.progress import Progress
 from pipeline.slide.tiles import Tile
@@ -236,6 +237,7 @@ def plan_job(
         block_bytes=max(slide.plan.block_bytes for slide in slides),
         mask_px=max(mask_px(manifest.slide(slide_id)) for slide_id in tiles),
         owner_bytes=len(devices) * models.resident_bytes,
+        deep_columns=len(column_names(manifest.config.compute.embedders)),
     )
     budget = plan_workers(compute.num_workers, demand, usable_cores(), limit)
     return Job(slides, demand, room, budget, compute.num_workers, models, devices)

@@ -25,6 +25,7 @@ from pipeline.engine.budget import SAFE_SHARE, Demand, layout_of, mask_px, room_
 from pipeline.engine.limits import GB, MIB, MemoryLimit
 from pipeline.engine.schedule import Shard, recipe_of
 from pipeline.errors import InputError
+from pipeline.measure.deep import column_names
 from pipeline.models.choice import RunModels
 from pipeline.resources import resource_dir
 from pipeline.store import atomic
@@ -164,6 +165,7 @@ def memory_gb(config: RunConfig, manifest: Manifest, workers: int) -> int:
             SUB_BLOCK_BYTES,
             mask_px=largest_mask_px,
             owner_bytes=max(1, config.slurm.gpus) * models.resident_bytes,
+            deep_columns=len(column_names(manifest.config.compute.embedders)),
         )
         working_bytes = layout_of(demand, workers, limit).peak_bytes
         return max(planning_bytes, working_bytes) <= SAFE_SHARE * limit.limit_bytes

@@ -176,14 +176,18 @@ class Cellpose:
             self._flows.popitem(last=False)
         return found
 
-    def _through_network(self, blocks: Sequence[tuple[Bytes, Floats]]) -> list[Floats]:
-        """(3, 256, 256) of each block and its levels: flow in y, flow in x, logit of the cell probability."""
+    def _through_network(self, blocks: Sequence[tuple[Bytes, Floats]], batch: int) -> list[Floats]:
+        """(3, 256, 256) of each block and its levels: flow in y, flow in x, logit of the cell probability.
+
+        They are repeated to fill the batch; see `in_batches`.
+        """
         import torch
 
         pictures = np.stack([_normalised(block, levels) for block, levels in blocks])
+        full = np.resize(pictures, (batch, *pictures.shape[1:]))
         with torch.inference_mode(), autocast(self._device):
-            flows: Floats = self.net(torch.from_numpy(pictures).to(self._device))[0].float().cpu().numpy()
-        return list(flows)
+            flows: Floats = self.net(torch.from_numpy(full).to(self._device))[0].float().cpu().numpy()
+        return list(flows[: len(blocks)])
 
     def _labelled(self, scene: _Scene, flows: Mapping[bytes, Floats]) -> Message | MkhspcError:
         """The labels of one request's fields."""

@@ -6,7 +6,7 @@ import pickle
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.errors import InputError
 
@@ -25,7 +25,7 @@ _COUNTER = ".num_batches_tracked"
 
 
 def read_tensors(path: Path, what: str) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name, in memory; a prefix that data-parallel training leaves is cut.
+    """The tensors of a checkpoint by name; a prefix that data-parallel training leaves is cut.
 
     Args:
         what: whose weights are wanted, for errors, such as 'ResNet-50'.
@@ -33,27 +33,49 @@ def read_tensors(path: Path, what: str) -> dict[str, Tensor]:
     Raises:
         InputError: there is no such file, it is damaged, or holds other things than tensors.
     """
+    fix = f"fetch it again, or give a checkpoint of {what}"
+    tensors = tensors_in(read_checkpoint(path, fix))
+    if tensors is None:
+        raise InputError(f"holds other things than the tensors of {what}", where=path, fix=fix)
+    return tensors
+
+
+def read_checkpoint(path: Path, fix: str) -> object:
+    """All that a checkpoint holds, in memory.
+
+    Raises:
+        InputError: there is no such file, or it is damaged; with the `fix`.
+    """
     import torch
 
-    fix = f"fetch it again, or give a checkpoint of {what}"
     try:
         file = path.open("rb")
     except OSError as error:
         raise InputError(f"the weights cannot be read ({error.strerror})", where=path, fix=fix) from error
     with file:
         try:
-            content: Any = torch.load(file, map_location="cpu", weights_only=True)
+            content: object = torch.load(file, map_location="cpu", weights_only=True)
         except _DAMAGE as error:
             raise InputError(
                 "is truncated, or no file of weights that PyTorch can read without running code",
                 where=path,
                 fix=fix,
             ) from error
+    return content
+
+
+def tensors_in(content: object) -> dict[str, Tensor] | None:
+    """Tensors by name, their numbers in float32, which networks keep; None if there is anything else."""
+    import torch
+
     if not isinstance(content, Mapping) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()
     ):
-        raise InputError(f"holds other things than the tensors of {what}", where=path, fix=fix)
-    return {name.removeprefix("module."): value for name, value in content.items()}
+        return None
+    return {
+        name.removeprefix("module."): value.float() if value.is_floating_point() else value
+        for name, value in content.items()
+    }
 
 
 def fill(net: Module, tensors: Mapping[str, Tensor], what: str, where: Path) -> None:

@@ -9,10 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from pipeline.config import RunConfig
+from pipeline.config import ComputeSection, RunConfig
 from pipeline.models import cellpose, embedders, sam2
 from pipeline.models.cache import WeightFile, models_dir, stored, weights_for
-from pipeline.models.catalogue import CATALOGUE, Weight, weight_named
+from pipeline.models.catalogue import CATALOGUE, weight_named
 from pipeline.models.device import Gpu, device_names, find_gpus
 from pipeline.models.service import Loader
 
@@ -34,29 +34,41 @@ def needed(config: RunConfig) -> list[str]:
     return sorted(found)
 
 
-def with_weights(config: RunConfig) -> RunConfig:
-    """The config with the weights named that 'auto' stands for: the best that are here.
+def with_weights(config: RunConfig, jobs_gpus: int | None = None) -> RunConfig:
+    """The config with the weights named that 'auto' stands for: the best that are here and fit the GPU.
 
     Where none are here it is the first of `BEST_FIRST`, so that the error says how to get it. Files of the
     user's own get their whole path: a run goes on wherever the command is typed.
+
+    Args:
+        jobs_gpus: see `fitness`.
     """
     used, compute = needed(config), config.compute
     if "sam2" in used:
-        compute = replace(compute, sam2_weights=_settled("sam2", compute.sam2_weights))
+        compute = replace(compute, sam2_weights=_settled("sam2", compute, jobs_gpus))
     if "cellpose" in used:
-        compute = replace(compute, cellpose_weights=_settled("cellpose", compute.cellpose_weights))
+        compute = replace(compute, cellpose_weights=_settled("cellpose", compute, jobs_gpus))
     return replace(config, compute=compute)
 
 
-def _settled(model: str, name: str) -> str:
+def _settled(model: str, compute: ComputeSection, jobs_gpus: int | None) -> str:
+    name = _asked_weights(model, compute)
     if name == "auto":
-        return _best(model)
+        return _best(model, compute.device, jobs_gpus)
     path = Path(name).expanduser()
     return str(path.absolute()) if name not in CATALOGUE and path.is_file() else name
 
 
-def _best(model: str) -> str:
-    return [*present(model), BEST_FIRST[model][0]][0]
+def _asked_weights(model: str, compute: ComputeSection) -> str:
+    return compute.sam2_weights if model == "sam2" else compute.cellpose_weights
+
+
+def _best(model: str, device: str, jobs_gpus: int | None) -> str:
+    here = present(model)
+    if not here:
+        return BEST_FIRST[model][0]
+    gpu = _smallest_gpu(device) if jobs_gpus is None and find_spec("torch") else None
+    return next((name for name in here if gpu and _fits(name, gpu)), here[0])
 
 
 def present(model: str) -> list[str]:
@@ -118,7 +130,7 @@ def _named_weights(config: RunConfig, model: str) -> str:
 def _loader(model: str, weights: WeightFile) -> Loader:
     match model:
         case "sam2":
-            return sam2.Sam2Loader(weights.path)
+            return sam2.Sam2Loader(weights.path, weights.name if weights.name in CATALOGUE else None)
         case "cellpose":
             return cellpose.CellposeLoader(weights)
         case _:
@@ -163,35 +175,45 @@ class Fitness:
     reason: str
 
 
-def fitness(model: str, device: str, jobs_gpus: int | None = None) -> Fitness:
-    """Whether the weights of a model are here, with a GPU that holds them.
+def fitness(model: str, compute: ComputeSection, jobs_gpus: int | None = None) -> Fitness:
+    """Whether the weights of a model are here, those asked for if any are, with a GPU that holds them.
 
     Args:
-        device: as the user gave it.
         jobs_gpus: that the jobs of a cluster get, which do the work instead of this machine.
+
+    Raises:
+        InputError, UsageError: weights that are asked for by name are not here.
     """
-    here = present(model)
+    asked, device = _asked_weights(model, compute), compute.device
+    here = present(model) if asked == "auto" else [weights_for(asked).name]
     if not here:
         return Fitness(False, f"no weights of {model} are here (mkhspc models fetch {BEST_FIRST[model][0]})")
-    if find_spec("torch") is None:
-        return Fitness(False, f"the weights of {model} are here, but torch is not installed")
+    for package in ("torch", model):
+        if find_spec(package) is None:
+            return Fitness(False, f"the weights of {model} are here, but {package} is not installed")
     if jobs_gpus and device != "cpu":
         return Fitness(True, f"its weights are here, and each job gets {jobs_gpus} GPU")
-    gpus = [] if device == "cpu" or jobs_gpus == 0 else gpus_here()
-    used = [name for name in device_names(device, gpus) if name != "cpu"]
-    if not used:
+    smallest = None if jobs_gpus == 0 else _smallest_gpu(device)
+    if smallest is None:
         return Fitness(False, f"the weights of {model} are here, but no GPU is: it would take days")
-    smallest = min((_gpu(gpus, name) for name in used), key=lambda gpu: gpu.memory_bytes)
-    if not any(_fits(weight_named(name), smallest) for name in here):
+    if not any(_fits(name, smallest) for name in here):
         return Fitness(
             False, f"the weights of {model} that are here need more memory than {smallest.name} has"
         )
     return Fitness(True, f"its weights and {smallest.name} are here")
 
 
+def _smallest_gpu(device: str) -> Gpu | None:
+    """Of the GPUs that a setting of `device` means, if any."""
+    gpus = [] if device == "cpu" else gpus_here()
+    used = [_gpu(gpus, name) for name in device_names(device, gpus) if name != "cpu"]
+    return min(used, key=lambda gpu: gpu.memory_bytes, default=None)
+
+
 def _gpu(gpus: Sequence[Gpu], name: str) -> Gpu:
     return gpus[int(name.removeprefix("cuda:"))]
 
 
-def _fits(weight: Weight, gpu: Gpu) -> bool:
-    return weight.gpu_memory_gb * GB <= gpu.memory_bytes
+def _fits(name: str, gpu: Gpu) -> bool:
+    """Whether published weights fit, as the catalogue says; of a file of the user's own nothing is known."""
+    return name not in CATALOGUE or CATALOGUE[name].gpu_memory_gb * GB <= gpu.memory_bytes

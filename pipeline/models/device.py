@@ -27,6 +27,8 @@ Precision = Literal["bfloat16", "float16", "float32"]
 BF16_CAPABILITY = (8, 0)
 """Ampere, the first GPUs that compute in bfloat16 rather than emulate it."""
 INSTALL = "install them with: pip install 'mkhspc[models]'"
+_LOST = ("CUDA error", "CUDA driver error", "cuDNN error")
+"""How errors begin that come from CUDA itself, its driver or cuDNN."""
 
 
 class DeviceMemoryError(MkhspcError):
@@ -52,7 +54,9 @@ def find_gpus() -> list[Gpu]:
     """
     if importlib.util.find_spec("torch") is None:
         raise UsageError("the models need torch, which is not installed", fix=INSTALL)
-    asked = subprocess.run([sys.executable, "-m", __name__], capture_output=True, text=True, check=False)
+    # -P: what lies in the working directory, a folder `pipeline` or a `json.py`, is not what is meant.
+    command = [sys.executable, "-P", "-m", __name__]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)
     if asked.returncode:
         reason = (asked.stderr.strip().splitlines() or [f"exit code {asked.returncode}"])[-1]
         raise UsageError(f"torch does not start: {reason}", fix=INSTALL)
@@ -110,7 +114,7 @@ def autocast(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def in_batches(
-    items: Sequence[Item], run: Callable[[Sequence[Item]], Sequence[Answer]], batch: int
+    items: Sequence[Item], run: Callable[[Sequence[Item], int], Sequence[Answer]], batch: int
 ) -> list[Answer]:
     """What `run` gives for all items, in their order, `batch` of them at a time.
 
@@ -118,7 +122,9 @@ def in_batches(
 
     Args:
         items: anything with a length that can be sliced, such as an array by its first axis.
-        run: gives one answer an item.
+        run: gives one answer an item. It is told the batch too, to fill the last items up to it: kernels,
+            and with them the last bits of an answer, depend on the shape of what they are given, and that
+            must not depend on what else is asked.
 
     Raises:
         DeviceMemoryError: the memory does not even do for one.
@@ -126,33 +132,40 @@ def in_batches(
     answers: list[Answer] = []
     while len(answers) < len(items):
         part = items[len(answers) : len(answers) + batch]
-        found, reason = _attempt(part, run)
+        found, reason = _attempt(part, run, batch)
         if found is not None:
             answers += [answer for _, answer in zip(part, found, strict=True)]
-        elif len(part) == 1:
+        elif batch == 1:
             raise DeviceMemoryError(
                 f"the device's memory does not do for a single item: {reason}",
                 fix="free its memory of other programs, or take a smaller model or --device cpu",
             )
         else:
-            batch = len(part) // 2
+            batch //= 2
     return answers
 
 
 def _attempt(
-    part: Sequence[Item], run: Callable[[Sequence[Item]], Sequence[Answer]]
+    part: Sequence[Item], run: Callable[[Sequence[Item], int], Sequence[Answer]], batch: int
 ) -> tuple[Sequence[Answer] | None, str]:
     """The answers, or None and why the memory did not do; then whatever `run` had begun is freed."""
     import torch
 
     try:
-        return run(part), ""
-    except torch.cuda.OutOfMemoryError as error:
+        return run(part, batch), ""
+    except RuntimeError as error:
+        if not (isinstance(error, torch.cuda.OutOfMemoryError) or _is_full(error)):
+            raise
         reason = str(error).partition("\n")[0].strip() or "out of memory"
     # Only here: the error's traceback held the tensors of the frames it came through.
     gc.collect()
     torch.cuda.empty_cache()
     return None, reason
+
+
+def _is_full(error: RuntimeError) -> bool:
+    """Whether memory is full: not only torch's own allocator says so, but CUDA, cuBLAS and cuDNN too."""
+    return any(said in str(error) for said in ("out of memory", "ALLOC_FAILED"))
 
 
 def is_lost(error: Exception) -> bool:
@@ -161,7 +174,7 @@ def is_lost(error: Exception) -> bool:
     After an error of CUDA itself every later call in the same process fails too; memory that is full is
     no such error.
     """
-    return isinstance(error, RuntimeError) and str(error).startswith("CUDA error")
+    return isinstance(error, RuntimeError) and str(error).startswith(_LOST) and not _is_full(error)
 
 
 def _visible_gpus() -> list[Gpu]:

@@ -126,18 +126,14 @@ class Embedder:
             {"vectors": part} for part in np.split(vectors, np.cumsum([len(each) for each in crops])[:-1])
         ]
 
-    def _vectors(self, crops: Sequence[RgbImage]) -> list[NDArray[np.float32]]:
-        """Vectors of one batch, filled up to a power of two.
-
-        Kernels, and with them the last bits of an answer, depend on a batch's size: there should be few.
-        """
+    def _vectors(self, crops: Sequence[RgbImage], batch: int) -> list[NDArray[np.float32]]:
+        """Vectors of crops, which are repeated to fill the batch; see `in_batches`."""
         import torch
 
-        batch = np.zeros((1 << (len(crops) - 1).bit_length(), *crops[0].shape), np.uint8)
-        np.stack(crops, out=batch[: len(crops)])
+        full = np.resize(np.stack(crops), (batch, *crops[0].shape))
         with torch.inference_mode(), autocast(self._device):
             # A permuted view of (n, y, x, channel) is what PyTorch calls channels last: no copy.
-            pictures = torch.from_numpy(batch).to(self._device).permute(0, 3, 1, 2)
+            pictures = torch.from_numpy(full).to(self._device).permute(0, 3, 1, 2)
             vectors = self._net((pictures - self._mean) / self._std).float().cpu().numpy()
         return list(vectors[: len(crops)])
 

@@ -7,8 +7,6 @@ those that passed leave the device.
 
 from __future__ import annotations
 
-import pickle
-import struct
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError, MkhspcError
-from pipeline.models.checkpoint import fill
+from pipeline.models.checkpoint import fill, read_checkpoint, tensors_in
 from pipeline.models.device import autocast, in_batches, precision_of, torch_device
 from pipeline.models.sam2_frugal import make_frugal
 from pipeline.models.sam2_masks import (
@@ -50,11 +48,6 @@ BATCH = {"cpu": 4, "cuda": 64}
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _RUNNING_BYTES = 1_300_000_000
 """Of the process with torch in it while it encodes and decodes on a CPU, beyond the weights; measured."""
-_DAMAGE = (
-    RuntimeError, pickle.UnpicklingError, struct.error, EOFError, OSError, ValueError, LookupError,
-    AttributeError, TypeError,
-)  # fmt: skip
-"""What the readers of archives and pickles raise at bytes that are none, or that end too early."""
 _WIDTHS = {(96, 12): "tiny", (96, 16): "small", (112, 24): "base-plus", (144, 48): "large"}
 """Sizes by the width and number of the image encoder's blocks."""
 _LETTERS = {"tiny": "t", "small": "s", "base-plus": "b+", "large": "l"}
@@ -103,28 +96,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         InputError: there is no such file, it is damaged, or of something else.
     """
-    import torch
-
     fix = "fetch it again, or give an official checkpoint of SAM2 or SAM2.1"
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise InputError(f"the weights cannot be read ({error.strerror})", where=path, fix=fix) from error
-    with file:
-        try:
-            content: Any = torch.load(file, map_location="cpu", weights_only=True)
-        except _DAMAGE as error:
-            raise InputError(
-                "is truncated, or no file of weights that PyTorch can read without running code",
-                where=path,
-                fix=fix,
-            ) from error
+    content = read_checkpoint(path, fix)
     if isinstance(content, Mapping) and "mask_decoder.iou_token.weight" in content:
         raise InputError("is a checkpoint of SAM 1, another model", where=path, fix=fix)
-    tensors = content.get("model") if isinstance(content, Mapping) else None
-    if not isinstance(tensors, Mapping) or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
+    tensors = tensors_in(content.get("model") if isinstance(content, Mapping) else None)
+    if tensors is None:
         raise InputError("holds no weights of SAM2", where=path, fix=fix)
-    return {str(name): tensor.float() for name, tensor in tensors.items()}
+    return tensors
 
 
 def variant_of(tensors: Mapping[str, Tensor], where: Path) -> str:
@@ -198,7 +177,7 @@ class Sam2:
 
         try:
             with torch.inference_mode(), autocast(self._device):
-                (embedding,) = in_batches([request], self._embedded, 1)
+                (embedding,) = in_batches([request], lambda requests, _: self._embedded(requests), 1)
                 if request["kind"] == "segment":
                     return self._segment(request, embedding)
                 if request["kind"] == "refine":
@@ -240,9 +219,10 @@ class Sam2:
         prompts = Prompts(points, _array(request, "prior_area_px", np.float32), embedding.window_shape)
         gate = Gate.of(request)
 
-        def judged(places: Sequence[int]) -> list[SmallMask | str]:
+        def judged(places: Sequence[int], batch: int) -> list[SmallMask | str]:
             part = prompts[places[0] : places[-1] + 1]
-            logits, score = self._decode(embedding, _coordinates(part.points[:, None], embedding), None)
+            coordinates = _coordinates(part.points[:, None], embedding)
+            logits, score = self._decode(embedding, coordinates, None, batch)
             measured = measure(logits, score, part)
             chosen, reasons = best_of_each_prompt(score, first_failure(measured, part, gate))
             masks = _chosen(embedding, logits, measured, chosen)
@@ -260,11 +240,11 @@ class Sam2:
         given = _array(request, "boxes" if boxed else "points", np.float32)
         corners = given.reshape(len(given), -1, 2)
 
-        def best(places: Sequence[int]) -> list[SmallMask | None]:
+        def best(places: Sequence[int], batch: int) -> list[SmallMask | None]:
             part = corners[places[0] : places[-1] + 1]
             # Labels 2 and 3 are a box's corners, 1 is a point in the foreground.
             labels = (2, 3) if boxed else None
-            logits, score = self._decode(embedding, _coordinates(part, embedding), labels)
+            logits, score = self._decode(embedding, _coordinates(part, embedding), labels, batch)
             prompts = Prompts(part.mean(axis=1), np.zeros(len(part), np.float32), embedding.window_shape)
             measured = measure(logits, score, prompts)
             likeliest = score.argmax(1)
@@ -294,23 +274,21 @@ class Sam2:
         return int(self.net.image_size) // 4
 
     def _decode(
-        self, embedding: Embedding, coordinates: Floats, labels: tuple[int, int] | None
+        self, embedding: Embedding, coordinates: Floats, labels: tuple[int, int] | None, batch: int
     ) -> tuple[Tensor, Tensor]:
         """Logits (n, masks each, side, side) and scores (n, masks each) of prompts; float32.
-
-        Batches are filled up to a power of two: a device likes few shapes.
 
         Args:
             coordinates: (n, points each, 2) x, y, in pixels of the encoder's image.
             labels: of a prompt's points; None is one in the foreground, with three masks to choose from.
+            batch: prompts are repeated to fill it; see `in_batches`.
         """
         import torch
 
         count = len(coordinates)
-        shape = 1 << (count - 1).bit_length()
-        full = np.resize(coordinates, (shape, *coordinates.shape[1:]))
+        full = np.resize(coordinates, (batch, *coordinates.shape[1:]))
         points = torch.from_numpy(full).to(self._device)
-        kinds = torch.tensor(labels or (1,), dtype=torch.int, device=self._device).repeat(shape, 1)
+        kinds = torch.tensor(labels or (1,), dtype=torch.int, device=self._device).repeat(batch, 1)
         sparse, dense = self.net.sam_prompt_encoder(points=(points, kinds), boxes=None, masks=None)
         logits, score, _, _ = self.net.sam_mask_decoder(
             image_embeddings=embedding.image,

@@ -196,11 +196,11 @@ class CziSlide:
 
     def decode(self, block: SubBlock) -> Image:
         """The pixels of a level-0 block; `InputError` when it is damaged."""
-        extent = self._extent(block)
-        stored = os.pread(self._file.fileno(), extent.length_bytes, extent.position_bytes)
         try:
+            extent = self._extent(block)
+            stored = os.pread(self._file.fileno(), extent.length_bytes, extent.position_bytes)
             return unpack(stored, block)
-        except ValueError as error:
+        except (ValueError, OSError) as error:  # no image, or a disk or a server that does not answer
             raise self._undecodable(block.box, str(error)) from error
 
     def _extent(self, block: SubBlock) -> Extent:

@@ -124,12 +124,15 @@ class _View:
 
     def show(self, image: Image | Exception, parts: Sequence[Box]) -> None:
         """Shows those parts of a decoded block that nothing hides; a fault fails the window."""
-        if isinstance(image, Exception):
-            self._fault = self._fault or image
-        else:
+        try:
+            if isinstance(image, Exception):
+                raise image
             for part in parts:
                 image.show(part.clipped(self._box), self._picture, self._box)
-        self._settle()
+        except Exception as fault:  # raised again in the thread that reads, which waits for this block
+            self._fault = self._fault or fault
+        finally:
+            self._settle()
 
     def wait(self) -> None:
         """Waits for all blocks; raises what one of them failed with."""

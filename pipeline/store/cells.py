@@ -19,7 +19,7 @@ from pipeline.store.layout import RunLayout
 from pipeline.store.manifest import Manifest
 from pipeline.store.schema import CROPS, feature_columns
 
-BATCH_ROWS = 65_536
+BATCH_ROWS = 16_384
 CROPS_AT_ONCE = 256
 """Some 6 MB, and 60 MB should all of them be MK."""
 
@@ -108,7 +108,7 @@ def rewrite_in_filter(layout: RunLayout, manifest: Manifest, slide_id: str) -> N
     """Brings the column `in_filter` on disk up to the manifest's filter; other columns stay."""
     path = layout.cells(slide_id)
     schema = tables.read_schema(path)
-    pieces = tables.read_pieces(path, manifest.config_hash, schema.names, tables.ROWS_PER_GROUP)
+    pieces = tables.read_pieces(path, manifest.config_hash, schema.names, BATCH_ROWS)
     tables.write_stream(
         path,
         schema,

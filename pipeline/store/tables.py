@@ -18,6 +18,9 @@ from pipeline.errors import InputError
 from pipeline.store import atomic
 
 ROWS_PER_GROUP = 65_536
+"""At most, of tables that are narrow."""
+GROUP_BYTES = 64_000_000
+"""About the most that a row group of wide tables takes in memory: a cell may have thousands of features."""
 CONFIG_HASH_KEY = "mkhspc:config_hash"
 READ_BUFFER_BYTES = 1 << 18
 """A column is read through a buffer of this size, never a whole tile's pictures at once."""
@@ -41,7 +44,14 @@ def create_table(
 
 def _write(path: Path, table: pa.Table, config_hash: str, metadata: Mapping[str, str]) -> None:
     stored = table.replace_schema_metadata({CONFIG_HASH_KEY: config_hash, **metadata}).combine_chunks()
-    pq.write_table(stored, path, row_group_size=ROWS_PER_GROUP, **_encoding(stored.schema))
+    pq.write_table(stored, path, row_group_size=rows_per_group(stored.schema), **_encoding(stored.schema))
+
+
+def rows_per_group(schema: pa.Schema) -> int:
+    """Rows of a group in a table of these columns, and of nothing else: the same rows give the same bytes."""
+    numbers = [f.type for f in schema if _holds_numbers(f.type) and not pa.types.is_list(f.type)]
+    row_bits: int = sum(kind.bit_width for kind in numbers)
+    return max(1, min(ROWS_PER_GROUP, 8 * GROUP_BYTES // max(1, row_bits)))
 
 
 def write_stream(
@@ -51,24 +61,28 @@ def write_stream(
     config_hash: str,
     *,
     metadata: Mapping[str, str] | None = None,
-    rows_per_group: int = ROWS_PER_GROUP,
+    group_rows: int | None = None,
 ) -> int:
     """Writes pieces one after another as one table, with only a row group in memory.
 
     Row groups have a fixed length whatever the length of the pieces, so the same rows give the
     same bytes however they were cut.
 
+    Args:
+        group_rows: of a row group, where `rows_per_group` would not do.
+
     Returns:
         The number of rows written.
     """
+    length = group_rows or rows_per_group(schema)
     stored = schema.with_metadata({CONFIG_HASH_KEY: config_hash, **(metadata or {})})
     rows = 0
     with (
         atomic.replacing(path) as temporary,
         pq.ParquetWriter(temporary, stored, **_encoding(stored)) as writer,
     ):
-        for group in _regrouped(pieces, rows_per_group):
-            writer.write_table(group.cast(stored), row_group_size=rows_per_group)
+        for group in _regrouped(pieces, length):
+            writer.write_table(group.cast(stored), row_group_size=length)
             rows += len(group)
     return rows
 

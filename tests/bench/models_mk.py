@@ -6,6 +6,7 @@ The weights are random: masks mean nothing, but what is computed is the same.
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from sam2_scenes import STORED, large_scene, middle_square, part, random_weights
 
 from pipeline.detect.contract import Window
 from pipeline.detect.sam2 import Sam2Mk, prompts
+from pipeline.engine.workers import FRUGAL
 from pipeline.geometry import Box, um_to_px
 from pipeline.models.service import Nobody
 from pipeline.slide.demo import TRUTH_FILE, read_truth, write_demo_slides
@@ -41,7 +43,8 @@ def rows(shared: Path | None, full: bool) -> list[Row]:
         scene = large_scene(scratch / "large")
         return [
             _prompts(scratch),
-            *_stage("a window of 256 µm", *_one_window(scene), checkpoint, scratch),
+            *_stage("a window of 256 µm", *_one_window(scene), checkpoint, scratch, is_judged=True),
+            # For comparison alone: the generator sees the whole tile in the pixels of one window.
             *_stage(f"a tile of {TILE_PX} px with its halo", *_one_tile(scene), checkpoint, scratch),
         ]
 
@@ -68,7 +71,9 @@ def _one_tile(scene: Window) -> tuple[Window, Window]:
     return part(scene, core.grown(um_to_px(_detector().reach_um, scene.um_per_px))), part(scene, core)
 
 
-def _stage(title: str, seen: Window, shown: Window, checkpoint: Path, scratch: Path) -> list[Row]:
+def _stage(
+    title: str, seen: Window, shown: Window, checkpoint: Path, scratch: Path, *, is_judged: bool = False
+) -> list[Row]:
     """Time and memory of both sides, each in a process of its own and from its first image on."""
     ours = _side("stage", checkpoint, seen, scratch)
     theirs = _side("generator", checkpoint, shown, scratch)
@@ -82,8 +87,8 @@ def _stage(title: str, seen: Window, shown: Window, checkpoint: Path, scratch: P
             "unit": "x",
             "baseline": f"{grid}: {theirs['wall_s']:.1f} s, of processors {theirs['cpu_s']:.1f} s; "
             f"ours {ours['wall_s']:.1f} and {ours['cpu_s']:.1f} s",
-            "target": ">= 10",
-            "ok": faster >= 10,
+            "target": ">= 10" if is_judged else None,
+            "ok": faster >= 10 if is_judged else None,
         },
         {
             "name": f"MK stage of {title}: extra peak memory over that of SAM2's generator",
@@ -91,8 +96,8 @@ def _stage(title: str, seen: Window, shown: Window, checkpoint: Path, scratch: P
             "unit": "x",
             "baseline": f"{grid}: {theirs['extra_bytes'] / 1e6:.0f} MB beyond the loaded model; "
             f"ours {ours['extra_bytes'] / 1e6:.0f} MB",
-            "target": "<= 0.1",
-            "ok": smaller <= 0.1,
+            "target": "<= 0.1" if is_judged else None,
+            "ok": smaller <= 0.1 if is_judged else None,
         },
     ]
 
@@ -106,6 +111,7 @@ def _side(side: str, checkpoint: Path, window: Window, scratch: Path) -> dict[st
         capture_output=True,
         text=True,
         check=False,
+        env={**os.environ, **FRUGAL} if side == "stage" else None,  # as owners of models are started
     )
     if done.returncode:
         raise RuntimeError(done.stderr)

@@ -163,6 +163,26 @@ def test_only_fields_that_may_hold_cells_are_asked_for(model: Recorded, scene: N
     assert as_set(found, untouched) == as_set(everywhere, untouched)
 
 
+@pytest.mark.parametrize("limit", [4, 12])
+def test_a_large_window_is_asked_for_in_parts_and_has_the_same_cells(
+    limit: int, model: Recorded, scene: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where cells are so far apart that few blocks would span a large canvas."""
+    sparse = scene.copy()
+    sparse[400:900, 300:1000] = 232
+    window = window_of(sparse, SCENE)
+    whole = detector(model).detect(window, AREA)
+    (at_once,) = model.asked
+    monkeypatch.setattr(cellpose, "CANVAS_BLOCKS", limit)
+    in_parts = detector(model).detect(window, AREA)
+    asked = model.asked[1:]
+    assert sum(len(each["fields"]) for each in asked) == len(at_once["fields"])
+    assert max(np.prod(each["places"].max(axis=0) // STEP_PX + 1) for each in asked) <= limit
+    assert len(whole) > 100
+    assert as_set(in_parts, SCENE) == as_set(whole, SCENE)
+    assert len(in_parts) == len(whole)
+
+
 def test_a_window_without_a_whole_field_asks_for_nothing(model: Recorded, scene: NDArray[np.uint8]) -> None:
     assert detector(model).detect(window_of(scene, Box(0, 0, 300, 300)), AREA) == []
     assert model.asked == []

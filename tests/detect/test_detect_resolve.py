@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import CELL_TYPES, AreaRange, CellType, RunConfig, with_options
+from pipeline.config import CELL_TYPES, AreaRange, CellType, ComputeSection, RunConfig, with_options
 from pipeline.detect.resolve import build_detectors, choose_detectors
 from pipeline.errors import InputError, UsageError
 from pipeline.models import choice
@@ -27,6 +27,10 @@ def put(weights: str, directory: Path) -> None:
     weight = choice.weight_named(weights)
     with (directory / weight.file_name).open("wb") as file:
         file.truncate(weight.size_bytes)
+
+
+def compute(device: str = "auto", **options: str) -> ComputeSection:
+    return replace(RunConfig().compute, device=device, **options)
 
 
 @pytest.fixture
@@ -71,10 +75,10 @@ class TestAuto:
     ) -> None:
         put("sam2.1-large", weights_here)
         gpus(monkeypatch, 24.0, 2.0)
-        assert not fitness("sam2", "auto").is_fit
-        assert "GPU of 2 GB" in fitness("sam2", "auto").reason
-        assert fitness("sam2", "cuda:0").is_fit
-        assert not fitness("sam2", "cpu").is_fit
+        assert not fitness("sam2", compute("auto")).is_fit
+        assert "GPU of 2 GB" in fitness("sam2", compute("auto")).reason
+        assert fitness("sam2", compute("cuda:0")).is_fit
+        assert not fitness("sam2", compute("cpu")).is_fit
 
     def test_a_device_that_is_not_there_is_refused(
         self, weights_here: Path, monkeypatch: pytest.MonkeyPatch
@@ -95,6 +99,36 @@ class TestAuto:
         own = replace(asked, compute=replace(asked.compute, sam2_weights="own.pt"))
         assert with_weights(own).compute.sam2_weights == "own.pt"
         assert with_weights(RunConfig()) == RunConfig()
+
+    def test_the_best_weights_that_fit_the_gpu_are_taken(
+        self, weights_here: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked = config_with(mk__detector="sam2")
+        put("sam2.1-large", weights_here)
+        put("sam2.1-tiny", weights_here)
+        gpus(monkeypatch, 6.0)
+        assert with_weights(asked).compute.sam2_weights == "sam2.1-tiny"
+        gpus(monkeypatch, 24.0)
+        assert with_weights(asked).compute.sam2_weights == "sam2.1-large"
+
+    def test_weights_of_the_users_own_are_judged_and_not_others(
+        self, weights_here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        gpus(monkeypatch, 24.0)
+        own = tmp_path / "own.pt"
+        own.write_bytes(b"weights")
+        assert fitness("sam2", compute(sam2_weights=str(own))).is_fit
+        put("sam2.1-large", weights_here)
+        with pytest.raises(InputError, match=r"mkhspc models fetch sam2\.1-tiny"):
+            fitness("sam2", compute(sam2_weights="sam2.1-tiny"))
+
+    def test_without_the_models_package_it_is_classical(
+        self, weights_here: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        put("sam2.1-large", weights_here)
+        gpus(monkeypatch, 24.0)
+        monkeypatch.setattr(choice, "find_spec", lambda name: None if name == "sam2" else name)
+        assert "sam2 is not installed" in fitness("sam2", compute()).reason
 
     def test_weights_that_are_asked_for_and_missing_are_an_error(self, weights_here: Path) -> None:
         with pytest.raises(InputError, match=r"mkhspc models fetch sam2\.1-large"):

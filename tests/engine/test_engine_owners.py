@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -9,8 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from multiprocessing import reduction
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +22,12 @@ import numpy as np
 import pytest
 from conftest import skip_or_fail
 
-from pipeline.engine.owner_client import OwnerClient, OwnerLostError
+from pipeline.engine.mailbox import Fault, Letter, Mailbox, Place, Question
+from pipeline.engine.owner_client import OwnerClient, OwnerLostError, address_path
 from pipeline.engine.owners import CLOSE_S, RESTARTS, Owners
 from pipeline.engine.workers import HopelessError, Listed, Pool, StopFlag
 from pipeline.errors import InputError, MkhspcError, UsageError
+from pipeline.models.device import INSTALL
 from pipeline.models.service import Local, Message
 
 WAIT_S = 30.0
@@ -35,6 +41,7 @@ class Loading:
     fails: str = ""
     mark: str = ""
     resident_bytes: int = 0
+    free_files: int | None = None
 
     def load(self, device: str) -> Doing:
         if self.fails == "refuse" or (self.fails == "refuse again" and not _is_first({"mark": self.mark})):
@@ -51,7 +58,25 @@ class Loading:
             import torch
 
             assert torch.ones(2).sum() == 2
+        if self.fails == "TF32":
+            import torch
+
+            torch.backends.cuda.matmul.allow_tf32 = True
+        if self.fails == "import":
+            import no_such_package  # type: ignore[import-not-found]  # noqa: F401
+        if self.free_files is not None:
+            _leave_room_for_files(self.free_files)
         return Doing(device)
+
+
+def _leave_room_for_files(count: int) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    opened = []
+    with suppress(OSError):
+        while True:
+            opened.append(os.dup(0))
+    for descriptor in opened[:count]:
+        os.close(descriptor)
 
 
 class Doing:
@@ -87,6 +112,9 @@ def _done(request: Mapping[str, Any]) -> dict[str, Any]:
             os._exit(7)
         case "answer an object":
             return {"answer": np.array([object()])}
+        case "tell of torch":
+            torch = sys.modules.get("torch")
+            return {"torch": bool(torch), "TF32": bool(torch and torch.backends.cuda.matmul.allow_tf32)}
     arrays = {f"twice {n}": 2 * v for n, v in request.items() if isinstance(v, np.ndarray)}
     return {"pid": os.getpid(), **arrays}
 
@@ -311,9 +339,12 @@ def _memory_bytes(pid: int, name: str) -> int:
 
 
 def _message_file_bytes() -> int:
-    files = [f for f in Path("/proc/self/fd").iterdir() if "mkhspc-message" in _target(f)]
-    assert len(files) == 1
-    return files[0].stat().st_blocks * 512
+    (file,) = _message_files(os.getpid())
+    return file.stat().st_blocks * 512
+
+
+def _message_files(pid: Any) -> list[Path]:
+    return [file for file in Path(f"/proc/{pid}/fd").iterdir() if "mkhspc-message" in _target(file)]
 
 
 def _target(link: Path) -> str:
@@ -321,6 +352,65 @@ def _target(link: Path) -> str:
         return str(link.readlink())
     except FileNotFoundError:
         return ""
+
+
+@pytest.mark.parametrize(
+    ("shape", "reason"),
+    [((9,), "EOFError: a message is shorter"), ((2**50,), "MemoryError"), ((-1,), "ValueError")],
+)
+def test_a_request_that_cannot_be_read_fails_and_the_owner_lives_on(
+    owners: Owners, shape: tuple[int, ...], reason: str
+) -> None:
+    client = owners.client()
+    pid = client.ask("double", {})["pid"]
+    line = client.connect()
+    line.mailbox.post({"array": np.arange(1, dtype=np.uint8)})
+    fault = line.ask(Question("double", Letter({"array": Place(0, shape, np.dtype(np.uint8))}, {}), False))
+    assert isinstance(fault, Fault)
+    assert reason in fault.what
+    assert fault.where == "the model 'double' on cpu"
+    assert os.fstat(line.mailbox.descriptor).st_size == 0
+    answer = client.ask("double", {"array": np.arange(3)})
+    assert answer["pid"] == pid
+    np.testing.assert_array_equal(answer["twice array"], [0, 2, 4])
+
+
+@pytest.mark.parametrize("free_files", [3, 4])
+def test_a_worker_for_whom_too_many_files_are_open_is_told_and_the_owner_lives_on(
+    temporary: Path, free_files: int
+) -> None:
+    with Owners([Loading(free_files=free_files)], ["cpu"]) as owners:
+        client = owners.client()
+        pid = client.ask("double", {})["pid"]
+        (error,), lines = _ask(owners, owners.client(), {})
+        assert lines == []
+        assert "too many open files?" in str(error)
+        assert "ulimit -n" in str(error)
+        assert client.ask("double", {})["pid"] == pid
+        client.close()
+        _wait_for(lambda: not _message_files(pid))
+        assert owners.client().ask("double", {})["pid"] == pid
+
+
+def test_a_worker_that_dies_while_it_waits_to_be_let_in_leaves_nothing_open(
+    owners: Owners, temporary: Path, tmp_path: Path
+) -> None:
+    client = owners.client()
+    pid = client.ask("double", {})["pid"]
+    (folder,) = temporary.iterdir()
+    holding = {"do": "hold", "begun": str(tmp_path / "begun"), "release": str(tmp_path / "release")}
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(client.ask, "double", holding)
+        _wait_for((tmp_path / "begun").exists)
+        plug = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        plug.connect(str(address_path(folder, 0)))
+        connection, mailbox = Connection(plug.detach()), Mailbox()
+        reduction.send_handle(connection, mailbox.descriptor, pid)
+        connection.close()
+        mailbox.close()
+        (tmp_path / "release").touch()
+    owners.client().ask("double", {})
+    assert len(_message_files(pid)) == 2
 
 
 def test_the_memory_of_large_messages_is_given_back(owners: Owners) -> None:
@@ -381,6 +471,27 @@ def test_a_device_is_given_up_after_its_restarts(owners: Owners) -> None:
         owners.client().ask("double", {})
 
 
+def test_a_device_outlives_any_number_of_requests_that_kill_if_others_are_done_in_between(
+    owners: Owners,
+) -> None:
+    client = owners.client()
+    for _ in range(RESTARTS + 1):
+        (lost,), _lines = _ask(owners, client, {"do": "exit"})
+        assert "over one request" in str(lost)
+        assert not isinstance(lost, HopelessError)
+        (answer,), _lines = _ask(owners, client, {})
+        assert answer["batch"] == 1
+
+
+def test_a_request_that_fails_is_no_sign_that_the_device_is_well(owners: Owners) -> None:
+    client = owners.client()
+    _ask(owners, client, {"do": "exit"})
+    _ask(owners, client, {"do": "raise"})
+    (lost,), lines = _ask(owners, client, {"do": "exit"})
+    assert isinstance(lost, HopelessError)
+    assert lines[-1].endswith("3 times with no request done in between; the device is given up")
+
+
 def _lose_a_device(owners: Owners) -> tuple[list[Any], list[str]]:
     """Of a single client, so that the requests come one after the other."""
     client = owners.client()
@@ -411,21 +522,11 @@ def test_clients_divide_the_devices_among_them_and_share_what_is_left(temporary:
         clients = [owners.client() for _ in range(4)]
         used = [client.ask("double", {})["device"] for client in clients]
         assert used == ["cpu:1", "cpu:2", "cpu:1", "cpu:2"]
-        for _ in range(RESTARTS + 1):
-            (answer,), _lines = _ask(owners, clients[0], {})
-            assert answer["device"] == "cpu:1"
-            os.kill(answer["pid"], signal.SIGKILL)
-            _wait_for(partial(_has_ended, answer["pid"]))
-            owners.watch()
+        _lose_a_device(owners)
         for client in clients:
             (answer,), _lines = _ask(owners, client, {"array": np.arange(3)})
             assert answer["device"] == "cpu:2"
         assert [one.device for one in owners.loaded] == ["cpu:2"]
-
-
-def _has_ended(pid: int) -> bool:
-    """Whether a child of this process is dead, though not waited for."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 def test_pickled_to_worker_processes_owners_begin_with_different_devices(temporary: Path) -> None:
@@ -471,6 +572,12 @@ def test_a_bug_in_loading_names_the_model_and_the_device(temporary: Path) -> Non
         MkhspcError, match="'double' does not load on cpu: ZeroDivisionError: division by zero"
     ):
         Owners([Loading(fails="bug")], ["cpu"])
+
+
+def test_a_package_that_is_not_there_is_to_be_installed(temporary: Path) -> None:
+    with pytest.raises(MkhspcError, match="No module named 'no_such_package'") as caught:
+        Owners([Loading(fails="import")], ["cpu"])
+    assert caught.value.fix == INSTALL
 
 
 def test_a_process_that_dies_while_it_loads_is_told_with_its_cause(temporary: Path) -> None:
@@ -637,9 +744,25 @@ def _maps_torch(pid: int) -> bool:
     return "torch" in Path(f"/proc/{pid}/maps").read_text()
 
 
-def test_no_worker_has_torch_while_its_owner_has(temporary: Path) -> None:
+def _need_torch() -> None:
     if subprocess.run([sys.executable, "-c", "import torch"], capture_output=True, check=False).returncode:
         skip_or_fail("REQUIRE_MODELS", "torch is not installed")
+
+
+def test_a_model_whose_package_switches_tf32_on_changes_no_other(temporary: Path) -> None:
+    _need_torch()
+    with Owners([Loading(), Loading("loose", fails="TF32")], ["cpu"]) as owners:
+        answer = owners.client().ask("double", {"do": "tell of torch"})
+    assert answer["torch"]
+    assert not answer["TF32"]
+
+
+def test_an_owner_whose_models_need_no_torch_does_not_import_it(owners: Owners) -> None:
+    assert not owners.client().ask("double", {"do": "tell of torch"})["torch"]
+
+
+def test_no_worker_has_torch_while_its_owner_has(temporary: Path) -> None:
+    _need_torch()
     with Owners([Loading(fails="torch")], ["cpu"]) as owners:
         outcomes = list(Pool(Looking(owners), 2, StopFlag()).outcomes(Listed(range(4))))
     assert len(outcomes) == 4

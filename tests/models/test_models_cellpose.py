@@ -168,6 +168,32 @@ def test_a_full_device_halves_the_batch_and_changes_no_cell(
     assert ((found["labels"][0] > 0) != (masks > 0)).mean() < 1e-4
 
 
+def test_the_network_sees_one_shape_whoever_else_asks(
+    model: Cellpose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, where the kernels and so the last bits depend on it: equal bits are then expected."""
+    net, sizes = model.net, []
+    monkeypatch.setattr(cellpose, "BATCH", {"cpu": 8})
+    monkeypatch.setattr(model, "net", lambda blocks: sizes.append(len(blocks)) or net(blocks))
+    one, other = flows_only(picture(240, 5)), flows_only(picture(656, 6))
+    answer(model, one)
+    (alone,) = model._flows.values()
+    model._flows.clear()
+    answer(model, other, one)
+    assert sizes == [8, 8, 8]
+    assert np.array_equal(list(model._flows.values())[-1], alone)
+
+
+def test_half_the_precision_in_the_file_is_none_in_the_network(weights: Path, tmp_path: Path) -> None:
+    halved = {name: value.half() for name, value in torch.load(weights, weights_only=True).items()}
+    torch.save(halved, tmp_path / "half")
+    with small_backbone():
+        model = load(tmp_path / "half")
+    assert {value.dtype for value in model.net.state_dict().values()} == {torch.float32}
+    (found,) = answer(model, request(picture(240, 7)))
+    assert found["counts"][0] > 10
+
+
 def test_a_device_too_small_for_one_block_fails_the_request_alone(
     model: Cellpose, monkeypatch: pytest.MonkeyPatch
 ) -> None:

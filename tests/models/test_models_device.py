@@ -100,15 +100,23 @@ def test_networks_on_a_gpu_are_cast(torch: Any, gpu: Gpu, monkeypatch: pytest.Mo
 class Small:
     """A device whose memory does for `room` items at once."""
 
-    def __init__(self, room: int, torch: Any) -> None:
+    def __init__(
+        self,
+        room: int,
+        torch: Any,
+        error: type[RuntimeError] | None = None,
+        says: str = "CUDA out of memory. Tried to allocate 2.00 GiB.\nmore",
+    ) -> None:
         self.room = room
-        self.error = torch.cuda.OutOfMemoryError
+        self.error = (error or torch.cuda.OutOfMemoryError)(says)
         self.tried: list[int] = []
+        self.told: list[int] = []
 
-    def __call__(self, items: Sequence[int]) -> Sequence[int]:
+    def __call__(self, items: Sequence[int], batch: int) -> Sequence[int]:
         self.tried.append(len(items))
+        self.told.append(batch)
         if len(items) > self.room:
-            raise self.error("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+            raise self.error
         return [10 * item for item in items]
 
 
@@ -125,6 +133,29 @@ def test_a_full_device_gets_half_as_much_at_once(torch: Any, room: int, tried: l
     run = Small(room, torch)
     assert in_batches(range(20), run, 8) == [10 * n for n in range(20)]
     assert run.tried == tried
+
+
+def test_the_last_items_are_to_fill_the_batch_that_fits(torch: Any) -> None:
+    run = Small(7, torch)
+    in_batches(range(11), run, 8)
+    assert run.tried == [8, 4, 4, 3]
+    assert run.told == [8, 4, 4, 4]
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        "CUDA error: out of memory",
+        "CUDA driver error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    ],
+)
+def test_memory_is_full_whoever_says_so(torch: Any, says: str) -> None:
+    run = Small(2, torch, RuntimeError, says)
+    assert in_batches(range(4), run, 4) == [0, 10, 20, 30]
+    assert run.tried == [4, 2, 2]
+    assert not is_lost(RuntimeError(says))
 
 
 def test_what_does_not_fit_alone_is_an_error(torch: Any) -> None:
@@ -151,7 +182,7 @@ def test_what_the_failed_attempt_held_is_freed_before_the_next(
         def __del__(self) -> None:
             alive.discard(self.size)
 
-    def run(items: Sequence[int]) -> Sequence[int]:
+    def run(items: Sequence[int], batch: int) -> Sequence[int]:
         held = Held(len(items))
         if held.size > 2:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
@@ -165,7 +196,7 @@ def test_what_the_failed_attempt_held_is_freed_before_the_next(
 def test_other_errors_are_no_reason_to_try_less(torch: Any) -> None:
     tried = []
 
-    def run(items: Sequence[int]) -> Sequence[int]:
+    def run(items: Sequence[int], batch: int) -> Sequence[int]:
         tried.append(len(items))
         raise RuntimeError("CUDA error: device-side assert triggered")
 
@@ -176,12 +207,12 @@ def test_other_errors_are_no_reason_to_try_less(torch: Any) -> None:
 
 def test_too_few_answers_are_an_error(torch: Any) -> None:
     with pytest.raises(ValueError, match="shorter"):
-        in_batches([1, 2, 3], lambda items: items[1:], 2)
+        in_batches([1, 2, 3], lambda items, _: items[1:], 2)
 
 
 def test_arrays_are_cut_along_their_first_axis(torch: Any) -> None:
     points = np.arange(14.0).reshape(7, 2)
-    found = in_batches(points, lambda part: part.sum(axis=1), 3)
+    found = in_batches(points, lambda part, _: part.sum(axis=1), 3)
     np.testing.assert_array_equal(found, points.sum(axis=1))
 
 
@@ -194,6 +225,8 @@ def test_nothing_takes_no_batch(torch: Any) -> None:
 def test_an_error_of_the_gpu_itself_is_told_from_others(torch: Any) -> None:
     assert is_lost(torch.AcceleratorError("CUDA error: unspecified launch failure"))
     assert is_lost(RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling cublasSgemm"))
+    assert is_lost(RuntimeError("CUDA driver error: invalid argument"))
+    assert is_lost(RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"))
     assert not is_lost(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
     assert not is_lost(RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"))
     assert not is_lost(ValueError("CUDA error: so to speak"))
@@ -222,6 +255,16 @@ def test_gpus_are_told_with_their_memory_and_precision(
         "print('a greeting')\n",
     )
     assert device.find_gpus() == [Gpu("A100", 42, "bfloat16"), Gpu("V100", 34, "float16")]
+
+
+def test_what_lies_in_the_working_directory_is_not_started(
+    torch: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "pipeline").mkdir()
+    for name in ("pipeline/__init__.py", "json.py"):
+        (tmp_path / name).write_text("raise ImportError('of the working directory')")
+    monkeypatch.chdir(tmp_path)
+    assert len(device.find_gpus()) == torch.cuda.device_count()
 
 
 def test_a_torch_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

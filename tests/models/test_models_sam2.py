@@ -367,12 +367,30 @@ def test_a_device_too_small_for_a_batch_is_given_less_at_a_time(model, rgb, offi
     monkeypatch.setattr(model.net.sam_mask_decoder, "forward", small_device)
     limit = 1
     less = answer(model, request(rgb, official.points))
-    assert asked == [4, 1, 1, 1]
+    assert asked == [4, 2, 1, 1, 1]
     assert less["prompt"].tolist() == usual["prompt"].tolist()
     np.testing.assert_allclose(less["logits"], usual["logits"], atol=1e-3)
     limit = 0
     with pytest.raises(DeviceMemoryError, match="out of memory"):
         answer(model, request(rgb, official.points))
+
+
+def test_the_decoder_sees_one_shape_however_many_prompts(model, rgb, monkeypatch):
+    shapes: list[int] = []
+    decode = model.net.sam_mask_decoder.forward
+
+    def recorded(*args: object, **kwargs: Any) -> Any:
+        shapes.append(len(kwargs["sparse_prompt_embeddings"]))
+        return decode(*args, **kwargs)
+
+    monkeypatch.setattr(model.net.sam_mask_decoder, "forward", recorded)
+    points = np.random.default_rng(3).uniform(20, 280, (6, 2)).astype(np.float32)
+    refined = {"kind": "refine", "key": "shapes", "rgb": rgb}
+    many = answer(model, {**refined, "points": points})
+    one = answer(model, {**refined, "points": points[4:5]})
+    answer(model, request(rgb, points[:1], key="shapes"))
+    assert shapes == [4, 4, 4, 4]
+    assert many["score"][many["prompt"] == 4].tolist() == one["score"].tolist()
 
 
 # Checkpoints
@@ -448,6 +466,12 @@ def test_a_checkpoint_of_sam_1_is_told(checkpoint, tmp_path):
 def test_a_file_without_the_weights_of_sam2_is_refused(checkpoint, tmp_path, content):
     with pytest.raises(InputError, match=r"holds no weights of SAM2"):
         Sam2Loader(changed(checkpoint, tmp_path, content)).load("cpu")
+
+
+def test_half_the_precision_in_the_file_is_none_in_the_network(checkpoint, tmp_path):
+    halved = {name: tensor.half() for name, tensor in tensors(checkpoint).items()}
+    path = changed(checkpoint, tmp_path, {"model": halved})
+    assert {tensor.dtype for tensor in subject.read_tensors(path).values()} == {torch.float32}
 
 
 def test_another_architecture_is_refused(checkpoint, tmp_path):

@@ -450,6 +450,17 @@ class TestRefusals:
         with CziSlide.open(path) as slide, pytest.raises(InputError, match="x 0, y 0 cannot be decoded"):
             whole(slide)
 
+    def test_a_disk_that_does_not_answer_is_an_image_that_cannot_be_read(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(*_: object) -> bytes:
+            raise OSError(5, "Input/output error")
+
+        with CziSlide.open(write_czi(tmp_path / "a.czi", [Block(noise(9, 9), 0, 0)])) as slide:
+            monkeypatch.setattr(czi_module.os, "pread", broken)
+            with pytest.raises(InputError, match=r"x 0, y 0 cannot be decoded.*Input/output error"):
+                whole(slide)
+
     def test_an_image_damaged_inside_is_named(self, tmp_path: Path) -> None:
         path = write_czi(tmp_path / "a.czi", mosaic_blocks(noise(40, 60), (0, 0), 30), compression=ZSTD)
         data = bytearray(path.read_bytes())

@@ -12,6 +12,7 @@ from pipeline.errors import InputError
 from pipeline.geometry import Box
 from pipeline.slide.czi import CziSlide
 from pipeline.slide.stream import BlockKey, Foreseen, Visit, WindowStream, plan_reads
+from pipeline.slide.unpack import Image
 
 BLOCK_PX = 40
 
@@ -159,3 +160,24 @@ def test_what_is_held_fits_and_a_value_is_that_of_its_key(steps: list[list[int]]
     if room == 8:
         assert cache.loaded_bytes == distinct
     assert cache.held_bytes == 0, "nothing is kept that no step needs"
+
+
+def test_a_fault_while_a_block_is_shown_fails_its_window_and_hangs_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = mosaic(tmp_path)
+    visits = [Visit(0, Box(0, 0, 60, 60)), Visit(0, Box(100, 100, 130, 130))]
+    show = Image.show
+
+    def failing(self: Image, part: Box, picture: NDArray[np.uint8], place: Box) -> None:
+        if self.box.x0 < 0:  # a block of the first window alone
+            raise MemoryError("no room")
+        show(self, part, picture, place)
+
+    monkeypatch.setattr(Image, "show", failing)
+    with WindowStream(path, 0.22, visits, room_bytes=10**9, threads=2) as stream:
+        assert stream.next_window() == 0
+        with pytest.raises(MemoryError):
+            stream.read_into(np.empty((60, 60, 3), np.uint8))
+        assert stream.next_window() == 1
+        stream.read_into(np.empty((30, 30, 3), np.uint8))

@@ -22,8 +22,8 @@ TABLE = pa.table({"a": pa.array(range(1000), pa.int32()), "b": [f"x{i}" for i in
 def test_the_bytes_do_not_depend_on_how_the_rows_came(tmp_path: Path, cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), 1000]
     pieces = [TABLE.slice(a, b - a) for a, b in pairwise(edges)]
-    rows = tables.write_stream(tmp_path / "p.parquet", TABLE.schema, pieces, "h", rows_per_group=64)
-    tables.write_stream(tmp_path / "w.parquet", TABLE.schema, [TABLE], "h", rows_per_group=64)
+    rows = tables.write_stream(tmp_path / "p.parquet", TABLE.schema, pieces, "h", group_rows=64)
+    tables.write_stream(tmp_path / "w.parquet", TABLE.schema, [TABLE], "h", group_rows=64)
     assert rows == 1000
     assert (tmp_path / "p.parquet").read_bytes() == (tmp_path / "w.parquet").read_bytes()
 
@@ -128,7 +128,7 @@ def test_crops_are_read_a_few_at_a_time(tmp_path: Path) -> None:
         CROPS,
     )
     path, run_hash = run.layout.crops("A"), run.manifest.config_hash
-    tables.write_stream(path, CROPS, [crops], run_hash, rows_per_group=64)
+    tables.write_stream(path, CROPS, [crops], run_hash, group_rows=64)
     del crops
     before_bytes = peak_bytes = pa.total_allocated_bytes()
     for number, crop in enumerate(cells.iter_crops(run.layout, run.manifest, "A")):
@@ -163,3 +163,11 @@ def test_a_table_read_in_pieces_is_checked_like_a_whole_one(tmp_path: Path) -> N
         next(tables.read_pieces(path, "bbbb", ["b"], 300))
     with pytest.raises(InputError, match="has no column zz"):
         next(tables.read_pieces(path, "aaaa", ["zz"], 300))
+
+
+def test_row_groups_of_wide_tables_are_short() -> None:
+    wide = pa.schema([pa.field(f"deep_{n}", pa.float32()) for n in range(4000)])
+    rows = tables.rows_per_group(wide)
+    assert 32_000_000 < rows * 4 * len(wide) <= tables.GROUP_BYTES
+    assert tables.rows_per_group(TABLE.schema) == tables.ROWS_PER_GROUP
+    assert tables.rows_per_group(pa.schema([])) == tables.ROWS_PER_GROUP

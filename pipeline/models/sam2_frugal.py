@@ -44,9 +44,8 @@ def _in_pieces(inner: Module, axis: int, size: int) -> Module:
             self.inner = inner
 
         def forward(self, x: Tensor) -> Tensor:
-            if x.shape[axis] <= size:
-                return self.inner(x)  # type: ignore[no-any-return]
-            return torch.cat([self.inner(piece) for piece in torch.split(x, size, axis)], axis)
+            pieces: list[Tensor] = [self.inner(piece) for piece in torch.split(x, size, axis)]
+            return pieces[0] if len(pieces) == 1 else torch.cat(pieces, axis)
 
     return InPieces()
 

@@ -82,6 +82,9 @@ def test_the_command_prints_the_address_and_ends_with_ctrl_c(site: Path) -> None
     command = [sys.executable, "-m", "pipeline", "serve", str(site), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        assert get(process.stdout.readline().strip() + "site.json")[0] == 200
-        process.send_signal(2)
-        assert process.wait(timeout=20) == 0
+        try:
+            assert get(process.stdout.readline().strip() + "site.json")[0] == 200
+            process.send_signal(2)
+            assert process.wait(timeout=20) == 0
+        finally:
+            process.kill()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import RunConfig
+from pipeline.detect.cellpose import array_of
 from pipeline.detect.contract import Window
 from pipeline.detect.sam2 import Sam2Mk
 from pipeline.models.sam2 import Sam2, Sam2Loader
@@ -34,7 +35,7 @@ class Counted:
 
     def run(self, requests: list[Message]) -> Any:
         self.windows += len(requests)
-        self.prompts += sum(len(request["points"]) for request in requests)  # type: ignore[arg-type]
+        self.prompts += sum(len(array_of(request, "points")) for request in requests)
         return self.model.run(requests)
 
 
@@ -72,7 +73,7 @@ def status_bytes(field: str) -> int:
 
 def main() -> None:
     side, checkpoint, window_file = sys.argv[1:]
-    window = pickle.loads(Path(window_file).read_bytes())
+    window = pickle.loads(Path(window_file).read_bytes())  # written by `models_mk` a moment ago, for us alone
     work: dict[str, tuple[Callable[[Path], Any], Callable[[Any, Window], dict[str, int]]]] = {
         "stage": (lambda path: Sam2Loader(path).load("cpu"), stage),
         "generator": (official, generator),

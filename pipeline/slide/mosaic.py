@@ -102,16 +102,20 @@ def _meets(corners: Corners, box: Box) -> NDArray[np.bool_]:
 
 def _without(box: Box, hidden: Box) -> list[Box]:
     """Up to four boxes that cover `box` but for `hidden`."""
-    hole = hidden.clipped(box)
-    if hole.area_px == 0:
+    x0, y0 = max(box.x0, hidden.x0), max(box.y0, hidden.y0)
+    x1, y1 = min(box.x1, hidden.x1), min(box.y1, hidden.y1)
+    if x0 >= x1 or y0 >= y1:
         return [box]
-    around = [
-        Box(box.x0, box.y0, box.x1, hole.y0),
-        Box(box.x0, hole.y0, hole.x0, hole.y1),
-        Box(hole.x1, hole.y0, box.x1, hole.y1),
-        Box(box.x0, hole.y1, box.x1, box.y1),
-    ]
-    return [piece for piece in around if piece.area_px]
+    around = []
+    if box.y0 < y0:
+        around.append(Box(box.x0, box.y0, box.x1, y0))
+    if box.x0 < x0:
+        around.append(Box(box.x0, y0, x0, y1))
+    if x1 < box.x1:
+        around.append(Box(x1, y0, box.x1, y1))
+    if y1 < box.y1:
+        around.append(Box(box.x0, y1, box.x1, box.y1))
+    return around
 
 
 @dataclass(frozen=True)

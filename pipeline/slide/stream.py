@@ -113,22 +113,22 @@ class _View:
         self._box = box
         self._awaited = 1  # the reader, until it has named every block
         self._fault: Exception | None = None
-        self._changed = threading.Condition()
+        self._is_whole = threading.Condition()
         for gap in gaps:
             picture[gap.slices_in(box)] = WHITE
 
     def expect(self) -> None:
         """One more block will be shown."""
-        with self._changed:
+        with self._is_whole:
             self._awaited += 1
 
     def show(self, image: Image | Exception, parts: Sequence[Box]) -> None:
-        """Shows those parts of a decoded block that nothing hides; a fault fails the window."""
+        """Shows parts of a decoded block, which lie in the window; a fault fails the window."""
         try:
             if isinstance(image, Exception):
                 raise image
             for part in parts:
-                image.show(part.clipped(self._box), self._picture, self._box)
+                image.show(part, self._picture, self._box)
         except Exception as fault:  # raised again in the thread that reads, which waits for this block
             self._fault = self._fault or fault
         finally:
@@ -137,15 +137,16 @@ class _View:
     def wait(self) -> None:
         """Waits for all blocks; raises what one of them failed with."""
         self._settle()
-        with self._changed:
-            self._changed.wait_for(lambda: not self._awaited)
+        with self._is_whole:
+            self._is_whole.wait_for(lambda: not self._awaited)
         if self._fault is not None:
             raise self._fault
 
     def _settle(self) -> None:
-        with self._changed:
+        with self._is_whole:
             self._awaited -= 1
-            self._changed.notify_all()
+            if not self._awaited:
+                self._is_whole.notify()
 
 
 class _Decoded:
@@ -167,15 +168,15 @@ class _Decoded:
         for view, parts in self._waiting:
             view.show(image, parts)
 
-    def show_in(self, view: _View, parts: Sequence[Box]) -> None:
-        """Shows the block now, or lets the thread that decodes it do so."""
+    def show_in(self, view: _View, parts: Sequence[Box], threads: ThreadPoolExecutor) -> None:
+        """Lets the thread that decodes the block show it, or another one if that is done."""
         view.expect()
         with self._lock:
             image = self._image
             if image is None:
                 self._waiting.append((view, parts))
         if image is not None:
-            view.show(image, parts)
+            threads.submit(view.show, image, parts)
 
 
 @dataclass(frozen=True)
@@ -372,7 +373,8 @@ class WindowStream:
         view = _View(picture, place, self._assembly.gaps(step))
         while self._look_ahead() and isinstance(piece := self._pending[0], _Piece):
             self._pending.popleft()
-            piece.block.show_in(view, [part for part in piece.parts if part.clipped(place).area_px])
+            seen = [part.clipped(place) for part in piece.parts]
+            piece.block.show_in(view, [part for part in seen if part.area_px], self._decoders)
             self._new -= piece.is_new
         view.wait()
 

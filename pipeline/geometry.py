@@ -155,6 +155,20 @@ def mask_centroid(mask: BoolMask) -> tuple[float, float]:
     return float(xs.mean()) + 0.5, float(ys.mean()) + 0.5
 
 
+def shared_px(box: Box, mask: BoolMask, other_box: Box, other_mask: BoolMask) -> int:
+    """Pixels that two masks have in common, each of the shape of its own box."""
+    both = box.clipped(other_box)
+    if both.area_px == 0:
+        return 0
+    return int(np.count_nonzero(mask[both.slices_in(box)] & other_mask[both.slices_in(other_box)]))
+
+
+def iou(box: Box, mask: BoolMask, other_box: Box, other_mask: BoolMask) -> float:
+    """Intersection over union of two masks, not both empty, each of the shape of its own box."""
+    shared = shared_px(box, mask, other_box, other_mask)
+    return shared / (int(np.count_nonzero(mask)) + int(np.count_nonzero(other_mask)) - shared)
+
+
 def mask_length_px(mask: BoolMask) -> float:
     """Longest distance between two pixel corners of a non-empty mask (maximum Feret diameter)."""
     hull = cv2.convexHull(mask_to_contour(mask))[:, 0, :].astype(np.float64)

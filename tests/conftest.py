@@ -10,6 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
+pytest_plugins = ("ownerdoubles",)
+
 
 def pytest_configure() -> None:
     """A shell starts what it runs in the background with Ctrl-C ignored, and children inherit that."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +23,9 @@ from pipeline.config import AreaRange, CellType
 from pipeline.detect.classical.masks import fits, normalised, tight
 from pipeline.detect.contract import Detection, Window
 from pipeline.errors import UsageError
-from pipeline.geometry import BoolMask, Box, mask_centroid
+from pipeline.geometry import BoolMask, Box, iou, mask_centroid
 from pipeline.models.cellpose import BLOCK_PX, NATIVE_DIAMETER_PX
-from pipeline.models.service import Asker, Message
+from pipeline.models.service import Asker, Message, array_of
 
 TYPICAL_DIAMETER_UM = 10.0
 """Of HSPC: the middle of the stored areas, 5 to 300 µm², on a scale of lengths. Cellpose-SAM was trained on
@@ -219,11 +218,7 @@ class _NativeCell:
         """Whether the other is the same cell, and this one's field sees it better or comes first."""
         if self.place == other.place or self._rank() > other._rank():
             return False
-        both = self.box.clipped(other.box)
-        if both.area_px == 0:
-            return False
-        shared = self.mask[both.slices_in(self.box)] & other.mask[both.slices_in(other.box)]
-        return iou(int(shared.sum()), self.mask, other.mask) > SAME_IOU
+        return iou(self.box, self.mask, other.box, other.mask) > SAME_IOU
 
     def _rank(self) -> tuple[bool, Place]:
         return self.outside_px() >= 0, _reading_order(self.place)
@@ -275,11 +270,6 @@ def _without_doubles(cells: Sequence[_NativeCell]) -> list[_NativeCell]:
     return [cell for cell in cells if id(cell) not in beaten]
 
 
-def iou(shared_px: int, one: BoolMask, other: BoolMask) -> float:
-    """Intersection over union of two masks that share so many pixels."""
-    return shared_px / (int(one.sum()) + int(other.sum()) - shared_px)
-
-
 def _at_level_0(cell: _NativeCell, grid: _Grid) -> Detection | None:
     """The cell in level-0 pixels: those where the mask, interpolated bilinearly, is above one half."""
     padded = np.pad(cell.mask, 1).astype(np.float32)
@@ -305,11 +295,3 @@ def _between(start: int, count: int, scale: float) -> tuple[int, NDArray[np.int6
     held = (at >= 0.0) & (at < count - 1)
     low = np.floor(at[held]).astype(np.int64)
     return int(pixels[held][0]), low, at[held] - low
-
-
-def array_of(answer: Message, name: str) -> NDArray[Any]:
-    """An array of an answer, or an error of whoever wrote the model."""
-    value = answer[name]
-    if not isinstance(value, np.ndarray):
-        raise TypeError(f"{name} must be an array")
-    return value

@@ -11,12 +11,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from pipeline.config import AreaRange, CellType
-from pipeline.detect.cellpose import array_of, iou
 from pipeline.detect.classical.masks import fits, normalised, tight
 from pipeline.detect.contract import Detection, Detector, Window
 from pipeline.detect.sam2 import WindowGrid, masks_of
-from pipeline.geometry import BoolMask, Box, mask_centroid, um_to_px
-from pipeline.models.service import Asker
+from pipeline.geometry import BoolMask, Box, iou, mask_centroid, um_to_px
+from pipeline.models.service import Asker, array_of
 
 SQUARE_UM, SQUARE_MARGIN_UM = 96.0, 16.0
 """SAM2 sees a square of 128 µm at 1024 px and draws at 0.5 µm; the margin is more than half the longest HSPC.
@@ -114,9 +113,7 @@ def _judged(
     box, mask = tight(normalised(mask), seen.x0 + part.x0, seen.y0 + part.y0)
     if box.clipped(seen.grown(-1)) != box or not fits(mask, area, um_per_px):
         return "unfit", cell
-    both = cell.box.clipped(box)
-    shared = int((cell.mask[both.slices_in(cell.box)] & mask[both.slices_in(box)]).sum())
     ratio = int(mask.sum()) / int(cell.mask.sum())
-    if iou(shared, cell.mask, mask) < MIN_IOU or not 1 / MAX_AREA_RATIO <= ratio <= MAX_AREA_RATIO:
+    if iou(cell.box, cell.mask, box, mask) < MIN_IOU or not 1 / MAX_AREA_RATIO <= ratio <= MAX_AREA_RATIO:
         return "unlike", cell
     return "refined", replace(cell, box=box, mask=mask)

@@ -12,7 +12,6 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +20,8 @@ from pipeline.config import AreaRange, CellType
 from pipeline.detect.classical.masks import fits, normalised, tight
 from pipeline.detect.classical.proposals import PROPOSAL_REACH_UM, proposals
 from pipeline.detect.contract import Detection, Window
-from pipeline.geometry import BoolMask, Box, equivalent_diameter, mask_centroid, um_to_px
-from pipeline.models.service import Asker, Message
+from pipeline.geometry import BoolMask, Box, equivalent_diameter, mask_centroid, shared_px, um_to_px
+from pipeline.models.service import Asker, Message, array_of
 
 Floats = NDArray[np.float32]
 
@@ -221,12 +220,12 @@ def _weights(start: int, count: int, side: int, length: int) -> tuple[int, int, 
 
 def masks_of(answer: Message, shape: tuple[int, int]) -> Iterator[tuple[Box, BoolMask]]:
     """The masks of an answer, each in a box of the window of this height and width; not normalised."""
-    logits, side = _array(answer, "logits"), answer["side"]
+    logits, side = array_of(answer, "logits"), answer["side"]
     if not isinstance(side, int):
         raise ValueError("the side of the logits must be a whole number")
     start = 0
     for (x, y), (height, width) in zip(
-        _array(answer, "corners").tolist(), _array(answer, "shapes").tolist(), strict=True
+        array_of(answer, "corners").tolist(), array_of(answer, "shapes").tolist(), strict=True
     ):
         end = start + height * width
         yield enlarged(logits[start:end].reshape(height, width), (x, y), side, shape)
@@ -264,8 +263,8 @@ class _Found:
 
 def _found(request: Message, answer: Message, box: Box, square: Box, um_per_px: float) -> Iterator[_Found]:
     """The cells of the answer for the window `box`."""
-    points = _array(request, "points")[_array(answer, "prompt")].tolist()
-    scores, features = _array(answer, "score").tolist(), _array(answer, "features")
+    points = array_of(request, "points")[array_of(answer, "prompt")].tolist()
+    scores, features = array_of(answer, "score").tolist(), array_of(answer, "features")
     masks = masks_of(answer, (box.height, box.width))
     for (part, mask), point, score, vector in zip(masks, points, scores, features, strict=True):
         if not mask.any():
@@ -281,19 +280,9 @@ def _found(request: Message, answer: Message, box: Box, square: Box, um_per_px: 
 
 def _overlap(cell: Detection, other: Detection) -> float:
     """The part of the smaller mask that two cells have in common."""
-    both = cell.box.clipped(other.box)
-    if both.area_px == 0:
-        return 0.0
-    shared = cell.mask[both.slices_in(cell.box)] & other.mask[both.slices_in(other.box)]
-    return float(shared.sum()) / min(int(cell.mask.sum()), int(other.mask.sum()))
+    shared = shared_px(cell.box, cell.mask, other.box, other.mask)
+    return shared / min(int(cell.mask.sum()), int(other.mask.sum()))
 
 
 def _window_um(longest_um: float) -> float:
     return max(MIN_WINDOW_UM, WINDOW_PER_LENGTH * longest_um)
-
-
-def _array(answer: Message, name: str) -> NDArray[Any]:
-    value = answer[name]
-    if not isinstance(value, np.ndarray):
-        raise ValueError(f"{name} must be an array")
-    return value

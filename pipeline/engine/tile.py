@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline.config import CELL_TYPES, AreaRange, CellType, RunConfig
 from pipeline.detect.contract import Detection, Detector, Window
 from pipeline.detect.resolve import build_detectors
-from pipeline.geometry import Box, mask_to_contour, um_to_px
+from pipeline.geometry import Box, mask_to_contour, shared_px, um_to_px
 from pipeline.measure import deep, features
 from pipeline.measure.crops import CROP_SIZE_UM, crop_box, encoded_crops
 from pipeline.measure.regions import PackedMasks
@@ -140,7 +140,8 @@ def _inside_mk(mk: _Found, hspc: _Found) -> dict[int, str]:
         x0, y0, x1, y1 = _corners(outer.box)
         near = (boxes[:, 0] < x1) & (boxes[:, 2] > x0) & (boxes[:, 1] < y1) & (boxes[:, 3] > y0)
         for i in hspc.owned[near].tolist():
-            share = _overlap_px(hspc.detections[i], outer) / int(hspc.areas_px[i])
+            inner = hspc.detections[i]
+            share = shared_px(inner.box, inner.mask, outer.box, outer.mask) / int(hspc.areas_px[i])
             if share > MOSTLY_INSIDE:
                 best[i] = max(best.get(i, (0.0, "")), (share, mk.ids[j]))
     return {i: mk_id for i, (_, mk_id) in best.items()}
@@ -148,11 +149,6 @@ def _inside_mk(mk: _Found, hspc: _Found) -> dict[int, str]:
 
 def _corners(box: Box) -> tuple[int, int, int, int]:
     return box.x0, box.y0, box.x1, box.y1
-
-
-def _overlap_px(a: Detection, b: Detection) -> int:
-    common = a.box.clipped(b.box)
-    return int(np.count_nonzero(a.mask[common.slices_in(a.box)] & b.mask[common.slices_in(b.box)]))
 
 
 def _rows(

@@ -8,6 +8,7 @@ import json
 import os
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,7 +109,7 @@ def published(weight: Weight, directory: Path) -> WeightFile:
             fix=ways_out(weight, directory),
         )
     # Nothing is written beside a file of an installed package.
-    digest_in = read_digest if found.state == "package" else digest_of
+    digest_in = _digest_read_once if found.state == "package" else digest_of
     if found.state == "damaged" or digest_in(found.path) != weight.sha256:
         raise _damaged(weight, found.path)
     return WeightFile(weight.name, found.path, weight.sha256)
@@ -188,10 +189,20 @@ def digest_of(path: Path) -> str:
     noted = _noted(path)
     if noted.get("sha256") and noted == {"sha256": noted["sha256"], **before}:
         return str(noted["sha256"])
-    digest = read_digest(path)
+    digest = _digest_read_once(path)
     if _stamp(path) == before:
         note_digest(path, digest)
     return digest
+
+
+def _digest_read_once(path: Path) -> str:
+    """SHA-256 of a file, read once a process while it stays as it is: a cache may allow no notes."""
+    return _digest_as_it_was(path, *_stamp(path).values())
+
+
+@lru_cache
+def _digest_as_it_was(path: Path, size_bytes: int, mtime_ns: int) -> str:
+    return read_digest(path)
 
 
 def read_digest(path: Path) -> str:

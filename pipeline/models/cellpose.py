@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from pipeline.errors import InputError, MkhspcError
 from pipeline.models.cache import WeightFile
 from pipeline.models.checkpoint import fill, read_tensors
 from pipeline.models.device import autocast, in_batches, precision_of, torch_device
-from pipeline.models.service import Message
+from pipeline.models.service import Message, array_of
 
 if TYPE_CHECKING:
     import torch
@@ -107,7 +107,7 @@ class _Scene:
 
     @classmethod
     def of(cls, request: Message) -> _Scene:
-        blocks, places, fields, lowhigh = (_array(request, name) for name in cls.__dataclass_fields__)
+        blocks, places, fields, lowhigh = (array_of(request, name) for name in cls.__dataclass_fields__)
         if blocks.dtype != np.uint8 or blocks.shape != (len(places), BLOCK_PX, BLOCK_PX, 3):
             raise ValueError(f"blocks must be (n, {BLOCK_PX}, {BLOCK_PX}, 3) uint8")
         return cls(blocks, places, fields, lowhigh)
@@ -209,13 +209,6 @@ class Cellpose:
             "counts": np.array([len(each) for each in scores], np.int32),
             "scores": np.concatenate(scores),
         }
-
-
-def _array(request: Message, name: str) -> NDArray[Any]:
-    array = request[name]
-    if not isinstance(array, np.ndarray):
-        raise TypeError(f"{name} must be an array")
-    return array
 
 
 def _normalised(block: Bytes, levels: Floats) -> Floats:

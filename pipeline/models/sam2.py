@@ -34,7 +34,7 @@ from pipeline.models.sam2_masks import (
     measure,
     one_of_each_cell,
 )
-from pipeline.models.service import Message
+from pipeline.models.service import Message, array_of
 
 if TYPE_CHECKING:
     import torch
@@ -192,7 +192,7 @@ class Sam2:
         for request in requests:
             key = str(request["key"])
             if key not in self._embeddings:
-                self._embeddings[key] = self._encode(_array(request, "rgb", np.uint8))
+                self._embeddings[key] = self._encode(array_of(request, "rgb", np.uint8))
                 if len(self._embeddings) > CACHED_IMAGES:
                     self._embeddings.popitem(last=False)
             self._embeddings.move_to_end(key)
@@ -215,8 +215,8 @@ class Sam2:
         return Embedding(maps[-1], maps[:-1], (rgb.shape[0], rgb.shape[1]))
 
     def _segment(self, request: Message, embedding: Embedding) -> Message:
-        points = _array(request, "points", np.float32)
-        prompts = Prompts(points, _array(request, "prior_area_px", np.float32), embedding.window_shape)
+        points = array_of(request, "points", np.float32)
+        prompts = Prompts(points, array_of(request, "prior_area_px", np.float32), embedding.window_shape)
         gate = Gate.of(request)
 
         def judged(places: Sequence[int], batch: int) -> list[SmallMask | str]:
@@ -237,7 +237,7 @@ class Sam2:
 
     def _refine(self, request: Message, embedding: Embedding) -> Message:
         boxed = "boxes" in request
-        given = _array(request, "boxes" if boxed else "points", np.float32)
+        given = array_of(request, "boxes" if boxed else "points", np.float32)
         corners = given.reshape(len(given), -1, 2)
 
         def best(places: Sequence[int], batch: int) -> list[SmallMask | None]:
@@ -258,7 +258,7 @@ class Sam2:
     def _pool(self, request: Message, embedding: Embedding) -> Message:
         import torch
 
-        boxes, flat = _array(request, "boxes", np.int32), _array(request, "masks", np.bool_)
+        boxes, flat = array_of(request, "boxes", np.int32), array_of(request, "masks", np.bool_)
         weights = np.zeros((len(boxes), *embedding.image.shape[-2:]), np.float32)
         start = 0
         for weight, (x0, y0, x1, y1) in zip(weights, boxes.tolist(), strict=True):
@@ -363,13 +363,6 @@ def _message(found: Sequence[tuple[int, SmallMask]], side: int, rejected: Mappin
     }
     answer.update({f"rejected_{reason}": rejected.get(reason, 0) for reason in REASONS})
     return answer
-
-
-def _array(request: Message, name: str, dtype: type[np.generic]) -> NDArray[Any]:
-    value = request[name]
-    if not isinstance(value, np.ndarray) or value.dtype != dtype:
-        raise ValueError(f"{name} must be an array of {dtype.__name__}")
-    return value
 
 
 def _not_numbers() -> MkhspcError:

@@ -9,11 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import MkhspcError
 
 Message = Mapping[str, NDArray[Any] | int | float | str | bool | None]
+
+
+def array_of(message: Message, name: str, dtype: type[np.generic] | None = None) -> NDArray[Any]:
+    """An array of a message; `TypeError` where whoever made the message put in something else."""
+    value = message[name]
+    if not isinstance(value, np.ndarray) or (dtype is not None and value.dtype != dtype):
+        raise TypeError(f"{name} must be an array{f' of {dtype.__name__}' if dtype else ''}")
+    return value
 
 
 class Model(Protocol):

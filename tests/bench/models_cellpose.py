@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.models.cache import WeightFile
 from pipeline.models.cellpose import BLOCK_PX, CellposeLoader
-from pipeline.models.service import Local, Message
+from pipeline.models.service import Local, Message, array_of
 
 Row = dict[str, object]
 Image = NDArray[np.uint8]
@@ -43,7 +42,7 @@ def _row(title: str, weights: Path, side_px: int) -> Row:
         official = CellposeModel(
             pretrained_model=str(weights), device=torch.device("cpu"), use_bfloat16=False
         )
-    (ours,) = _array(Local({"cellpose": model}).ask("cellpose", _request(image))["labels"])
+    (ours,) = array_of(Local({"cellpose": model}).ask("cellpose", _request(image)), "labels")
     theirs, _, _ = official.eval(image, normalize={"lowhigh": LOWHIGH}, batch_size=1, tile_overlap=0.05)
     different = int((ours != theirs).sum())
     return {
@@ -77,9 +76,3 @@ def _request(image: Image) -> Message:
         "fields": np.array([[PAD_PX, PAD_PX, len(padded) - PAD_PX, len(padded) - PAD_PX]], np.int32),
         "lowhigh": LOWHIGH,
     }
-
-
-def _array(value: Any) -> NDArray[np.int32]:
-    if not isinstance(value, np.ndarray):
-        raise TypeError("labels must be an array")
-    return value

@@ -25,7 +25,7 @@ from pipeline.geometry import Box, mask_centroid
 from pipeline.measure import embed_sam2
 from pipeline.measure.crops import crop_box, cut_crop
 from pipeline.models.sam2 import Sam2, Sam2Loader
-from pipeline.models.service import Local
+from pipeline.models.service import Local, array_of
 
 Row = dict[str, object]
 Official = Callable[[int], tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]
@@ -94,9 +94,9 @@ def _pairs(
 ) -> Iterator[tuple[float, float]]:
     """For each prompt the IoU of both masks, and the difference of their scores."""
     said = Local({"sam2": model}).ask("sam2", {"kind": "refine", "key": "same", "rgb": rgb, **asked})
-    scores = _array(said["score"]).tolist()
+    scores = array_of(said, "score").tolist()
     for place, (inside, mask), score in zip(
-        _array(said["prompt"]).tolist(), masks_of(said, rgb.shape[:2]), scores, strict=True
+        array_of(said, "prompt").tolist(), masks_of(said, rgb.shape[:2]), scores, strict=True
     ):
         wholes, theirs, _ = official(place)
         best = int(theirs.argmax())
@@ -135,7 +135,7 @@ def _pooled_difference(
     embedding = predictor.get_image_embedding()[0].numpy().astype(np.float64)
     shares = [_shares(length, embedding.shape[-1]) for length in rgb.shape[:2]]
     worst = 0.0
-    for vector, (x0, y0), mask in zip(_array(said["features"]), whole[:, :2].tolist(), masks, strict=True):
+    for vector, (x0, y0), mask in zip(array_of(said, "features"), whole[:, :2].tolist(), masks, strict=True):
         total = np.zeros(embedding.shape[0])
         for y, x in np.argwhere(mask).tolist():
             for row, down in shares[0][y0 + y]:
@@ -208,9 +208,3 @@ def _per_crop_s(model: Sam2, scene: Window, cells: list[Detection]) -> float:
         predictor.get_image_embedding().mean((2, 3))
         times_s.append(time.perf_counter() - begun_s)
     return sum(times_s[1:]) / len(cells)
-
-
-def _array(value: object) -> NDArray[Any]:
-    if not isinstance(value, np.ndarray):
-        raise TypeError("an array was expected")
-    return value

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import RunConfig
-from pipeline.detect.cellpose import array_of
 from pipeline.detect.contract import Window
 from pipeline.detect.sam2 import Sam2Mk
 from pipeline.models.sam2 import Sam2, Sam2Loader
-from pipeline.models.service import Local, Message
+from pipeline.models.service import Local, Message, array_of
 
 STORED = RunConfig().mk.stored
 

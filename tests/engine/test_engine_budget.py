@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 import pytest
 from hypothesis import given, strategies as st
@@ -34,12 +35,12 @@ def test_more_workers_than_tiles_are_no_use() -> None:
 
 
 @pytest.mark.parametrize("asked", ["auto", 1, 12])
-def test_what_does_not_fit_is_refused_with_a_number_that_would(asked: int | str) -> None:
+def test_what_does_not_fit_is_refused_with_a_number_that_would(asked: int | Literal["auto"]) -> None:
     with pytest.raises(UsageError, match=r"the limit is 0\.5 GB, set by the test") as caught:
-        plan_workers(asked, DEMAND, 8, limit(0.5))  # type: ignore[arg-type]
+        plan_workers(asked, DEMAND, 8, limit(0.5))
     needed = re.search(r"need ([0-9.]+) GB", str(caught.value))
     assert needed
-    budget = plan_workers(asked, DEMAND, 8, limit(float(needed.group(1))))  # type: ignore[arg-type]
+    budget = plan_workers(asked, DEMAND, 8, limit(float(needed.group(1))))
     assert budget.workers == (1 if asked == "auto" else asked)
 
 

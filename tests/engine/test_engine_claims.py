@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import socket
 import time
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
@@ -58,11 +59,11 @@ def test_a_tile_of_a_living_process_is_theirs_until_it_is_given_back(layout: Run
     assert ours.take(*TILE) is Claim.OURS
 
 
-def _hold(layout: RunLayout, ready: object, go: object) -> None:
+def _hold(layout: RunLayout, ready: Event, go: Event) -> None:
     claims = Claims(layout)
     claims.take(*TILE)
-    ready.set()  # type: ignore[attr-defined]
-    go.wait(10)  # type: ignore[attr-defined]
+    ready.set()
+    go.wait(10)
     claims.drop_all()
 
 

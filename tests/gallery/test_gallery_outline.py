@@ -12,7 +12,9 @@ from pipeline.geometry import mask_to_contour, normalise_mask, polygon_area_px
 
 def drawn(path: str) -> NDArray[np.float64]:
     """Corner points of a path, in display px."""
-    head, steps = re.fullmatch(r"M(-?\d+ -?\d+)l([-\d ]+)z", path).groups()  # type: ignore[union-attr]
+    written = re.fullmatch(r"M(-?\d+ -?\d+)l([-\d ]+)z", path)
+    assert written
+    head, steps = written.groups()
     numbers = [int(n) for n in re.findall(r"-?\d+", steps)]
     points = np.cumsum([[int(n) for n in head.split()], *np.reshape(numbers, (-1, 2))], axis=0)
     return points / UNITS_PER_PX

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 from runs import FakeRun, make_run
@@ -75,8 +76,8 @@ def work_tree(tmp_path: Path) -> Path:
     return tree
 
 
-def push(site: Path, repo: Path, **settings: object) -> PublishReport:
-    return publish(site, PublishOptions(repo=str(repo), **settings))  # type: ignore[arg-type]
+def push(site: Path, repo: Path, **settings: Any) -> PublishReport:
+    return publish(site, PublishOptions(repo=str(repo), **settings))
 
 
 def files_of(site: Path) -> set[str]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,11 +23,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> FakeRun:
     return make_run(tmp_path_factory.mktemp("run"), cells_per_type=80)
 
 
-def options(**settings: object) -> SiteOptions:
-    return dataclasses.replace(SiteOptions(out=Path("site"), cards_per_page=50), **settings)  # type: ignore[arg-type]
+def options(**settings: Any) -> SiteOptions:
+    return dataclasses.replace(SiteOptions(out=Path("site"), cards_per_page=50), **settings)
 
 
-def shown_ids(run: FakeRun, **settings: object) -> dict[str, list[str]]:
+def shown_ids(run: FakeRun, **settings: Any) -> dict[str, list[str]]:
     decks = choose_decks(run.layout, run.manifest, options(**settings))
     return {deck.cell_type: deck.cells["cell_id"].to_pylist() for deck in decks}
 

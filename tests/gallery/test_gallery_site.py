@@ -7,6 +7,7 @@ import re
 import zlib
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,8 +71,8 @@ def site(run: FakeRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def build(run: FakeRun, out: Path, **settings: object) -> SiteSummary:
-    return build_site(run.layout, SiteOptions(**{"out": out, "cards_per_page": 40, **settings}))  # type: ignore[arg-type]
+def build(run: FakeRun, out: Path, **settings: Any) -> SiteSummary:
+    return build_site(run.layout, SiteOptions(**{"out": out, "cards_per_page": 40, **settings}))
 
 
 def pages_of(site: Path, cell_type: str) -> list[Cards]:
@@ -201,9 +202,9 @@ def test_pages_carry_noindex_and_a_strict_policy(site: Path) -> None:
 
 
 def test_the_lookup_finds_every_cell_on_its_page(site: Path) -> None:
-    settings = json.loads(
-        re.search(r'id="settings">(.+?)</script>', (site / "index.html").read_text())[1]  # type: ignore[index]
-    )
+    written = re.search(r'id="settings">(.+?)</script>', (site / "index.html").read_text())
+    assert written
+    settings = json.loads(written[1])
     for cell_type in ("mk", "hspc"):
         directory, files = settings["lookups"][cell_type]
         for number, page in enumerate(pages_of(site, cell_type), start=1):
@@ -257,7 +258,9 @@ def test_a_site_over_the_limit_is_refused_and_the_old_one_stays(run: FakeRun, tm
 def test_the_number_of_cards_that_the_refusal_names_fits(run: FakeRun, tmp_path: Path) -> None:
     with pytest.raises(CheckFailedError) as refused:
         build(run, tmp_path / "site", max_site_mb=0.3)
-    fits = int(re.search(r"--max-cards (\d+)", str(refused.value))[1])  # type: ignore[index]
+    named = re.search(r"--max-cards (\d+)", str(refused.value))
+    assert named
+    fits = int(named[1])
     summary = build(run, tmp_path / "site", max_site_mb=0.35, max_cards=fits)
     assert summary.size_bytes > 0.2e6
 
@@ -331,8 +334,6 @@ def test_a_run_without_a_cell_in_the_filter_makes_no_site(tmp_path: Path) -> Non
         {"max_site_mb": 0.0},
     ],
 )
-def test_an_option_out_of_range_is_refused(
-    small: FakeRun, tmp_path: Path, settings: dict[str, object]
-) -> None:
+def test_an_option_out_of_range_is_refused(small: FakeRun, tmp_path: Path, settings: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=f"--{next(iter(settings)).replace('_', '-')}"):
         build(small, tmp_path / "site", **settings)

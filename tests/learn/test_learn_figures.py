@@ -14,7 +14,7 @@ from pipeline.learn.figures import Predictions, figures_of, roc_auc
 
 def predictions(**columns: Any) -> Predictions:
     n = len(columns["labels"])
-    facts = {
+    facts: dict[str, Any] = {
         "cell_ids": np.array([f"S_s0_mk_{i}_0" for i in range(n)]),
         "slide_ids": np.array(["S"] * n),
         "groups": np.array(["S"] * n),
@@ -24,7 +24,7 @@ def predictions(**columns: Any) -> Predictions:
         "policies": np.array(["random"] * n),
         "inclusion_probs": np.ones(n),
     }
-    return Predictions(**{**facts, **{k: np.asarray(v) for k, v in columns.items()}})  # type: ignore[arg-type]
+    return Predictions(**{**facts, **{k: np.asarray(v) for k, v in columns.items()}})
 
 
 def value(cells: Predictions, name: str, weights: Any = None) -> float | None:

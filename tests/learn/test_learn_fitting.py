@@ -15,6 +15,7 @@ from pipeline.learn.fitting import (
     inner_splits,
     outer_splits,
 )
+from pipeline.learn.models import ModelName
 
 QUICK = Settings(model="logistic")
 
@@ -28,10 +29,10 @@ def problem(groups: int = 4, size: int = 30, seed: int = 0) -> tuple[np.ndarray,
 
 
 @pytest.mark.parametrize("model", ["auto", "boosting"])
-def test_labels_of_a_group_do_not_touch_what_is_said_of_it(model: str) -> None:
+def test_labels_of_a_group_do_not_touch_what_is_said_of_it(model: ModelName) -> None:
     """Turn every label of one group round: its own predictions and thresholds must not move."""
     features, labels, groups = problem(groups=3, size=20)
-    settings = Settings(model=model)  # type: ignore[arg-type]
+    settings = Settings(model=model)
     before = cross_validate(features, labels, groups, settings)
     own = groups == "slide01"
     after = cross_validate(features, np.where(own, 1 - labels, labels).astype(np.int8), groups, settings)
@@ -43,10 +44,10 @@ def test_labels_of_a_group_do_not_touch_what_is_said_of_it(model: str) -> None:
 
 @pytest.mark.parametrize("model", ["auto", "boosting"])
 def test_folds_side_by_side_say_what_they_say_one_after_another(
-    monkeypatch: pytest.MonkeyPatch, model: str
+    monkeypatch: pytest.MonkeyPatch, model: ModelName
 ) -> None:
     features, labels, groups = problem(groups=3, size=PARALLEL_FROM // 3 + 1)
-    settings = Settings(model=model)  # type: ignore[arg-type]
+    settings = Settings(model=model)
     together = cross_validate(features, labels, groups, settings)
     monkeypatch.setattr("pipeline.learn.fitting.PARALLEL_FROM", len(labels) + 1)
     alone = cross_validate(features, labels, groups, settings)
@@ -124,8 +125,8 @@ def test_two_groups_are_enough() -> None:
 
 
 @pytest.mark.parametrize("model", ["random-forest", "logistic", "boosting", "auto"])
-def test_every_model_learns(model: str) -> None:
+def test_every_model_learns(model: ModelName) -> None:
     features, labels, groups = problem(groups=3, size=60)
-    fitted = fit(features, labels, groups, Settings(model=model))  # type: ignore[arg-type]
+    fitted = fit(features, labels, groups, Settings(model=model))
     unseen, truth, _ = problem(groups=3, size=100, seed=9)
     assert ((fitted.probability(unseen) >= fitted.threshold) == truth).mean() > 0.65

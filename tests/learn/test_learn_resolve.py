@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -13,12 +14,12 @@ from pipeline.learn.resolve import OnConflict, Vote, resolve, self_agreement, wi
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 
-def vote(value: Value, annotator: str = "anna", **keys: object) -> Vote:
-    facts: dict[str, object] = {
+def vote(value: Value, annotator: str = "anna", **keys: Any) -> Vote:
+    facts: dict[str, Any] = {
         "cell_id": "S_s0_mk_1_1", "cell_type": "mk", "label_id": "S_s0_mk_1_1", "shown": Shown(), "at": None,
         "file": 0,
     }  # fmt: skip
-    return Vote(**{**facts, "value": value, "annotator": annotator, **keys})  # type: ignore[arg-type]
+    return Vote(**{**facts, "value": value, "annotator": annotator, **keys})
 
 
 def outcome(votes: list[Vote], rule: OnConflict) -> Value | None:
@@ -128,9 +129,9 @@ def repeats(*pairs: tuple[Value, Value]) -> list[Repeat]:
 
 def test_kappa_is_agreement_beyond_chance() -> None:
     """20 yes-yes, 15 no-no, 5 and 10 crossed: observed 0.7, by chance 0.5 (a textbook's table)."""
-    table = [("positive", "positive")] * 20 + [("negative", "negative")] * 15
+    table: list[tuple[Value, Value]] = [("positive", "positive")] * 20 + [("negative", "negative")] * 15
     table += [("positive", "negative")] * 5 + [("negative", "positive")] * 10
-    found = self_agreement(repeats(*table))  # type: ignore[arg-type]
+    found = self_agreement(repeats(*table))
     assert found is not None
     assert (found.pairs, found.agreement) == (50, 0.7)
     assert found.kappa == pytest.approx(0.4)

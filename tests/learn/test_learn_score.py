@@ -19,6 +19,7 @@ from pipeline.errors import InputError, UsageError
 from pipeline.learn import classifier_file
 from pipeline.learn.convert import Request as ConvertRequest, convert
 from pipeline.learn.fitting import Settings
+from pipeline.learn.models import ModelName
 from pipeline.learn.score import HARMLESS_SETTINGS, ScoreSummary, apply_classifiers
 from pipeline.learn.train import Request as TrainRequest, train
 from pipeline.learn.training_file import write_training
@@ -30,12 +31,12 @@ from pipeline.store.schema import SCORES
 SLIDES = ("FGC1", "FHU1", "MGC1")
 
 
-def classifiers_of(run: FakeRun, folder: Path, model: str = "logistic") -> dict[CellType, Path]:
+def classifiers_of(run: FakeRun, folder: Path, model: ModelName = "logistic") -> dict[CellType, Path]:
     folder.mkdir(exist_ok=True)
     labels = write(folder / "anna.json", export(run.manifest, truth_labels(run)))
     write_training(folder / "training.json", convert(ConvertRequest((labels,), run.layout)))
     outputs: dict[CellType, Path] = {"mk": folder / "mk.skops", "hspc": folder / "hspc.skops"}
-    settings = Settings(model=model)  # type: ignore[arg-type]
+    settings = Settings(model=model)
     train(TrainRequest((folder / "training.json",), outputs, settings=settings))
     return outputs
 

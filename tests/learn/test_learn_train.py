@@ -17,6 +17,7 @@ from pipeline.errors import InputError, UsageError
 from pipeline.learn import classifier_file
 from pipeline.learn.card import read_beside, sha256
 from pipeline.learn.fitting import Settings
+from pipeline.learn.models import ThresholdFor
 from pipeline.learn.train import Request, train
 
 SLIDES = ("FGC1", "FHU1", "MGC1")
@@ -121,11 +122,11 @@ def test_the_threshold_follows_what_it_is_for(tmp_path: Path) -> None:
     path = training_file(
         tmp_path / "t.json", lambda samples: [s["features"].__setitem__(2, 0.0) for s in samples][:0]
     )
+    aims: tuple[ThresholdFor, ...] = ("f1", "recall", "balanced")
     cards = [
-        trained(path, "mk", settings=Settings(model="logistic", threshold_for=aim))["mk"]  # type: ignore[arg-type]
-        for aim in ("f1", "recall", "balanced")
+        trained(path, "mk", settings=Settings(model="logistic", threshold_for=aim))["mk"] for aim in aims
     ]
-    assert [card["threshold_for"] for card in cards] == ["f1", "recall", "balanced"]
+    assert [card["threshold_for"] for card in cards] == list(aims)
     assert len({card["threshold"] for card in cards}) > 1
     assert cards[1]["cross_validated"]["recall"]["value"] > 0.8
 

@@ -146,11 +146,18 @@ def test_a_broken_note_is_as_good_as_none(models: Path, record: str, readings: l
     assert readings == ["small.pt"]
 
 
-def test_where_nothing_can_be_noted_the_file_is_read_each_time(models: Path, readings: list[str]) -> None:
-    (models / "small.pt").write_bytes(DATA)
+def test_where_nothing_can_be_noted_the_file_is_read_once_a_process_and_when_it_changes(
+    models: Path, readings: list[str]
+) -> None:
+    path = models / "small.pt"
+    path.write_bytes(DATA)
     (models / "small.pt.sha256.json").mkdir()
     assert weights_for("small").sha256 == weights_for("small").sha256 == sha256(DATA)
-    assert readings == ["small.pt"] * 2
+    assert readings == ["small.pt"]
+    os.utime(path, ns=(1, 1))
+    path.write_bytes(content(2, len(DATA)))
+    with pytest.raises(InputError, match="is not the published file"):
+        weights_for("small")
     assert names_in(models) == {"small.pt", "small.pt.sha256.json"}
 
 

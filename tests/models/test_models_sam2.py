@@ -50,20 +50,8 @@ class Official:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The smallest SAM2.1 with random weights."""
-    from sam2.build_sam import build_sam2
-
-    torch.manual_seed(4)
-    net = build_sam2("configs/sam2.1/sam2.1_hiera_t.yaml", device="cpu")
-    path = tmp_path_factory.mktemp("weights") / "tiny.pt"
-    torch.save({"model": net.state_dict()}, path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def model(checkpoint: Path) -> Sam2:
-    return Sam2Loader(checkpoint).load("cpu")
+def model(sam2_checkpoint: Path) -> Sam2:
+    return Sam2Loader(sam2_checkpoint).load("cpu")
 
 
 @pytest.fixture
@@ -94,12 +82,12 @@ def rgb() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def official(checkpoint: Path, rgb: np.ndarray) -> Official:
+def official(sam2_checkpoint: Path, rgb: np.ndarray) -> Official:
     """The package's own network and predictor, with the same weights."""
     from sam2.build_sam import build_sam2
     from sam2.sam2_image_predictor import SAM2ImagePredictor
 
-    net = build_sam2("configs/sam2.1/sam2.1_hiera_t.yaml", str(checkpoint), device="cpu")
+    net = build_sam2("configs/sam2.1/sam2.1_hiera_t.yaml", str(sam2_checkpoint), device="cpu")
     predictor = SAM2ImagePredictor(net)
     predictor.set_image(rgb)
     points = np.array([(40.0, 60.5), (150.2, 200.0), (260.0, 333.3)], np.float32)
@@ -396,14 +384,14 @@ def test_the_decoder_sees_one_shape_however_many_prompts(model, rgb, monkeypatch
 # Checkpoints
 
 
-def changed(checkpoint: Path, tmp_path: Path, content: object) -> Path:
+def changed(tmp_path: Path, content: object) -> Path:
     path = tmp_path / "other.pt"
     torch.save(content, path)
     return path
 
 
-def tensors(checkpoint: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = torch.load(checkpoint, weights_only=True)["model"]
+def tensors(sam2_checkpoint: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = torch.load(sam2_checkpoint, weights_only=True)["model"]
     return loaded
 
 
@@ -446,51 +434,51 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
-def test_a_truncated_checkpoint_is_refused(checkpoint, tmp_path, share):
-    whole = checkpoint.read_bytes()
+def test_a_truncated_checkpoint_is_refused(sam2_checkpoint, tmp_path, share):
+    whole = sam2_checkpoint.read_bytes()
     cut = tmp_path / "cut.pt"
     cut.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(InputError, match="is truncated"):
         Sam2Loader(cut).load("cpu")
 
 
-def test_a_checkpoint_of_sam_1_is_told(checkpoint, tmp_path):
+def test_a_checkpoint_of_sam_1_is_told(sam2_checkpoint, tmp_path):
     """Its tensors lie bare in the file, under the names of another architecture."""
     names = ("image_encoder.patch_embed.proj.weight", "mask_decoder.iou_token.weight", "prompt_encoder.x")
-    path = changed(checkpoint, tmp_path, {name: torch.zeros(1, 256) for name in names})
+    path = changed(tmp_path, {name: torch.zeros(1, 256) for name in names})
     with pytest.raises(InputError, match="SAM 1"):
         Sam2Loader(path).load("cpu")
 
 
 @pytest.mark.parametrize("content", [{"model": 3}, {"weights": {}}, [1, 2], {"model": {"a": "b"}}])
-def test_a_file_without_the_weights_of_sam2_is_refused(checkpoint, tmp_path, content):
+def test_a_file_without_the_weights_of_sam2_is_refused(sam2_checkpoint, tmp_path, content):
     with pytest.raises(InputError, match=r"holds no weights of SAM2"):
-        Sam2Loader(changed(checkpoint, tmp_path, content)).load("cpu")
+        Sam2Loader(changed(tmp_path, content)).load("cpu")
 
 
-def test_half_the_precision_in_the_file_is_none_in_the_network(checkpoint, tmp_path):
-    halved = {name: tensor.half() for name, tensor in tensors(checkpoint).items()}
-    path = changed(checkpoint, tmp_path, {"model": halved})
+def test_half_the_precision_in_the_file_is_none_in_the_network(sam2_checkpoint, tmp_path):
+    halved = {name: tensor.half() for name, tensor in tensors(sam2_checkpoint).items()}
+    path = changed(tmp_path, {"model": halved})
     assert {tensor.dtype for tensor in subject.read_tensors(path).values()} == {torch.float32}
 
 
-def test_another_architecture_is_refused(checkpoint, tmp_path):
-    path = changed(checkpoint, tmp_path, {"model": {"conv1.weight": torch.zeros(3)}})
+def test_another_architecture_is_refused(sam2_checkpoint, tmp_path):
+    path = changed(tmp_path, {"model": {"conv1.weight": torch.zeros(3)}})
     with pytest.raises(InputError, match="no SAM2 that we know"):
         Sam2Loader(path).load("cpu")
 
 
-def test_another_size_than_asked_for_is_refused(checkpoint):
+def test_another_size_than_asked_for_is_refused(sam2_checkpoint):
     with pytest.raises(InputError, match=r"weights of sam2\.1-tiny, not of sam2\.1-large") as refusal:
-        Sam2Loader(checkpoint, "sam2.1-large").load("cpu")
+        Sam2Loader(sam2_checkpoint, "sam2.1-large").load("cpu")
     assert "ask for sam2.1-tiny" in refusal.value.fix
 
 
-def test_a_tensor_of_another_shape_is_refused(checkpoint, tmp_path):
-    content = tensors(checkpoint)
+def test_a_tensor_of_another_shape_is_refused(sam2_checkpoint, tmp_path):
+    content = tensors(sam2_checkpoint)
     content["no_mem_embed"] = torch.zeros(1, 1, 128)
     with pytest.raises(InputError, match="no_mem_embed has another shape"):
-        Sam2Loader(changed(checkpoint, tmp_path, {"model": content})).load("cpu")
+        Sam2Loader(changed(tmp_path, {"model": content})).load("cpu")
 
 
 @pytest.mark.parametrize(
@@ -524,9 +512,9 @@ def test_the_older_family_loads_too(tmp_path):
         torch.testing.assert_close(our, their, rtol=1e-4, atol=1e-4)
 
 
-def test_a_loader_travels_and_says_what_it_takes(checkpoint, model):
-    loader = Sam2Loader(checkpoint)
+def test_a_loader_travels_and_says_what_it_takes(sam2_checkpoint, model):
+    loader = Sam2Loader(sam2_checkpoint)
     assert pickle.loads(pickle.dumps(loader)) == loader
     assert loader.name == "sam2"
-    assert loader.resident_bytes > checkpoint.stat().st_size
+    assert loader.resident_bytes > sam2_checkpoint.stat().st_size
     assert model.precision == "float32"

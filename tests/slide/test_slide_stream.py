@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -153,7 +154,7 @@ def test_what_is_held_fits_and_a_value_is_that_of_its_key(steps: list[list[int]]
     cache: Foreseen[int] = Foreseen(keys, {BlockKey(0, n): 1 for n in range(8)}, room)
     for step, wanted in enumerate(keys):
         for key in wanted:
-            assert cache.get(key, step, lambda key=key: key.nth) == key.nth  # type: ignore[misc]
+            assert cache.get(key, step, partial(getattr, key, "nth")) == key.nth
             assert cache.held_bytes <= room
     distinct = len({n for step in steps for n in step})
     assert distinct <= cache.loaded_bytes <= sum(map(len, steps))

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import CELL_TYPES, CellType
 from pipeline.errors import InputError
-from pipeline.geometry import BoolMask, Box, IntArray, contour_to_mask
+from pipeline.geometry import BoolMask, Box, IntArray, contour_to_mask, iou
 from pipeline.slide.demo.kinds import KINDS
 from pipeline.slide.demo.scene import TrueObject
 from pipeline.store import atomic
@@ -160,11 +160,7 @@ class Outlines:
 
     def iou(self, i: int, other: Outlines, j: int) -> float:
         """Shared area over joint area of object i and object j of `other`."""
-        one, two = self._box(i), other._box(j)
-        shared = one.clipped(two)
-        first, second = self.masks[i], other.masks[j]
-        overlap = int((first[shared.slices_in(one)] & second[shared.slices_in(two)]).sum())
-        return overlap / (int(first.sum()) + int(second.sum()) - overlap)
+        return iou(self._box(i), self.masks[i], other._box(j), other.masks[j])
 
     @cached_property
     def masks(self) -> list[BoolMask]:
@@ -237,8 +233,8 @@ def match_outlines(true: Outlines, found: Outlines, min_iou: float = 0.5) -> lis
     ]
     pairs: list[tuple[int, int]] = []
     free_true, free_found = set(range(len(true.contours))), set(range(len(found.contours)))
-    for iou, i, j in sorted(overlaps, key=lambda item: (-item[0], item[1], item[2])):
-        if iou >= min_iou and i in free_true and j in free_found:
+    for shared, i, j in sorted(overlaps, key=lambda item: (-item[0], item[1], item[2])):
+        if shared >= min_iou and i in free_true and j in free_found:
             free_true.remove(i)
             free_found.remove(j)
             pairs.append((i, j))

@@ -1,0 +1,202 @@
+"""Models that do what a request says, for owners of models in real processes; and ways to ask them."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.engine.owner_client import OwnerClient
+from pipeline.engine.owners import Owners
+from pipeline.errors import InputError, MkhspcError, UsageError
+from pipeline.models.service import Message
+
+WAIT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Loading:
+    """A loader whose model does what a request's 'do' says, and whose own loading may fail."""
+
+    name: str = "double"
+    fails: str = ""
+    mark: str = ""
+    resident_bytes: int = 0
+    free_files: int | None = None
+
+    def load(self, device: str) -> Doing:
+        if self.fails == "refuse" or (self.fails == "refuse again" and not _is_first({"mark": self.mark})):
+            raise InputError("this is no checkpoint", where=Path("w.pt"), fix="fetch it again")
+        if self.fails == "bug":
+            raise ZeroDivisionError("division by zero")
+        if self.fails == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.fails == "second of two" and device == "cpu:2":
+            raise UsageError("there is no device 'cpu:2'")
+        if self.fails == "slow":
+            time.sleep(WAIT_S)
+        if self.fails == "torch":
+            import torch
+
+            assert torch.ones(2).sum() == 2
+        if self.fails == "TF32":
+            import torch
+
+            torch.backends.cuda.matmul.allow_tf32 = True
+        if self.fails == "import":
+            import no_such_package  # type: ignore[import-not-found]  # noqa: F401
+        if self.free_files is not None:
+            _leave_room_for_files(self.free_files)
+        return Doing(device)
+
+
+def _leave_room_for_files(count: int) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    opened = []
+    with suppress(OSError):
+        while True:
+            opened.append(os.dup(0))
+    for descriptor in opened[:count]:
+        os.close(descriptor)
+
+
+class Doing:
+    precision = "float32"
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.runs = 0
+
+    def run(self, requests: Sequence[Message]) -> Sequence[Message | MkhspcError]:
+        self.runs += 1
+        return [{**_done(r), "batch": len(requests), "device": self.device} for r in requests]
+
+
+def _done(request: Mapping[str, Any]) -> dict[str, Any]:
+    match request.get("do"):
+        case "sleep":
+            time.sleep(request["seconds"])
+        case "hold":
+            Path(request["begun"]).touch()
+            wait_for(Path(request["release"]).exists)
+        case "raise":
+            raise ZeroDivisionError("division by zero")
+        case "refuse":
+            raise InputError("the window is empty", where="slide.czi", fix="look at it")
+        case "lose the GPU" if _is_first(request):
+            raise RuntimeError("CUDA error: unspecified launch failure")
+        case "die once" if _is_first(request):
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "exit":
+            os._exit(7)
+        case "answer an object":
+            return {"answer": np.array([object()])}
+        case "tell of torch":
+            torch = sys.modules.get("torch")
+            return {"torch": bool(torch), "TF32": bool(torch and torch.backends.cuda.matmul.allow_tf32)}
+    arrays = {f"twice {n}": 2 * v for n, v in request.items() if isinstance(v, np.ndarray)}
+    return {"pid": os.getpid(), **arrays}
+
+
+def _is_first(request: Mapping[str, Any]) -> bool:
+    mark = Path(request["mark"])
+    if mark.exists():
+        return False
+    mark.touch()
+    return True
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where other temporary files than pytest's own go; it must be empty at the end."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        monkeypatch.setenv("TMPDIR", folder)
+        yield Path(folder)
+        assert list(Path(folder).iterdir()) == []
+
+
+@pytest.fixture
+def owners(temporary: Path) -> Iterator[Owners]:
+    with Owners([Loading()], ["cpu"]) as owners:
+        yield owners
+
+
+def ask_together(owners: Owners, *requests: Message) -> tuple[list[Any], list[str]]:
+    """What is answered, or raised, when each request is asked by a client of its own; what `watch` told."""
+    lines: list[str] = []
+    with ThreadPoolExecutor(len(requests)) as threads:
+        asked = [threads.submit(owners.client().ask, "double", request) for request in requests]
+        lines += watch_until(owners, lambda: all(one.done() for one in asked))
+    return [one.exception() or one.result() for one in asked], lines + owners.watch()
+
+
+def watch_until(owners: Owners, is_over: Callable[[], bool]) -> list[str]:
+    lines: list[str] = []
+    end_s = time.monotonic() + WAIT_S
+    while not is_over():
+        assert time.monotonic() < end_s, lines
+        lines += owners.watch()
+        time.sleep(0.01)
+    return lines
+
+
+def ask(owners: Owners, client: OwnerClient, request: Message) -> tuple[list[Any], list[str]]:
+    with ThreadPoolExecutor(1) as thread:
+        asked = thread.submit(client.ask, "double", request)
+        lines = watch_until(owners, asked.done)
+    return [asked.exception() or asked.result()], lines + owners.watch()
+
+
+@dataclass
+class Asking:
+    """A worker's work: to ask."""
+
+    models: Any
+
+    def prepare(self) -> None:
+        pass
+
+    def run(self, task: Any) -> dict[str, Any]:
+        return dict(self.models.ask("double", message(task)))
+
+
+def message(task: int) -> dict[str, Any]:
+    rng = np.random.default_rng(task)
+    wide = rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    return {
+        "rgb": wide,
+        "none": wide[:0],
+        "no rows": np.empty((0, 7), np.float32),
+        "single": np.array(3.5),
+        "transposed": wide.transpose(2, 1, 0),
+        "every other": rng.normal(size=(50, 8))[::-2, ::3],
+        "big-endian": rng.normal(size=5).astype(">f4"),
+        "flags": wide > 128,
+        "seconds": 0.1,
+        "do": "sleep",
+        "key": f"tile {task}",
+        "nothing": None,
+    }
+
+
+def wait_for(found: Callable[[], Any]) -> Any:
+    end_s = time.monotonic() + WAIT_S
+    while not (result := found()):
+        assert time.monotonic() < end_s
+        time.sleep(0.05)
+    return result

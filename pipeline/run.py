@@ -12,6 +12,7 @@ from pipeline.config import CELL_TYPES, CellType, RunConfig
 from pipeline.engine.budget import refuse_survey
 from pipeline.engine.journal import read_journals
 from pipeline.engine.limits import memory_limit
+from pipeline.engine.memory import give_back_what_is_freed
 from pipeline.engine.merge import merge_slide, missing_tiles, refuse_missing
 from pipeline.engine.prepare import Tell, chosen_tiles, ignore, open_run, prepare_plan, proposed
 from pipeline.engine.schedule import Job, Shard, Share, do_tiles, plan_share, refuse_failures, with_models
@@ -126,6 +127,7 @@ def _planned(
 
     The models are loaded before anything is written, and stay until the context ends.
     """
+    give_back_what_is_freed()
     limit = memory_limit(config.compute.memory_gb)
     there = RunLayout(Path(config.run.output_dir))
 

@@ -73,7 +73,8 @@ class TileWork:
             um_per_px=self.um_per_px[task.slide_id],
             calibration=plan.calibration[tile.scene],
         )
-        cells = find_cells(task.slide_id, window, plan.tissue[tile.scene], tile, self._recipe)
+        tissue = plan.tissue[tile.scene].part(task.window)
+        cells = find_cells(task.slide_id, window, tissue, tile, self._recipe)
         with suppress(FileExistsError):  # another process of the same run was first: same bytes
             tables.create_table(
                 RunLayout(self.root).part(task.slide_id, task.tile_id), cells, self.config_hash

@@ -12,6 +12,7 @@ import itertools
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -194,12 +195,12 @@ class CziSlide:
             self._mosaics[scene] = mosaic
         return self._mosaics[scene]
 
-    def decode(self, block: SubBlock) -> Image:
-        """The pixels of a level-0 block; `InputError` when it is damaged."""
+    def decode(self, block: SubBlock, rows: int | None = None) -> Image:
+        """The pixels of a level-0 block, or of its upper rows; `InputError` when it is damaged."""
         try:
             extent = self._extent(block)
             stored = os.pread(self._file.fileno(), extent.length_bytes, extent.position_bytes)
-            return unpack(stored, block)
+            return unpack(stored, block, rows)
         except (ValueError, OSError) as error:  # no image, or a disk or a server that does not answer
             raise self._undecodable(block.box, str(error)) from error
 
@@ -219,11 +220,12 @@ class CziSlide:
             parts = mosaic.visible_parts(nth)
             if not parts:
                 continue
-            image = np.empty((block.box.height, block.box.width, 3), np.uint8)
-            self.decode(block).show(block.box, image, block.box)
+            seen = replace(block.box, y1=max(part.y1 for part in parts))
+            image = np.empty((seen.height, seen.width, 3), np.uint8)
+            self.decode(block, seen.height).show(seen, image, seen)
             for part in itertools.chain.from_iterable(map(_bands, parts)):
                 rows, columns = grid.edges(part)
-                running = cv2.integral(image[part.slices_in(block.box)])
+                running = cv2.integral(image[part.slices_in(seen)])
                 corners = running[np.ix_(rows - part.y0, columns - part.x0)]
                 sums[grid.cells(part)] += np.diff(np.diff(corners, axis=0), axis=1)
                 gaps[grid.cells(part)] -= grid.areas(part)

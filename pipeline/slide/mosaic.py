@@ -67,16 +67,16 @@ def gather(directory: CziDirectory, scene: SceneInfo) -> SceneMosaic:
     counts = index_counts([block for block in own if block.is_level_0])
     plane = {name: found[len(found) // 2 if name == "Z" else 0] for name, found in counts.items()}
     own = [b for b in own if all(b.plane.get(name, index) == index for name, index in plane.items())]
-    pyramid: dict[int, tuple[SubBlock, ...]] = {}
+    pyramid: dict[int, list[SubBlock]] = {}
     for block in own:
         if not block.is_level_0:
-            pyramid[block.reduction] = (*pyramid.get(block.reduction, ()), block)
+            pyramid.setdefault(block.reduction, []).append(block)
     others = corners_of([block for block in directory.level_0 if block.scene != scene.index])
     return SceneMosaic(
         box=scene.mosaic_box,
         plane=plane,
         level_0=tuple(sorted((b for b in own if b.is_level_0), key=lambda block: block.mosaic_index)),
-        pyramid=pyramid,
+        pyramid={reduction: tuple(blocks) for reduction, blocks in pyramid.items()},
         strangers=others[_meets(others, scene.mosaic_box)],
     )
 

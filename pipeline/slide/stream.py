@@ -2,9 +2,9 @@
 
 Windows overlap by their halos and seldom lie on the sub-blocks' grid, so reading each on its own
 decodes a pixel twice and more. Here the order is known before the first read: decoded blocks are
-kept while another window will need them, and when room is short the one needed last goes first
-(Belady's rule, which no other order of eviction beats). Threads with a handle each decode ahead of
-the window that is put together, and show what they decoded in it themselves.
+kept while another window will need them, no more of their rows than it needs, and when room is short
+the one needed last goes first (Belady's rule, which no other order of eviction beats). Threads with a
+handle each decode ahead of the window that is put together, and show what they decoded in it themselves.
 """
 
 from __future__ import annotations
@@ -29,7 +29,12 @@ from pipeline.slide.unpack import Image, Pixels
 AHEAD_PER_THREAD = 2
 """Blocks that may be decoded and not yet shown, for each decoding thread."""
 
+WORTH_CUTTING = 0.75
+"""The rows of a block that later windows need are copied out if they are no more of it than this."""
+
 Value = TypeVar("Value")
+Rows = tuple[int, int]
+"""Heights in mosaic coordinates, from and to."""
 
 
 @dataclass(frozen=True)
@@ -51,21 +56,32 @@ class BlockKey:
 class Foreseen(Generic[Value]):
     """Values by key, bounded in bytes, when it is known at which steps each key will be asked for.
 
+    Args:
+        steps: the keys that will be asked for.
+        bytes_of: each key's value, as it is loaded.
+        kept_bytes: of each step and key that a later step asks for again, what is kept of it.
+
     Attributes:
         loaded_bytes: of all values loaded so far.
-        held_bytes: of the values held now; never more than `room_bytes`.
+        held_bytes: of what is held now; never more than `room_bytes`.
         most_held_bytes: the highest that was.
     """
 
     def __init__(
-        self, steps: Sequence[Sequence[BlockKey]], bytes_of: Mapping[BlockKey, int], room_bytes: int
+        self,
+        steps: Sequence[Sequence[BlockKey]],
+        bytes_of: Mapping[BlockKey, int],
+        kept_bytes: Sequence[Mapping[BlockKey, int]],
+        room_bytes: int,
     ) -> None:
         self.loaded_bytes = 0
         self.held_bytes = 0
         self.most_held_bytes = 0
         self._room_bytes = room_bytes
         self._bytes_of = bytes_of
+        self._kept_bytes = kept_bytes
         self._held: dict[BlockKey, Value] = {}
+        self._held_bytes_of: dict[BlockKey, int] = {}
         self._uses: dict[BlockKey, deque[int]] = {}
         for step, keys in enumerate(steps):
             for key in keys:
@@ -78,11 +94,11 @@ class Foreseen(Generic[Value]):
         else:
             value = load()
             self.loaded_bytes += self._bytes_of[key]
-        if self._next_use(key, step) is None:
-            self._drop(key)
-        elif key not in self._held:
+        self._drop(key)
+        if self._next_use(key, step) is not None:
             self._held[key] = value
-            self.held_bytes += self._bytes_of[key]
+            self._held_bytes_of[key] = self._kept_bytes[step][key]
+            self.held_bytes += self._held_bytes_of[key]
             self._make_room(step)
             self.most_held_bytes = max(self.most_held_bytes, self.held_bytes)
         return value
@@ -102,7 +118,7 @@ class Foreseen(Generic[Value]):
     def _drop(self, key: BlockKey) -> None:
         if key in self._held:
             del self._held[key]
-            self.held_bytes -= self._bytes_of[key]
+            self.held_bytes -= self._held_bytes_of.pop(key)
 
 
 class _View:
@@ -154,7 +170,7 @@ class _Decoded:
 
     def __init__(self) -> None:
         self._image: Image | Exception | None = None
-        self._waiting: list[tuple[_View, Sequence[Box]]] = []
+        self._waiting: list[tuple[_View, Sequence[Box], Rows | None]] = []
         self._lock = threading.Lock()
 
     def decode(self, read: Callable[[], Image]) -> None:
@@ -165,37 +181,59 @@ class _Decoded:
             image = fault
         with self._lock:
             self._image = image
-        for view, parts in self._waiting:
-            view.show(image, parts)
+        for waiting in self._waiting:
+            self._show(*waiting)
 
-    def show_in(self, view: _View, parts: Sequence[Box], threads: ThreadPoolExecutor) -> None:
-        """Lets the thread that decodes the block show it, or another one if that is done."""
+    def show_in(
+        self, view: _View, parts: Sequence[Box], later: Rows | None, threads: ThreadPoolExecutor
+    ) -> None:
+        """Lets the thread that decodes the block show it, or another one if that is done.
+
+        Args:
+            later: what is to be kept for the windows after this one.
+        """
         view.expect()
         with self._lock:
-            image = self._image
-            if image is None:
-                self._waiting.append((view, parts))
-        if image is not None:
-            threads.submit(view.show, image, parts)
+            is_decoded = self._image is not None
+            if not is_decoded:
+                self._waiting.append((view, parts, later))
+        if is_decoded:
+            threads.submit(self._show, view, parts, later)
+
+    def _show(self, view: _View, parts: Sequence[Box], later: Rows | None) -> None:
+        """One window at a time: the next one is begun when this one is whole."""
+        image = self._image
+        assert image is not None
+        if later is not None and isinstance(image, Image) and later != (image.box.y0, image.box.y1):
+            self._image = image.rows(*later)
+        view.show(image, parts)
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """A block on its way into a window; see `_View.show` for `parts`."""
+    """A block on its way into a window; see `_Decoded.show_in`."""
 
     block: _Decoded
     parts: Sequence[Box]
+    later: Rows | None
     is_new: bool
 
 
 @dataclass
 class _Assembly:
-    """What is known of a slide's blocks for a sequence of windows."""
+    """What is known of a slide's blocks for a sequence of windows.
+
+    Attributes:
+        steps: the blocks of each window, bottom to top.
+        bytes_of: each block's pixels.
+        later: of each window and block that later windows need too, the rows that are kept for them.
+    """
 
     mosaics: Mapping[int, SceneMosaic]
     visits: Sequence[Visit]
     steps: list[list[BlockKey]] = field(init=False)
     bytes_of: dict[BlockKey, int] = field(init=False)
+    later: list[dict[BlockKey, Rows]] = field(init=False)
     _parts: dict[BlockKey, list[Box]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -204,6 +242,38 @@ class _Assembly:
             for visit in self.visits
         ]
         self.bytes_of = {key: 3 * self.block(key).box.area_px for keys in self.steps for key in keys}
+        self.later = self._cut_where_worth_it(self._needed_later())
+
+    def _needed_later(self) -> list[dict[BlockKey, Rows]]:
+        found: list[dict[BlockKey, Rows]] = []
+        needed: dict[BlockKey, Rows] = {}
+        for visit, keys in zip(reversed(self.visits), reversed(self.steps), strict=True):
+            found.append({key: needed[key] for key in keys if key in needed})
+            place = self.place(visit)
+            for key in keys:
+                seen = self.block(key).box.clipped(place)
+                y0, y1 = needed.get(key, (seen.y0, seen.y1))
+                needed[key] = min(y0, seen.y0), max(y1, seen.y1)
+        return found[::-1]
+
+    def _cut_where_worth_it(self, needed: list[dict[BlockKey, Rows]]) -> list[dict[BlockKey, Rows]]:
+        kept: dict[BlockKey, Rows] = {}
+        later: list[dict[BlockKey, Rows]] = []
+        for step in needed:
+            for key, (y0, y1) in step.items():
+                top, foot = kept.setdefault(key, (self.block(key).box.y0, self.block(key).box.y1))
+                if y1 - y0 <= WORTH_CUTTING * (foot - top):
+                    kept[key] = y0, y1
+            later.append({key: kept[key] for key in step})
+        return later
+
+    def cache(self, room_bytes: int) -> Foreseen[Value]:
+        """An empty cache for these windows."""
+        kept_bytes = [
+            {key: 3 * self.block(key).box.width * (y1 - y0) for key, (y0, y1) in step.items()}
+            for step in self.later
+        ]
+        return Foreseen(self.steps, self.bytes_of, kept_bytes, room_bytes)
 
     def block(self, key: BlockKey) -> SubBlock:
         return self.mosaics[key.scene].level_0[key.nth]
@@ -226,7 +296,7 @@ class _Assembly:
 
     def rehearsed(self, room_bytes: int) -> Foreseen[None]:
         """The cache after all windows were read in order, without reading them."""
-        cache: Foreseen[None] = Foreseen(self.steps, self.bytes_of, room_bytes)
+        cache: Foreseen[None] = self.cache(room_bytes)
         for step, keys in enumerate(self.steps):
             for key in keys:
                 cache.get(key, step, lambda: None)
@@ -241,7 +311,7 @@ class ReadPlan:
         order: indices of the windows asked for.
         decoded_bytes: of pixels, when read in that order with the room given.
         touched_bytes: of all sub-blocks that meet any window, once each.
-        held_bytes: the most that is kept for later windows.
+        held_bytes: the most that is kept for later windows, on top of the blocks just decoded.
         block_bytes: of the largest block.
     """
 
@@ -320,7 +390,7 @@ class WindowStream:
             self._handles.put(handle)
         mosaics = {scene: self._open[0].mosaic(scene) for scene in {visit.scene for visit in visits}}
         self._assembly = _Assembly(mosaics, visits)
-        self._cache: Foreseen[_Decoded] = Foreseen(self._assembly.steps, self._assembly.bytes_of, room_bytes)
+        self._cache: Foreseen[_Decoded] = self._assembly.cache(room_bytes)
         self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._ahead = AHEAD_PER_THREAD * threads
         self._is_wanted = is_wanted
@@ -374,7 +444,8 @@ class WindowStream:
         while self._look_ahead() and isinstance(piece := self._pending[0], _Piece):
             self._pending.popleft()
             seen = [part.clipped(place) for part in piece.parts]
-            piece.block.show_in(view, [part for part in seen if part.area_px], self._decoders)
+            parts = [part for part in seen if part.area_px]
+            piece.block.show_in(view, parts, piece.later, self._decoders)
             self._new -= piece.is_new
         view.wait()
 
@@ -398,18 +469,20 @@ class WindowStream:
             for key in keys:
                 before = self._cache.loaded_bytes
                 block = self._cache.get(key, step, partial(self._begin, key))
-                yield _Piece(block, self._assembly.parts(key), self._cache.loaded_bytes > before)
+                later = self._assembly.later[step].get(key)
+                yield _Piece(block, self._assembly.parts(key), later, self._cache.loaded_bytes > before)
 
     def _begin(self, key: BlockKey) -> _Decoded:
         """Has a block decoded."""
         stored = self._assembly.block(key)
+        foot = max((part.y1 for part in self._assembly.parts(key)), default=stored.box.y0 + 1)
         block = _Decoded()
-        self._decoders.submit(block.decode, partial(self._decode, stored))
+        self._decoders.submit(block.decode, partial(self._decode, stored, foot - stored.box.y0))
         return block
 
-    def _decode(self, block: SubBlock) -> Image:
+    def _decode(self, block: SubBlock, rows: int) -> Image:
         handle = self._handles.get()
         try:
-            return handle.decode(block)
+            return handle.decode(block, rows)
         finally:
             self._handles.put(handle)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +76,7 @@ class TissueMask:
         factor: level-0 pixels per mask pixel along each axis.
         um_per_px: level-0 pixel size.
         width_px, height_px: size of the scene; the last mask pixels may reach beyond it.
+        row, column: of the masks' first pixel on the scene's grid; 0 but for a part of a scene.
     """
 
     tissue: BoolMask
@@ -84,11 +85,42 @@ class TissueMask:
     um_per_px: float
     width_px: int
     height_px: int
+    row: int = 0
+    column: int = 0
 
     @property
     def scene_box(self) -> Box:
         """The whole scene in its own coordinates."""
         return Box(0, 0, self.width_px, self.height_px)
+
+    def part(self, box: Box) -> TissueMask:
+        """What is known of a box: the same answers for places inside it, `ValueError` for all others.
+
+        The masks are views; the sums of a whole slide's would be nine times as large as they are.
+        """
+        inside = box.clipped(self.scene_box)
+        rows, columns = self._pixels_of(inside)
+        here = np.s_[
+            rows.start - self.row : rows.stop - self.row,
+            columns.start - self.column : columns.stop - self.column,
+        ]
+        return replace(
+            self, tissue=self.tissue[here], fat_free=self.fat_free[here], row=rows.start, column=columns.start
+        )
+
+    def _pixels_of(self, box: Box) -> tuple[slice, slice]:
+        """Rows and columns of the scene's grid that meet a box of the scene; they are known here."""
+        rows, columns = self.tissue.shape
+        found = (
+            slice(box.y0 // self.factor, -(-box.y1 // self.factor)),
+            slice(box.x0 // self.factor, -(-box.x1 // self.factor)),
+        )
+        if box.area_px and not (
+            self.row <= found[0].start and found[0].stop <= self.row + rows
+            and self.column <= found[1].start and found[1].stop <= self.column + columns
+        ):  # fmt: skip
+            raise ValueError(f"nothing is known here of {box}")
+        return found
 
     def area_um2(self, box: Box) -> tuple[float, float]:
         """Tissue and fat-free tissue inside a box of level-0 pixels, in µm².
@@ -99,6 +131,7 @@ class TissueMask:
         inside = box.clipped(self.scene_box)
         if inside.area_px == 0:
             return 0.0, 0.0
+        self._pixels_of(inside)
         scale = self.um_per_px * self.um_per_px
         tissue, fat_free = (self._pixels_in(sums, inside) * scale for sums in self._sums)
         return tissue, fat_free
@@ -108,7 +141,10 @@ class TissueMask:
         x, y = np.floor(np.atleast_1d(x_px)).astype(np.int64), np.floor(np.atleast_1d(y_px)).astype(np.int64)
         inside = (x >= 0) & (y >= 0) & (x < self.width_px) & (y < self.height_px)
         answer = np.zeros(inside.shape, bool)
-        answer[inside] = self.tissue[y[inside] // self.factor, x[inside] // self.factor]
+        if inside.any():
+            x, y = x[inside], y[inside]
+            self._pixels_of(Box(int(x.min()), int(y.min()), int(x.max()) + 1, int(y.max()) + 1))
+            answer[inside] = self.tissue[y // self.factor - self.row, x // self.factor - self.column]
         return answer
 
     def near_edge(self, boxes: Sequence[Box]) -> BoolMask:
@@ -123,9 +159,14 @@ class TissueMask:
         corners = np.array([(box.x0, box.y0, box.x1, box.y1) for box in boxes], np.int64).reshape(-1, 4)
         x0, y0, x1, y1 = corners.T
         at_border = (x0 <= 0) | (y0 <= 0) | (x1 >= self.width_px) | (y1 >= self.height_px)
+        if boxes:
+            around = Box(int(x0.min()), int(y0.min()), int(x1.max()), int(y1.max()))
+            self._pixels_of(around.clipped(self.scene_box))
         rows, columns = self.tissue.shape
-        left, top = np.clip(x0 // self.factor, 0, columns), np.clip(y0 // self.factor, 0, rows)
-        right, bottom = np.clip(-(-x1 // self.factor), 0, columns), np.clip(-(-y1 // self.factor), 0, rows)
+        left, right = x0 // self.factor - self.column, -(-x1 // self.factor) - self.column
+        top, bottom = y0 // self.factor - self.row, -(-y1 // self.factor) - self.row
+        left, right = np.clip(left, 0, columns), np.clip(right, 0, columns)
+        top, bottom = np.clip(top, 0, rows), np.clip(bottom, 0, rows)
         sums = self._sums[0]
         found = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
         partly: BoolMask = found < (right - left) * (bottom - top)
@@ -157,36 +198,36 @@ class TissueMask:
             bits = np.frombuffer(zlib.decompress(packed), np.uint8)
             if bits.size != -(-int(np.prod(shape)) // 8):
                 raise ValueError("it has another size")
-            planes = np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape).astype(bool)
+            planes = np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape).view(bool)
             return cls(planes[0], planes[1], factor, float(fields["um_per_px"]), width, height)
         except (ValueError, KeyError, TypeError, ZeroDivisionError, zlib.error) as error:
             raise InputError(f"a stored tissue mask is damaged ({error})") from error
 
     @cached_property
-    def _sums(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _sums(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """For both masks: true mask pixels above and left of each mask corner, (h + 1, w + 1)."""
         tissue, fat_free = (
-            np.pad(mask.cumsum(0, dtype=np.int32).cumsum(1, dtype=np.int64), ((1, 0), (1, 0)))
+            np.asarray(cv2.integral(mask.astype(np.uint8), sdepth=cv2.CV_32S), np.int32)
             for mask in (self.tissue, self.fat_free)
         )
         return tissue, fat_free
 
-    def _pixels_in(self, sums: NDArray[np.int64], box: Box) -> int:
+    def _pixels_in(self, sums: NDArray[np.int32], box: Box) -> int:
         """Level-0 pixels of a mask inside a box of the scene."""
         return (
             self._pixels_before(sums, box.x1, box.y1) - self._pixels_before(sums, box.x0, box.y1)
             - self._pixels_before(sums, box.x1, box.y0) + self._pixels_before(sums, box.x0, box.y0)
         )  # fmt: skip
 
-    def _pixels_before(self, sums: NDArray[np.int64], x: int, y: int) -> int:
+    def _pixels_before(self, sums: NDArray[np.int32], x: int, y: int) -> int:
         """Level-0 pixels of a mask above y and left of x: linear between the corners of mask pixels."""
         (row, below), (column, right) = divmod(y, self.factor), divmod(x, self.factor)
+        row, column = row - self.row, column - self.column
         next_row, next_column = min(row + 1, sums.shape[0] - 1), min(column + 1, sums.shape[1] - 1)
         near, far = self.factor - right, self.factor - below
-        return int(
-            near * far * sums[row, column] + right * far * sums[row, next_column]
-            + near * below * sums[next_row, column] + right * below * sums[next_row, next_column]
-        )  # fmt: skip
+        (a, b), (c, d) = sums[np.ix_((row, next_row), (column, next_column))].tolist()  # of any size, as ints
+        pixels: int = near * far * a + right * far * b + near * below * c + right * below * d
+        return pixels
 
 
 def survey(slide: CziSlide, scenes: Sequence[int] | None = None) -> dict[int, TissueMask]:

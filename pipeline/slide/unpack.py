@@ -7,7 +7,7 @@ and zstd takes pyarrow two thirds of the time on any slide. The pixels are the s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import imagecodecs
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.geometry import Box
 from pipeline.slide.directory import SubBlock
+from pipeline.slide.jpegxr import upper_part
 
 Pixels = NDArray[np.uint8]
 
@@ -31,7 +32,8 @@ class Image:
     """A decoded sub-block.
 
     Attributes:
-        stored: (height, width, 3) uint8, perhaps read-only; in the order of the file unless `is_rgb`.
+        stored: (height, width, 3) uint8, perhaps read-only, perhaps without the lowest rows; in the order
+            of the file unless `is_rgb`.
         box: where it lies, in mosaic coordinates.
     """
 
@@ -47,18 +49,27 @@ class Image:
         elif source.size:
             cv2.cvtColor(source, cv2.COLOR_BGR2RGB, dst=target)
 
+    def rows(self, y0: int, y1: int) -> Image:
+        """The image between two heights alone: a copy, so that the rest can be forgotten."""
+        part = replace(self.box, y0=y0, y1=y1)
+        return Image(self.stored[part.slices_in(self.box)].copy(), part, self.is_rgb)
 
-def unpack(stored: bytes, block: SubBlock) -> Image:
+
+def unpack(stored: bytes, block: SubBlock, rows: int | None = None) -> Image:
     """Decodes a sub-block of bgr24 pixels.
 
     Args:
         stored: the bytes of its pixels.
+        rows: that are wanted, from its top; all if not given.
 
     Raises:
         ValueError: with the reason why they cannot be decoded.
     """
     shape = (block.stored_height_px, block.stored_width_px, 3)
     if block.compression == "jpeg-xr":
+        if rows is not None:
+            stored, kept = upper_part(stored, rows, block.stored_height_px)
+            shape = (kept, *shape[1:])
         return Image(_from_jpeg_xr(stored, shape), block.box, is_rgb=True)
     return Image(np.frombuffer(_flat(stored, block), np.uint8).reshape(shape), block.box, is_rgb=False)
 

@@ -151,7 +151,8 @@ def test_a_damaged_block_fails_its_windows_alone(tmp_path: Path) -> None:
 )
 def test_what_is_held_fits_and_a_value_is_that_of_its_key(steps: list[list[int]], room: int) -> None:
     keys = [[BlockKey(0, n) for n in step] for step in steps]
-    cache: Foreseen[int] = Foreseen(keys, {BlockKey(0, n): 1 for n in range(8)}, room)
+    bytes_of = {BlockKey(0, n): 1 for n in range(8)}
+    cache: Foreseen[int] = Foreseen(keys, bytes_of, [bytes_of] * len(keys), room)
     for step, wanted in enumerate(keys):
         for key in wanted:
             assert cache.get(key, step, partial(getattr, key, "nth")) == key.nth

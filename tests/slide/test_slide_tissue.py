@@ -229,6 +229,41 @@ class TestMask:
         assert mask.near_edge(boxes).tolist() == expected
 
     @settings(deadline=None)
+    @given(mask=masks(), data=st.data())
+    def test_a_part_answers_as_the_whole_does_and_about_nothing_else(
+        self, mask: TissueMask, data: st.DataObject
+    ) -> None:
+        (x0, y0), width, height = data.draw(
+            st.tuples(
+                st.tuples(st.integers(-9, 69), st.integers(-9, 69)), st.integers(9, 40), st.integers(9, 40)
+            )
+        )
+        known = Box(x0, y0, x0 + width, y0 + height)
+        part = mask.part(known)
+        inner = [
+            Box(known.x0 + a, known.y0 + b, known.x1 - c, known.y1 - d)
+            for a, b, c, d in data.draw(st.lists(st.tuples(*[st.integers(0, 4)] * 4), min_size=1, max_size=8))
+        ]
+        assert [part.area_um2(box) for box in inner] == [mask.area_um2(box) for box in inner]
+        assert part.near_edge(inner).tolist() == mask.near_edge(inner).tolist()
+        x, y = np.random.default_rng(1).uniform((known.x0, known.y0), (known.x1, known.y1), (20, 2)).T
+        assert part.contains(x, y).tolist() == mask.contains(x, y).tolist()
+        assert part.part(inner[0]).area_um2(inner[0]) == mask.area_um2(inner[0])
+
+    def test_nothing_is_said_of_places_outside_a_part(self) -> None:
+        mask = TissueMask(np.ones((9, 9), bool), np.ones((9, 9), bool), 4, 0.5, 36, 36)
+        part = mask.part(Box(8, 8, 20, 20))
+        assert part.area_um2(Box(8, 8, 20, 20)) == mask.area_um2(Box(8, 8, 20, 20)) != (0.0, 0.0)
+        far = Box(4, 8, 12, 12)
+        for ask in (
+            lambda: part.area_um2(far),
+            lambda: part.near_edge([far]),
+            lambda: part.contains(np.array([5.0]), np.array([9.0])),
+        ):
+            with pytest.raises(ValueError, match="nothing is known"):
+                ask()
+
+    @settings(deadline=None)
     @given(mask=masks())
     def test_bytes_bring_the_mask_back(self, mask: TissueMask) -> None:
         back = TissueMask.from_bytes(mask.to_bytes())

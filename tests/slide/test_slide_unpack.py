@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from pipeline.geometry import Box
 from pipeline.slide.czi import CziSlide
 from pipeline.slide.directory import SubBlock, read_directory
+from pipeline.slide.jpegxr import SIGNATURE, upper_part
 from pipeline.slide.unpack import unpack
 
 SUB_BLOCK = SubBlock(
@@ -120,3 +122,62 @@ def test_a_zstd_header_of_another_kind_is_refused(header: bytes) -> None:
 def test_another_compression_is_named() -> None:
     with pytest.raises(ValueError, match="compressed as lzw"):
         unpack(b"", replace(SUB_BLOCK, compression="lzw"))
+
+
+def jpeg_xr(height: int, **options: Any) -> bytes:
+    """A picture with structure from fine to coarse, coded with the options given."""
+    rows, columns = np.mgrid[:height, :90]
+    picture = 127 + 60 * np.sin(rows / 3) + 60 * np.cos((rows + columns) / 17)
+    return bytes(
+        imagecodecs.jpegxr_encode(
+            np.stack([picture] * 3, -1).astype(np.uint8) ^ noise(height, 90) // 16, **options
+        )
+    )
+
+
+@pytest.mark.parametrize("level", [0.1, 0.4, 0.6, 0.8, 0.95, 1.0])
+@pytest.mark.parametrize("height", [16, 100, 128])
+def test_the_upper_rows_of_a_jpeg_xr_image_are_those_of_the_whole(level: float, height: int) -> None:
+    stored = jpeg_xr(height, level=level)
+    whole = imagecodecs.jpegxr_decode(stored)
+    for rows in range(1, height + 1):
+        cut, kept = upper_part(stored, rows, height)
+        found = imagecodecs.jpegxr_decode(cut)
+        assert found.shape == (kept, 90, 3)
+        assert rows <= kept <= min(height, rows + 31)
+        assert np.array_equal(found[:rows], whole[:rows])
+
+
+@pytest.mark.shared
+def test_the_upper_rows_of_a_scanned_jpeg_xr_image_are_those_of_the_whole(shared: Path) -> None:
+    with CziSlide.open(shared / "data" / "marrow" / "marrow_jxr.czi") as slide:
+        for block in slide.mosaic(0).level_0:
+            whole = slide.decode(block)
+            rows = block.box.height * 2 // 3
+            upper = slide.decode(block, rows)
+            assert rows <= upper.stored.shape[0] < block.box.height
+            assert np.array_equal(upper.stored[:rows], whole.stored[:rows])
+
+
+def changed(stored: bytes, place: int, mask: int) -> bytes:
+    return stored[:place] + bytes([stored[place] ^ mask]) + stored[place + 1 :]
+
+
+def test_a_jpeg_xr_image_of_another_form_is_left_as_it_is() -> None:
+    plain = jpeg_xr(100)
+    stream = plain.index(SIGNATURE)
+    assert upper_part(plain, 1, 100)[1] < 100
+    odd = {
+        "no container": plain[4:],
+        "cut off": plain[:20],
+        "no signature": changed(plain, stream, 1),
+        "tiles": changed(plain, stream + 9, 0x80),
+        "order of frequency": changed(plain, stream + 9, 0x40),
+        "turned": changed(plain, stream + 9, 0x08),
+        "an index": changed(plain, stream + 9, 0x04),
+        "margins": changed(plain, stream + 10, 0x20),
+    }
+    assert upper_part(plain, 1, 101) == (plain, 101), "of another height than the slide's directory says"
+    assert {why: upper_part(stored, 1, 100) == (stored, 100) for why, stored in odd.items()} == dict.fromkeys(
+        odd, True
+    )

@@ -23,6 +23,7 @@ from pipeline.detect.resolve import DetectorChoice, build_detectors, choose_dete
 from pipeline.errors import InputError
 from pipeline.models.choice import RunModels, precision, refuse_missing_device, with_weights
 from pipeline.models.service import Nobody
+from pipeline.slide.unpack import READERS
 from pipeline.store.layout import RunLayout
 from pipeline.store.manifest import Manifest, SlideEntry, blind_codes, dataset_name
 
@@ -35,7 +36,10 @@ SHARED_SECTIONS = ("run", "compute")
 MODELS = "model_hashes"
 SHOWN_DIGITS = 12
 MODEL_LIBRARIES = ("torch", "torchvision", "sam2", "cellpose")
-NUMERIC = ("mkhspc", "numpy", "scipy", "opencv-python-headless", *MODEL_LIBRARIES, "precision")
+NUMERIC = (
+    "mkhspc", "numpy", "scipy", "opencv-python-headless", "imagecodecs", "reader",
+    *MODEL_LIBRARIES, "precision",
+)  # fmt: skip
 """Of those, the ones whose change can move a cell's outline by a pixel."""
 
 
@@ -304,7 +308,7 @@ def _version_of(name: str) -> str:
 
 def _versions(config: RunConfig, jobs_gpus: int | None = None) -> dict[str, str]:
     libraries = {name: version(name) for name in LIBRARIES}
-    own = {"mkhspc": __version__, "python": platform.python_version(), **libraries}
+    own = {"mkhspc": __version__, "python": platform.python_version(), "reader": READERS, **libraries}
     models = RunModels.of(config)
     if not models.weights:
         return own

@@ -211,8 +211,26 @@ class CziSlide:
             raise self._undecodable(block.box, "its sizes are wrong")
         return extent
 
-    def _mean_of_level_0(self, mosaic: SceneMosaic, grid: Grid) -> Pixels:
-        """Means of what is seen of every block, each decoded once."""
+    def read_lowres_around_damage(self, scene: int, factor: int) -> tuple[Pixels, list[Box]]:
+        """As `read_lowres`, from level 0 alone, with the images left white that cannot be decoded.
+
+        Returns:
+            The picture, and what of those images nothing else shows, in the scene's coordinates.
+
+        Raises:
+            InputError: as for `read`, but for damage; also when a disk or a server does not answer.
+        """
+        mosaic = self.mosaic(scene)
+        damaged: list[Box] = []
+        picture = self._mean_of_level_0(mosaic, Grid(mosaic.box, factor), damaged)
+        return picture, [box.shifted(-mosaic.box.x0, -mosaic.box.y0) for box in damaged]
+
+    def _mean_of_level_0(self, mosaic: SceneMosaic, grid: Grid, damaged: list[Box] | None = None) -> Pixels:
+        """Means of what is seen of every block, each decoded once.
+
+        Args:
+            damaged: takes what is seen of blocks that cannot be decoded; None makes them an error.
+        """
         sums = np.zeros((*grid.shape, 3), np.int32)
         areas = grid.areas(mosaic.box)
         gaps = areas.copy()
@@ -222,7 +240,13 @@ class CziSlide:
                 continue
             seen = replace(block.box, y1=max(part.y1 for part in parts))
             image = np.empty((seen.height, seen.width, 3), np.uint8)
-            self.decode(block, seen.height).show(seen, image, seen)
+            try:
+                self.decode(block, seen.height).show(seen, image, seen)
+            except InputError as error:
+                if damaged is None or not is_damage(error):
+                    raise
+                damaged += parts
+                continue
             for part in itertools.chain.from_iterable(map(_bands, parts)):
                 rows, columns = grid.edges(part)
                 running = cv2.integral(image[part.slices_in(seen)])
@@ -291,6 +315,11 @@ class CziSlide:
             where=self.info.path,
             fix=COPY_AGAIN,
         )
+
+
+def is_damage(error: InputError) -> bool:
+    """Whether an image cannot be decoded for good: a disk or a server may answer the next time."""
+    return not isinstance(error.__cause__, OSError)
 
 
 def _bands(box: Box) -> Iterator[Box]:

@@ -9,6 +9,7 @@ handle each decode ahead of the window that is put together, and show what they 
 
 from __future__ import annotations
 
+import heapq
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,7 +46,7 @@ class Visit:
     box: Box
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class BlockKey:
     """A level-0 sub-block of a slide: its scene and its place in the scene's stack."""
 
@@ -82,6 +83,8 @@ class Foreseen(Generic[Value]):
         self._kept_bytes = kept_bytes
         self._held: dict[BlockKey, Value] = {}
         self._held_bytes_of: dict[BlockKey, int] = {}
+        self._farthest: list[tuple[int, BlockKey]] = []  # a heap; entries of what is held no more are stale
+        self._step = -1
         self._uses: dict[BlockKey, deque[int]] = {}
         for step, keys in enumerate(steps):
             for key in keys:
@@ -99,6 +102,7 @@ class Foreseen(Generic[Value]):
             self._held[key] = value
             self._held_bytes_of[key] = self._kept_bytes[step][key]
             self.held_bytes += self._held_bytes_of[key]
+            heapq.heappush(self._farthest, (-self._uses[key][0], key))
             self._make_room(step)
             self.most_held_bytes = max(self.most_held_bytes, self.held_bytes)
         return value
@@ -110,10 +114,23 @@ class Foreseen(Generic[Value]):
         return uses[0] if uses else None
 
     def _make_room(self, step: int) -> None:
-        for key in [k for k in self._held if self._next_use(k, step - 1) is None]:
-            self._drop(key)  # of steps that were left out
+        if step > self._step:
+            for key in [k for k in self._held if self._next_use(k, step - 1) is None]:
+                self._drop(key)  # of steps that were left out
+            self._step = step
         while self.held_bytes > self._room_bytes:
-            self._drop(max(self._held, key=lambda k: self._uses[k][0]))
+            self._drop_farthest(step)
+
+    def _drop_farthest(self, step: int) -> None:
+        """Of what is held, drops what is needed last; its next use may be later than when it was noted."""
+        noted, key = heapq.heappop(self._farthest)
+        if key not in self._held:
+            return
+        next_use = self._next_use(key, step - 1)
+        if next_use is None or -noted == next_use:
+            self._drop(key)
+        else:
+            heapq.heappush(self._farthest, (-next_use, key))
 
     def _drop(self, key: BlockKey) -> None:
         if key in self._held:
@@ -322,13 +339,17 @@ class ReadPlan:
     block_bytes: int
 
 
-def plan_reads(slide: CziSlide, visits: Sequence[Visit], room_bytes: int) -> ReadPlan:
+def mosaics_of(slide: CziSlide, visits: Sequence[Visit]) -> dict[int, SceneMosaic]:
+    """The mosaics of the scenes that are visited, by scene; errors as for `CziSlide.read`."""
+    return {scene: slide.mosaic(scene) for scene in {visit.scene for visit in visits}}
+
+
+def plan_reads(mosaics: Mapping[int, SceneMosaic], visits: Sequence[Visit], room_bytes: int) -> ReadPlan:
     """The order of windows, among strips of several widths, that decodes least in the room given.
 
     A strip is a band of neighbouring columns walked row by row, to and fro: the wider, the fewer
     blocks at its borders are decoded twice, and the more must be held from row to row.
     """
-    mosaics = {scene: slide.mosaic(scene) for scene in {visit.scene for visit in visits}}
     columns = {scene: sorted({v.box.x0 for v in visits if v.scene == scene}) for scene in mosaics}
     widest = max((len(found) for found in columns.values()), default=0)
     widths = {widest, *(2**n for n in range(widest.bit_length()))} - {0}
@@ -388,8 +409,7 @@ class WindowStream:
         self._open = [CziSlide(directory, um_per_px) for _ in range(threads)]
         for handle in self._open:
             self._handles.put(handle)
-        mosaics = {scene: self._open[0].mosaic(scene) for scene in {visit.scene for visit in visits}}
-        self._assembly = _Assembly(mosaics, visits)
+        self._assembly = _Assembly(mosaics_of(self._open[0], visits), visits)
         self._cache: Foreseen[_Decoded] = self._assembly.cache(room_bytes)
         self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._ahead = AHEAD_PER_THREAD * threads

@@ -234,17 +234,25 @@ def survey(slide: CziSlide, scenes: Sequence[int] | None = None) -> dict[int, Ti
     """The tissue of scenes, by scene; of all scenes when none are named.
 
     Raises:
-        InputError: the slide is no RGB slide, has no pixel size, has no such scene, or is damaged.
+        InputError: the slide is no RGB slide, has no pixel size, or has no such scene.
     """
     indices = [scene.index for scene in slide.info.scenes] if scenes is None else scenes
-    factor = mask_factor(slide.um_per_px)
-    return {
-        index: find_tissue(slide.read_lowres(index, factor), factor, slide.um_per_px, slide.scene(index).box)
-        for index in indices
-    }
+    return {index: _survey(slide, index, mask_factor(slide.um_per_px)) for index in indices}
 
 
-def find_tissue(lowres_rgb: NDArray[np.uint8], factor: int, um_per_px: float, scene: Box) -> TissueMask:
+def _survey(slide: CziSlide, scene: int, factor: int) -> TissueMask:
+    """The tissue of a scene; where its images are damaged, and so is what a pyramid shows, unknown."""
+    unknown: Sequence[Box] = ()
+    try:
+        lowres_rgb = slide.read_lowres(scene, factor)
+    except InputError:
+        lowres_rgb, unknown = slide.read_lowres_around_damage(scene, factor)
+    return find_tissue(lowres_rgb, factor, slide.um_per_px, slide.scene(scene).box, unknown)
+
+
+def find_tissue(
+    lowres_rgb: NDArray[np.uint8], factor: int, um_per_px: float, scene: Box, unknown: Sequence[Box] = ()
+) -> TissueMask:
     """Finds the tissue of a scene and the fat in it.
 
     Args:
@@ -252,15 +260,30 @@ def find_tissue(lowres_rgb: NDArray[np.uint8], factor: int, um_per_px: float, sc
         factor: level-0 pixels per pixel of `lowres_rgb`.
         um_per_px: level-0 pixel size.
         scene: the scene in its own coordinates.
+        unknown: boxes of it that nobody can see. They count as tissue, so that their tiles are planned
+            and fail by name, and not as fat-free, so that nothing is measured or calibrated there.
     """
     mask_um = factor * um_per_px
     stained, ink = _stained(lowres_rgb)
-    solid = _closed(stained | ink, CLOSING_UM / mask_um)
+    unseen = _touched(unknown, stained.shape, factor)
+    solid = _closed(stained | ink | unseen, CLOSING_UM / mask_um)
     fat = _fat(~solid, mask_um)
     ink = _pieces_with(ink, ink, MIN_INK_UM2 / mask_um**2)
     flesh = solid & ~ink
-    tissue = _pieces_with(flesh | fat, flesh, MIN_PIECE_UM2 / mask_um**2)
-    return TissueMask(tissue, tissue & ~fat, factor, um_per_px, scene.width, scene.height)
+    tissue = _pieces_with(flesh | fat, flesh, MIN_PIECE_UM2 / mask_um**2) | unseen
+    return TissueMask(tissue, tissue & ~fat & ~unseen, factor, um_per_px, scene.width, scene.height)
+
+
+def _touched(boxes: Sequence[Box], shape: tuple[int, ...], factor: int) -> BoolMask:
+    """Mask pixels that meet any of the boxes."""
+    touched = np.zeros(shape, bool)
+    for box in boxes:
+        rows, columns = (
+            slice(box.y0 // factor, -(-box.y1 // factor)),
+            slice(box.x0 // factor, -(-box.x1 // factor)),
+        )
+        touched[rows, columns] = True
+    return touched
 
 
 def _stained(rgb: NDArray[np.uint8]) -> tuple[BoolMask, BoolMask]:

@@ -21,6 +21,9 @@ from pipeline.slide.jpegxr import upper_part
 
 Pixels = NDArray[np.uint8]
 
+READERS = "zstd by pyarrow, JPEG-XR by imagecodecs, reduced levels by aicspylibczi"
+"""Who decodes what, for the manifest: chosen by measurement, and the same to the bit."""
+
 _ZSTD = pa.Codec("zstd")
 _POOL = pa.system_memory_pool()  # the default one keeps what was freed
 _ZSTD1_HEADERS = (b"\x01", b"\x03\x01\x00")

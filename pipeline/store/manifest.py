@@ -20,7 +20,9 @@ from pipeline.config import (
     check_area_range,
     check_um_per_px,
     config_hash,
+    differences,
     from_dict,
+    identity,
     to_dict,
 )
 from pipeline.config.typed import built
@@ -232,13 +234,30 @@ def loads(text: str, where: Path) -> Manifest:
             where=where,
             fix="segment into a new directory",
         )
-    if data["config_hash"] != manifest.config_hash:
+    if edited := _edited(data, manifest):
         raise InputError(
-            "was edited: its settings no longer fit its config_hash",
+            f"was edited: {edited}",
             where=where,
             fix="restore the original: tiles were made with the settings it had",
         )
     return manifest
+
+
+def _edited(data: Mapping[str, Any], manifest: Manifest) -> str | None:
+    """Which of the places that say the same thing differ, if any."""
+    if data["config_hash"] != manifest.config_hash:
+        return "its settings no longer fit its config_hash"
+    if changed := differences(identity(manifest.config, manifest.model_hashes), manifest.identity):
+        return f"its config is not that of its identity: {changed[0]}"
+    if data["seed"] != manifest.config.run.seed:
+        return f"its seed is {data['seed']} and that of its config {manifest.config.run.seed}"
+    if data["blind_codes"] != {slide.slide_id: slide.code for slide in manifest.slides}:
+        return "its blind codes are not those of its slides"
+    for cell_type in CELL_TYPES:
+        kept, shown = manifest.stored(cell_type), manifest.filter[cell_type]
+        if not kept.min_um2 <= shown.min_um2 <= shown.max_um2 <= kept.max_um2:
+            return f"the filter of {cell_type} reaches beyond what is stored"
+    return None
 
 
 def _damaged(how: str, where: Path) -> InputError:

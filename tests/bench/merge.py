@@ -25,11 +25,11 @@ from pipeline.store.schema import part_schema
 Row = dict[str, object]
 
 CELLS_PER_TILE = 4000
-GRID, FULL_GRID = (12, 10), (25, 20)
+GRID = (25, 20)
 """Tiles of the slide that is merged; 25 x 20 with 4,000 cells each are 2,000,000 cells."""
-BASELINE_GRID, FULL_BASELINE_GRID = (5, 5), (8, 8)
+BASELINE_GRID = (8, 8)
 """Tiles of the baseline's slide: fewer, for it takes minutes and many times the memory."""
-ROOM_BYTES, FULL_ROOM_BYTES = 5e9, 12e9
+ROOM_BYTES = 12e9
 SAME_CELL = 0.5
 """Two outlines are one cell when they share this much of the smaller."""
 CROP_BYTES = (1000, 2000)
@@ -41,12 +41,10 @@ LIMIT_GB = 2.0
 
 
 def rows(shared: Path | None, full: bool) -> list[Row]:
-    folder = _memory_folder(FULL_ROOM_BYTES if full else ROOM_BYTES)
+    folder = _memory_folder(ROOM_BYTES)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        ours_s, cells, peak_bytes = _ours(Path(scratch) / "ours", FULL_GRID if full else GRID)
-        theirs_s, loop_s, their_cells = _theirs(
-            Path(scratch) / "theirs", FULL_BASELINE_GRID if full else BASELINE_GRID
-        )
+        ours_s, cells, peak_bytes = _ours(Path(scratch) / "ours", GRID)
+        theirs_s, loop_s, their_cells = _theirs(Path(scratch) / "theirs", BASELINE_GRID)
         copied = _against_a_copy(Path(scratch) / "copied")
     ratio = (cells / ours_s) / (their_cells / theirs_s)
     return [

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError
 from pipeline.geometry import Box
 from pipeline.slide.czi import CziSlide
-from pipeline.slide.stream import BlockKey, Foreseen, Visit, WindowStream, plan_reads
+from pipeline.slide.stream import BlockKey, Foreseen, Visit, WindowStream, mosaics_of, plan_reads
 from pipeline.slide.unpack import Image
 
 BLOCK_PX = 40
@@ -68,7 +68,7 @@ def test_with_room_each_block_is_decoded_once(tmp_path: Path) -> None:
     with CziSlide.open(path, 0.22) as slide:
         scene = slide.scene(0)
         visits = tiled(scene.width_px, scene.height_px, 50, 20)
-        plan = plan_reads(slide, visits, 10**9)
+        plan = plan_reads(mosaics_of(slide, visits), visits, 10**9)
     _, decoded = read_all(path, [visits[i] for i in plan.order], room_bytes=10**9, threads=2)
     assert decoded == plan.decoded_bytes == plan.touched_bytes == 30 * 3 * BLOCK_PX**2
     without, _ = plan_of(path, visits, 0)
@@ -77,7 +77,7 @@ def test_with_room_each_block_is_decoded_once(tmp_path: Path) -> None:
 
 def plan_of(path: Path, visits: list[Visit], room_bytes: int) -> tuple[int, int]:
     with CziSlide.open(path, 0.22) as slide:
-        plan = plan_reads(slide, visits, room_bytes)
+        plan = plan_reads(mosaics_of(slide, visits), visits, room_bytes)
     return plan.decoded_bytes, plan.held_bytes
 
 
@@ -87,7 +87,7 @@ def test_the_plan_says_what_reading_decodes_and_holds(tmp_path: Path) -> None:
         scene = slide.scene(0)
         visits = tiled(scene.width_px, scene.height_px, 60, 20)
         for room_bytes in (0, 40_000, 80_000, 160_000):
-            plan = plan_reads(slide, visits, room_bytes)
+            plan = plan_reads(mosaics_of(slide, visits), visits, room_bytes)
             assert sorted(plan.order) == list(range(len(visits)))
             assert plan.held_bytes <= room_bytes
             _, decoded = read_all(path, [visits[i] for i in plan.order], room_bytes=room_bytes, threads=2)

@@ -94,3 +94,32 @@ def test_a_damaged_manifest_is_refused_with_what_is_wrong(tmp_path: Path, edit: 
     assert "is damaged" in str(error.value)
     assert error.value.where == layout.manifest
     assert len(str(error.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda m: m.update(config_hash="0" * 16), "its config_hash"),
+        (lambda m: m["identity"].update({"run.tile_size": 1024}), "its config_hash"),
+        (lambda m: m["config"]["run"].update(tile_size=1024), "run.tile_size"),
+        (lambda m: m["config"]["run"].update(seed=9), "run.seed"),
+        (lambda m: m["config"]["run"].update(calibration_samples=9), "run.calibration_samples"),
+        (lambda m: m["config"]["mk"].update(detector="sam2"), "mk.detector"),
+        (lambda m: m["config"]["compute"].update(embedder="resnet50"), "compute.embedder"),
+        (lambda m: m["model_hashes"].update(mk="classical-0"), "model_hashes.mk"),
+        (lambda m: m.update(seed=9), "its seed is 9"),
+        (lambda m: m["blind_codes"].update(A="S09"), "blind codes"),
+        (lambda m: m["slides"][0].update(code="S09"), "blind codes"),
+        (lambda m: m["filter"]["mk"].update(min_um2=0.5), "the filter of mk"),
+    ],
+)
+def test_a_manifest_edited_by_hand_is_refused(tmp_path: Path, edit: Edit, words: str) -> None:
+    """Each of these would find other cells under the old name, or show other codes than were used."""
+    layout = make_run(tmp_path / "run", slide_ids=("A", "B"), cells_per_type=4).layout
+    data = json.loads(layout.manifest.read_text())
+    edit(data)
+    layout.manifest.write_text(json.dumps(data))
+    with pytest.raises(InputError, match=words) as error:
+        manifests.read(layout)
+    assert "was edited" in str(error.value)
+    assert len(str(error.value).splitlines()) == 2

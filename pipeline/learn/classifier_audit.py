@@ -36,6 +36,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "ListNode": frozenset({"builtins.list"}),
     "TupleNode": frozenset({"builtins.tuple"}),
     "JsonNode": frozenset({"builtins.str"}),
+    "SliceNode": frozenset({"builtins.slice"}),
     "TypeNode": frozenset({"builtins.str"}),
     "NdArrayNode": frozenset(
         {"numpy.ndarray", "numpy.float64", "numpy.float32", "numpy.int64", "numpy.int32", "numpy.uint64"}
@@ -45,6 +46,8 @@ ALLOWED: dict[str, frozenset[str]] = {
     "ObjectNode": frozenset(
         {
             "sklearn.pipeline.Pipeline",
+            "sklearn.compose._column_transformer.ColumnTransformer",
+            "sklearn.decomposition._pca.PCA",
             "sklearn.preprocessing._data.QuantileTransformer",
             "sklearn.preprocessing._data.StandardScaler",
             "sklearn.preprocessing._label.LabelEncoder",
@@ -141,8 +144,17 @@ def _check_node(node: dict[str, Any], arrays: dict[str, tuple[tuple[int, ...], n
         raise AuditError(f"holds {kind[:100]} ({str(loader)[:40]}), which is no part of our classifiers")
     if loader == "NdArrayNode" and (node.get("type") != "numpy" or node.get("file") not in arrays):
         raise AuditError("has an array of objects, or one that is not there")
+    if loader == "SliceNode":
+        _check_slice(node["content"])
     if loader == "TreeNode":
         _check_tree_sizes(node, arrays)
+
+
+def _check_slice(content: dict[str, Any]) -> None:
+    """Refuses a slice of anything but columns: skops builds one of whatever stands here."""
+    whole = all(type(content[end]) is int and content[end] >= 0 for end in ("start", "stop"))
+    if not whole or content["step"] is not None:
+        raise AuditError("has a slice that is no run of columns")
 
 
 def _check_tree_sizes(node: dict[str, Any], arrays: dict[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> None:
@@ -171,24 +183,55 @@ def check_members(members: list[Any], features: int) -> None:
         AuditError: a member is none of ours, or a tree would be followed out of its bounds.
     """
     for member in members:
-        kind = type(member).__name__
-        if kind == "Pipeline":
-            _check_steps(member)
-        elif kind in ("RandomForestClassifier", "ExtraTreesClassifier"):
-            for estimator in member.estimators_:
-                tree = estimator.tree_
-                _check_branches(tree.children_left, tree.children_right, tree.feature, features)
-        elif kind == "HistGradientBoostingClassifier":
-            for predictor in itertools.chain.from_iterable(member._predictors):
-                _check_predictor(predictor.nodes, features)
+        if type(member).__name__ == "Pipeline" and _kinds(member)[:1] == ["ColumnTransformer"]:
+            (_, columns), (_, model) = member.steps
+            _check_model(model, _reduced_width(columns, features))
         else:
-            raise AuditError(f"has a {kind} for a model")
+            _check_model(member, features)
 
 
-def _check_steps(pipeline: Any) -> None:
-    kinds = [type(step).__name__ for _, step in pipeline.steps]
-    if kinds != ["QuantileTransformer", "StandardScaler", "LogisticRegression"]:
-        raise AuditError(f"has a pipeline of {', '.join(kinds)[:80]} for a model")
+def _check_model(model: Any, features: int) -> None:
+    kind = type(model).__name__
+    if kind == "Pipeline":
+        if _kinds(model) != ["QuantileTransformer", "StandardScaler", "LogisticRegression"]:
+            raise AuditError(f"has a pipeline of {', '.join(_kinds(model))[:80]} for a model")
+    elif kind in ("RandomForestClassifier", "ExtraTreesClassifier"):
+        for estimator in model.estimators_:
+            tree = estimator.tree_
+            _check_branches(tree.children_left, tree.children_right, tree.feature, features)
+    elif kind == "HistGradientBoostingClassifier":
+        for predictor in itertools.chain.from_iterable(model._predictors):
+            _check_predictor(predictor.nodes, features)
+    else:
+        raise AuditError(f"has a {kind} for a model")
+
+
+def _kinds(pipeline: Any) -> list[str]:
+    return [type(step).__name__ for _, step in pipeline.steps]
+
+
+def _reduced_width(columns: Any, features: int) -> int:
+    """How many columns a model gets from this `ColumnTransformer`, which must be as `models.py` makes them.
+
+    The trees behind it are followed without bounds, so the number must be certain before anything runs.
+    """
+    (_, same, named), (_, reduction, deep) = columns.transformers_
+    if _kinds(reduction) != ["StandardScaler", "PCA"] or [step for _, step in same.steps] != ["passthrough"]:
+        raise AuditError("treats its columns otherwise than our classifiers")
+    scale, pca = (step for _, step in reduction.steps)
+    kept, width = pca.components_.shape
+    fits = (
+        named == slice(0, features - width)
+        and deep == slice(features - width, features)
+        and 0 < kept <= width <= features
+        and all(array.shape == (width,) for array in (scale.mean_, scale.scale_, pca.mean_))
+        and columns.transformer_weights is None
+        and columns.sparse_output_ is False
+        and pca.whiten is False
+    )
+    if not fits:
+        raise AuditError("has a reduction of columns whose sizes do not fit together")
+    return int(features - width + kept)
 
 
 def _check_predictor(nodes: Any, features: int) -> None:

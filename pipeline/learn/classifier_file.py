@@ -8,7 +8,7 @@ import json
 import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,9 +101,9 @@ def dumps(classifier: Classifier) -> bytes:
         "losses": dict(fitted.losses),
         "versions": dict(classifier.versions),
     }
-    for member in fitted.members:
-        if hasattr(member, "_feature_subsample_rng"):
-            member._feature_subsample_rng = None  # only fitting draws from it, and it has no safe form
+    for model in _models(fitted.members):
+        if hasattr(model, "_feature_subsample_rng"):
+            model._feature_subsample_rng = None  # only fitting draws from it, and it has no safe form
     return _canonical(
         skops.io.dumps(
             {
@@ -114,6 +114,13 @@ def dumps(classifier: Classifier) -> bytes:
             }
         )
     )
+
+
+def _models(members: Iterable[Any]) -> Iterator[Any]:
+    """The members, and the steps of those that are pipelines."""
+    for member in members:
+        yield member
+        yield from _models(step for _, step in getattr(member, "steps", ()))
 
 
 def _canonical(content: bytes) -> bytes:
@@ -219,9 +226,9 @@ def _build(content: bytes) -> Classifier:
     head = json.loads(parts["head"])
     if head["format"] != FORMAT or head["version"] != VERSION or head["cell_type"] not in CELL_TYPES:
         raise AuditError(f"is no {FORMAT} of version {VERSION}")
-    for member in parts["members"]:
-        if hasattr(member, "n_jobs"):
-            member.n_jobs = None
+    for model in _models(parts["members"]):
+        if hasattr(model, "n_jobs"):
+            model.n_jobs = None
     return Classifier(
         classifier_id=id_of(content),
         cell_type=head["cell_type"],

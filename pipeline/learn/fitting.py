@@ -2,7 +2,8 @@
 
 Everything that looks at labels (which model, its calibration, its threshold) is decided inside
 `fit`, from predictions that leave groups out; `cross_validate` calls `fit` on the other groups
-alone. So no figure of a cell rests on a label of its own group.
+alone. So no figure of a cell rests on a label of its own group. Principal components of deep features
+are found in every fit anew, in the cells that it learns from.
 """
 
 from __future__ import annotations
@@ -79,20 +80,24 @@ class OutOfFold:
     recipes: tuple[Recipe, ...]
 
 
-def fit(features: Floats, labels: Labels, groups: Groups, settings: Settings) -> Fitted:
-    """Chooses, calibrates and fits a classifier on all the cells given."""
+def fit(features: Floats, labels: Labels, groups: Groups, settings: Settings, deep: int = 0) -> Fitted:
+    """Chooses, calibrates and fits a classifier on all the cells given.
+
+    Args:
+        features: (n, f), the last `deep` columns those of a network.
+    """
     if len(np.unique(labels)) < 2:
         return Fitted((), (), models.constant(labels), 0.5, {})
     choices = models.recipes(settings.model, len(labels))
     names = list(dict.fromkeys(name for recipe in choices for name in recipe))
-    unseen = _unseen_odds(names, features, labels, groups, settings.seed)
+    unseen = _unseen_odds(names, features, labels, groups, settings.seed, deep)
     odds = {recipe: models.mean_odds([unseen[name] for name in recipe]) for recipe in choices}
     calibrations = {recipe: models.calibrate(odds[recipe], labels) for recipe in choices}
     losses = {r: models.log_loss(calibrations[r](odds[r]), labels) for r in choices}
     best = min(choices, key=losses.__getitem__)
     return Fitted(
         recipe=best,
-        members=tuple(models.fit_member(name, features, labels, settings.seed) for name in best),
+        members=tuple(models.fit_member(name, features, labels, settings.seed, deep) for name in best),
         calibration=calibrations[best],
         threshold=models.best_threshold(calibrations[best](odds[best]), labels, settings.threshold_for),
         losses={"+".join(recipe): round(loss, 6) for recipe, loss in losses.items()},
@@ -100,22 +105,31 @@ def fit(features: Floats, labels: Labels, groups: Groups, settings: Settings) ->
 
 
 def _unseen_odds(
-    names: list[str], features: Floats, labels: Labels, groups: Groups, seed: int
+    names: list[str], features: Floats, labels: Labels, groups: Groups, seed: int, deep: int
 ) -> dict[str, Floats]:
     """Each member's log-odds of every cell, from a fit without the cell's group."""
     odds = {name: np.zeros(len(labels)) for name in names}
     for train, test in inner_splits(labels, groups, seed):
         if len(np.unique(labels[train])) == 2:
             for name in names:
-                member = models.fit_member(name, features[train], labels[train], seed)
+                member = models.fit_member(name, features[train], labels[train], seed, deep)
                 odds[name][test] = models.log_odds(member, features[test])
     return odds
 
 
 def cross_validate(
-    features: Floats, labels: Labels, groups: Groups, settings: Settings, progress: Progress = silent
+    features: Floats,
+    labels: Labels,
+    groups: Groups,
+    settings: Settings,
+    progress: Progress = silent,
+    deep: int = 0,
 ) -> OutOfFold:
-    """Predicts every cell by a classifier that was chosen, calibrated and fitted on other groups."""
+    """Predicts every cell by a classifier that was chosen, calibrated and fitted on other groups.
+
+    Args:
+        features: (n, f), the last `deep` columns those of a network.
+    """
     n = len(labels)
     probability, threshold = np.zeros(n), np.zeros(n)
     baseline, fold, recipes = np.zeros(n, np.int8), np.zeros(n, np.int64), []
@@ -123,7 +137,7 @@ def cross_validate(
     processes = min(cpu_count(), len(splits)) if n >= PARALLEL_FROM else 1
     # "c": scikit-learn does not everywhere bear arrays that it cannot write to
     run = Parallel(n_jobs=processes, return_as="generator", mmap_mode="c")
-    answers = run(delayed(_answer)(features, labels, groups, settings, split) for split in splits)
+    answers = run(delayed(_answer)(features, labels, groups, settings, split, deep) for split in splits)
     for number, ((train, test), answer) in enumerate(zip(splits, answers, strict=True)):
         probability[test], threshold[test], recipe = answer
         baseline[test] = int(2 * labels[train].sum() >= len(train))
@@ -134,11 +148,11 @@ def cross_validate(
 
 
 def _answer(
-    features: Floats, labels: Labels, groups: Groups, settings: Settings, split: Split
+    features: Floats, labels: Labels, groups: Groups, settings: Settings, split: Split, deep: int
 ) -> tuple[Floats, float, Recipe]:
     """Probability of the cells held out, with threshold and recipe of the classifier that gave it."""
     train, test = split
-    fitted = fit(features[train], labels[train], groups[train], settings)
+    fitted = fit(features[train], labels[train], groups[train], settings, deep)
     return fitted.probability(features[test]), fitted.threshold, fitted.recipe
 
 

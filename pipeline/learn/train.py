@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.config import CellType
 from pipeline.errors import InputError, UsageError
-from pipeline.learn import card, classifier_file
+from pipeline.learn import card, classifier_file, models
 from pipeline.learn.classifier_file import PROBE_CELLS, Classifier
 from pipeline.learn.dataset import Samples, TrainingData, morphology, read_training
 from pipeline.learn.figures import Predictions, figures_of
@@ -24,6 +24,8 @@ from pipeline.progress import Progress, silent
 
 LEAST_OF_EACH_CLASS = 5
 """Fewer labels of a class than this teach nothing and measure nothing."""
+DEEP_PREFIX = "deep_"
+"""Begins the names of features that a network gives; of them few principal components are learned from."""
 _LIBRARIES = ("scikit-learn", "numpy", "scipy", "skops")
 
 
@@ -122,7 +124,11 @@ def _prepare_all(
 
 
 def _prepare(samples: Samples, request: Request) -> tuple[Samples, Groups]:
-    """The cells of a type with the features asked for, and their groups; refuses what cannot teach."""
+    """The cells of a type with the features asked for, deep ones last, and their groups.
+
+    Raises:
+        TooLittleError: they cannot teach.
+    """
     name = samples.cell_type
     if not len(samples):
         raise TooLittleError(
@@ -144,10 +150,19 @@ def _prepare(samples: Samples, request: Request) -> tuple[Samples, Groups]:
             " cells of another",
             fix=_another_group(samples, request.group_by),
         )
-    wanted = morphology(samples.feature_names) if request.morph_only else samples.feature_names
+    names = samples.feature_names
+    wanted = morphology(names) if request.morph_only else sorted(names, key=_is_deep)  # keeps all other order
     if not wanted:
         raise InputError("the training data has no feature to learn from")
     return samples.with_features(wanted), groups
+
+
+def _is_deep(name: str) -> bool:
+    return name.startswith(DEEP_PREFIX)
+
+
+def _deep_count(samples: Samples) -> int:
+    return sum(map(_is_deep, samples.feature_names))
 
 
 def _another_group(samples: Samples, group_by: str) -> str:
@@ -163,8 +178,9 @@ def _train_type(
     def step(stage: str, done: int, total: int, **facts: str | int | float) -> None:
         progress(f"{stage} {samples.cell_type}", done, total, **facts)
 
-    found = cross_validate(samples.features, samples.labels, groups, settings, step)
-    fitted = fit(samples.features, samples.labels, groups, settings)
+    deep = _deep_count(samples)
+    found = cross_validate(samples.features, samples.labels, groups, settings, step, deep)
+    fitted = fit(samples.features, samples.labels, groups, settings, deep)
     rows = np.linspace(0, len(samples) - 1, min(PROBE_CELLS, len(samples))).astype(int)
     probe = np.ascontiguousarray(samples.features[rows])
     classifier = Classifier(
@@ -210,6 +226,7 @@ def _facts(
         "seed": request.settings.seed,
         "features": list(samples.feature_names),
         "morph_only": request.morph_only,
+        "deep_components": models.components(len(samples), _deep_count(samples)),
         "group_by": request.group_by if request.group_by in ("slide", "scene") else "file",
         "groups": _class_counts(groups, samples.labels),
         "positive": int(samples.labels.sum()),

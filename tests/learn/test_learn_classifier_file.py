@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import pickle
@@ -23,26 +24,34 @@ from pipeline.learn import classifier_audit, classifier_file
 from pipeline.learn.classifier_audit import ALLOWED, SCHEMA, AuditError, check_members
 from pipeline.learn.classifier_file import Classifier, check_name, dumps, id_of, read
 from pipeline.learn.fitting import Fitted
-from pipeline.learn.models import MEMBERS, Calibration, fit_member
+from pipeline.learn.models import MEMBERS, Calibration, components, fit_member
 
 FEATURES = ("shape_a", "shape_b", "colour_c", "texture_d")
+DEEP = 50
+"""Deep columns of a classifier that learned from their components: fewer than they, of 120 cells."""
+KEPT = components(120, DEEP)
 
 
-def data(n: int = 120) -> tuple[np.ndarray, np.ndarray]:
+def data(n: int = 120, deep: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     features = rng.normal(size=(n, len(FEATURES)))
-    return features, (features[:, 0] + rng.normal(size=n) > 0).astype(np.int8)
+    labels = (features[:, 0] + rng.normal(size=n) > 0).astype(np.int8)
+    return np.hstack([features, rng.normal(size=(n, deep)) + 0.5 * labels[:, None]]), labels
 
 
-def classifier(*names: str) -> Classifier:
-    features, labels = data()
-    members = tuple(fit_member(name, features, labels, 0) for name in names)
+def feature_names(deep: int) -> tuple[str, ...]:
+    return (*FEATURES, *(f"deep_net_{column:04d}" for column in range(deep)))
+
+
+def classifier(*names: str, deep: int = 0) -> Classifier:
+    features, labels = data(deep=deep)
+    members = tuple(fit_member(name, features, labels, 0, deep) for name in names)
     fitted = Fitted(names, members, Calibration(1.5, -0.25), 0.4, {"+".join(names): 0.5})
     probe = features[:10].copy()
     return Classifier(
         "",
         "mk",
-        FEATURES,
+        feature_names(deep),
         "0" * 16,
         {"run.seed": 0},
         0.4,
@@ -58,6 +67,11 @@ def saved(request: pytest.FixtureRequest) -> bytes:
     return dumps(classifier(request.param))
 
 
+@pytest.fixture(scope="module", params=list(MEMBERS))
+def saved_deep(request: pytest.FixtureRequest) -> bytes:
+    return dumps(classifier(request.param, deep=DEEP))
+
+
 @pytest.fixture(scope="module")
 def forest() -> bytes:
     return dumps(classifier("extra-trees"))
@@ -66,6 +80,11 @@ def forest() -> bytes:
 @pytest.fixture(scope="module")
 def logistic() -> bytes:
     return dumps(classifier("logistic"))
+
+
+@pytest.fixture(scope="module")
+def deep_forest() -> bytes:
+    return dumps(classifier("extra-trees", deep=DEEP))
 
 
 def stored(tmp_path: Path, content: bytes, name: str = "mk.skops") -> Path:
@@ -118,22 +137,56 @@ def test_a_classifier_answers_the_same_after_a_round_trip(tmp_path: Path, saved:
     assert len(loaded.classifier_id) == 16
 
 
-def test_another_process_writes_the_same_bytes() -> None:
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import test_learn_classifier_file as here;"
-        "sys.stdout.buffer.write(here.dumps(here.classifier('boosting', 'extra-trees', 'logistic')))"
-    )
-    other = subprocess.run(
-        [sys.executable, "-c", code, str(Path(__file__).parent)],
+def test_a_classifier_of_components_answers_the_same_after_a_round_trip(
+    tmp_path: Path, saved_deep: bytes
+) -> None:
+    loaded = read(stored(tmp_path, saved_deep))
+    assert np.array_equal(loaded.score(loaded.probe), loaded.probe_scores)
+    assert np.ptp(loaded.probe_scores) > 0.1
+    assert loaded.feature_names == feature_names(DEEP)
+    assert loaded.fitted.members[0][-1].n_features_in_ == len(FEATURES) + KEPT
+
+
+def test_a_classifier_of_all_deep_columns_as_they_are_can_still_be_read(tmp_path: Path) -> None:
+    """Files from before deep columns were reduced: they are trained on, and scored by, every one."""
+    features, labels = data(deep=DEEP)
+    plain = fit_member("extra-trees", features, labels, 0)
+    fitted = Fitted(("extra-trees",), (plain,), Calibration(1.0, 0.0), 0.5, {})
+    made = classifier("extra-trees", deep=DEEP)
+    before = Classifier(**{**vars(made), "fitted": fitted, "probe_scores": fitted.probability(made.probe)})
+    loaded = read(stored(tmp_path, dumps(before)))
+    assert np.array_equal(loaded.score(features), fitted.probability(features))
+
+
+def elsewhere(code: str, *arguments: str) -> bytes:
+    """What another process, with another hash seed, writes to stdout; `here` is this module."""
+    setup = "import sys; sys.path.insert(0, sys.argv[1]); import test_learn_classifier_file as here;"
+    done = subprocess.run(
+        [sys.executable, "-c", setup + code, str(Path(__file__).parent), *arguments],
         capture_output=True, check=True, env={**os.environ, "PYTHONHASHSEED": "7"},
     )  # fmt: skip
-    assert other.stdout == dumps(classifier("boosting", "extra-trees", "logistic"))
+    return done.stdout
+
+
+@pytest.mark.parametrize("deep", [0, DEEP])
+def test_another_process_writes_the_same_bytes(deep: int) -> None:
+    names = ("boosting", "extra-trees", "logistic")
+    written = elsewhere(f"sys.stdout.buffer.write(here.dumps(here.classifier(*{names}, deep={deep})))")
+    assert written == dumps(classifier(*names, deep=deep))
+
+
+def test_another_process_gives_the_scores_of_the_one_that_trained(tmp_path: Path) -> None:
+    made = classifier("boosting", "extra-trees", "logistic", deep=DEEP)
+    path = stored(tmp_path, dumps(made))
+    score = "read = here.read(here.Path(sys.argv[2])); cells, _ = here.data(500, here.DEEP);"
+    scores = elsewhere(score + "sys.stdout.buffer.write(read.score(cells).tobytes())", str(path))
+    assert scores == made.score(data(500, DEEP)[0]).tobytes()
 
 
 def test_the_list_of_types_allows_nothing_that_our_models_do_not_have() -> None:
     used: dict[str, set[str]] = {}
-    for name in MEMBERS:
-        with zipfile.ZipFile(io.BytesIO(dumps(classifier(name)))) as archive:
+    for name, deep in itertools.product(MEMBERS, (0, DEEP)):
+        with zipfile.ZipFile(io.BytesIO(dumps(classifier(name, deep=deep)))) as archive:
             schema = json.loads(archive.read(SCHEMA))
         for loader in ALLOWED:
             kinds = {f"{node['__module__']}.{node['__class__']}" for node in nodes(schema, loader)}
@@ -211,6 +264,102 @@ def test_an_object_that_is_none_of_ours_is_refused_wherever_it_hides(
         message = refusal(stored(tmp_path, edited(logistic, edit)))
         assert "which is no part of our classifiers" in message
     assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "node", HOSTILE_NODES, ids=[f"{n['__module__']}.{n['__class__']}" for n in HOSTILE_NODES]
+)
+def test_nothing_strange_hides_among_the_columns(
+    tmp_path: Path, deep_forest: bytes, node: dict[str, Any]
+) -> None:
+    """In place of a step, of a column list, or of a slice's end, where skops would build it."""
+
+    def transformers(schema: dict[str, Any]) -> list[dict[str, Any]]:
+        (columns,) = of_kind(schema, "ColumnTransformer")
+        return columns["content"]["content"]["transformers_"]["content"]
+
+    places: list[Callable[[dict[str, Any]], object]] = [
+        lambda schema: transformers(schema)[0]["content"].__setitem__(1, node),
+        lambda schema: transformers(schema)[1]["content"].__setitem__(2, node),
+        lambda schema: nodes(schema, "SliceNode")[0]["content"].update(start=node),
+    ]
+    for edit in places:
+        message = refusal(stored(tmp_path, edited(deep_forest, edit)))
+        assert "which is no part of our classifiers" in message or "is no run of columns" in message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"start": -1, "stop": 4, "step": None},
+        {"start": 0, "stop": None, "step": None},
+        {"start": 0, "stop": 4, "step": 2},
+        {"start": True, "stop": 4, "step": None},
+        {"start": [], "stop": "x", "step": None},
+    ],
+)
+def test_a_slice_that_is_no_run_of_columns_is_refused(
+    tmp_path: Path, deep_forest: bytes, content: dict[str, object]
+) -> None:
+    def edit(schema: dict[str, Any]) -> None:
+        nodes(schema, "SliceNode")[-1]["content"] = content
+
+    assert "has a slice that is no run of columns" in refusal(stored(tmp_path, edited(deep_forest, edit)))
+
+
+def of_kind(schema: Any, kind: str) -> list[dict[str, Any]]:
+    """All objects of a class in a schema."""
+    return [node for node in nodes(schema, "ObjectNode") if node["__class__"] == kind]
+
+
+COLUMN_ATTACKS: list[tuple[str, Callable[[Any, Any, Any], object]]] = [
+    ("more components", lambda columns, scale, pca: vars(pca).update(components_=np.zeros((KEPT, DEEP + 1)))),
+    ("none", lambda columns, scale, pca: vars(pca).update(components_=np.zeros((0, DEEP)))),
+    ("another mean", lambda columns, scale, pca: vars(pca).update(mean_=np.zeros((2, DEEP)))),
+    ("another scale", lambda columns, scale, pca: vars(scale).update(scale_=np.ones(1))),
+    ("whitened", lambda columns, scale, pca: vars(pca).update(whiten=True)),
+    ("weights", lambda columns, scale, pca: vars(columns).update(transformer_weights={"deep": 2.0})),
+    ("sparse", lambda columns, scale, pca: vars(columns).update(sparse_output_=True)),
+    ("in reverse", lambda columns, scale, pca: columns.transformers_.reverse()),
+    ("twice", lambda columns, scale, pca: columns.transformers_.append(columns.transformers_[1])),
+    ("no components", lambda columns, scale, pca: columns.transformers_[1][1].steps.pop()),
+    ("scaled, not kept", lambda columns, scale, pca: columns.transformers_[0][1].steps.append(("s", scale))),
+    ("other columns", lambda columns, scale, pca: columns.transformers_.__setitem__(
+        0, (*columns.transformers_[0][:2], slice(0, len(FEATURES) - 1)))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", [a[1] for a in COLUMN_ATTACKS], ids=[a[0] for a in COLUMN_ATTACKS])
+def test_columns_that_are_reduced_otherwise_are_refused_before_a_tree_is_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Any, Any, Any], object]
+) -> None:
+    made = classifier("extra-trees", deep=DEEP)
+    columns = made.fitted.members[0][0]
+    change(columns, *(step for _, step in columns.transformers_[1][1].steps))
+    path = stored(tmp_path, dumps(made))
+    monkeypatch.setattr(Classifier, "score", lambda *_: pytest.fail("it was used"))
+    message = refusal(path)
+    assert "of columns whose sizes" in message or "treats its columns" in message or "is damaged" in message
+
+
+def test_a_tree_on_columns_beyond_the_components_is_refused(tmp_path: Path, deep_forest: bytes) -> None:
+    """The file's features are enough for it, but not what the reduction leaves of them."""
+    beyond = len(FEATURES) + KEPT
+    assert beyond < len(FEATURES) + DEEP
+    attacked = with_nodes(deep_forest, "left_child", lambda tree: tree["feature"].__setitem__(0, beyond))
+    assert "has a tree that leads out of its own bounds" in refusal(stored(tmp_path, attacked))
+    last = with_nodes(deep_forest, "left_child", lambda tree: tree["feature"].__setitem__(0, beyond - 1))
+    assert "answers otherwise here" in refusal(stored(tmp_path, last))
+
+
+def test_no_step_starts_processes_because_the_file_says_so(tmp_path: Path, deep_forest: bytes) -> None:
+    def edit(schema: dict[str, Any]) -> None:
+        for kind in ("ColumnTransformer", "ExtraTreesClassifier"):
+            for node in of_kind(schema, kind):
+                node["content"]["content"]["n_jobs"]["content"] = "64"
+
+    member = read(stored(tmp_path, edited(deep_forest, edit))).fitted.members[0]
+    assert [step.n_jobs for _, step in member.steps] == [None, None]
 
 
 @pytest.mark.parametrize("protocol", [0, 1, True, 99, "2", None])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from pipeline.learn.fitting import (
     LEAVE_ONE_OUT_UP_TO,
     OUTER_FOLDS,
     PARALLEL_FROM,
     Settings,
+    _unseen_odds,
     cross_validate,
     fit,
     inner_splits,
@@ -42,17 +44,79 @@ def test_labels_of_a_group_do_not_touch_what_is_said_of_it(model: ModelName) -> 
     assert not np.array_equal(before.probability[~own], after.probability[~own])
 
 
+def deep_problem(groups: int = 3, size: int = 24) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`problem` with 60 deep columns behind its features."""
+    features, labels, names = problem(groups, size)
+    rng = np.random.default_rng(1)
+    deep = (rng.normal(size=(len(labels), 5)) + labels[:, None]) @ rng.normal(size=(5, 60))
+    return np.hstack([features, deep + rng.normal(size=deep.shape)]), labels, names
+
+
+def with_wild_cell(features: np.ndarray, cell: int) -> np.ndarray:
+    """The same cells, but for one whose deep features turn every principal direction that it is part of."""
+    wild = features.copy()
+    wild[cell, 4:] = 1e4 * np.random.default_rng(2).normal(size=features.shape[1] - 4)
+    return wild
+
+
+@pytest.mark.parametrize("model", ["logistic", "random-forest"])
+def test_components_are_found_without_the_group_held_out(model: ModelName) -> None:
+    """One wild cell: predictions of its group stand, for no other classifier than theirs left it out."""
+    features, labels, groups = deep_problem()
+    own = groups == "slide01"
+    cell = int(np.flatnonzero(own)[3])
+    settings = Settings(model=model)
+    before = cross_validate(features, labels, groups, settings, deep=60)
+    after = cross_validate(with_wild_cell(features, cell), labels, groups, settings, deep=60)
+    neighbours = own & (np.arange(len(own)) != cell)
+    assert np.array_equal(before.probability[neighbours], after.probability[neighbours])
+    assert np.array_equal(before.threshold[own], after.threshold[own])
+    for group in ("slide00", "slide02"):
+        assert not np.array_equal(before.probability[groups == group], after.probability[groups == group])
+
+
+def test_components_are_found_without_the_group_held_out_inside_a_fit() -> None:
+    """Calibration, threshold and choice rest on these: the same holds in the inner folds."""
+    features, labels, groups = deep_problem()
+    own = groups == "slide01"
+    cell = int(np.flatnonzero(own)[3])
+    before, after = (
+        _unseen_odds(["logistic"], x, labels, groups, 0, 60)["logistic"]
+        for x in (features, with_wild_cell(features, cell))
+    )
+    neighbours = own & (np.arange(len(own)) != cell)
+    assert np.array_equal(before[neighbours], after[neighbours])
+    assert not np.array_equal(before[~own], after[~own])
+
+
+def test_every_fit_of_a_fold_reduces_the_deep_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No model is fitted on more than the 4 other columns and the components."""
+    widths: list[int] = []
+
+    class Watched(LogisticRegression):
+        def fit(self, features: np.ndarray, labels: np.ndarray) -> Watched:
+            widths.append(features.shape[1])
+            fitted: Watched = super().fit(features, labels)
+            return fitted
+
+    monkeypatch.setattr("pipeline.learn.models.MEMBERS", {"logistic": lambda seed: Watched(max_iter=1000)})
+    features, labels, groups = deep_problem()
+    cross_validate(features, labels, groups, QUICK, deep=60)
+    assert sorted(set(widths)) == [4 + 24 // 4, 4 + 48 // 4]
+
+
 @pytest.mark.parametrize("model", ["auto", "boosting"])
 def test_folds_side_by_side_say_what_they_say_one_after_another(
     monkeypatch: pytest.MonkeyPatch, model: ModelName
 ) -> None:
-    features, labels, groups = problem(groups=3, size=PARALLEL_FROM // 3 + 1)
+    features, labels, groups = deep_problem(groups=3, size=PARALLEL_FROM // 3 + 1)
     settings = Settings(model=model)
-    together = cross_validate(features, labels, groups, settings)
+    together = cross_validate(features, labels, groups, settings, deep=60)
     monkeypatch.setattr("pipeline.learn.fitting.PARALLEL_FROM", len(labels) + 1)
-    alone = cross_validate(features, labels, groups, settings)
-    for name, values in vars(alone).items():
-        assert np.array_equal(values, getattr(together, name)), name
+    alone = cross_validate(features, labels, groups, settings, deep=60)
+    for name in ("probability", "threshold", "baseline", "fold"):
+        assert np.array_equal(getattr(alone, name), getattr(together, name)), name
+    assert alone.recipes == together.recipes
 
 
 def test_a_signal_is_found_and_noise_is_not() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from pipeline.learn import models
-from pipeline.learn.models import RECALL_AIM, ThresholdFor
+from pipeline.learn.models import DEEP_COMPONENTS, RECALL_AIM, ThresholdFor
 
 
 def merit(probability: np.ndarray, labels: np.ndarray, threshold: float, aim: ThresholdFor) -> float:
@@ -70,6 +70,75 @@ def test_auto_tries_boosting_only_where_there_are_labels_enough() -> None:
     assert not any("boosting" in recipe for recipe in few)
     assert ("boosting",) in many
     assert models.recipes("random-forest", 10) == [("random-forest",)]
+
+
+def deep_problem(cells: int = 60, deep: int = 100) -> tuple[np.ndarray, np.ndarray]:
+    """Features (n, 3 + deep), the last `deep` a noisy mixture of two directions, and labels."""
+    rng = np.random.default_rng(0)
+    labels = (np.arange(cells) % 2).astype(np.int8)
+    hidden = rng.normal(size=(cells, 2)) + labels[:, None]
+    mixed = hidden @ rng.normal(size=(2, deep)) * 50 + rng.normal(size=(cells, deep)) + 7
+    return np.hstack([rng.normal(size=(cells, 3)), mixed]), labels
+
+
+@pytest.mark.parametrize(
+    ("cells", "deep", "kept"),
+    [
+        (10_000, 2048, DEEP_COMPONENTS),
+        (4 * DEEP_COMPONENTS, 256, DEEP_COMPONENTS),
+        (40, 256, 10),
+        (2, 256, 1),
+        (10_000, DEEP_COMPONENTS, 0),
+        (40, 10, 0),
+        (40, 0, 0),
+    ],
+)
+def test_components_are_fewer_than_cells_and_only_for_many_columns(cells: int, deep: int, kept: int) -> None:
+    assert models.components(cells, deep) == kept
+
+
+@pytest.mark.parametrize("name", list(models.MEMBERS))
+@pytest.mark.parametrize("deep", [0, 15])
+def test_without_many_deep_columns_a_member_is_what_it_always_was(name: str, deep: int) -> None:
+    """60 cells give 15 components: so many columns stay themselves."""
+    features, labels = deep_problem(deep=15)
+    member = models.fit_member(name, features, labels, 3, deep)
+    plain = models.MEMBERS[name](3).fit(features, labels)
+    assert type(member) is type(plain)
+    assert member.predict_proba(features).tobytes() == plain.predict_proba(features).tobytes()
+
+
+@pytest.mark.parametrize("name", list(models.MEMBERS))
+def test_a_model_sees_the_other_columns_untouched_and_components_of_the_deep_ones(name: str) -> None:
+    features, labels = deep_problem()
+    member = models.fit_member(name, features, labels, 0, deep=100)
+    seen = member[0].transform(features)
+    assert seen.shape == (60, 3 + 15)
+    assert seen[:, :3].tobytes() == features[:, :3].tobytes()
+    standard = (features[:, 3:] - features[:, 3:].mean(0)) / features[:, 3:].std(0)
+    truth = np.linalg.svd(standard, full_matrices=False)
+    leading = truth.U[:, :2] * truth.S[:2]
+    assert np.abs(seen[:, 3:5]) == pytest.approx(np.abs(leading), rel=1e-4, abs=1e-4)
+
+
+def test_the_scale_of_a_deep_column_does_not_matter() -> None:
+    features, labels = deep_problem()
+    scaled = features.copy()
+    scaled[:, 3::2] *= 1024.0  # a power of two: not even rounding differs
+    one, other = (models.fit_member("extra-trees", x, labels, 0, deep=100) for x in (features, scaled))
+    assert np.array_equal(one.predict_proba(features), other.predict_proba(scaled))
+
+
+def test_components_are_the_same_for_the_same_seed() -> None:
+    features, labels = deep_problem()
+    first, again = (models.fit_member("logistic", features, labels, 5, deep=100) for _ in range(2))
+    assert first[0].transform(features).tobytes() == again[0].transform(features).tobytes()
+
+
+def test_deep_columns_are_reduced_where_there_are_no_others() -> None:
+    features, labels = deep_problem()
+    member = models.fit_member("extra-trees", features[:, 3:], labels, 0, deep=100)
+    assert member[0].transform(features[:, 3:]).shape == (60, 15)
 
 
 def test_the_random_forest_is_that_of_the_notes() -> None:

@@ -112,6 +112,48 @@ def test_morph_only_leaves_the_deep_features_out(tmp_path: Path) -> None:
     assert accuracies[0] == 1.0 > accuracies[1]
 
 
+def with_deep_columns(path: Path, count: int) -> Path:
+    """The same training data with so many deep columns more, put before and among the others."""
+    document = json.loads(path.read_text())
+    rng = np.random.default_rng(4)
+    names = [f"deep_net_{column:04d}" for column in range(count)]
+    document["feature_names"] = [names[0], "shape_a", *names[1:], "colour_b", "deep_000"]
+    for row in document["samples"]:
+        shape, colour, answer = row["features"]
+        noise = rng.normal(size=count).tolist()
+        row["features"] = [noise[0], shape, *noise[1:], colour, answer]
+    return write(path, document)
+
+
+def test_many_deep_columns_come_last_and_the_card_says_how_many_components_they_became(
+    tmp_path: Path,
+) -> None:
+    path = with_deep_columns(training_file(tmp_path / "t.json"), 60)
+    card = trained(path, "mk")["mk"]
+    assert card["features"][:3] == ["shape_a", "colour_b", "deep_net_0000"]
+    assert (len(card["features"]), card["deep_components"]) == (63, 72 // 4)
+    read = classifier_file.read(tmp_path / "mk_classifier.skops")
+    assert list(read.feature_names) == card["features"]
+    named = {row["cell_id"]: row["features"] for row in json.loads(path.read_text())["samples"]}
+    order = [json.loads(path.read_text())["feature_names"].index(name) for name in read.feature_names]
+    first = np.array(named[card["cells"][0]])[order]
+    assert np.array_equal(read.probe[0], first)
+    assert read.fitted.members[0][-1].n_features_in_ == 2 + 18
+
+
+def test_without_deep_columns_a_classifier_is_what_it_always_was(tmp_path: Path) -> None:
+    """The same bytes whether the training data had deep columns that were left out, or had none."""
+    contents = []
+    for name in ("deep", "plain"):
+        (tmp_path / name).mkdir()
+        path = training_file(tmp_path / name / "t.json")
+        if name == "deep":
+            with_deep_columns(path, 60)
+        assert trained(path, "mk", morph_only=True)["mk"]["deep_components"] == 0
+        contents.append([(path.parent / f"mk_classifier.{end}").read_bytes() for end in ("skops", "oof.csv")])
+    assert contents[0] == contents[1]
+
+
 def test_the_group_can_be_the_scene(tmp_path: Path) -> None:
     card = trained(training_file(tmp_path / "t.json"), "mk", group_by="scene")["mk"]
     assert set(card["groups"]) == {f"{slide}_s{scene}" for slide in SLIDES for scene in (0, 1)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -17,9 +18,15 @@ from compare import agreement
 from czifiles import Block, noise, write_czi
 from processes import mkhspc, started
 
-from pipeline.config import load_config
+import pipeline.run
+from pipeline.config import RunConfig, load_config
+from pipeline.config.schema import RunSection
 from pipeline.engine.prepare import open_run
 from pipeline.errors import InputError
+from pipeline.geometry import Box
+from pipeline.slide.model import SceneInfo
+from pipeline.slide.tiles import Tile
+from pipeline.slide.tissue import TissueMask
 from pipeline.store import cells, manifest as manifests
 from pipeline.store.layout import RunLayout
 
@@ -184,6 +191,29 @@ def test_tiles_of_any_size_find_the_same_cells_to_the_last_bit(wide_slide: Path,
     assert types.count("hspc") > 1000
     assert found[1024].equals(found[2048])
     assert found[1024].equals(found[4096])
+
+
+@pytest.mark.parametrize(("dx", "dy"), [(311, 97), (1000, 513)])
+def test_a_shifted_grid_finds_the_same_cells_to_the_last_bit(
+    wide_slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dx: int, dy: int
+) -> None:
+    def shifted(scene: SceneInfo, tissue: TissueMask, tile_size: int) -> list[Tile]:
+        corners = itertools.product(
+            range(-dy, scene.height_px, tile_size), range(-dx, scene.width_px, tile_size)
+        )
+        cores = [Box(x, y, x + tile_size, y + tile_size).clipped(scene.box) for y, x in corners]
+        return [Tile(f"s0_{c.x0}_{c.y0}", 0, c, *tissue.area_um2(c), rank=0) for c in cores]
+
+    tables = []
+    for name in ("plain", "shifted"):
+        run = RunSection(output_dir=str(tmp_path / name), slides=(str(wide_slide),), tile_size=1024)
+        pipeline.run.segment(RunConfig(run=run))
+        tables.append(table(tmp_path / name))
+        monkeypatch.setattr("pipeline.slide.tiles._tiles_of_scene", shifted)
+    plain, moved = (found.drop(["tile_id"]).sort_by("cell_id") for found in tables)
+    assert plain.equals(moved)
+    assert set(tables[0]["tile_id"].to_pylist()) != set(tables[1]["tile_id"].to_pylist())
+    assert f"s0_{1024 - dx}_{1024 - dy}" in tables[1]["tile_id"].to_pylist()
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(

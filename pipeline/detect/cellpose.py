@@ -66,6 +66,7 @@ class CellposeHspc:
     weights: str
     name: str = "cellpose"
     cell_type: CellType = "hspc"
+    needs_all_stains: bool = True
 
     @property
     def revision(self) -> str:

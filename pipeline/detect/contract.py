@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -13,6 +13,10 @@ from numpy.typing import NDArray
 from pipeline.config import AreaRange, CellType
 from pipeline.geometry import BoolMask, Box
 from pipeline.slide.stains import SceneCalibration, Stains, separate
+
+MIDDLE_SHARE = 2 / 3
+"""A cell's centroid is no farther from any of its points than this share of its length: so it is of a convex
+cell (Minkowski and Radon: a centroid divides no chord worse than 1 to 2)."""
 
 
 @dataclass(frozen=True)
@@ -24,25 +28,38 @@ class Window:
         box: where it lies, in level-0 pixels of the scene; `rgb` covers exactly this box.
         um_per_px: pixel size.
         calibration: stain vectors and thresholds of the scene.
+        wanted: what lies outside this box is searched only for the sake of the cells whose centroids lie in
+            it, and may be left out; None for a window that is searched all over.
     """
 
     rgb: NDArray[np.uint8]
     box: Box
     um_per_px: float
     calibration: SceneCalibration
+    wanted: Box | None = None
+    _whole: Window | None = field(default=None, init=False, repr=False, compare=False)
 
     @cached_property
     def stains(self) -> Stains:
         """Haematoxylin and eosin of every pixel, separated once for all who need them."""
-        return separate(self.rgb, self.calibration)
+        if self._whole is None:
+            return separate(self.rgb, self.calibration)
+        return self._whole.stains.part(self.box.slices_in(self._whole.box))
 
-    def part(self, box: Box) -> Window:
-        """The part of this window inside `box`: views of its pixels and stains, not copies."""
-        box = box.clipped(self.box)
-        here = box.slices_in(self.box)
-        part = replace(self, rgb=self.rgb[here], box=box)
-        part.__dict__["stains"] = self.stains.part(here)  # the place that `cached_property` looks at first
+    def part(self, box: Box, wanted: Box | None = None) -> Window:
+        """The part of this window inside `box`: views of its pixels and, once asked for, of its stains.
+
+        Args:
+            wanted: of the part; this window's by default.
+        """
+        part = replace(self.apart(box), wanted=wanted or self.wanted)
+        object.__setattr__(part, "_whole", self)
         return part
+
+    def apart(self, box: Box) -> Window:
+        """The part of this window inside `box`, whose stains are separated for it alone and go with it."""
+        box = box.clipped(self.box)
+        return replace(self, rgb=self.rgb[box.slices_in(self.box)], box=box)
 
 
 @dataclass(frozen=True)
@@ -64,9 +81,11 @@ class Detection:
 class Detector(Protocol):
     """Finds the cells of one type in a window.
 
-    A detector's answer for a cell may depend on nothing farther than `reach_um` from the cell, so
-    that any two windows which contain a cell with that margin find the same cell. It uses the
-    thresholds of the window's calibration, never statistics of the window itself.
+    A window that reaches `area.max_length_um + reach_um` beyond a box holds all that the answers for the
+    cells with centroids in that box depend on; and, of MK, the answers for those that may hold such a cell,
+    their centroids `MIDDLE_SHARE` of the longest outside the box at most. So any two windows of a
+    cell that are wide enough find the same cell. A detector uses the thresholds of the window's
+    calibration, never statistics of the window itself.
 
     Its `revision` changes with every change of the cells that it finds. A run keeps it, so that no
     table holds cells of two revisions.
@@ -84,10 +103,15 @@ class Detector(Protocol):
     @property
     def reach_um(self) -> float: ...
 
+    @property
+    def needs_all_stains(self) -> bool:
+        """Whether it asks for the stains of all that it sees, which others may then share."""
+        ...
+
     def detect(self, window: Window, area: AreaRange) -> Sequence[Detection]:
         """Cells of `area`'s sizes and at most `area.max_length_um` long, in any order.
 
-        Cells that touch the window's border may be missing or cut: the window that holds their
-        centroid in its core sees them whole.
+        Cells that touch the window's border may be missing or cut, and so may those with centroids
+        outside `window.wanted`: the window that holds their centroid in its core sees them whole.
         """
         ...

@@ -55,6 +55,10 @@ class RefinedBySam2:
         return f"1 {self.weights} of {self.found_by.name} {self.found_by.revision}"
 
     @property
+    def needs_all_stains(self) -> bool:
+        return self.found_by.needs_all_stains
+
+    @property
     def reach_um(self) -> float:
         return max(self.found_by.reach_um, SQUARE_UM + SQUARE_MARGIN_UM + 2.0)
 

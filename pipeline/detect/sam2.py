@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pipeline.config import AreaRange, CellType
 from pipeline.detect.classical.masks import fits, normalised, tight
 from pipeline.detect.classical.proposals import PROPOSAL_REACH_UM, proposals
-from pipeline.detect.contract import Detection, Window
+from pipeline.detect.contract import MIDDLE_SHARE, Detection, Window
 from pipeline.geometry import BoolMask, Box, equivalent_diameter, mask_centroid, shared_px, um_to_px
 from pipeline.models.service import Asker, Message, array_of
 
@@ -38,6 +38,11 @@ SHARED = 0.5
 """Masks are of one cell if they share this much of the smaller one and their centroids are this near."""
 MAX_RATIO = 4.0
 """A mask whose area is off its proposal's by more than this, either way, is of something else."""
+
+
+REASONS = ("empty", "piece_astray", "seen_twice", "unfit")
+"""Why a mask that the model let pass gives no cell: no pixel's centre lies in it; its largest piece is away
+from its prompt; another window shows the same cell better; its area or length is not stored."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,12 @@ class WindowGrid:
         x, y = column * self.cell_px, row * self.cell_px
         return Box(x, y, x + self.cell_px, y + self.cell_px)
 
+    def squares_that_meet(self, box: Box) -> list[Box]:
+        """The squares that share a pixel with a box; column after column."""
+        columns = range(box.x0 // self.cell_px, -(-box.x1 // self.cell_px))
+        rows = range(box.y0 // self.cell_px, -(-box.y1 // self.cell_px))
+        return [self.square(column, row) for column in columns for row in rows]
+
     def squares_of(self, points_px: NDArray[np.float64]) -> NDArray[np.int64]:
         """(n, 2) column and row of the squares that hold (n, 2) points."""
         return np.floor(points_px / self.cell_px).astype(np.int64)
@@ -84,7 +95,8 @@ class Sam2Mk:
         longest_um: cells may be this long, `AreaRange.max_length_um` of what is stored.
         min_score, min_stability: of a mask, by the model itself. Milder than the 0.8 and 0.95 of SAM2's
             automatic generator, which asks everywhere; here the points are chosen, and a classifier follows.
-        rejected: prompts that gave no cell so far, by reason; see `pipeline.models.sam2_masks.REASONS`.
+        rejected: prompts that gave no cell so far, by reason: `pipeline.models.sam2_masks.REASONS` and
+            `REASONS`.
     """
 
     asker: Asker
@@ -95,6 +107,7 @@ class Sam2Mk:
     rejected: Counter[str] = field(default_factory=Counter, compare=False)
     name: str = "sam2"
     cell_type: CellType = "mk"
+    needs_all_stains: bool = False
 
     @property
     def revision(self) -> str:
@@ -102,8 +115,15 @@ class Sam2Mk:
 
     @property
     def reach_um(self) -> float:
+        # The answer for an MK depends on the squares of its own prompt, which is NEAR_UM from its centroid
+        # at most, and of its rivals', whose centroids are SAME_UM from its own. Each of these squares begins
+        # a square's width beyond its prompt at most, and is known once its surroundings are seen. The mask
+        # itself lies in its square's window, so its length counts for nothing more. What matters are
+        # MK with centroids MIDDLE_SHARE of the longest outside a box, and the window reaches one longest
+        # farther than this anyway. 2 µm are for rounding to pixels.
         square_um = _window_um(self.longest_um) - self.longest_um
-        return SAME_UM + NEAR_UM + square_um + self._surroundings_um + 2.0
+        from_centroid_um = SAME_UM + NEAR_UM + square_um + self._surroundings_um + 2.0
+        return from_centroid_um - (1.0 - MIDDLE_SHARE) * self.longest_um
 
     @property
     def _surroundings_um(self) -> float:
@@ -117,26 +137,38 @@ class Sam2Mk:
             answer = self.asker.ask("sam2", request)
             self.rejected.update(counts_of(answer))
             box = square.grown(self._grid(window).margin_px)
-            found += _found(request, answer, box, square, window.um_per_px)
-        cells = [one.cell for one in found if not any(other.beats(one) for other in found)]
-        return [cell for cell in cells if fits(cell.mask, area, window.um_per_px)]
+            found += self._found(request, answer, box, square, window.um_per_px)
+        best = [one.cell for one in found if not any(other.beats(one) for other in found)]
+        cells: list[Detection] = [cell for cell in best if fits(cell.mask, area, window.um_per_px)]
+        lost = Counter(seen_twice=len(found) - len(best), unfit=len(best) - len(cells))
+        self.rejected.update(+lost)  # without reasons that befell none
+        return cells
 
     def requests(self, window: Window, area: AreaRange) -> Iterator[tuple[Box, Message]]:
-        """The square and the request of each window of the grid that has prompts and can be seen whole."""
-        grid = self._grid(window)
-        points_px, prior_area_px = prompts(window, area)
+        """The square and the request of each window of the grid that has prompts and can be seen whole.
+
+        Squares that no wanted cell depends on are left out.
+        """
+        grid, seen = self._grid(window), self._seen(window)
+        asked = self._asked(window)
+        squares = [one for one in grid.squares_that_meet(asked) if one.clipped(seen) == one]
+        if not squares:
+            return
+        # Whole squares of a box: all of them, with their surroundings, fill a box again.
+        all_px = Box(squares[0].x0, squares[0].y0, squares[-1].x1, squares[-1].y1)
+        searched = all_px.grown(self._surroundings_px(window))
+        points_px, prior_area_px = prompts(window.apart(searched), area)
         order = np.lexsort((points_px[:, 0], points_px[:, 1]))
         points_px, prior_area_px = points_px[order], prior_area_px[order]
-        squares = grid.squares_of(points_px)
-        surroundings_px = um_to_px(self._surroundings_um, window.um_per_px)
-        for column, row in np.unique(squares, axis=0).tolist():
-            square = grid.square(column, row)
-            seen = square.grown(surroundings_px)
-            if seen.clipped(window.box) != seen:
-                continue  # no cell of this square is owned here
+        held_by = grid.squares_of(points_px)
+        low, high = (asked.x0, asked.y0), (asked.x1, asked.y1)
+        matters = ((points_px >= low) & (points_px <= high)).all(axis=1)
+        for square in squares:
+            here = (held_by == (square.x0 // grid.cell_px, square.y0 // grid.cell_px)).all(axis=1)
+            if not (here & matters).any():
+                continue
             box = square.grown(grid.margin_px)
             rgb = np.ascontiguousarray(window.rgb[box.slices_in(window.box)])
-            here = (squares == (column, row)).all(axis=1)
             yield (
                 square,
                 {
@@ -148,6 +180,40 @@ class Sam2Mk:
                     **self._gate(area, window.um_per_px),
                 },
             )
+
+    def _seen(self, window: Window) -> Box:
+        """Where squares lie that are seen with their surroundings."""
+        return window.box.grown(-self._surroundings_px(window))
+
+    def _asked(self, window: Window) -> Box:
+        """Where the prompts lie that a wanted cell may be of, or a rival of a wanted cell."""
+        if window.wanted is None:
+            return self._seen(window)
+        return window.wanted.grown(um_to_px(NEAR_UM + SAME_UM, window.um_per_px))
+
+    def _surroundings_px(self, window: Window) -> int:
+        return um_to_px(self._surroundings_um, window.um_per_px)
+
+    def _found(
+        self, request: Message, answer: Message, box: Box, square: Box, um_per_px: float
+    ) -> Iterator[_Found]:
+        """The cells of the answer for the window `box`."""
+        points = array_of(request, "points")[array_of(answer, "prompt")].tolist()
+        scores, features = array_of(answer, "score").tolist(), array_of(answer, "features")
+        masks = masks_of(answer, (box.height, box.width))
+        for (part, mask), point, score, vector in zip(masks, points, scores, features, strict=True):
+            if not mask.any():
+                self.rejected["empty"] += 1
+                continue
+            inside, cell = tight(normalised(mask), part.x0, part.y0)
+            x, y = mask_centroid(cell)
+            centre = (inside.x0 + x, inside.y0 + y)
+            # The model took the whole mask; here it is its largest piece, whose middle may be elsewhere.
+            if math.dist(centre, point) > NEAR_UM / um_per_px:
+                self.rejected["piece_astray"] += 1
+                continue
+            found = EmbeddedDetection(inside.shifted(box.x0, box.y0), cell, score, vector)
+            yield _Found(found, square, (box.x0 + centre[0], box.y0 + centre[1]), SAME_UM / um_per_px)
 
     def _grid(self, window: Window) -> WindowGrid:
         return WindowGrid.of(self.longest_um, window.um_per_px)
@@ -259,23 +325,6 @@ class _Found:
         return math.dist(self.centre_px, other.centre_px) <= self.same_px and (
             _overlap(self.cell, other.cell) >= SHARED
         )
-
-
-def _found(request: Message, answer: Message, box: Box, square: Box, um_per_px: float) -> Iterator[_Found]:
-    """The cells of the answer for the window `box`."""
-    points = array_of(request, "points")[array_of(answer, "prompt")].tolist()
-    scores, features = array_of(answer, "score").tolist(), array_of(answer, "features")
-    masks = masks_of(answer, (box.height, box.width))
-    for (part, mask), point, score, vector in zip(masks, points, scores, features, strict=True):
-        if not mask.any():
-            continue  # too thin for a single pixel's centre
-        inside, cell = tight(normalised(mask), part.x0, part.y0)
-        x, y = mask_centroid(cell)
-        centre = (inside.x0 + x, inside.y0 + y)
-        # The model took the whole mask; here it is its largest piece, whose middle may be elsewhere.
-        if math.dist(centre, point) <= NEAR_UM / um_per_px:
-            found = EmbeddedDetection(inside.shifted(box.x0, box.y0), cell, score, vector)
-            yield _Found(found, square, (box.x0 + centre[0], box.y0 + centre[1]), SAME_UM / um_per_px)
 
 
 def _overlap(cell: Detection, other: Detection) -> float:

@@ -23,11 +23,12 @@ PARENT_BYTES = 245_000_000
 left out; with the process that multiprocessing keeps beside it."""
 WORKER_BYTES = 130_000_000
 """A worker with its libraries loaded and no tile."""
-PLAN_BYTES_PER_PX = 18
-"""What a worker holds for each pixel of a slide's tissue masks: two masks and their sums."""
-WINDOW_BYTES_PER_PX = 20
-"""What a worker needs for each pixel of its window, pixels included: measured on dense marrow at 12 and
-34 million pixels, and rounded up. The first tile that is done puts the run's own figure in its place."""
+PLAN_BYTES_PER_PX = 3
+"""What a worker holds for each pixel of a slide's tissue masks: two masks, and they come packed."""
+RGB_BYTES_PER_PX, STAINED_BYTES_PER_PX = 3, 17
+"""What a worker needs for each pixel of its window, and on top for each where stains are separated: measured
+on dense marrow at 12 and 34 million pixels, and rounded up. The tiles that are done put the run's own
+figure in its place."""
 DEEP_BYTES_PER_PX = 3 * 4 * 10_000 / 4096**2
 """For each deep feature: three copies of a number of 4 bytes for each of 10,000 cells in a dense tile."""
 MEASURED_MARGIN = 1.1
@@ -64,6 +65,7 @@ class Demand:
     Attributes:
         tiles: left to do.
         window_px: of the largest window.
+        stained_px: of it, those where stains are separated; all unless said.
         held_bytes: decoded sub-blocks kept for later windows, at most.
         block_bytes: of the largest sub-block.
         mask_px: of the tissue masks of the slide that has most.
@@ -80,12 +82,17 @@ class Demand:
     worker_bytes: int = 0
     owner_bytes: int = 0
     deep_columns: int = 0
+    stained_px: int | None = None
 
     def __post_init__(self) -> None:
         if not self.worker_bytes:
-            deep_bytes = round(DEEP_BYTES_PER_PX * self.deep_columns * self.window_px)
-            work_bytes = WINDOW_BYTES_PER_PX * self.window_px + PLAN_BYTES_PER_PX * self.mask_px + deep_bytes
-            object.__setattr__(self, "worker_bytes", WORKER_BYTES + work_bytes)
+            stained_px = self.window_px if self.stained_px is None else self.stained_px
+            work_bytes = (
+                RGB_BYTES_PER_PX * self.window_px
+                + (STAINED_BYTES_PER_PX + DEEP_BYTES_PER_PX * self.deep_columns) * stained_px
+                + PLAN_BYTES_PER_PX * self.mask_px
+            )
+            object.__setattr__(self, "worker_bytes", WORKER_BYTES + round(work_bytes))
 
     @property
     def slot_bytes(self) -> int:

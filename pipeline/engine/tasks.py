@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -67,6 +68,8 @@ class TileWork:
         waited_s = begun_s - self._ended_s
         plan, tile = self._plan(task)
         asked_before_s = self._asked_s
+        for counts in self._counts.values():
+            counts.clear()  # of a tile that failed
         window = Window(
             rgb=self.slots.pixels(task.slot, task.window.height, task.window.width),
             box=task.window,
@@ -99,13 +102,17 @@ class TileWork:
     def _model_facts(self, asked_before_s: float) -> dict[str, Any]:
         if self.asker is None:
             return {}
-        judged = {}
-        for cell_type, detector in self._recipe.detectors.items():
-            if isinstance(detector, Sam2Mk | RefinedBySam2):
-                counts = detector.rejected if isinstance(detector, Sam2Mk) else detector.counts
-                judged[f"{cell_type}_by_sam2"] = dict(counts)
-                counts.clear()
+        judged = {f"{cell_type}_by_sam2": dict(counts) for cell_type, counts in self._counts.items()}
         return {"models_s": round(self._asked_s - asked_before_s, 3), **judged}
+
+    @property
+    def _counts(self) -> dict[CellType, Counter[str]]:
+        """What became of SAM2's masks, by cell type."""
+        return {
+            cell_type: detector.rejected if isinstance(detector, Sam2Mk) else detector.counts
+            for cell_type, detector in self._recipe.detectors.items()
+            if isinstance(detector, Sam2Mk | RefinedBySam2)
+        }
 
     def _plan(self, task: TileTask) -> tuple[TilePlan, Tile]:
         if task.slide_id != self._planned_id:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.config import CELL_TYPES, AreaRange, CellType, RunConfig
-from pipeline.detect.contract import Detection, Detector, Window
+from pipeline.detect.contract import MIDDLE_SHARE, Detection, Detector, Window
 from pipeline.detect.resolve import build_detectors
 from pipeline.geometry import Box, mask_to_contour, shared_px, um_to_px
 from pipeline.measure import deep, features
@@ -28,7 +29,8 @@ from pipeline.slide.tissue import TissueMask
 from pipeline.store.schema import cell_names, part_schema
 
 MOSTLY_INSIDE = 0.5
-"""An HSPC with more than this share of its pixels in an MK candidate is marked as inside it."""
+"""An HSPC with more than this share of its pixels in an MK candidate is marked as inside it. Their centroids
+are no farther apart than `MIDDLE_SHARE` of the longest MK allowed: so far around its core a tile knows MK."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +62,26 @@ class Recipe:
 
     def halo_px(self, um_per_px: float) -> int:
         """Enough for every detector, every feature and every crop of an owned cell."""
-        longest_um = max(area.max_length_um for area in self.stored.values())
-        measured_um = max(
-            *CROP_SIZE_UM.values(),
-            longest_um + features.reach_um(um_per_px),
-            deep.reach_um(self.embedders, longest_um),
-        )
+        embedded_um = deep.reach_um(self.embedders, self._longest_um)
         seen_px = (self.detector_halo_px(cell_type, um_per_px) for cell_type in CELL_TYPES)
-        return max(um_to_px(measured_um, um_per_px), *seen_px)
+        return max(um_to_px(embedded_um, um_per_px), self.near_halo_px(um_per_px), *seen_px)
+
+    def near_halo_px(self, um_per_px: float) -> int:
+        """Enough for HSPC, and for all features and crops but those of networks."""
+        measured_um = max(*CROP_SIZE_UM.values(), self._longest_um + features.reach_um(um_per_px))
+        return max(um_to_px(measured_um, um_per_px), self.detector_halo_px("hspc", um_per_px))
+
+    @property
+    def _longest_um(self) -> float:
+        return max(area.max_length_um for area in self.stored.values())
+
+    def wanted(self, cell_type: CellType, core: Box, um_per_px: float) -> Box:
+        """Where the centroids of cells lie that matter to a core: of MK those too that may hold an HSPC."""
+        around_um = MIDDLE_SHARE * self.stored["mk"].max_length_um if cell_type == "mk" else 0.0
+        return core.grown(um_to_px(around_um, um_per_px))
 
     def detector_halo_px(self, cell_type: CellType, um_per_px: float) -> int:
-        """Longest cell of a type allowed plus the reach of its detector."""
+        """Longest cell of a type allowed plus the reach of its detector; see `Detector`."""
         reach_um = self.stored[cell_type].max_length_um + self.detectors[cell_type].reach_um
         return um_to_px(reach_um, um_per_px)
 
@@ -99,26 +110,44 @@ def find_cells(slide_id: str, window: Window, tissue: TissueMask, tile: Tile, re
         window: of `tile.read_box(recipe.halo_px(um_per_px))`.
         tissue: of the tile's scene.
     """
-    found = {t: _find(window, tissue, tile, recipe, t, slide_id) for t in CELL_TYPES}
-    inside = _inside_mk(found["mk"], found["hspc"])
-    rows = [
-        _rows(window, tissue, tile, found[t], inside if t == "hspc" else {}, slide_id, recipe)
-        for t in CELL_TYPES
-    ]
+    search = _Search(slide_id, window, tissue, tile, recipe)
+    hspc = _find(search, "hspc", search.near)  # first: they take most memory, and least of the pixels
+    mk = _find(search, "mk", window)
+    rows = [_rows(search, mk, {}), _rows(search, hspc, _inside_mk(mk, hspc, search))]
     return pa.concat_tables(rows)
 
 
-def _find(
-    window: Window, tissue: TissueMask, tile: Tile, recipe: Recipe, cell_type: CellType, slide_id: str
-) -> _Found:
-    detector = recipe.detectors[cell_type]
+@dataclass(frozen=True)
+class _Search:
+    """A tile, and what its cells are looked for with and in; see `find_cells`."""
+
+    slide_id: str
+    window: Window
+    tissue: TissueMask
+    tile: Tile
+    recipe: Recipe
+
+    @cached_property
+    def near(self) -> Window:
+        """The part of the window that HSPC and features need, less than half of what SAM2 sees for MK."""
+        box = self.tile.read_box(self.recipe.near_halo_px(self.window.um_per_px))
+        shares = self.recipe.detectors["mk"].needs_all_stains
+        return self.window.part(box) if shares else self.window.apart(box)
+
+
+def _find(search: _Search, cell_type: CellType, window: Window) -> _Found:
+    recipe, tile, tissue = search.recipe, search.tile, search.tissue
+    detector, um_per_px = recipe.detectors[cell_type], window.um_per_px
     # No more than the type needs: nuclei are searched on two thirds of the pixels that MK need.
-    seen = window.part(tile.read_box(recipe.detector_halo_px(cell_type, window.um_per_px)))
+    seen = window.part(
+        tile.read_box(recipe.detector_halo_px(cell_type, um_per_px)),
+        recipe.wanted(cell_type, tile.core, um_per_px),
+    )
     detections = detector.detect(seen, recipe.stored[cell_type])
     packed = PackedMasks.from_detections(detections, window.box)
     centroids_px, areas_px = packed.centroids_px, packed.areas_px
     places = [(float(x), float(y)) for x, y in centroids_px]
-    names = cell_names(slide_id, tile.scene, cell_type, places, areas_px.tolist())
+    names = cell_names(search.slide_id, tile.scene, cell_type, places, areas_px.tolist())
     x_px, y_px = centroids_px[:, 0], centroids_px[:, 1]
     in_tissue = tissue.contains(x_px, y_px)
     core = tile.core
@@ -129,16 +158,19 @@ def _find(
     return _Found(cell_type, detector.name, detections, centroids_px, areas_px, ids, in_tissue, owned)
 
 
-def _inside_mk(mk: _Found, hspc: _Found) -> dict[int, str]:
+def _inside_mk(mk: _Found, hspc: _Found, search: _Search) -> dict[int, str]:
     """For owned HSPC by index: the id of the MK candidate that holds most of it."""
     if not len(hspc.owned) or not len(mk.detections):
         return {}
+    farthest_px = MIDDLE_SHARE * search.recipe.stored["mk"].max_length_um / search.window.um_per_px
     boxes = np.array([_corners(hspc.detections[i].box) for i in hspc.owned])
     best: dict[int, tuple[float, str]] = {}
     for j in np.flatnonzero(mk.in_tissue).tolist():
         outer = mk.detections[j]
         x0, y0, x1, y1 = _corners(outer.box)
         near = (boxes[:, 0] < x1) & (boxes[:, 2] > x0) & (boxes[:, 1] < y1) & (boxes[:, 3] > y0)
+        apart_px = np.hypot(*(hspc.centroids_px[hspc.owned] - mk.centroids_px[j]).T)
+        near &= apart_px <= farthest_px
         for i in hspc.owned[near].tolist():
             inner = hspc.detections[i]
             share = shared_px(inner.box, inner.mask, outer.box, outer.mask) / int(hspc.areas_px[i])
@@ -151,15 +183,8 @@ def _corners(box: Box) -> tuple[int, int, int, int]:
     return box.x0, box.y0, box.x1, box.y1
 
 
-def _rows(
-    window: Window,
-    tissue: TissueMask,
-    tile: Tile,
-    found: _Found,
-    inside: Mapping[int, str],
-    slide_id: str,
-    recipe: Recipe,
-) -> pa.Table:
+def _rows(search: _Search, found: _Found, inside: Mapping[int, str]) -> pa.Table:
+    window, tile, recipe = search.window, search.tile, search.recipe
     owned = found.owned
     cells = [found.detections[i] for i in owned.tolist()]
     count = len(cells)
@@ -168,7 +193,7 @@ def _rows(
     crops = [crop_box(x, y, found.cell_type, um_per_px) for x, y in zip(x_px, y_px, strict=True)]
     columns = {
         "cell_id": [found.ids[i] for i in owned.tolist()],
-        "slide_id": [slide_id] * count,
+        "slide_id": [search.slide_id] * count,
         "scene": np.full(count, tile.scene, np.int32),
         "cell_type": [found.cell_type] * count,
         "tile_id": [tile.tile_id] * count,
@@ -180,14 +205,14 @@ def _rows(
         "area_um2": found.areas_px[owned] * um_per_px**2,
         "contour_px": [mask_to_contour(c.mask, c.box.x0, c.box.y0).ravel() for c in cells],
         "inside_mk_id": [inside.get(i) for i in owned.tolist()],
-        "touches_tissue_edge": tissue.near_edge([c.box for c in cells]),
+        "touches_tissue_edge": search.tissue.near_edge([c.box for c in cells]),
         "detector": [found.detector] * count,
         "detector_score": np.array([c.score for c in cells], np.float32),
-        "crop_image": encoded_crops(window, crops),
+        "crop_image": encoded_crops(search.near, crops),
         "crop_x0_px": np.array([box.x0 for box in crops], np.int32),
         "crop_y0_px": np.array([box.y0 for box in crops], np.int32),
         "crop_um_per_px": np.full(count, um_per_px),
-        **features.measure(window, cells),
+        **features.measure(search.near, cells),
         **deep.measure(
             window,
             cells,

@@ -162,6 +162,7 @@ class Sleeper:
     nap_s: float
     name: str = "sleeper"
     reach_um: float = 20.0
+    needs_all_stains: bool = False
 
     def detect(self, window: Window, area: AreaRange) -> Sequence[Detection]:
         time.sleep(self.nap_s)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import need
 from numpy.typing import NDArray
 from stained import CALIBRATION
 
@@ -21,9 +22,9 @@ from pipeline.models.cache import WeightFile
 from pipeline.models.cellpose import CellposeLoader
 from pipeline.models.service import Local, Message, Model
 
-pytest.importorskip("cellpose")
+need("cellpose")
 
-from conecells import RADIUS_PX, cones, one_thread, save_cone_finder, small_backbone
+from conecells import RADIUS_PX, cones, one_thread, save_cone_finder, small_backbone  # noqa: E402
 
 AREA = AreaRange(5.0, 300.0)
 UM_PER_PX = 0.3

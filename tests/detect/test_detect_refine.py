@@ -76,6 +76,7 @@ class Given:
     revision: str = "1 abc"
     cell_type: CellType = "hspc"
     reach_um: float = 20.0
+    needs_all_stains: bool = False
 
     def detect(self, window: Window, area: AreaRange) -> list[Detection]:
         inside = (box for box in self.cells if box.clipped(window.box) == box)

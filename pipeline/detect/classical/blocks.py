@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
 from pipeline.detect.classical.masks import ByteImage
+from pipeline.detect.contract import Window
 from pipeline.geometry import Box
+from pipeline.slide.stains import Stains
+
+_BAND_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,27 @@ class BlockGrid:
         left, top = -(-box.x0 // size), -(-box.y0 // size)
         shape = max(0, box.y1 // size - top), max(0, box.x1 // size - left)
         return cls(size, (left * size, top * size), shape, size * um_per_px)
+
+    def means(self, window: Window) -> Stains:
+        """The window's stains in blocks."""
+        stains = window.stains
+        return Stains(self.mean(stains.haematoxylin, window.box), self.mean(stains.eosin, window.box))
+
+    def means_by_bands(self, window: Window) -> Stains:
+        """`means`, of one band of the window after the other, so that no more is separated at a time."""
+        bands = [self._means_of_rows(window, row) for row in range(0, self.shape[0], _BAND_ROWS)]
+        return Stains(
+            np.concatenate([band.haematoxylin for band in bands]),
+            np.concatenate([band.eosin for band in bands]),
+        )
+
+    def _means_of_rows(self, window: Window, row: int) -> Stains:
+        rows = min(_BAND_ROWS, self.shape[0] - row)
+        (left, top), columns = self.origin, self.shape[1]
+        top += row * self.size
+        band = Box(left, top, left + columns * self.size, top + rows * self.size)
+        grid = replace(self, origin=(left, top), shape=(rows, columns))
+        return grid.means(window.apart(band))
 
     def mean(self, pixels: ByteImage, box: Box) -> ByteImage:
         """Mean of each block of an (h, w) uint8 image of the window `box`, rounded half up."""

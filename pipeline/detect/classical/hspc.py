@@ -37,6 +37,7 @@ class ClassicalHspc:
     name: str = "classical"
     cell_type: CellType = "hspc"
     revision: str = "1"
+    needs_all_stains: bool = True
 
     @property
     def reach_um(self) -> float:

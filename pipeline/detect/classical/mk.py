@@ -23,7 +23,7 @@ from pipeline.detect.classical.nuclei import THRESHOLD_REACH_UM, nuclear_pixels
 from pipeline.detect.classical.split import summits
 from pipeline.detect.contract import Detection, Window
 from pipeline.geometry import Box
-from pipeline.slide.stains import smooth
+from pipeline.slide.stains import StainLevels, Stains, smooth
 
 BLOCK_UM = 0.44
 SMOOTHING_UM = 0.44
@@ -85,6 +85,7 @@ class ClassicalMk:
     name: str = "classical"
     cell_type: CellType = "mk"
     revision: str = "1"
+    needs_all_stains: bool = True
 
     @property
     def reach_um(self) -> float:
@@ -95,7 +96,7 @@ class ClassicalMk:
         grid = BlockGrid.over(window.box, window.um_per_px, BLOCK_UM)
         if min(grid.shape) == 0:
             return []
-        layers = make_layers(window, grid)
+        layers = make_layers(grid, grid.means(window), window.calibration.levels)
         level = PLATEAU_LEVEL * window.calibration.levels.cytoplasm_eosin
         centres = find_summits(layers, plateaus(layers), level)
         centres, radii = trace_all(layers, centres)
@@ -105,12 +106,11 @@ class ClassicalMk:
         return [cell for cell in inside if fits(cell.mask, area, window.um_per_px)]
 
 
-def make_layers(window: Window, grid: BlockGrid) -> Layers:
-    """Eosin, nuclei and body of a window, in blocks."""
+def make_layers(grid: BlockGrid, stains: Stains, levels: StainLevels) -> Layers:
+    """Eosin, nuclei and body of a window, in blocks, from the means of its stains over them."""
     sigma = SMOOTHING_UM / grid.um_per_block
-    haematoxylin = smooth(grid.mean(window.stains.haematoxylin, window.box), sigma)
-    eosin = smooth(grid.mean(window.stains.eosin, window.box), sigma)
-    nuclei = nuclear_pixels(haematoxylin, window.calibration.levels, grid.um_per_block)
+    haematoxylin, eosin = smooth(stains.haematoxylin, sigma), smooth(stains.eosin, sigma)
+    nuclei = nuclear_pixels(haematoxylin, levels, grid.um_per_block)
     hidden = dilate(nuclei, max(1, round(NUCLEAR_EDGE_UM / grid.um_per_block)))
     lobe = round(LARGEST_LOBE_UM / 2 / grid.um_per_block)
     filled_in = erode(dilate(np.where(hidden, 0, eosin).astype(np.uint8), lobe), lobe)

@@ -35,12 +35,14 @@ def status(run_dir: Path, as_json: bool, watch: bool) -> None:
     Reads the run's files alone, so it works while the run goes on, from any machine, and tells of
     all the processes that share the run. For a run of `mkhspc slurm`, and where there is sacct, it
     says as well which jobs died and why. With --watch a terminal shows it live; elsewhere it is
-    one JSON line every 2 seconds.
+    one JSON line every 2 seconds. --json lists every tile that is missing, and why those failed
+    that did.
 
     \b
     Examples:
       mkhspc status run
       mkhspc status run --watch
+      mkhspc status run --json
     """
     looks = _looks(run_dir)
     if watch:

@@ -25,7 +25,7 @@ STYLES = {"working": "green", "ended": "", "interrupted": "yellow", "lost": "red
 def to_json(status: RunStatus) -> dict[str, Any]:
     """The status as plain values."""
     return {
-        "slides": [{**asdict(slide), "left": slide.left} for slide in status.slides],
+        "slides": [{**asdict(slide), "failed": slide.failed, "left": slide.left} for slide in status.slides],
         "left": status.left,
         "failed": status.failed,
         "unplanned_slides": status.unplanned,

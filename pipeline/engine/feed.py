@@ -2,7 +2,8 @@
 
 Back-pressure is the number of slots: a window is put together when a slot is free, and a slot is
 free again when its tile is done. A tile that is done already, or that another process of the run is
-working on, is left out when its turn comes; the latter are looked at again at the end.
+working on, is left out when its turn comes; the latter are looked at again at the end. A fault of a
+slide, which may vanish or be replaced while others are read, fails the tiles that it has left.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from pathlib import Path
 from pipeline.engine.claims import RENEW_S, Claim, Claims
 from pipeline.engine.slots import Slots
 from pipeline.engine.workers import Outcome
-from pipeline.errors import MkhspcError
+from pipeline.errors import InputError, MkhspcError
 from pipeline.geometry import Box
-from pipeline.slide.czi import CziSlide
-from pipeline.slide.stream import ReadPlan, Visit, WindowStream, plan_reads
+from pipeline.slide.czi import CziSlide, read_slide_info
+from pipeline.slide.stream import ReadPlan, Visit, WindowStream, mosaics_of, plan_reads
 from pipeline.slide.tiles import Tile
 
 NO_SLOT = -1
@@ -43,10 +44,15 @@ class TileTask:
 
 @dataclass(frozen=True)
 class SlideReads:
-    """The tiles of a slide that are to be read, in the order in which they will be."""
+    """The tiles of a slide that are to be read, in the order in which they will be.
+
+    Attributes:
+        fingerprint: of the file that the tiles were planned for; see `CziDirectory`.
+    """
 
     slide_id: str
     path: Path
+    fingerprint: str
     um_per_px: float
     tiles: Sequence[Tile]
     visits: Sequence[Visit]
@@ -59,10 +65,10 @@ def plan_slide(
     """Chooses the order in which the windows of a slide's tiles are read."""
     visits = [Visit(tile.scene, tile.read_box(halo_px)) for tile in tiles]
     with CziSlide.open(path, um_per_px) as slide:
-        plan = plan_reads(slide, visits, room_bytes)
-    return SlideReads(
-        slide_id, path, um_per_px, [tiles[i] for i in plan.order], [visits[i] for i in plan.order], plan
-    )
+        plan = plan_reads(mosaics_of(slide, visits), visits, room_bytes)
+        fingerprint = slide.info.fingerprint
+    in_order = [tiles[i] for i in plan.order], [visits[i] for i in plan.order]
+    return SlideReads(slide_id, path, fingerprint, um_per_px, *in_order, plan)
 
 
 class WindowFeed:
@@ -180,22 +186,33 @@ class WindowFeed:
         tile_id = slide.tiles[step].tile_id
         claim = self._claims.take(slide.slide_id, tile_id)
         if claim is Claim.DONE:
-            task = TileTask(slide.slide_id, tile_id, slide.visits[step].box, NO_SLOT)
-            self._offer(Outcome(task, {"elsewhere": True}))
+            self._offer(Outcome(_task(slide, step), {"elsewhere": True}))
         return claim
 
     def _read(self, slide: SlideReads) -> list[int]:
         """Reads the windows of a slide; returns the steps of those that other processes have."""
-        theirs: list[int] = []
+        claims: dict[int, Claim] = {}
+        read: set[int] = set()
+        try:
+            self._read_windows(slide, claims, read)
+        except Exception as fault:  # any fault of one slide must not take the others with it
+            for step in range(len(slide.tiles)):
+                if step not in claims and not self._is_closed:
+                    claims[step] = self._claim(slide, step)  # raises where the run's own disk is at fault
+                if claims.get(step) is Claim.OURS and step not in read:
+                    self._offer(Outcome(_task(slide, step), None, _reason(fault)))
+        return [step for step, claim in claims.items() if claim is Claim.THEIRS]
+
+    def _read_windows(self, slide: SlideReads, claims: dict[int, Claim], read: set[int]) -> None:
+        """Offers the windows of a slide; `claims` and `read` take its steps as far as it came."""
 
         def is_wanted(step: int) -> bool:
             if self._is_closed:
                 return False
-            claim = self._claim(slide, step)
-            if claim is Claim.THEIRS:
-                theirs.append(step)
-            return claim is Claim.OURS
+            claims[step] = self._claim(slide, step)
+            return claims[step] is Claim.OURS
 
+        _refuse_another(slide)
         with WindowStream(
             slide.path,
             slide.um_per_px,
@@ -205,9 +222,9 @@ class WindowFeed:
             is_wanted=is_wanted,
         ) as stream:
             while (step := stream.next_window()) is not None and (slot := self._next_slot()) is not None:
+                read.add(step)
                 self._read_window(stream, slide, step, slot)
             self.decoded_bytes += stream.decoded_bytes
-        return theirs
 
     def _next_slot(self) -> int | None:
         """Waits for a free slot; None when the feed is closed."""
@@ -216,14 +233,16 @@ class WindowFeed:
             return None if self._is_closed else self._free.popleft()
 
     def _read_window(self, stream: WindowStream, slide: SlideReads, step: int, slot: int) -> None:
-        tile, window = slide.tiles[step], slide.visits[step].box
-        task = TileTask(slide.slide_id, tile.tile_id, window, slot)
-        ready: TileTask | Outcome = task
+        """Offers a tile with its pixels; a damaged image fails it alone, any other fault is raised too."""
+        task = _task(slide, step, slot)
         try:
-            stream.read_into(self._slots.pixels(slot, window.height, window.width))
-        except MkhspcError as error:
-            ready = Outcome(task, None, str(error).replace("\n", " "))
-        self._offer(ready)
+            stream.read_into(self._slots.pixels(slot, task.window.height, task.window.width))
+        except Exception as fault:
+            self._offer(Outcome(task, None, _reason(fault)))
+            if not isinstance(fault, MkhspcError):
+                raise
+        else:
+            self._offer(task)
 
     def _offer(self, ready: TileTask | Outcome) -> None:
         with self._changed:
@@ -232,6 +251,26 @@ class WindowFeed:
 
     def _tell(self) -> None:
         os.write(self._ring, b"!")
+
+
+def _task(slide: SlideReads, step: int, slot: int = NO_SLOT) -> TileTask:
+    return TileTask(slide.slide_id, slide.tiles[step].tile_id, slide.visits[step].box, slot)
+
+
+def _reason(fault: Exception) -> str:
+    """A fault in one line."""
+    words = str(fault) if isinstance(fault, MkhspcError | OSError) else f"{type(fault).__name__}: {fault}"
+    return words.replace("\n", " ")
+
+
+def _refuse_another(slide: SlideReads) -> None:
+    """Raises `InputError` when another file took the slide's place since its tiles were planned."""
+    if read_slide_info(slide.path).fingerprint != slide.fingerprint:
+        raise InputError(
+            "is another scan than the one that this run began with (its fingerprint differs)",
+            where=slide.path,
+            fix="put the first one back",
+        )
 
 
 def _only(slide: SlideReads, steps: Sequence[int]) -> SlideReads:

@@ -50,7 +50,9 @@ def refuse_missing(missing: dict[str, list[str]], unplanned: Sequence[str]) -> N
         clauses.append(f"{len(named)} tiles are missing: {', '.join(named[:NAMED_TILES])}{more}")
     if clauses:
         raise IncompleteError(
-            "; ".join(clauses), fix="run the same `mkhspc segment` again: finished tiles are kept"
+            "; ".join(clauses),
+            fix="run the same `mkhspc segment` again: finished tiles are kept;"
+            " `mkhspc status RUN --json` lists all that are missing",
         )
 
 

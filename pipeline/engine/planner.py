@@ -13,17 +13,37 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 
 from pipeline.config import CELL_TYPES, CellType, RunConfig
-from pipeline.engine.budget import Budget, Demand, layout_of, plan_workers
+from pipeline.engine.budget import (
+    MEASURED_MARGIN,
+    SAFE_SHARE,
+    Budget,
+    Demand,
+    layout_of,
+    plan_workers,
+    refuse_survey,
+)
+from pipeline.engine.feed import SlideReads
 from pipeline.engine.journal import read_journals
 from pipeline.engine.limits import GB, MemoryLimit, memory_limit, usable_cores
 from pipeline.engine.prepare import Tell, chosen_tiles, ignore, open_run, prepare_plan
-from pipeline.engine.schedule import Job, Share, do_tiles, plan_job, plan_share, refuse_failures, with_models
+from pipeline.engine.schedule import (
+    Job,
+    Share,
+    best_budget,
+    do_tiles,
+    plan_job,
+    plan_share,
+    refuse_failures,
+    with_models,
+)
 from pipeline.errors import UsageError
 from pipeline.models.choice import gpus_here
 from pipeline.progress import Progress, silent
+from pipeline.slide.stream import WindowStream
 from pipeline.slide.tiles import Tile
 from pipeline.store import tables
 from pipeline.store.layout import RunLayout
@@ -59,6 +79,8 @@ class FirstTile:
     Attributes:
         seconds: of one worker, reading left out.
         models_s: of these, waiting for the models' answers.
+        read_s: of one thread that decodes the sub-blocks of its window.
+        read_bytes: of their pixels.
         worker_bytes: the most memory of that worker.
         owner_bytes: the most memory of the processes that own the models.
         device: where the models were; empty without any.
@@ -70,6 +92,8 @@ class FirstTile:
     fat_free_area_um2: float
     seconds: float
     models_s: float
+    read_s: float
+    read_bytes: int
     worker_bytes: int
     owner_bytes: int
     device: str
@@ -80,7 +104,10 @@ class FirstTile:
 
 @dataclass(frozen=True)
 class Option:
-    """What so many workers would need, and whether they fit."""
+    """What so many workers would need, and whether `segment --num-workers` would begin with them.
+
+    That is judged before a tile is measured, so it can be more than the forecast's own answer.
+    """
 
     workers: int
     peak_bytes: int
@@ -164,7 +191,11 @@ def forecast(
         if machine.gpus is not None:  # the device named is one of that machine; the tile is done on this
             scratched = replace(scratched, compute=replace(scratched.compute, device="auto"))
         begun_s = time.monotonic()
-        layout, manifest, slide_ids = open_run(scratched, tell=tell)
+        layout, manifest, slide_ids = open_run(
+            scratched,
+            accept=lambda new: refuse_survey(new.slides, new.config.run.calibration_samples, machine.limit),
+            tell=tell,
+        )
         tiles = {}
         for done, slide_id in enumerate(slide_ids, start=1):
             tiles[slide_id] = chosen_tiles(manifest, prepare_plan(layout, manifest, slide_id))
@@ -177,13 +208,15 @@ def forecast(
         first = _measured(layout, manifest, *_densest(wanted), scratched, progress)
     devices = (machine.gpus or 1) if machine.gpus is not None and job.devices else len(job.devices)
     owner_bytes = devices * max(job.models.resident_bytes, first.owner_bytes // max(1, len(job.devices)))
+    thought = replace(job.demand, owner_bytes=devices * job.models.resident_bytes)
     demand = job.demand.measured(first.worker_bytes, owner_bytes)
-    budget = plan_workers(config.compute.num_workers, demand, machine.cores, machine.limit)
+    budget = layout_of(demand, _workers(config, thought, demand, machine), machine.limit)
     area_um2 = sum(tile.fat_free_area_um2 for found in wanted.values() for tile in found)
     scale = area_um2 / first.fat_free_area_um2
     cells = {t: round(scale * n) for t, n in first.cells.items()}
     stored_bytes = scale * first.stored_bytes
     plans = [slide.plan for slide in job.slides]
+    reading_s = sum(p.decoded_bytes for p in plans) * first.read_s / max(1, first.read_bytes)
     return Forecast(
         slides=len(slide_ids),
         tiles=demand.tiles,
@@ -199,11 +232,11 @@ def forecast(
         limit_set_by=machine.limit.set_by,
         cells=cells,
         disk_bytes=round(COPIES * stored_bytes),
-        time_s=survey_s + scale * _tile_s(first, budget.workers, machine.cores, devices),
+        time_s=survey_s + _tiles_s(first, scale, reading_s, budget, machine.cores, devices),
         site_bytes=_site_bytes(config, {t: round(scale * n) for t, n in first.cards.items()}),
         decoded_share=sum(p.decoded_bytes for p in plans) / max(1, sum(p.touched_bytes for p in plans)),
         first_tile=first,
-        options=[_option(demand, workers, machine.limit) for workers in NOTED_WORKERS],
+        options=[_option(thought, workers, machine.limit) for workers in NOTED_WORKERS],
     )
 
 
@@ -223,12 +256,35 @@ def _too_large(machine: Machine, job: Job) -> list[str]:
     return job.models.too_large_for(min(gpu.memory_bytes for gpu in used))
 
 
-def _tile_s(first: FirstTile, workers: int, cores: int, devices: int) -> float:
-    """Between the ends of two tiles: what is slowest, the workers, their cores or the devices."""
+def _workers(config: RunConfig, thought: Demand, measured: Demand, machine: Machine) -> int:
+    """As `segment` has them: begun with by what is thought, then sized by what is measured.
+
+    Raises:
+        UsageError: `segment` would refuse to begin.
+    """
+    asked = config.compute.num_workers
+    begun_with = plan_workers(asked, thought, machine.cores, machine.limit)
+    if asked != "auto":
+        return begun_with.workers
+    with_margin = replace(measured, worker_bytes=int(MEASURED_MARGIN * measured.worker_bytes))
+    return best_budget(with_margin, machine.cores, machine.limit).workers
+
+
+def _tiles_s(
+    first: FirstTile, scale: float, reading_s: float, budget: Budget, cores: int, devices: int
+) -> float:
+    """From the first tile to the last: what is slowest, workers, reading threads, their cores or devices.
+
+    Args:
+        scale: all tiles over the first, by what is in them.
+        reading_s: of one thread that reads all windows.
+    """
+    working_s, asking_s = scale * first.seconds, scale * first.models_s
     return max(
-        first.seconds / workers,
-        (first.seconds - first.models_s) / min(workers, cores),
-        first.models_s / max(1, devices),
+        working_s / budget.workers,
+        reading_s / budget.read_threads,
+        (working_s - asking_s + reading_s) / min(budget.workers + budget.read_threads, cores),
+        asking_s / max(1, devices),
     )
 
 
@@ -252,10 +308,14 @@ def _measured(
 ) -> FirstTile:
     compute = replace(config.compute, num_workers=1, memory_gb=None)
     share = Share({slide_id: [tile]})
-    with with_models(plan_share(layout, manifest, share, compute)) as job:
+    work = plan_share(layout, manifest, share, compute)
+    if work is None:
+        raise RuntimeError("a run that was just made has its first tile already")
+    read_s, read_bytes = _read(work.slides[0], work.room_bytes)
+    with with_models(work) as job:
         refuse_failures(do_tiles(layout, manifest, share, job, progress))
         owner_bytes = job.owners.peak_bytes if job and job.owners else 0
-        device = ", ".join(job.devices) if job else ""
+        device = ", ".join(work.devices)
     path = layout.part(slide_id, tile.tile_id)
     part = tables.read_table(path, manifest.config_hash, columns=["cell_type", "area_um2"])
     facts = next(
@@ -272,6 +332,8 @@ def _measured(
         fat_free_area_um2=max(tile.fat_free_area_um2, 1.0),
         seconds=facts["seconds"],
         models_s=facts.get("models_s", 0.0),
+        read_s=read_s,
+        read_bytes=read_bytes,
         worker_bytes=facts["peak_bytes"],
         owner_bytes=owner_bytes,
         device=device,
@@ -281,6 +343,16 @@ def _measured(
     )
 
 
+def _read(slide: SlideReads, room_bytes: int) -> tuple[float, int]:
+    """Seconds of one thread for the first window of a slide, and bytes of pixels decoded."""
+    window = slide.visits[0].box
+    with WindowStream(slide.path, slide.um_per_px, slide.visits, room_bytes=room_bytes, threads=1) as stream:
+        begun_s = time.monotonic()
+        stream.next_window()
+        stream.read_into(np.empty((window.height, window.width, 3), np.uint8))
+        return time.monotonic() - begun_s, stream.decoded_bytes
+
+
 def _site_bytes(config: RunConfig, cards: Mapping[CellType, int]) -> int:
     """The gallery's size; it takes a sample where all cards would be more than the site may hold."""
     all_bytes = sum(CARD_BYTES[t] * n for t, n in cards.items())
@@ -288,5 +360,5 @@ def _site_bytes(config: RunConfig, cards: Mapping[CellType, int]) -> int:
 
 
 def _option(demand: Demand, workers: int, limit: MemoryLimit) -> Option:
-    budget: Budget = layout_of(demand, workers, limit)
-    return Option(workers, budget.peak_bytes, budget.peak_bytes <= limit.limit_bytes)
+    peak_bytes = layout_of(demand, min(workers, demand.tiles), limit).peak_bytes
+    return Option(workers, peak_bytes, peak_bytes <= int(SAFE_SHARE * limit.limit_bytes))

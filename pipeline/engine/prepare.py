@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pipeline.config import RunConfig
 from pipeline.engine import agreement
 from pipeline.errors import InputError, UsageError
-from pipeline.slide.czi import CziSlide
+from pipeline.geometry import Box
+from pipeline.slide.czi import CziSlide, is_damage
 from pipeline.slide.stains import SceneCalibration, calibrate
 from pipeline.slide.tiles import Tile, TilePlan, calibration_boxes, plan_tiles, read_plan, sampled, write_plan
 from pipeline.slide.tissue import TissueMask, survey
+from pipeline.slide.unpack import Pixels
 from pipeline.store import manifest as manifests
 from pipeline.store.atomic import TEMPORARY_SUFFIX
 from pipeline.store.layout import RunLayout, distinct_slide_ids
@@ -22,6 +25,8 @@ from pipeline.store.manifest import Manifest, SceneEntry, SlideEntry
 
 CALIBRATION_WINDOW_UM = 110.0
 """Side of a calibration window: some ten nuclei across, so each holds nuclei and what lies between."""
+SPARE_WINDOWS = 2
+"""So many times the calibration windows asked for are drawn where some of them cannot be decoded."""
 Accept = Callable[[Manifest], object]
 """Looks at a manifest before it is written, and raises what it holds against it."""
 Tell = Callable[[str], object]
@@ -248,17 +253,50 @@ def _is_asked_for(manifest: Manifest, scene: int) -> bool:
 
 
 def _calibrate(slide: CziSlide, scene: int, mask: TissueMask, manifest: Manifest) -> SceneCalibration:
-    run = manifest.config.run
-    side_px = round(CALIBRATION_WINDOW_UM / slide.um_per_px)
-    boxes = calibration_boxes(mask, run.calibration_samples, side_px, run.seed, slide.info.slide_id, scene)
     try:
-        return calibrate([slide.read(scene, box) for box in boxes], slide.um_per_px)
+        return calibrate(_calibration_windows(slide, scene, mask, manifest), slide.um_per_px)
     except InputError as error:
         raise InputError(
             f"scene {scene} cannot be calibrated: {error.what}",
             where=slide.info.path,
             fix="look at it with `mkhspc inspect --preview`, and leave it out with --scene",
         ) from error
+
+
+def _calibration_windows(slide: CziSlide, scene: int, mask: TissueMask, manifest: Manifest) -> list[Pixels]:
+    """Pixels of the windows drawn; in the place of each that cannot be decoded the next one drawn.
+
+    Raises:
+        InputError: none can be decoded, or a disk or a server does not answer.
+    """
+    run = manifest.config.run
+    side_px = round(CALIBRATION_WINDOW_UM / slide.um_per_px)
+
+    def drawn(count: int) -> list[Box]:  # more windows begin with those of fewer
+        return calibration_boxes(mask, count, side_px, run.seed, slide.info.slide_id, scene)
+
+    faults: list[InputError] = []
+    boxes = drawn(run.calibration_samples)
+    windows = list(_decodable(slide, scene, boxes, faults))
+    if faults:
+        spare = drawn(SPARE_WINDOWS * run.calibration_samples)[len(boxes) :]
+        windows += islice(_decodable(slide, scene, spare, faults), len(faults))
+    if faults and not windows:
+        raise faults[0]
+    return windows
+
+
+def _decodable(
+    slide: CziSlide, scene: int, boxes: Sequence[Box], faults: list[InputError]
+) -> Iterator[Pixels]:
+    """Pixels of those boxes in which no image is damaged; `faults` takes the errors of the others."""
+    for box in boxes:
+        try:
+            yield slide.read(scene, box)
+        except InputError as error:
+            if not is_damage(error):
+                raise
+            faults.append(error)
 
 
 def chosen_tiles(manifest: Manifest, plan: TilePlan) -> list[Tile]:

@@ -29,7 +29,8 @@ DEAD_STATES = {
 }
 EXIT_CODES = {
     1: "a check said no",
-    2: "stopped by a signal at a tile border, or wrong usage",  # sacct shows 130 as 130 - 128
+    # sacct shows 130 as 130 - 128
+    2: "stopped by a signal at a tile border, or refused: too little memory, or another wrong option",
     3: "bad input: a slide or a setting",
     4: "tiles failed or are missing",
 }

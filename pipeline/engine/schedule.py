@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -21,10 +21,10 @@ from pipeline.engine.budget import (
     room_bytes,
 )
 from pipeline.engine.claims import Claims
-from pipeline.engine.feed import SlideReads, WindowFeed, plan_slide
+from pipeline.engine.feed import SlideReads, TileTask, WindowFeed, plan_slide
+from pipeline.engine.guard import MemoryGuard
 from pipeline.engine.journal import RunLog, SlideTiles, TileWatch
 from pipeline.engine.limits import MemoryLimit, memory_limit, usable_cores
-from pipeline.engine.memory import tree_rss_bytes
 from pipeline.engine.owners import Owners
 from pipeline.engine.prepare import Tell, ignore
 from pipeline.engine.slots import Slots
@@ -40,14 +40,17 @@ from pipeline.store.layout import RunLayout
 from pipeline.store.manifest import Manifest
 
 NAMED_FAILURES = 5
-MEMORY_LOOK_S = 1.0
-NEAR_LIMIT = 0.92
-"""Share of the memory limit above which the pool loses a worker."""
+AS_LARGE, AS_DENSE = 0.9, 0.5
+"""A tile shows what the others need if its window has this share of the largest window's pixels, and its
+core this share of the most fat-free tissue that one has: empty tiles end first, and need least."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The `index`-th of `count` parts of every slide's tiles, counted from 0."""
+    """The `index`-th of `count` parts of every slide's tiles, counted from 0.
+
+    A part is a run of neighbours in reading order: two parts read a sub-block twice only where they meet.
+    """
 
     index: int
     count: int
@@ -71,7 +74,10 @@ class Shard:
         return f"{self.index}/{self.count}"
 
     def of(self, tiles: Sequence[Tile]) -> list[Tile]:
-        return list(tiles[self.index :: self.count])
+        """Its part of a slide's tiles, whatever their order; of few tiles the first parts get one each."""
+        in_order = sorted(tiles, key=lambda tile: (tile.scene, tile.core.y0, tile.core.x0))
+        first, end = (math.ceil(len(in_order) * nth / self.count) for nth in (self.index, self.index + 1))
+        return in_order[first:end]
 
 
 @dataclass(frozen=True)
@@ -190,19 +196,41 @@ class Job:
     def _most_workers(self) -> int:
         return max(1, min(usable_cores(), self.demand.tiles))
 
-    def measured(self, worker_bytes: int) -> Budget:
-        """The budget with what the first tile's worker was seen to need; never without a worker.
+    def measured(self, worker_bytes: int, *, is_telling: bool) -> Budget:
+        """The budget with the most that a worker was seen to need; never without a worker.
 
-        Owners count as thought where they needed less: one tile may not have asked every model.
+        Owners count as thought where they needed less: the tiles so far may not have asked every model.
+
+        Args:
+            is_telling: a tile that `tells` is among those seen; before, no worker is added.
         """
         if self.asked != "auto":
             return self.budget
         owner_bytes = max(self.demand.owner_bytes, self.owners.peak_bytes if self.owners else 0)
         demand = self.demand.measured(int(MEASURED_MARGIN * worker_bytes), owner_bytes)
-        try:
-            return plan_workers("auto", demand, usable_cores(), self.budget.limit)
-        except UsageError:  # it needs more than was thought: one worker, and the guard watches
-            return layout_of(demand, 1, self.budget.limit)
+        most = usable_cores() if is_telling else self.budget.workers
+        return best_budget(demand, most, self.budget.limit)
+
+    def tells(self, task: TileTask) -> bool:
+        """Whether a tile is about as large and as dense as any: see `AS_LARGE`."""
+        is_large = task.window.area_px >= AS_LARGE * self.demand.window_px
+        return is_large and self._fat_free_um2[task.slide_id, task.tile_id] >= AS_DENSE * self._densest_um2
+
+    @cached_property
+    def _fat_free_um2(self) -> dict[tuple[str, str], float]:
+        return {(s.slide_id, tile.tile_id): tile.fat_free_area_um2 for s in self.slides for tile in s.tiles}
+
+    @cached_property
+    def _densest_um2(self) -> float:
+        return max(self._fat_free_um2.values())
+
+
+def best_budget(measured: Demand, most_workers: int, limit: MemoryLimit) -> Budget:
+    """As many workers as fit, of whom it is known what they need."""
+    try:
+        return plan_workers("auto", measured, most_workers, limit)
+    except UsageError:  # it is more than was thought: one worker, and the guard watches
+        return layout_of(measured, 1, limit)
 
 
 def plan_job(
@@ -225,11 +253,13 @@ def plan_job(
     models = RunModels.of(manifest.config)
     devices = devices_for(models, compute.device)
     recipe = recipe_of(manifest, models)
-    slides = []
+    slides, stained_px = [], 0
     for slide_id, wanted in tiles.items():
         entry = manifest.slide(slide_id)
-        halo_px = recipe.halo_px(entry.um_per_px)
-        slides.append(plan_slide(slide_id, Path(entry.path), entry.um_per_px, wanted, halo_px, room))
+        halo_px, inner_px = recipe.halo_px(entry.um_per_px), recipe.stained_halo_px(entry.um_per_px)
+        stained_px = max(stained_px, *(tile.read_box(inner_px).area_px for tile in wanted))
+        reads = plan_slide(slide_id, Path(entry.path), entry.um_per_px, wanted, halo_px, room)
+        slides.append(replace(reads, fingerprint=entry.fingerprint))  # of the slide that the run began with
     demand = Demand(
         tiles=sum(len(slide.tiles) for slide in slides),
         window_px=max(visit.box.area_px for slide in slides for visit in slide.visits),
@@ -238,6 +268,7 @@ def plan_job(
         mask_px=max(mask_px(manifest.slide(slide_id)) for slide_id in tiles),
         owner_bytes=len(devices) * models.resident_bytes,
         deep_columns=len(column_names(manifest.config.compute.embedders)),
+        stained_px=stained_px,
     )
     budget = plan_workers(compute.num_workers, demand, usable_cores(), limit)
     return Job(slides, demand, room, budget, compute.num_workers, models, devices)
@@ -297,7 +328,7 @@ def _on_tiles(
 
     pool.on_tick = look_around
     failed: list[Outcome] = []
-    has_measured = False
+    crew = Crew(job, pool, guard)
     try:
         for outcome in pool.outcomes(feed):
             _record(watch, outcome)
@@ -308,11 +339,8 @@ def _on_tiles(
                 )
             if outcome.error is not None and not outcome.will_retry:
                 failed.append(outcome)
-            if not has_measured and (worker_bytes := (outcome.facts or {}).get("peak_bytes")):
-                has_measured = True
-                better = job.measured(worker_bytes)
-                pool.size = better.workers
-                feed.use(better.slots)
+            if worker_bytes := (outcome.facts or {}).get("peak_bytes"):
+                feed.use(crew.learn(outcome.task, worker_bytes).slots)
     finally:
         feed.close()
         slots.close()
@@ -331,23 +359,26 @@ def _record(watch: TileWatch, outcome: Outcome) -> None:
 
 
 @dataclass
-class MemoryGuard:
-    """Takes workers away before the processes' memory reaches the limit, one at a time."""
+class Crew:
+    """How many workers there are: as planned, then as the tiles that are done show."""
 
+    job: Job
     pool: Pool
-    limit: MemoryLimit
-    watch: TileWatch
-    _looked_s: float = field(default=-math.inf)
+    guard: MemoryGuard
+    _most_bytes: int = 0
+    _is_telling: bool = False
 
-    def look(self) -> None:
-        """Measures, at most once a second, and acts."""
-        if time.monotonic() - self._looked_s < MEMORY_LOOK_S:
-            return
-        now_bytes = tree_rss_bytes()
-        self._looked_s = time.monotonic()
-        if now_bytes > NEAR_LIMIT * self.limit.limit_bytes and self.pool.workers == self.pool.size > 1:
-            self.pool.size -= 1
-        self.watch.memory(now_bytes, self.pool.workers)
+    def learn(self, task: TileTask, worker_bytes: int) -> Budget:
+        """Sizes the pool by the most that any worker has needed so far; returns the budget for that.
+
+        Args:
+            worker_bytes: the most that the worker of a tile just done has needed.
+        """
+        self._most_bytes = max(self._most_bytes, worker_bytes)
+        self._is_telling = self._is_telling or self.job.tells(task)
+        budget = self.job.measured(self._most_bytes, is_telling=self._is_telling)
+        self.pool.size = min(budget.workers, self.guard.most_workers)
+        return budget
 
 
 def refuse_failures(failed: Sequence[Outcome]) -> None:
@@ -357,6 +388,7 @@ def refuse_failures(failed: Sequence[Outcome]) -> None:
     named = "; ".join(f"{o.task.slide_id}/{o.task.tile_id}: {o.error}" for o in failed[:NAMED_FAILURES])
     more = f"; and {len(failed) - NAMED_FAILURES} more" if len(failed) > NAMED_FAILURES else ""
     raise IncompleteError(
-        f"{len(failed)} tiles failed: {named}{more}",
-        fix="all other tiles are kept; run the same command again to try these once more",
+        f"{len(failed)} tile{'s' if len(failed) > 1 else ''} failed: {named}{more}",
+        fix="all other tiles are kept; run the same command again to try these once more;"
+        " `mkhspc status RUN --json` lists all of them",
     )

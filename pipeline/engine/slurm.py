@@ -20,7 +20,7 @@ from typing import Any
 
 import jinja2
 
-from pipeline.config import CELL_TYPES, RunConfig
+from pipeline.config import RunConfig
 from pipeline.engine.budget import SAFE_SHARE, Demand, layout_of, mask_px, room_bytes, survey_bytes
 from pipeline.engine.limits import GB, MIB, MemoryLimit
 from pipeline.engine.schedule import Shard, recipe_of
@@ -152,7 +152,8 @@ def memory_gb(config: RunConfig, manifest: Manifest, workers: int) -> int:
     models = RunModels.of(manifest.config)
     recipe = recipe_of(manifest, models)
     halo_px = max(recipe.halo_px(slide.um_per_px) for slide in manifest.slides)
-    window_px = (config.run.tile_size + 2 * halo_px) ** 2
+    inner_px = max(recipe.stained_halo_px(slide.um_per_px) for slide in manifest.slides)
+    window_px, stained_px = ((config.run.tile_size + 2 * px) ** 2 for px in (halo_px, inner_px))
     largest_mask_px = max(map(mask_px, manifest.slides))
     planning_bytes = max(survey_bytes(slide, config.run.calibration_samples) for slide in manifest.slides)
 
@@ -166,6 +167,7 @@ def memory_gb(config: RunConfig, manifest: Manifest, workers: int) -> int:
             mask_px=largest_mask_px,
             owner_bytes=max(1, config.slurm.gpus) * models.resident_bytes,
             deep_columns=len(column_names(manifest.config.compute.embedders)),
+            stained_px=stained_px,
         )
         working_bytes = layout_of(demand, workers, limit).peak_bytes
         return max(planning_bytes, working_bytes) <= SAFE_SHARE * limit.limit_bytes
@@ -177,12 +179,9 @@ def sbatch_texts(plan: JobPlan) -> dict[str, str]:
     """The batch files of a plan, by the name of their job."""
     files = _templates()
     gallery, run_dir = plan.config.gallery, plan.config.run.output_dir
-    classifiers = [
-        f"--{t}-classifier={name}" for t in CELL_TYPES if (name := plan.config.cells(t).classifier)
-    ]
     context: dict[str, dict[str, Any]] = {
         SEGMENT: {"tasks": plan.tasks, "config_file": plan.config_file},
-        MERGE: {"run_dir": run_dir, "classifiers": classifiers},
+        MERGE: {"run_dir": run_dir},
         GALLERY: {
             "run_dir": run_dir,
             "site_dir": plan.site_dir,

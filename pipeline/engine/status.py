@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -30,7 +30,8 @@ class SlideStatus:
 
     Attributes:
         tiles: None while the slide is not planned.
-        failed: tiles whose last try failed; they count among `left` too.
+        missing_tiles: ids of the tiles that have no part yet, in the order of the plan.
+        failed_tiles: why, by id, of those of them whose last try failed.
         cells: in the tiles that are done, by type.
         merged: whether the slide has its tables.
         merged_cells: in these tables, which may be older than some of the tiles.
@@ -39,10 +40,16 @@ class SlideStatus:
     slide_id: str
     tiles: int | None
     done: int
-    failed: int
     cells: Cells
     merged: bool
     merged_cells: int | None
+    missing_tiles: Sequence[str] = ()
+    failed_tiles: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> int:
+        """Tiles whose last try failed; they count among `left` too."""
+        return len(self.failed_tiles)
 
     @property
     def left(self) -> int | None:
@@ -217,20 +224,25 @@ def _slide_status(layout: RunLayout, manifest: Manifest, slide_id: str, ends: Ti
     merged_cells = _merged_cells(layout.cells(slide_id))
     merged = merged_cells is not None
     if not layout.plan(slide_id).exists():
-        return SlideStatus(
-            slide_id, None, len(finished), 0, dict.fromkeys(CELL_TYPES, 0), merged, merged_cells
-        )
+        return SlideStatus(slide_id, None, len(finished), dict.fromkeys(CELL_TYPES, 0), merged, merged_cells)
     plan = read_plan(layout, slide_id, manifest.config_hash)
-    wanted = {tile.tile_id for tile in chosen_tiles(manifest, plan)}
-    failed = (ends.get((slide_id, tile_id)) for tile_id in wanted - finished)
+    wanted = [tile.tile_id for tile in chosen_tiles(manifest, plan)]
+    done = [tile_id for tile_id in wanted if tile_id in finished]
+    missing = [tile_id for tile_id in wanted if tile_id not in finished]
+    last = {tile_id: ends.get((slide_id, tile_id)) for tile_id in missing}
     return SlideStatus(
         slide_id=slide_id,
         tiles=len(wanted),
-        done=len(wanted & finished),
-        failed=sum(end is not None and end.name == "failed" for end in failed),
-        cells=_cells(layout, manifest, slide_id, sorted(wanted & finished), ends),
+        done=len(done),
+        cells=_cells(layout, manifest, slide_id, done, ends),
         merged=merged,
         merged_cells=merged_cells,
+        missing_tiles=missing,
+        failed_tiles={
+            tile_id: str(end.facts.get("error", ""))
+            for tile_id, end in last.items()
+            if end is not None and end.name == "failed"
+        },
     )
 
 

@@ -71,6 +71,11 @@ class Recipe:
         measured_um = max(*CROP_SIZE_UM.values(), self._longest_um + features.reach_um(um_per_px))
         return max(um_to_px(measured_um, um_per_px), self.detector_halo_px("hspc", um_per_px))
 
+    def stained_halo_px(self, um_per_px: float) -> int:
+        """Around a core, where stains are separated: not where SAM2 alone looks."""
+        is_all = self.detectors["mk"].needs_all_stains
+        return self.halo_px(um_per_px) if is_all else self.near_halo_px(um_per_px)
+
     @property
     def _longest_um(self) -> float:
         return max(area.max_length_um for area in self.stored.values())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import socket
 import subprocess
 import sys
@@ -7,12 +8,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from czifiles import Block, write_czi
 
-from pipeline.engine.claims import Claims
+from pipeline.engine.claims import Claim, Claims
 from pipeline.engine.feed import NO_SLOT, SlideReads, TileTask, WindowFeed, plan_slide
 from pipeline.engine.slots import Slots
 from pipeline.engine.workers import Outcome
@@ -33,6 +35,7 @@ def slide(tmp_path: Path, name: str = "a", side: int = 4) -> SlideReads:
     """A slide of noise, in `side` x `side` tiles."""
     rng = np.random.default_rng(len(name))
     size = CORE_PX * side
+    tmp_path.mkdir(exist_ok=True)
     pixels = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
     path = write_czi(tmp_path / f"{name}.czi", [Block(pixels, 0, 0)])
     cores = [
@@ -167,10 +170,76 @@ def test_closing_early_leaves_no_claim_and_does_not_hang(tmp_path: Path, layout:
     assert not (layout.root / "parts" / "a").exists(), "no empty directory"
 
 
-def test_a_fault_of_the_reader_is_raised_where_tasks_are_taken(tmp_path: Path, layout: RunLayout) -> None:
-    reads = slide(tmp_path)
-    reads.path.unlink()
-    with feeding(layout, reads) as (feed, _), pytest.raises(Exception, match="no such file"):
+def ends(layout: RunLayout, feed: WindowFeed) -> tuple[set[str], dict[str, str]]:
+    """Takes and ends all tasks: slides and tiles that came with pixels, and why the others failed."""
+    read, failed = set(), {}
+    for task in all_of(feed):
+        if isinstance(task, Outcome):
+            failed[f"{task.task.slide_id}/{task.task.tile_id}"] = str(task.error)
+            feed.end(task.task)
+        else:
+            read.add(f"{task.slide_id}/{task.tile_id}")
+            finish(layout, feed, task)
+    return read, failed
+
+
+def tiles_of(reads: SlideReads) -> set[str]:
+    return {f"{reads.slide_id}/{tile.tile_id}" for tile in reads.tiles}
+
+
+def test_a_slide_that_vanished_fails_its_tiles_and_the_others_go_on(
+    tmp_path: Path, layout: RunLayout
+) -> None:
+    gone, there = slide(tmp_path, "a"), slide(tmp_path, "bb", side=2)
+    gone.path.unlink()
+    with feeding(layout, gone, there) as (feed, _):
+        read, failed = ends(layout, feed)
+    assert read == tiles_of(there)
+    assert set(failed) == tiles_of(gone)
+    assert all("no such file" in reason for reason in failed.values()), failed
+    assert not list(layout.root.rglob("*.claim"))
+
+
+def test_another_scan_in_a_slides_place_is_not_measured(tmp_path: Path, layout: RunLayout) -> None:
+    replaced, there = slide(tmp_path, "a"), slide(tmp_path, "bb", side=2)
+    slide(tmp_path / "other", "a")
+    (tmp_path / "other" / "a.czi").rename(replaced.path)
+    with feeding(layout, replaced, there) as (feed, _):
+        read, failed = ends(layout, feed)
+    assert read == tiles_of(there)
+    assert set(failed) == tiles_of(replaced)
+    assert all("another scan" in reason for reason in failed.values()), failed
+
+
+def test_a_reader_without_memory_fails_what_its_slide_has_left(
+    tmp_path: Path, layout: RunLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = slide(tmp_path, "a"), slide(tmp_path, "bb", side=2)
+    decode, decoded = CziSlide.decode, []
+
+    def seldom(self: CziSlide, *arguments: Any) -> Any:
+        decoded.append(self.info.path.stem)
+        if decoded == ["a"]:
+            raise MemoryError
+        return decode(self, *arguments)
+
+    monkeypatch.setattr(CziSlide, "decode", seldom)
+    with feeding(layout, first, second) as (feed, slots):
+        read, failed = ends(layout, feed)
+        assert len(feed._free) == slots.count, "the slot of the window that failed is free again"
+    assert read == tiles_of(second)
+    assert set(failed) == tiles_of(first)
+    assert set(failed.values()) == {"MemoryError: "}
+
+
+def test_a_fault_of_the_runs_own_disk_is_raised_where_tasks_are_taken(
+    tmp_path: Path, layout: RunLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Claims, slide_id: str, tile_id: str) -> Claim:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Claims, "take", full)
+    with feeding(layout, slide(tmp_path)) as (feed, _), pytest.raises(OSError, match="No space left"):
         list(all_of(feed))
 
 

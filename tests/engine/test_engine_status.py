@@ -285,7 +285,9 @@ def test_the_command_prints_it_all(run: FakeRun) -> None:
     assert facts["slides"][0] | {"cells": None} == {
         "slide_id": "A", "tiles": 4, "done": 2, "failed": 1, "left": 2, "merged": True,
         "merged_cells": 40, "cells": None,
+        "missing_tiles": [TILES[0], TILES[1]], "failed_tiles": {TILES[0]: "broken"},
     }  # fmt: skip
+    assert facts["slides"][1]["missing_tiles"] == []
     assert facts["tiles_per_s"] == pytest.approx(0.2)
     assert facts["eta_s"] == pytest.approx(5.0)
     (process,) = facts["processes"]

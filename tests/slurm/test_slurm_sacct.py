@@ -106,6 +106,11 @@ def test_tasks_cancelled_while_they_waited_are_one_line() -> None:
         ({"signal": 9}, "killed by SIGKILL, perhaps over its memory: it had 16G and was seen at 15.2G"),
         ({"signal": 11}, "killed by SIGSEGV"),
         ({"exit_code": 3}, "exit code 3: bad input: a slide or a setting"),
+        (
+            {"exit_code": 2},
+            "exit code 2: stopped by a signal at a tile border,"
+            " or refused: too little memory, or another wrong option",
+        ),
         ({"exit_code": 127}, "exit code 127: see the log"),
     ],
 )

@@ -165,11 +165,7 @@ def test_hostile_values_reach_mkhspc_as_they_are(run_job, tmp_path: Path) -> Non
     segment = run_job(plan, "segment").stdout.splitlines()
     assert segment == ["segment", "--config", str(root / "study.toml"), "--only", "FGC1", "--shard", "0/2"]
     merge = run_job(plan, "merge").stdout.splitlines()
-    assert merge == [
-        *("merge", str(root / "run")),
-        *("score", "--run", str(root / "run")),
-        *(f"--{t}-classifier=/models/{HOSTILE}.skops" for t in CELL_TYPES),
-    ]
+    assert merge == ["merge", str(root / "run")]
     site = run_job(plan, "gallery").stdout.splitlines()
     assert site[:5] == ["gallery", "--run", str(root / "run"), "--out", str(root / "run-site")]
     assert site[-1] == f"--title={HOSTILE}"
@@ -179,9 +175,14 @@ def test_hostile_values_reach_mkhspc_as_they_are(run_job, tmp_path: Path) -> Non
 ECHO = ('printf "%s\\n" "$@"',)
 
 
-def test_a_merge_without_classifiers_scores_nothing(run_job, tmp_path: Path) -> None:
+@pytest.mark.parametrize("classifier", [None, "/mk.skops"])
+def test_the_merge_job_leaves_scoring_to_merge_which_does_it(
+    run_job, tmp_path: Path, classifier: str | None
+) -> None:
     plan = with_program(job_plan(), tmp_path, *ECHO)
-    assert run_job(plan, "merge").stdout.splitlines() == ["merge", "/data/marrow study/run"]
+    config = replace(plan.config, mk=CellSection(classifier=classifier))
+    done = run_job(replace(plan, config=config), "merge")
+    assert done.stdout.splitlines() == ["merge", "/data/marrow study/run"]
 
 
 @pytest.mark.parametrize("job", ["segment", "merge", "gallery"])
@@ -189,13 +190,6 @@ def test_a_merge_without_classifiers_scores_nothing(run_job, tmp_path: Path) -> 
 def test_a_job_ends_with_the_exit_code_of_mkhspc(run_job, tmp_path: Path, job: str, code: int) -> None:
     plan = with_program(job_plan(), tmp_path, f"exit {code}")
     assert run_job(plan, job).returncode == code
-
-
-def test_a_merge_that_fails_is_not_scored(run_job, tmp_path: Path) -> None:
-    plan = with_program(job_plan(), tmp_path, 'echo "$1"', '[ "$1" != merge ] || exit 4')
-    config = replace(plan.config, mk=CellSection(classifier="/mk.skops"))
-    done = run_job(replace(plan, config=config), "merge")
-    assert (done.returncode, done.stdout) == (4, "merge\n")
 
 
 @pytest.mark.parametrize("bad", ["a\nb", "a\tb", "a\x1b[31mb", "a\udcffb"])

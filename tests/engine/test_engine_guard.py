@@ -1,0 +1,173 @@
+"""How many workers there are: memory watched, and tiles that show what the others will need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.engine import guard, schedule
+from pipeline.engine.budget import MEASURED_MARGIN, Demand, layout_of, plan_workers
+from pipeline.engine.feed import NO_SLOT, SlideReads, TileTask
+from pipeline.engine.guard import MEMORY_LOOK_S, MemoryGuard
+from pipeline.engine.limits import GB, MemoryLimit
+from pipeline.engine.schedule import Crew, Job
+from pipeline.geometry import Box
+from pipeline.slide.stream import ReadPlan, Visit
+from pipeline.slide.tiles import Tile
+
+LIMIT = MemoryLimit(8 * GB, "the test")
+CORES = 8
+TILE_PX = 5850
+FULL_UM2 = 1000.0
+DEMAND = Demand(tiles=100, window_px=TILE_PX**2, held_bytes=200_000_000, block_bytes=12_000_000)
+MUCH_BYTES, LITTLE_BYTES = DEMAND.worker_bytes, 300_000_000
+
+
+@dataclass
+class Seen:
+    """A pool whose workers come and go at once, what is in memory, and what was told of it."""
+
+    size: int = 4
+    memory_gb: float = 1.0
+    now_s: float = 0.0
+    told: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def workers(self) -> int:
+        return self.size
+
+    def memory(self, now_bytes: int, workers: int) -> None:
+        self.told.append((now_bytes, workers))
+
+    def guard(self) -> MemoryGuard:
+        fake: Any = self
+        return MemoryGuard(fake, LIMIT, fake, now_bytes=lambda: int(self.memory_gb * GB))
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
+    found = Seen()
+    monkeypatch.setattr(guard.time, "monotonic", lambda: found.now_s)
+    monkeypatch.setattr(schedule, "usable_cores", lambda: CORES)
+    return found
+
+
+def look_at(seen: Seen, watching: MemoryGuard, *memory_gb: float) -> None:
+    for seen.memory_gb in memory_gb:
+        seen.now_s += MEMORY_LOOK_S
+        watching.look()
+
+
+def test_workers_go_one_by_one_before_the_limit_is_reached(seen: Seen) -> None:
+    watching = seen.guard()
+    look_at(seen, watching, 7.3)
+    assert seen.size == 4
+    look_at(seen, watching, 7.5, 7.5)
+    assert seen.size == 2
+    look_at(seen, watching, 7.9, 7.9, 7.9)
+    assert seen.size == 1, "the last worker stays"
+    assert seen.told[0] == (int(7.3 * GB), 4)
+    assert len(seen.told) == 6
+
+
+def test_memory_is_looked_at_once_a_second(seen: Seen) -> None:
+    watching = seen.guard()
+    look_at(seen, watching, 7.9)
+    for _ in range(5):
+        watching.look()
+    assert (seen.size, len(seen.told)) == (3, 1)
+
+
+def test_no_second_worker_goes_while_the_first_is_still_ending(
+    seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Seen, "workers", 4)
+    look_at(seen, seen.guard(), 7.9, 7.9, 7.9)
+    assert seen.size == 3
+
+
+def job(asked: Any = "auto") -> Job:
+    """Three tiles: a full one, a full one without tissue, and one at the border of the slide."""
+    cores = [
+        Box(0, 0, TILE_PX, TILE_PX),
+        Box(TILE_PX, 0, 2 * TILE_PX, TILE_PX),
+        Box(0, TILE_PX, TILE_PX, 6000),
+    ]
+    tiles = [
+        Tile(name, 0, core, FULL_UM2, dense_um2, rank)
+        for rank, (name, core, dense_um2) in enumerate(
+            zip(("dense", "empty", "border"), cores, (FULL_UM2, 1.0, FULL_UM2), strict=True)
+        )
+    ]
+    reads = SlideReads(
+        "A", Path("a.czi"), "", 0.25, tiles, [Visit(0, c) for c in cores], ReadPlan((), 0, 0, 0, 0)
+    )
+    models: Any = None
+    budget = plan_workers(asked, DEMAND, CORES, LIMIT)
+    return Job([reads], DEMAND, 0, budget, asked, models, ())
+
+
+def task(planned: Job, name: str) -> TileTask:
+    (reads,) = planned.slides
+    (core,) = [tile.core for tile in reads.tiles if tile.tile_id == name]
+    return TileTask("A", name, core, NO_SLOT)
+
+
+def crew(seen: Seen, planned: Job) -> Crew:
+    seen.size = planned.budget.workers
+    pool: Any = seen
+    return Crew(planned, pool, seen.guard())
+
+
+@pytest.mark.parametrize("name", ["empty", "border"])
+def test_a_tile_that_says_little_of_the_others_adds_no_worker(seen: Seen, name: str) -> None:
+    planned = job()
+    sized = crew(seen, planned)
+    assert 1 < planned.budget.workers < CORES
+    budget = sized.learn(task(planned, name), LITTLE_BYTES)
+    assert seen.size == budget.workers == planned.budget.workers
+    sized.learn(task(planned, "dense"), LITTLE_BYTES)
+    assert seen.size == CORES
+
+
+def test_the_worst_tile_so_far_decides(seen: Seen) -> None:
+    planned = job()
+    sized = crew(seen, planned)
+    sized.learn(task(planned, "dense"), LITTLE_BYTES)
+    assert seen.size == CORES
+    sized.learn(task(planned, "dense"), 2 * MUCH_BYTES)
+    fewer = seen.size
+    assert 1 <= fewer < planned.budget.workers
+    sized.learn(task(planned, "dense"), LITTLE_BYTES)
+    assert seen.size == fewer
+    measured = DEMAND.measured(int(MEASURED_MARGIN * 2 * MUCH_BYTES), 0)
+    assert layout_of(measured, fewer, LIMIT).peak_bytes <= LIMIT.limit_bytes
+
+
+def test_a_small_tile_that_needs_much_takes_workers_away(seen: Seen) -> None:
+    planned = job()
+    crew(seen, planned).learn(task(planned, "border"), 2 * MUCH_BYTES)
+    assert seen.size < planned.budget.workers
+
+
+@pytest.mark.parametrize("asked", ["auto", 3])
+def test_a_worker_that_memory_took_away_does_not_come_back(seen: Seen, asked: object) -> None:
+    planned = job(asked)
+    sized = crew(seen, planned)
+    look_at(seen, sized.guard, 7.9)
+    left = seen.size
+    assert left == planned.budget.workers - 1
+    for _ in range(3):
+        sized.learn(task(planned, "dense"), LITTLE_BYTES)
+    assert seen.size == left
+
+
+def test_workers_asked_for_by_number_are_neither_more_nor_fewer(seen: Seen) -> None:
+    planned = job(3)
+    sized = crew(seen, planned)
+    for worker_bytes in (LITTLE_BYTES, 3 * MUCH_BYTES):
+        assert sized.learn(task(planned, "dense"), worker_bytes) == planned.budget
+        assert seen.size == 3

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config import CELL_TYPES, CellType, RunConfig
+from pipeline.engine.agreement import with_precisions
 from pipeline.engine.budget import refuse_survey
 from pipeline.engine.journal import read_journals
 from pipeline.engine.limits import memory_limit
@@ -76,7 +77,7 @@ def merge(
     Raises:
         IncompleteError: tiles that the run asks for are missing; nothing is written then.
     """
-    manifest = manifests.read(layout)
+    manifest = manifests.update(layout, lambda found: with_precisions(found, read_journals(layout)))
     slide_ids = [s.slide_id for s in manifest.slides] if slide_ids is None else slide_ids
     planned = [s for s in slide_ids if layout.plan(s).exists()]
     plans = {s: read_plan(layout, s, manifest.config_hash) for s in planned}

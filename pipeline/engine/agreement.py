@@ -23,6 +23,7 @@ from pipeline.detect.resolve import DetectorChoice, build_detectors, choose_dete
 from pipeline.errors import InputError
 from pipeline.models.choice import RunModels, precision, refuse_missing_device, with_weights
 from pipeline.models.service import Nobody
+from pipeline.progress import Journal
 from pipeline.slide.unpack import READERS
 from pipeline.store.layout import RunLayout
 from pipeline.store.manifest import Manifest, SlideEntry, blind_codes, dataset_name
@@ -108,8 +109,27 @@ def grown(
     config = _with_detectors(config, {t: kept[t] if asked[t] == "auto" else asked[t] for t in CELL_TYPES})
     config = with_weights(_with_weights_of(config, manifest.config))
     _refuse_other_settings(layout, manifest, config)
-    manifest = _with_larger_ask(_with_slides(manifest, entries), config)
-    return manifest if jobs_gpus is not None else _with_precision(manifest, config.compute.device)
+    return _with_larger_ask(_with_slides(manifest, entries), config)
+
+
+def with_precisions(manifest: Manifest, journals: Sequence[Journal]) -> Manifest:
+    """The manifest with what networks computed in that it does not tell yet.
+
+    Whoever creates a run for a cluster cannot know it, and jobs that may end at any moment leave the
+    manifest alone: the journals have it, and the merge puts it in.
+    """
+    told = manifest.versions.get("precision", "")
+    loaded = [event.facts for journal in journals for event in journal.events if event.name == "models"]
+    found = {
+        f"{precision} on {facts['device']}"
+        for facts in loaded
+        for precision in facts["precision"].values()
+        if precision not in told
+    }
+    if not found:
+        return manifest
+    words = "; ".join([*([told] if told else []), *sorted(found)])
+    return replace(manifest, versions={**manifest.versions, "precision": words})
 
 
 def surprises(manifest: Manifest, config: RunConfig, jobs_gpus: int | None = None) -> list[str]:
@@ -229,14 +249,6 @@ def _difference(old: SlideEntry, new: SlideEntry) -> str:
     return "it is another scan of the same size (its fingerprint differs)"
 
 
-def _with_precision(manifest: Manifest, device: str) -> Manifest:
-    """In what networks compute is added by the first job, where another machine created the run."""
-    models = RunModels.of(manifest.config)
-    if not models.weights or "precision" in manifest.versions:
-        return manifest
-    return replace(manifest, versions={**manifest.versions, "precision": precision(models, device)})
-
-
 def _with_larger_ask(manifest: Manifest, config: RunConfig) -> Manifest:
     """The larger fraction, the union of scenes, and what was given last of all that decides no cell."""
     old, new = manifest.config.run, config.run
@@ -281,13 +293,20 @@ def _other_versions(manifest: Manifest, config: RunConfig, jobs_gpus: int | None
     changed = [
         f"{name} {manifest.versions.get(name, 'unknown')} (here {here[name]})"
         for name in NUMERIC
-        if name in here and manifest.versions.get(name) != here[name]
+        if name in here and not _agree(name, manifest.versions.get(name), here[name])
     ]
     return (
         [f"the run began with {', '.join(changed)}: cells of new tiles may differ slightly from the old"]
         if changed
         else []
     )
+
+
+def _agree(name: str, there: str | None, here: str) -> bool:
+    """Whether the numbers are the same; in what networks compute is not known before a merge has told it."""
+    if name == "precision":
+        return there is None or all(part.partition(" on ")[0] in there for part in here.split(", "))
+    return there == here
 
 
 def _with_detectors(config: RunConfig, names: Mapping[CellType, str]) -> RunConfig:

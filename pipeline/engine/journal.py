@@ -49,6 +49,7 @@ REQUIRED: Mapping[str, Mapping[str, tuple[type, ...]]] = {
     "done": {"slide_id": TEXT, "tile_id": TEXT, "seconds": NUMBER},
     "failed": {"slide_id": TEXT, "tile_id": TEXT, "error": TEXT},
     "retry": {"slide_id": TEXT, "tile_id": TEXT, "error": TEXT},
+    "models": {"device": TEXT, "precision": (dict,)},
     "memory": {"memory_bytes": NUMBER, "peak_bytes": NUMBER, "limit_bytes": NUMBER, "workers": NUMBER},
 }
 """Facts without which a line of these events says nothing."""

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from runs import make_run
+
+from pipeline.engine.agreement import with_precisions
+from pipeline.engine.journal import read_journals
+from pipeline.store.layout import RunLayout
+
+
+def written(layout: RunLayout, process: str, line: str) -> None:
+    layout.logs.mkdir(exist_ok=True)
+    (layout.logs / f"segment-{process}.jsonl").write_text(line + "\n")
+
+
+def test_a_manifest_tells_in_what_the_jobs_of_a_cluster_computed(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", slide_ids=("A",), cells_per_type=4)
+    assert with_precisions(run.manifest, read_journals(run.layout)) == run.manifest
+    event = '{"event": "models", "at_s": %d.0, "device": "%s", "precision": {"sam2": "%s", "cellpose": "%s"}}'
+    written(run.layout, "one", event % (1, "cuda:0", "bfloat16", "bfloat16"))
+    written(run.layout, "two", event % (2, "cuda:1", "bfloat16", "float32"))
+    told = with_precisions(run.manifest, read_journals(run.layout))
+    assert told.versions["precision"] == "bfloat16 on cuda:0; bfloat16 on cuda:1; float32 on cuda:1"
+    assert with_precisions(told, read_journals(run.layout)) == told
+    known = replace(run.manifest, versions={**run.manifest.versions, "precision": "bfloat16 on an A100"})
+    assert with_precisions(known, read_journals(run.layout)).versions["precision"] == (
+        "bfloat16 on an A100; float32 on cuda:1"
+    )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +26,17 @@ def skip_or_fail(variable: str, reason: str) -> None:
     if os.environ.get(variable) == "1":
         pytest.fail(f"{reason}, and {variable}=1 is set")
     pytest.skip(reason)
+
+
+def need(package: str) -> Any:
+    """A package of the models, else the test, or at the top of a file all of them, is as `skip_or_fail`."""
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        reason = f"{error.name} is not installed"
+    if os.environ.get("REQUIRE_MODELS") == "1":
+        pytest.fail(f"{reason}, and REQUIRE_MODELS=1 is set")
+    pytest.skip(reason, allow_module_level=True)
 
 
 @pytest.fixture(scope="session")

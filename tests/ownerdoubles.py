@@ -37,8 +37,17 @@ class Loading:
     free_files: int | None = None
 
     def load(self, device: str) -> Doing:
+        gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "all") + (" too late" if "torch" in sys.modules else "")
         if self.fails == "refuse" or (self.fails == "refuse again" and not _is_first({"mark": self.mark})):
             raise InputError("this is no checkpoint", where=Path("w.pt"), fix="fetch it again")
+        if self.fails == "full":
+            import torch
+
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+        if self.fails == "lost":
+            raise RuntimeError(
+                "CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might ..."
+            )
         if self.fails == "bug":
             raise ZeroDivisionError("division by zero")
         if self.fails == "die":
@@ -59,7 +68,7 @@ class Loading:
             import no_such_package  # type: ignore[import-not-found]  # noqa: F401
         if self.free_files is not None:
             _leave_room_for_files(self.free_files)
-        return Doing(device)
+        return Doing(device, gpus)
 
 
 def _leave_room_for_files(count: int) -> None:
@@ -75,13 +84,15 @@ def _leave_room_for_files(count: int) -> None:
 class Doing:
     precision = "float32"
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, gpus: str = "") -> None:
         self.device = device
+        self.gpus = gpus
         self.runs = 0
 
     def run(self, requests: Sequence[Message]) -> Sequence[Message | MkhspcError]:
         self.runs += 1
-        return [{**_done(r), "batch": len(requests), "device": self.device} for r in requests]
+        said = {"batch": len(requests), "device": self.device, "gpus": self.gpus}
+        return [{**_done(r), **said} for r in requests]
 
 
 def _done(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,7 +107,11 @@ def _done(request: Mapping[str, Any]) -> dict[str, Any]:
         case "refuse":
             raise InputError("the window is empty", where="slide.czi", fix="look at it")
         case "lose the GPU" if _is_first(request):
-            raise RuntimeError("CUDA error: unspecified launch failure")
+            raise RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be ...")
+        case "lose every GPU":
+            raise RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be ...")
+        case "fill the memory":
+            raise RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be ...")
         case "die once" if _is_first(request):
             os.kill(os.getpid(), signal.SIGKILL)
         case "die":

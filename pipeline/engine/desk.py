@@ -20,17 +20,25 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from pipeline.engine.limits import usable_cores
-from pipeline.engine.mailbox import Fault, Mailbox, Question
+from pipeline.engine.mailbox import Fault, LostGpu, Mailbox, Question
 from pipeline.engine.memory import tree_rss_bytes
 from pipeline.engine.workers import STOP_SIGNALS
 from pipeline.errors import MkhspcError
-from pipeline.models.device import INSTALL, is_lost
+from pipeline.models.device import (
+    FREE_MEMORY,
+    INSTALL,
+    LOOK_AT_GPU,
+    DeviceMemoryError,
+    is_full,
+    is_lost,
+)
 from pipeline.models.service import Loader, Message, Model
 
 ANSWERED = "answered"
 """What a process tells its parent when a model of its has done a request, the first time."""
 TOO_MANY_FILES = "fewer --num-workers, or a higher limit of open files: ulimit -n"
 PAUSE_S = 0.1
+EXIT_LOST = 1
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,8 @@ def own(
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent, directory), daemon=True).start()
     os.dup2(2, 1)  # what libraries print is no result
+    if device == "cpu":  # before torch is imported: some packages put things on a GPU wherever there is one
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin would take the workers' cores
     begun_s = time.monotonic()
@@ -80,7 +90,14 @@ def own(
             precision={name: m.precision for name, m in models.items()},
         )
     )
-    _Desk(models, device, listening, parent).serve()
+    try:
+        _Desk(models, device, listening, parent).serve()
+    except Exception as error:
+        if not is_lost(error):
+            raise
+        with suppress(ConnectionError):
+            parent.send(LostGpu(_reason(error)))
+        os._exit(EXIT_LOST)  # an orderly end would use the GPU once more
 
 
 def _end_with(parent: Connection, directory: Path) -> None:
@@ -97,10 +114,24 @@ def _load(loader: Loader, device: str) -> Model:
     except MkhspcError:
         raise
     except Exception as error:  # the parent must hear of it, whatever it is
-        raise MkhspcError(
-            f"the model '{loader.name}' does not load on {device}: {type(error).__name__}: {error}",
-            fix=INSTALL if isinstance(error, ImportError) else "check its weights with: mkhspc models verify",
+        kind = DeviceMemoryError if is_full(error) else MkhspcError
+        raise kind(
+            f"the model '{loader.name}' does not load on {device}: {_reason(error)}", fix=_way_out(error)
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """An error in one line: CUDA's have more, which are for who writes kernels."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
+def _way_out(error: Exception) -> str:
+    """What to do about a model that does not load."""
+    if isinstance(error, ImportError):
+        return INSTALL
+    if is_full(error):
+        return FREE_MEMORY
+    return LOOK_AT_GPU if is_lost(error) else "check its weights with: mkhspc models verify"
 
 
 def _compute_in_full_float32() -> None:
@@ -214,7 +245,7 @@ class _Desk:
             ]
         except Exception as error:  # any fault of one request must not take the others with it
             if is_lost(error):
-                raise  # ends the process: only another one can use the device
+                raise  # ends the process, see `own`: only another one can use the device
             fault = self._fault(name, error)
         if len(group) == 1:
             return [fault]
@@ -223,9 +254,8 @@ class _Desk:
     def _fault(self, model: str, error: Exception) -> Fault:
         if isinstance(error, MkhspcError):
             return Fault.of(error)
-        return Fault(
-            MkhspcError, f"{type(error).__name__}: {error}", f"the model '{model}' on {self._device}", ""
-        )
+        kind, fix = (DeviceMemoryError, FREE_MEMORY) if is_full(error) else (MkhspcError, "")
+        return Fault(kind, _reason(error), f"the model '{model}' on {self._device}", fix)
 
     def _send(self, worker: _Worker, answer: Message | Fault) -> None:
         try:

@@ -70,6 +70,17 @@ class Fault:
         return self.kind(self.what, where=self.where, fix=self.fix)
 
 
+@dataclass(frozen=True)
+class LostGpu:
+    """What a process says last that can use its GPU no more.
+
+    Attributes:
+        reason: as CUDA told it, in one line.
+    """
+
+    reason: str
+
+
 class Mailbox:
     """One side's hold of the memory; the two sides take turns in writing.
 

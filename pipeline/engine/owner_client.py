@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from multiprocessing import reduction
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -13,6 +15,7 @@ from pipeline.engine.mailbox import Fault, Letter, Mailbox, Question
 from pipeline.engine.workers import HopelessError
 from pipeline.errors import MkhspcError
 from pipeline.models.service import Message
+from pipeline.store import atomic
 
 TRIES = 2
 """A request over which so many owners died is not tried again."""
@@ -27,6 +30,26 @@ class OwnerLostError(MkhspcError):
 
 class NoDeviceError(OwnerLostError, HopelessError):
     """Every device is given up, or the run has ended."""
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What became of an owner, and what to do about it."""
+
+    reason: str
+    fix: str
+
+    @classmethod
+    def read(cls, path: Path) -> Fate:
+        """As the parent wrote it; where it wrote nothing, the run is over."""
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return cls("it ended with the run", FIX)
+
+    def write(self, path: Path) -> None:
+        """Told before anybody is let in or refused."""
+        atomic.write_json(path, asdict(self))
 
 
 class OwnerClient:
@@ -71,9 +94,9 @@ class OwnerClient:
         while True:
             line = self.connect()
             if len(deaths) == TRIES:  # said only now, when the parent has told what became of the last
+                fate = self._fate(deaths[-1])
                 raise OwnerLostError(
-                    f"{TRIES} owners of the models died over one request: {self._what_became(deaths[-1])}",
-                    fix=FIX,
+                    f"{TRIES} owners of the models died over one request: {fate.reason}", fix=fate.fix
                 )
             letter = line.mailbox.post(request)
             try:
@@ -98,8 +121,11 @@ class OwnerClient:
             reached = (_reach(place, address_path(self._directory, place)) for place in self._order)
             self._line = next((line for line in reached if line), None)
         if self._line is None:
-            fates = "; ".join(self._what_became(place) for place in sorted(self._order))
-            raise NoDeviceError(f"no device is left: {fates}", fix=FIX)
+            fates = [self._fate(place) for place in sorted(self._order)]
+            raise NoDeviceError(
+                f"no device is left: {'; '.join(fate.reason for fate in fates)}",
+                fix="; ".join(dict.fromkeys(fate.fix for fate in fates if fate.fix)),
+            )
         return self._line
 
     def close(self) -> None:
@@ -108,13 +134,10 @@ class OwnerClient:
             self._line.close()
             self._line = None
 
-    def _what_became(self, place: int) -> str:
-        """Of the owner that died last at a place: told before anybody is let in or refused."""
-        try:
-            fate = fate_path(self._directory, place).read_text(encoding="utf-8")
-        except FileNotFoundError:
-            fate = "it ended with the run"
-        return f"{self._devices[place]}: {fate}"
+    def _fate(self, place: int) -> Fate:
+        """Of the owner that died last at a place, whose device is named."""
+        fate = Fate.read(fate_path(self._directory, place))
+        return Fate(f"{self._devices[place]}: {fate.reason}", fate.fix)
 
 
 class _Line:

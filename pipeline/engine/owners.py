@@ -19,11 +19,12 @@ from types import TracebackType
 from typing import Any
 
 from pipeline.engine.desk import Loaded, own
-from pipeline.engine.mailbox import Fault
+from pipeline.engine.mailbox import Fault, LostGpu
 from pipeline.engine.memory import peak_bytes
-from pipeline.engine.owner_client import FIX, OwnerClient, OwnerLostError, address_path, fate_path
+from pipeline.engine.owner_client import FIX, Fate, OwnerClient, OwnerLostError, address_path, fate_path
 from pipeline.engine.workers import FRUGAL, cause_of_death, environment
 from pipeline.errors import MkhspcError
+from pipeline.models.device import LOOK_AT_GPU
 from pipeline.models.service import Loader
 
 RESTARTS = 2
@@ -154,10 +155,10 @@ class _Owner:
 
         Raises:
             MkhspcError: a model does not load.
-            OwnerLostError: the process has died.
+            OwnerLostError: the process has died, or says that it must.
         """
         try:
-            said: Loaded | Fault | str = self.connection.recv()
+            said: Loaded | Fault | LostGpu | str = self.connection.recv()
         except (EOFError, ConnectionError):
             self._process.join()
             raise OwnerLostError(
@@ -167,6 +168,9 @@ class _Owner:
             ) from None
         if isinstance(said, Fault):
             raise said.error()
+        if isinstance(said, LostGpu):
+            self._process.join()
+            raise OwnerLostError(f"the GPU was lost ({said.reason})", where=self.device, fix=LOOK_AT_GPU)
         if isinstance(said, Loaded):
             self.loaded = said
             return said
@@ -181,23 +185,25 @@ class _Owner:
             except OwnerLostError as error:
                 self._deaths += 1
                 if self._deaths > RESTARTS:
-                    yield self._give_up(f"{error.what}, {self._deaths} times with no request done in between")
+                    often = f"{self._deaths} times with no request done in between"
+                    yield self._give_up(Fate(f"{error.what}, {often}", error.fix))
                 else:
-                    yield self._restart(error.what)
+                    yield self._restart(Fate(error.what, error.fix))
             except MkhspcError as error:
-                yield self._give_up(str(error).replace("\n", " "))
+                reason = error.what if error.where is None else f"{error.where}: {error.what}"
+                yield self._give_up(Fate(reason, error.fix))
 
-    def _restart(self, reason: str) -> str:
-        self._fate.write_text(reason, encoding="utf-8")
+    def _restart(self, fate: Fate) -> str:
+        fate.write(self._fate)
         self.connection.close()
         self._start()
-        return f"{self.device}: {reason}; it is started again"
+        return f"{self.device}: {fate.reason}; it is started again"
 
-    def _give_up(self, reason: str) -> str:
+    def _give_up(self, fate: Fate) -> str:
         self.is_given_up = True
-        self._fate.write_text(reason, encoding="utf-8")
+        fate.write(self._fate)
         self._listening.close()  # only now: who is turned away by it reads why
-        return f"{self.device}: {reason}; the device is given up"
+        return f"{self.device}: {fate.reason}; the device is given up"
 
     def end(self) -> None:
         self._listening.close()

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from pipeline.detect.contract import Detection, Window
 from pipeline.detect.sam2 import EmbeddedDetection, WindowGrid
 from pipeline.geometry import Box
-from pipeline.measure.embed import Vectors, checked
+from pipeline.measure.embed import Vectors, checked, place_of, refuse_zero_columns
 from pipeline.measure.regions import PackedMasks
-from pipeline.models.service import Asker, Message
+from pipeline.models.service import Asker, Message, told_at
 
 SIZE = 256
 
@@ -47,7 +47,8 @@ def embed(
         (n,) float32 for each of `column_names`, in the order of the detections.
 
     Raises:
-        IncompleteError: a vector is zero or not finite.
+        IncompleteError: a vector is zero or not finite, or a column is zero for all cells: the encoder
+            ends without a rectification.
         MkhspcError: the model could not answer.
     """
     vectors = np.empty((len(detections), SIZE), np.float32)
@@ -58,8 +59,11 @@ def embed(
         else:
             without.append(place)
     for places, request in _requests(window, detections, without, longest_um):
-        vectors[places] = checked(asker.ask("sam2", request)["features"], (len(places), SIZE), "sam2", where)
+        with told_at(place_of(where)):
+            answer = asker.ask("sam2", request)["features"]
+        vectors[places] = checked(answer, (len(places), SIZE), "sam2", where)
     checked(vectors, vectors.shape, "sam2", where)
+    refuse_zero_columns(vectors, 0.0, "sam2", where)
     return dict(zip(column_names(), np.ascontiguousarray(vectors.T), strict=True))
 
 

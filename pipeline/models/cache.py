@@ -117,9 +117,11 @@ def published(weight: Weight, directory: Path) -> WeightFile:
 
 def ways_out(weight: Weight, directory: Path) -> str:
     """What to do about a missing weight, with internet and without."""
-    package = f" (or pip install {weight.package.replace('_', '-')})" if weight.package else ""
+    package = f"pip install {weight.distribution}" if weight.package else ""
+    fetch = f"fetch them: mkhspc models fetch {weight.name}" if weight.download.url else ""
+    ways = " (or ".join(way for way in (fetch, package) if way) + (")" if fetch and package else "")
     return (
-        f"fetch them: mkhspc models fetch {weight.name}{package}; or, without internet, copy "
+        f"{ways}; or, without internet, copy "
         f"{weight.file_name} from another machine's cache into {directory} (or set {DIRECTORY_VARIABLE})"
     )
 
@@ -143,7 +145,7 @@ def stored(weight: Weight, directory: Path) -> Stored:
     path = directory / weight.file_name
     if path.is_file():
         return _sized(weight, path, "here")
-    packaged = _packaged(weight)
+    packaged = packaged_path(weight)
     if packaged is not None:
         return _sized(weight, packaged, "package")
     for part in (part_of(weight, directory, wheel=wheel) for wheel in (False, True)):
@@ -162,7 +164,7 @@ def _sized(weight: Weight, path: Path, state: State) -> Stored:
     return Stored(state if size_bytes == weight.size_bytes else "damaged", path, size_bytes)
 
 
-def _packaged(weight: Weight) -> Path | None:
+def packaged_path(weight: Weight) -> Path | None:
     """The weights inside an installed package, which is found without being imported."""
     spec = importlib.util.find_spec(weight.package) if weight.package else None
     if spec is None or spec.origin is None:

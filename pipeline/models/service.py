@@ -6,7 +6,8 @@ else in it is small.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +24,16 @@ def array_of(message: Message, name: str, dtype: type[np.generic] | None = None)
     if not isinstance(value, np.ndarray) or (dtype is not None and value.dtype != dtype):
         raise TypeError(f"{name} must be an array{f' of {dtype.__name__}' if dtype else ''}")
     return value
+
+
+@contextmanager
+def told_at(where: str) -> Iterator[None]:
+    """Errors that come through here tell this place, in front of their own if they have one."""
+    try:
+        yield
+    except MkhspcError as error:
+        error.where = where if error.where is None else f"{where}, {error.where}"
+        raise
 
 
 class Model(Protocol):

@@ -111,7 +111,7 @@ def _side(side: str, checkpoint: Path, window: Window, scratch: Path) -> dict[st
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, **FRUGAL} if side == "stage" else None,  # as owners of models are started
+        env={**os.environ, **FRUGAL},  # as owners of models are started; the same for both sides
     )
     if done.returncode:
         raise RuntimeError(done.stderr)

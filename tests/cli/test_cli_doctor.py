@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import need
 from processes import mkhspc
 
 from pipeline.models.catalogue import CATALOGUE
@@ -25,7 +26,7 @@ def test_weights_that_are_here_are_told_from_those_that_are_not(
 
 
 def test_gpus_are_told_by_the_names_that_device_takes() -> None:
-    torch = pytest.importorskip("torch")
+    torch = need("torch")
     facts = json.loads(mkhspc("doctor", "--json").stdout)
     assert list(facts["gpus"]) == [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     assert ("gpus  none" in mkhspc("doctor").stdout) == (torch.cuda.device_count() == 0)

@@ -23,6 +23,7 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pytest
+from conftest import need
 from processes import mkhspc, started
 
 from pipeline.engine.journal import read_journals
@@ -30,7 +31,7 @@ from pipeline.models.cache import read_digest
 from pipeline.store import cells, manifest as manifests
 from pipeline.store.layout import RunLayout
 
-pytest.importorskip("sam2")
+need("sam2")
 pytestmark = pytest.mark.slow
 
 PACKAGED = "efficientnet-lite0"

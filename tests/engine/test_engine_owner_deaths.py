@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import need
 from ownerdoubles import WAIT_S, Asking, Loading, ask, ask_together
 
 from pipeline.engine.owner_client import OwnerLostError
 from pipeline.engine.owners import RESTARTS, Owners
 from pipeline.engine.workers import HopelessError, Listed, Pool, StopFlag
 from pipeline.errors import InputError, MkhspcError, UsageError
-from pipeline.models.device import INSTALL
+from pipeline.models.device import FREE_MEMORY, INSTALL, LOOK_AT_GPU, DeviceMemoryError
 from pipeline.models.service import Message
 
 
@@ -35,11 +36,26 @@ def test_an_owner_killed_in_mid_request_is_started_again_and_asked_again(
     assert "there again" in lines[1]
 
 
-def test_a_process_that_can_use_its_gpu_no_more_is_replaced(owners: Owners, tmp_path: Path) -> None:
+def test_a_process_that_can_use_its_gpu_no_more_is_replaced_and_says_why(
+    owners: Owners, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     (before,), _ = ask_together(owners, {})
     (answer,), lines = ask_together(owners, {"do": "lose the GPU", "mark": str(tmp_path / "m")})
     assert answer["pid"] != before["pid"]
-    assert "exit code 1" in lines[0]
+    assert lines[0] == (
+        "cpu: the GPU was lost (RuntimeError: CUDA error: unspecified launch failure); it is started again"
+    )
+    assert capfd.readouterr().err == "", "no traceback of a process that nobody asked"
+
+
+def test_a_gpu_that_is_lost_again_and_again_is_told_with_what_cuda_said(owners: Owners) -> None:
+    client = owners.client()
+    errors = [ask(owners, client, {"do": "lose every GPU"})[0][0] for _ in range(2)]
+    reason = "cpu: the GPU was lost (RuntimeError: CUDA error: unspecified launch failure"
+    assert f"over one request: {reason})" in str(errors[0])
+    assert f"no device is left: {reason})" in str(errors[1])
+    for error in errors:
+        assert error.fix == LOOK_AT_GPU
 
 
 def test_a_request_that_kills_twice_fails_and_takes_no_other_with_it(owners: Owners) -> None:
@@ -162,6 +178,23 @@ def test_a_bug_in_loading_names_the_model_and_the_device(temporary: Path) -> Non
         MkhspcError, match="'double' does not load on cpu: ZeroDivisionError: division by zero"
     ):
         Owners([Loading(fails="bug")], ["cpu"])
+
+
+def test_a_memory_too_small_for_the_weights_is_no_fault_of_theirs(temporary: Path) -> None:
+    need("torch")
+    with pytest.raises(DeviceMemoryError) as caught:
+        Owners([Loading(fails="full")], ["cpu"])
+    assert caught.value.what == (
+        "the model 'double' does not load on cpu: OutOfMemoryError: "
+        "CUDA out of memory. Tried to allocate 2.00 GiB."
+    )
+    assert caught.value.fix == FREE_MEMORY
+
+
+def test_a_gpu_lost_before_the_weights_are_on_it_is_no_fault_of_theirs(temporary: Path) -> None:
+    with pytest.raises(MkhspcError, match=r"uncorrectable ECC error encountered\n") as caught:
+        Owners([Loading(fails="lost")], ["cpu"])
+    assert caught.value.fix == LOOK_AT_GPU
 
 
 def test_a_package_that_is_not_there_is_to_be_installed(temporary: Path) -> None:

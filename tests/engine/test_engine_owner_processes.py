@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import skip_or_fail
+from conftest import need
 from ownerdoubles import WAIT_S, Asking, Loading, wait_for
 
 from pipeline.engine.owner_client import OwnerLostError
@@ -156,13 +156,21 @@ def _maps_torch(pid: int) -> bool:
     return "torch" in Path(f"/proc/{pid}/maps").read_text()
 
 
-def _need_torch() -> None:
-    if subprocess.run([sys.executable, "-c", "import torch"], capture_output=True, check=False).returncode:
-        skip_or_fail("REQUIRE_MODELS", "torch is not installed")
+def test_an_owner_on_the_cpu_sees_no_gpu_before_torch_starts(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    with Owners([Loading()], ["cuda:1", "cpu"]) as owners:
+        seen = {answer["device"]: answer["gpus"] for answer in _answers_of_two(owners)}
+    assert seen == {"cuda:1": "4,5", "cpu": ""}
+
+
+def _answers_of_two(owners: Owners) -> list[Any]:
+    return [owners.client().ask("double", {}) for _ in range(2)]
 
 
 def test_a_model_whose_package_switches_tf32_on_changes_no_other(temporary: Path) -> None:
-    _need_torch()
+    need("torch")
     with Owners([Loading(), Loading("loose", fails="TF32")], ["cpu"]) as owners:
         answer = owners.client().ask("double", {"do": "tell of torch"})
     assert answer["torch"]
@@ -174,7 +182,7 @@ def test_an_owner_whose_models_need_no_torch_does_not_import_it(owners: Owners) 
 
 
 def test_no_worker_has_torch_while_its_owner_has(temporary: Path) -> None:
-    _need_torch()
+    need("torch")
     with Owners([Loading(fails="torch")], ["cpu"]) as owners:
         outcomes = list(Pool(Looking(owners), 2, StopFlag()).outcomes(Listed(range(4))))
     assert len(outcomes) == 4

@@ -20,6 +20,7 @@ from pipeline.engine.owner_client import address_path
 from pipeline.engine.owners import Owners
 from pipeline.engine.workers import Listed, Pool, StopFlag
 from pipeline.errors import InputError, MkhspcError
+from pipeline.models.device import DeviceMemoryError
 from pipeline.models.service import Local, Message
 
 
@@ -58,10 +59,10 @@ def test_workers_get_the_answers_that_a_model_in_the_same_process_gives(owners: 
     for outcome in outcomes:
         assert outcome.facts is not None, outcome.error
         pids.add(outcome.facts.pop("pid"))
-        del outcome.facts["batch"]
+        del outcome.facts["batch"], outcome.facts["gpus"]
         expected = dict(local.ask("double", message(outcome.task)))
         assert expected.pop("pid") == os.getpid()
-        del expected["batch"]
+        del expected["batch"], expected["gpus"]
         assert equal(outcome.facts, expected)
     assert sorted(outcome.task for outcome in outcomes) == tasks
     assert len(pids) == 1
@@ -124,6 +125,14 @@ def test_a_request_that_raises_fails_alone_and_the_owner_lives_on(owners: Owners
     assert str(refusal) == "slide.czi: the window is empty\n  look at it"
     assert "'answer' holds Python objects" in str(odd)
     assert fine["pid"] == first["pid"]
+    assert lines == []
+
+
+def test_a_full_memory_that_no_model_expected_is_told_as_such(owners: Owners) -> None:
+    (full,), lines = ask_together(owners, {"do": "fill the memory"})
+    assert isinstance(full, DeviceMemoryError)
+    assert str(full).startswith("the model 'double' on cpu: RuntimeError: CUDA error: out of memory\n")
+    assert "smaller model" in full.fix
     assert lines == []
 
 

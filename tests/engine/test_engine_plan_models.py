@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import need
 from processes import mkhspc
 
 from pipeline.config import load_config
-from pipeline.engine.planner import FirstTile, _tile_s
+from pipeline.engine.budget import Budget
+from pipeline.engine.limits import MemoryLimit
+from pipeline.engine.planner import FirstTile, _tiles_s
 from pipeline.engine.prepare import open_run
 from pipeline.engine.slurm import memory_gb
 
@@ -28,7 +31,7 @@ def planned(slide: Path, *more: object) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_a_plan_counts_the_owners_of_the_models_and_says_what_they_do_at_once(tiny_slide: Path) -> None:
-    pytest.importorskip("torch")
+    need("torch")
     without = planned(tiny_slide)
     assert (without["devices"], without["batch"], without["owner_bytes"]) == (0, {}, 0)
     here = planned(tiny_slide, "--embedder", PACKAGED, "--device", "cpu")
@@ -46,29 +49,34 @@ def test_a_plan_counts_the_owners_of_the_models_and_says_what_they_do_at_once(ti
 
 
 def test_a_plan_for_another_machine_may_name_its_devices(tiny_slide: Path) -> None:
-    pytest.importorskip("torch")
+    need("torch")
     found = planned(tiny_slide, "--embedder", PACKAGED, "--gpus", 1, "--device", "cuda:0")
     assert (found["devices"], found["first_tile"]["device"]) == (1, "cpu")
 
 
 def first_tile(seconds: float, models_s: float) -> FirstTile:
-    return FirstTile("a/s0_0_0", 1.0, seconds, models_s, 1, 1, "cpu", 1, {}, {})
+    return FirstTile("a/s0_0_0", 1.0, seconds, models_s, 1.0, 1, 1, 1, "cpu", 1, {}, {})
 
 
 @pytest.mark.parametrize(
-    ("seconds", "models_s", "workers", "cores", "devices", "expected"),
+    ("seconds", "models_s", "read_s", "workers", "cores", "devices", "expected"),
     [
-        (8.0, 0.0, 4, 4, 0, 2.0),
-        (8.0, 0.0, 8, 4, 0, 2.0),  # no more than the cores
-        (8.0, 6.0, 8, 8, 1, 6.0),  # the device is slowest
-        (8.0, 6.0, 8, 8, 2, 3.0),
-        (8.0, 6.0, 1, 8, 2, 8.0),  # one worker waits for every answer
+        (8.0, 0.0, 0.0, 4, 4, 0, 2.0),
+        (8.0, 0.0, 0.0, 8, 4, 0, 2.0),  # no more than the cores
+        (8.0, 6.0, 0.0, 8, 8, 1, 6.0),  # the device is slowest
+        (8.0, 6.0, 0.0, 8, 8, 2, 3.0),
+        (8.0, 6.0, 0.0, 1, 8, 2, 8.0),  # one worker waits for every answer
+        (8.0, 0.0, 3.0, 4, 16, 0, 3.0),  # reading is slowest: one thread for four workers
+        (8.0, 0.0, 3.0, 8, 16, 0, 1.5),  # and two for eight
+        (8.0, 0.0, 2.0, 2, 2, 0, 5.0),  # the thread that reads takes its time from the workers
     ],
 )
-def test_tiles_come_as_fast_as_the_slowest_of_workers_cores_and_devices(
-    seconds: float, models_s: float, workers: int, cores: int, devices: int, expected: float
+def test_tiles_come_as_fast_as_the_slowest_of_workers_readers_cores_and_devices(
+    seconds: float, models_s: float, read_s: float, workers: int, cores: int, devices: int, expected: float
 ) -> None:
-    assert _tile_s(first_tile(seconds, models_s), workers, cores, devices) == expected
+    budget = Budget(workers, workers, -(-workers // 4), 1, MemoryLimit(1, "the test"))
+    found = _tiles_s(first_tile(seconds, models_s), 10, 10 * read_s, budget, cores, devices)
+    assert found == pytest.approx(10 * expected)
 
 
 def test_a_job_asks_for_the_memory_of_its_owners_too(tiny_slide: Path, tmp_path: Path) -> None:

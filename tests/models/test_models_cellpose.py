@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import need
 from numpy.typing import NDArray
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("cellpose")
+torch = need("torch")
+need("cellpose")
 
 from conecells import cones, one_thread, save_cone_finder, small_backbone  # noqa: E402
 
@@ -21,6 +22,7 @@ from pipeline.errors import InputError, MkhspcError  # noqa: E402
 from pipeline.models import cellpose  # noqa: E402
 from pipeline.models.cache import WeightFile  # noqa: E402
 from pipeline.models.cellpose import BLOCK_PX, Cellpose, CellposeLoader  # noqa: E402
+from pipeline.models.device import DeviceMemoryError  # noqa: E402
 from pipeline.models.service import Message  # noqa: E402
 
 LOW, HIGH = 20.0, 220.0
@@ -203,7 +205,7 @@ def test_a_device_too_small_for_one_block_fails_the_request_alone(
     monkeypatch.setattr(model, "net", full)
     errors = answer(model, request(picture(240, 1)), request(picture(240, 2)))
     assert [isinstance(error, MkhspcError) for error in errors] == [True, True]
-    assert "memory" in str(errors[0])
+    assert str(errors[1]).startswith("cellpose on cpu, stage detect: the device's memory does not do")
 
 
 def test_numbers_that_are_none_are_an_error_and_no_cells(
@@ -213,7 +215,33 @@ def test_numbers_that_are_none_are_an_error_and_no_cells(
     monkeypatch.setattr(model, "net", lambda blocks: (net(blocks)[0] * torch.nan, None))
     (error,) = answer(model, request(picture(240, 1)))
     assert isinstance(error, MkhspcError)
-    assert "not finite" in str(error)
+    assert str(error).startswith("cellpose on cpu, stage detect: Cellpose gives numbers that are not finite")
+    assert "models verify" in error.fix
+    monkeypatch.setattr(model, "net", net)
+    (found,) = answer(model, request(picture(240, 1)))
+    assert found["counts"][0] > 10, "what was no number is not kept"
+
+
+@pytest.mark.parametrize("field", [0, 1])
+def test_a_device_too_small_for_the_dynamics_fails_the_request_alone(
+    model: Cellpose, monkeypatch: pytest.MonkeyPatch, field: int
+) -> None:
+    asked, labels = [], cellpose._labels
+
+    def sometimes(*arguments: Any) -> Any:
+        asked.append(arguments)
+        if len(asked) == field + 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return labels(*arguments)
+
+    monkeypatch.setattr(cellpose, "_labels", sometimes)
+    one = request(picture(240, 1))
+    twice = {**one, "fields": np.repeat(one["fields"], 2, axis=0)}
+    error, fine = answer(model, twice, one)
+    assert isinstance(error, DeviceMemoryError)
+    assert str(error).startswith("cellpose on cpu, stage detect: the device's memory does not do")
+    assert "smaller model" in error.fix
+    assert fine["counts"][0] > 10
 
 
 def test_a_path_that_is_not_there_is_refused_and_nothing_else_is_loaded(

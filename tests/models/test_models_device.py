@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -8,11 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import skip_or_fail
+from conftest import need
 
 from pipeline.errors import UsageError
 from pipeline.models import device
-from pipeline.models.device import DeviceMemoryError, Gpu, device_names, in_batches, is_lost
+from pipeline.models.device import (
+    DeviceMemoryError,
+    Gpu,
+    Precision,
+    device_names,
+    in_batches,
+    is_full,
+    is_lost,
+)
 
 A100 = Gpu("A100", 42_000_000_000, "bfloat16")
 V100 = Gpu("V100", 34_000_000_000, "float16")
@@ -20,11 +29,7 @@ V100 = Gpu("V100", 34_000_000_000, "float16")
 
 @pytest.fixture
 def torch() -> Any:
-    try:
-        import torch
-    except ImportError:
-        skip_or_fail("REQUIRE_MODELS", "torch is not installed")
-    return torch
+    return need("torch")
 
 
 @pytest.mark.parametrize(
@@ -73,28 +78,51 @@ def test_a_gpu_of_torch_has_its_number(torch: Any, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(device, "_visible_gpus", lambda: [A100, V100])
     assert device.torch_device("cuda") == torch.device("cuda", 0)
     assert device.torch_device("cuda:1") == torch.device("cuda", 1)
-    assert device.precision_of(device.torch_device("cuda:0")) == "bfloat16"
-    assert device.precision_of(device.torch_device("cuda:1")) == "float16"
-    assert device.precision_of(torch.device("cpu")) == "float32"
 
 
-def test_networks_on_a_cpu_compute_in_float32(torch: Any) -> None:
+BF16: tuple[Precision, ...] = ("bfloat16",)
+EITHER: tuple[Precision, ...] = ("bfloat16", "float16")
+
+
+@pytest.mark.parametrize(
+    ("name", "reduced", "expected"),
+    [
+        ("cuda:0", BF16, "bfloat16"),
+        ("cuda:0", EITHER, "bfloat16"),
+        ("cuda:0", ("float16",), "float32"),
+        ("cuda:0", (), "float32"),
+        ("cuda:1", BF16, "float32"),
+        ("cuda:1", EITHER, "float16"),
+        ("cpu", EITHER, "float32"),
+    ],
+)
+def test_a_model_computes_in_fewer_bits_only_where_it_and_the_gpu_are_made_for_them(
+    torch: Any, name: str, reduced: Sequence[Precision], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "_visible_gpus", lambda: [A100, V100])
+    assert device.precision_of(device.torch_device(name), reduced) == expected
+
+
+@pytest.mark.parametrize("name", ["cpu", "cuda:0"])
+def test_networks_in_float32_are_not_cast(torch: Any, name: str) -> None:
     layer = torch.nn.Linear(3, 2)
-    with device.autocast(torch.device("cpu")):
+    with device.autocast(torch.device(name), "float32"):
         assert layer(torch.ones(1, 3)).dtype == torch.float32
+        assert not torch.is_autocast_enabled("cuda")
 
 
-@pytest.mark.parametrize("gpu", [A100, V100])
-def test_networks_on_a_gpu_are_cast(torch: Any, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("precision", EITHER)
+def test_networks_on_a_gpu_are_cast(
+    torch: Any, precision: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without a GPU only the context itself can be looked at."""
-    monkeypatch.setattr(device, "_visible_gpus", lambda: [gpu])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
-    context = device.autocast(torch.device("cuda", 0))
+    context = device.autocast(torch.device("cuda", 0), precision)
     assert isinstance(context, torch.autocast)
     assert context.device == "cuda"
-    assert context.fast_dtype == getattr(torch, gpu.precision)
+    assert context.fast_dtype == getattr(torch, precision)
 
 
 class Small:
@@ -149,6 +177,8 @@ def test_the_last_items_are_to_fill_the_batch_that_fits(torch: Any) -> None:
         "CUDA driver error: out of memory",
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
         "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried "
+        "to allocate 32000000000 bytes. Error code 12 (Cannot allocate memory)",
     ],
 )
 def test_memory_is_full_whoever_says_so(torch: Any, says: str) -> None:
@@ -156,6 +186,17 @@ def test_memory_is_full_whoever_says_so(torch: Any, says: str) -> None:
     assert in_batches(range(4), run, 4) == [0, 10, 20, 30]
     assert run.tried == [4, 2, 2]
     assert not is_lost(RuntimeError(says))
+
+
+def test_memory_is_full_when_numpy_says_so_and_not_for_other_errors(torch: Any) -> None:
+    def run(items: Sequence[int], batch: int) -> Sequence[int]:
+        if batch > 2:
+            raise MemoryError("Unable to allocate 16.0 GiB")
+        return items
+
+    assert in_batches([1, 2, 3], run, 4) == [1, 2, 3]
+    assert not is_full(ValueError("out of memory"))
+    assert not is_full(RuntimeError("CUDA error: device-side assert triggered"))
 
 
 def test_what_does_not_fit_alone_is_an_error(torch: Any) -> None:
@@ -230,6 +271,19 @@ def test_an_error_of_the_gpu_itself_is_told_from_others(torch: Any) -> None:
     assert not is_lost(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
     assert not is_lost(RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"))
     assert not is_lost(ValueError("CUDA error: so to speak"))
+
+
+@pytest.mark.parametrize(("required", "outcome"), [("0", "1 skipped"), ("1", "no_such_package is not")])
+def test_a_package_that_is_missing_skips_a_file_of_tests_and_fails_it_where_it_is_required(
+    required: str, outcome: str, tmp_path: Path
+) -> None:
+    tests = tmp_path / "test_it.py"
+    tests.write_text("from conftest import need\nneed('no_such_package')\ndef test_it(): pass\n")
+    environment = {**os.environ, "REQUIRE_MODELS": required, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", tmp_path, tests]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
+    assert outcome in done.stdout
+    assert done.returncode == (2 if required == "1" else 5), done.stdout
 
 
 def test_gpus_are_found_by_a_process_of_its_own(torch: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,13 +12,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from blobs import CALIBRATION, blob
+from conftest import need
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError
+from pipeline.detect.contract import Detection, Window
+from pipeline.errors import IncompleteError, InputError, UsageError
+from pipeline.geometry import Box
+from pipeline.measure.embed import embed
 from pipeline.models.cache import WeightFile
+from pipeline.models.device import DeviceMemoryError
 from pipeline.models.embedders import ARCHITECTURES, INPUT_SIDE_PX, Embedder, EmbedderLoader
+from pipeline.models.service import Local
 
-torch = pytest.importorskip("torch")
+torch = need("torch")
 
 from conecells import one_thread  # noqa: E402
 
@@ -204,6 +212,96 @@ def test_a_file_of_other_things_is_refused(content: object, tmp_path: Path) -> N
     torch.save(content, path)
     with pytest.raises(InputError, match="holds other things than the tensors of ResNet-50"):
         load("resnet50", path)
+
+
+@pytest.mark.parametrize("version", ["2.5.1+cu121", "2.4.0", "2.6.0a0"])
+def test_a_torch_that_a_file_could_make_run_code_reads_none(
+    version: str, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "__version__", version)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was read"))
+    with pytest.raises(UsageError, match=f"PyTorch {re.escape(version)} .*CVE-2025-32434") as refusal:
+        load("resnet50", files["resnet50"])
+    assert "torch>=2.6" in refusal.value.fix
+
+
+@pytest.mark.parametrize("version", ["2.6.0", "2.6.0+cu126", "2.10.1"])
+def test_a_torch_that_is_safe_reads(
+    version: str, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "__version__", version)
+    load("efficientnet-lite0", files["efficientnet-lite0"])
+
+
+# Damaged weights in the real network, as far as the tile
+
+
+def damaged(files: dict[str, Path], folder: Path, how: str) -> Path:
+    """EfficientNet-Lite0 with a fault in its last normalisation."""
+    tensors = torch.load(files["efficientnet-lite0"], weights_only=True)
+    last = tensors["_bn1.weight"]
+    tensors["_bn1.weight"] = last * torch.nan if how == "nan" else torch.zeros_like(last)
+    shift = torch.full_like(last, -1.0)
+    if how == "few columns":
+        shift[:10] = 1.0  # of 1280; the others are rectified away
+    tensors["_bn1.bias"] = shift
+    path = folder / "damaged.pth"
+    torch.save(tensors, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("nan", "is not finite (NaN or infinite) for 9 of 9 cells"),
+        ("all zero", "is all zeros for 9 of 9 cells"),
+        ("few columns", "is zero for all of 9 cells in 1270 of 1280 columns"),
+    ],
+)
+def test_damaged_weights_fail_the_tile_by_its_name_and_stage(
+    how: str, says: str, files: dict[str, Path], tmp_path: Path
+) -> None:
+    asker = Local({"efficientnet-lite0": load("efficientnet-lite0", damaged(files, tmp_path, how))})
+    with pytest.raises(IncompleteError) as failure:
+        embed(*scene(9), "hspc", "efficientnet-lite0", asker, "s0_0_0")
+    assert str(failure.value).startswith(
+        f"hspc of tile s0_0_0, stage embed: the efficientnet-lite0 embedding {says}\n"
+    )
+
+
+@pytest.mark.parametrize("cells", [1, 7, 8, 9])
+def test_the_published_weights_fail_no_tile_though_many_columns_are_zero(
+    cells: int, embedders: dict[str, Embedder]
+) -> None:
+    asker = Local(embedders)
+    columns = embed(*scene(cells), "hspc", "efficientnet-lite0", asker, "s0_0_0")
+    assert any(not column.any() for column in columns.values())
+
+
+def test_an_error_of_the_model_tells_tile_stage_model_and_device(
+    embedders: dict[str, Embedder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(pictures: torch.Tensor) -> torch.Tensor:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    embedder = embedders["efficientnet-lite0"]
+    monkeypatch.setattr(embedder, "_net", full)
+    with pytest.raises(DeviceMemoryError) as failure:
+        embed(*scene(3), "hspc", "efficientnet-lite0", Local(embedders), "s0_0_0")
+    assert failure.value.where == "hspc of tile s0_0_0, stage embed, efficientnet-lite0 on cpu"
+
+
+def scene(count: int) -> tuple[Window, list[Detection]]:
+    """A window of grain with so many cells."""
+    rng = np.random.default_rng(3)
+    box = Box(0, 0, 400, 300)
+    window = Window(rng.integers(0, 256, (300, 400, 3), dtype=np.uint8), box, 0.1725, CALIBRATION)
+    cells = []
+    for _ in range(count):
+        mask = blob(rng, rng.uniform(30, 60))
+        x0, y0 = int(rng.integers(0, 300)), int(rng.integers(0, 200))
+        cells.append(Detection(Box(x0, y0, x0 + mask.shape[1], y0 + mask.shape[0]), mask, 0.5))
+    return window, cells
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:

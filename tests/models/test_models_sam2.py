@@ -6,23 +6,30 @@ import io
 import pickle
 import zipfile
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from blobs import CALIBRATION
+from conftest import need
 
+from pipeline.detect.contract import Detection, Window
 from pipeline.detect.sam2 import masks_of
 from pipeline.errors import InputError, MkhspcError
 from pipeline.geometry import Box
+from pipeline.measure import embed_sam2
 from pipeline.models import sam2 as subject
 from pipeline.models.device import DeviceMemoryError
 from pipeline.models.sam2 import Embedding, Sam2, Sam2Loader
 from pipeline.models.sam2_masks import REASONS, Gate, SmallMask, coverage, is_same_cell, one_of_each_cell
+from pipeline.models.service import Local
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("sam2")
+torch = need("torch")
+need("sam2")
 
 SHAPE = (380, 300)
 """Height and width of the window: neither is the model's, nor the other."""
@@ -496,20 +503,150 @@ def test_every_variant_is_told_from_its_tensors(variant, config):
     assert subject.variant_of(names, Path("x.pt")) == variant
 
 
-def test_the_older_family_loads_too(tmp_path):
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("variant", "config"),
+    [
+        ("sam2-tiny", "configs/sam2/sam2_hiera_t.yaml"),
+        ("sam2.1-base-plus", "configs/sam2.1/sam2.1_hiera_b+.yaml"),
+    ],
+)
+def test_the_older_family_and_another_size_answer_as_the_predictor(
+    variant, config, rgb, tmp_path, monkeypatch
+):
     from sam2.build_sam import build_sam2
+    from sam2.sam2_image_predictor import SAM2ImagePredictor
 
     torch.manual_seed(1)
-    net = build_sam2("configs/sam2/sam2_hiera_t.yaml", device="cpu")
-    path = tmp_path / "older.pt"
+    net, path = build_sam2(config, device="cpu"), tmp_path / "weights.pt"
     torch.save({"model": net.state_dict()}, path)
-    loaded = Sam2Loader(path, "sam2-tiny").load("cpu")
-    assert loaded.variant == "sam2-tiny"
-    image = torch.randn(1, 3, 1024, 1024, generator=torch.Generator().manual_seed(2))
-    with torch.inference_mode():
-        ours, theirs = (n.eval().forward_image(image)["backbone_fpn"] for n in (loaded.net, net))
-    for our, their in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(our, their, rtol=1e-4, atol=1e-4)
+    predictor = SAM2ImagePredictor(net)
+    predictor.set_image(rgb)
+    points = np.array([(40.0, 60.5), (150.2, 200.0)], np.float32)
+    theirs = [predictor.predict(point[None], np.array([1])) for point in points]
+    loaded = Sam2Loader(path, variant).load("cpu")
+    path.unlink()
+    monkeypatch.setattr(
+        subject, "first_failure", lambda measured, *_: torch.full_like(measured.area_px, 7).long()
+    )
+    said = answer(loaded, request(rgb, points))
+    assert loaded.variant == variant
+    assert said["prompt"].tolist() == [0, 1]
+    for place, (wholes, scores, _) in zip(masks_of(said, SHAPE), theirs, strict=True):
+        assert_same_mask(place, wholes[scores.argmax()])
+    np.testing.assert_allclose(said["score"], [scores.max() for _, scores, _ in theirs], atol=1e-3)
+    embedding = predictor.get_image_embedding()[0].numpy()
+    for vector, (_, scores, small) in zip(said["features"], theirs, strict=True):
+        inside = small[scores.argmax()] > 0
+        weights = inside.reshape(64, 4, 64, 4).sum(axis=(1, 3)) / inside.sum()
+        np.testing.assert_allclose(vector, (embedding * weights).sum(axis=(1, 2)), atol=1e-4)
+
+
+def assert_same_mask(found: tuple[Box, np.ndarray], logits: np.ndarray) -> None:
+    """A mask in its box is that of the predictor's logits for the whole window."""
+    (box, mask), whole = found, logits > 0
+    drawn = np.zeros(SHAPE, np.bool_)
+    drawn[box.slices_in(Box(0, 0, *SHAPE[::-1]))] = mask
+    assert 0 < whole.sum() < whole.size
+    assert (drawn & whole).sum() / (drawn | whole).sum() >= 0.999
+
+
+# The GPU that is its own
+
+
+@pytest.mark.parametrize(("target", "expected"), [("cuda:1", [1]), ("cpu", [])])
+def test_what_the_package_puts_on_the_current_gpu_goes_to_the_models_own(
+    sam2_checkpoint, target, expected, monkeypatch
+):
+    """SAM2 1.1.0 puts encodings of positions on 'cuda', whatever device it is told."""
+    entered: list[int] = []
+    seen: list[list[int]] = []
+
+    @contextmanager
+    def current(device: Any) -> Iterator[None]:
+        entered.append(device.index)
+        yield
+        entered.clear()
+
+    def build(*_: object, **__: object) -> Any:
+        seen.append(list(entered))
+        raise InterruptedError
+
+    monkeypatch.setattr(subject, "torch_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "device", current)
+    monkeypatch.setattr("sam2.build_sam.build_sam2", build)
+    with pytest.raises(InterruptedError):
+        Sam2Loader(sam2_checkpoint).load(target)
+    assert seen == [expected]
+
+
+# Damaged weights in the real network, as far as the tile
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (float("nan"), ", sam2 on cpu: SAM2 answered with values that are not numbers"),
+        (0.0, ": the sam2 embedding is zero for all of 9 cells in 1 of 256 columns"),
+    ],
+)
+def test_damaged_weights_fail_the_tile_by_its_name_and_stage(sam2_checkpoint, tmp_path, value, says):
+    """A channel of the embedding, in the layers that end in it."""
+    content = tensors(sam2_checkpoint)
+    for name in ("image_encoder.neck.convs.0.conv", "image_encoder.neck.convs.1.conv"):
+        content[f"{name}.weight"][7] = content[f"{name}.bias"][7] = value
+    content["no_mem_embed"][..., 7] = value
+    asker = Local({"sam2": Sam2Loader(changed(tmp_path, {"model": content})).load("cpu")})
+    with pytest.raises(MkhspcError) as failure:
+        embed_sam2.embed(*scene(9), 40.0, asker, "hspc of tile s0_0_0")
+    assert str(failure.value).startswith(f"hspc of tile s0_0_0, stage embed{says}\n")
+    assert "models verify" in failure.value.fix
+
+
+def scene(count: int) -> tuple[Window, list[Detection]]:
+    """Grain, and cells in one square of the grid of windows."""
+    rng = np.random.default_rng(5)
+    box = Box(0, 0, 1000, 1000)
+    window = Window(rng.integers(0, 256, (1000, 1000, 3), dtype=np.uint8), box, 0.5, CALIBRATION)
+    square = embed_sam2.WindowGrid.of(40.0, 0.5).square(1, 1)
+    corners = rng.integers((square.x0 + 20, square.y0 + 20), (square.x1 - 40, square.y1 - 40), (count, 2))
+    mask = np.ones((16, 20), np.bool_)
+    return window, [Detection(Box(x, y, x + 20, y + 16), mask, 0.5) for x, y in corners.tolist()]
+
+
+def test_an_error_of_a_request_tells_its_stage_the_model_and_the_device(model, rgb, monkeypatch):
+    def full(*_: object, **__: object) -> Any:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(model.net.sam_mask_decoder, "forward", full)
+    points = np.array([[40.0, 40.0]], np.float32)
+    for kind, stage in (("segment", "detect"), ("refine", "refine")):
+        with pytest.raises(DeviceMemoryError) as failure:
+            answer(model, request(rgb, points, kind=kind))
+        assert failure.value.where == f"sam2 on cpu, stage {stage}"
+
+
+def test_a_device_too_small_to_pool_all_cells_at_once_pools_fewer(model, rgb, monkeypatch):
+    rng = np.random.default_rng(4)
+    corners = rng.integers(0, 250, (7, 2))
+    boxes = np.concatenate([corners, corners + 30], axis=1).astype(np.int32)
+    asked = {"kind": "pool", "key": "pooled", "rgb": rgb, "boxes": boxes, "masks": np.ones(7 * 900, np.bool_)}
+    usual = answer(model, asked)["features"]
+    pooled, sizes, limit = subject._pooled, [], 2
+
+    def small_device(embedding: Any, weights: Any) -> Any:
+        sizes.append(len(weights))
+        if len(weights) > limit:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return pooled(embedding, weights)
+
+    monkeypatch.setattr(subject, "_pooled", small_device)
+    monkeypatch.setattr(subject, "POOLED", 8)
+    np.testing.assert_allclose(answer(model, asked)["features"], usual, atol=1e-5)
+    assert sizes == [7, 4, 2, 2, 2, 1]
+    limit = 0
+    with pytest.raises(DeviceMemoryError, match=r"^sam2 on cpu: the device's memory"):
+        answer(model, asked)
 
 
 def test_a_loader_travels_and_says_what_it_takes(sam2_checkpoint, model):

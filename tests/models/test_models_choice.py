@@ -1,0 +1,165 @@
+"""What is chosen for a GPU: all models of a run lie on it together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import ComputeSection, RunConfig, with_options
+from pipeline.models import choice
+from pipeline.models.cache import WeightFile
+from pipeline.models.catalogue import CATALOGUE
+from pipeline.models.choice import RunModels, fitness, gpu_bytes, precision, with_weights
+from pipeline.models.device import Gpu, Precision
+
+GB = 1_000_000_000
+
+
+@pytest.fixture
+def weights_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MKHSPC_MODELS", str(tmp_path))
+    monkeypatch.setattr(choice, "find_spec", lambda name: name)
+    return tmp_path
+
+
+def put(directory: Path, *names: str) -> None:
+    """Files of the right names and sizes, which is all that a look at what is here reads."""
+    for name in names:
+        with (directory / CATALOGUE[name].file_name).open("wb") as file:
+            file.truncate(CATALOGUE[name].size_bytes)
+
+
+def gpu_of(monkeypatch: pytest.MonkeyPatch, memory_gb: float, precision: Precision = "bfloat16") -> None:
+    found = [Gpu(f"GPU of {memory_gb:g} GB", int(memory_gb * GB), precision)]
+    monkeypatch.setattr(choice, "gpus_here", lambda: found)
+
+
+def compute(**options: str) -> ComputeSection:
+    return replace(RunConfig().compute, **options)
+
+
+def models_of(*names: str) -> RunModels:
+    """By the names under which workers know them."""
+    known = {"sam2": "sam2", "cpsa": "cellpose"}
+    weights = {n: WeightFile(n, Path(n), CATALOGUE[n].sha256) for n in names}
+    return RunModels({known.get(n[:4], n): file for n, file in weights.items()})
+
+
+# Together
+
+
+@pytest.mark.parametrize(
+    ("memory_gb", "names"),
+    [
+        (4.1, ["sam2.1-small", "efficientnet-lite0"]),
+        (8.3, ["sam2.1-base-plus", "resnet50"]),
+        (8.3, ["cpsam"]),
+        (15.8, ["sam2.1-large", "cpsam", "resnet50"]),
+    ],
+)
+def test_what_the_docs_advise_for_a_card_fits_it(memory_gb: float, names: list[str]) -> None:
+    assert gpu_bytes([CATALOGUE[name] for name in names]) <= memory_gb * GB
+    assert models_of(*names).too_large_for(int(memory_gb * GB)) == []
+
+
+@pytest.mark.parametrize("sam2", ["sam2.1-base-plus", "sam2.1-large"])
+def test_an_8_gb_card_does_not_get_cellpose_and_a_large_sam2(sam2: str) -> None:
+    models = models_of(sam2, "cpsam")
+    assert models.too_large_for(int(8.59 * GB)) == [sam2, "cpsam"]
+
+
+def test_weights_too_large_alone_are_told_alone() -> None:
+    assert models_of("sam2.1-tiny", "cpsam").too_large_for(6 * GB) == ["cpsam"]
+
+
+def test_nothing_of_ours_needs_no_memory() -> None:
+    assert gpu_bytes([]) == 0
+    own = RunModels({"sam2": WeightFile("own.pt", Path("own.pt"), "0" * 64)})
+    assert own.too_large_for(1) == []
+
+
+@pytest.mark.parametrize(
+    ("memory_gb", "expected"),
+    [(8.59, ("sam2.1-tiny", "cpsam")), (24.0, ("sam2.1-large", "cpsam"))],
+)
+def test_the_best_weights_are_taken_that_fit_the_gpu_together(
+    memory_gb: float, expected: tuple[str, str], weights_here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(weights_here, "sam2.1-large", "sam2.1-base-plus", "sam2.1-tiny", "cpsam")
+    gpu_of(monkeypatch, memory_gb)
+    config = with_options(RunConfig(), {"mk.detector": "sam2", "hspc.detector": "cellpose"})
+    found = with_weights(config).compute
+    assert (found.sam2_weights, found.cellpose_weights) == expected
+
+
+def test_a_model_is_fit_only_beside_the_others_of_the_run(
+    weights_here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(weights_here, "sam2.1-large", "cpsam")
+    gpu_of(monkeypatch, 8.59)
+    assert fitness("sam2", compute()).is_fit
+    assert fitness("cellpose", compute()).is_fit
+    found = fitness("cellpose", compute(), beside=["sam2"])
+    assert not found.is_fit
+    assert "cellpose that are here need more memory beside sam2 than GPU of 8.59 GB has" in found.reason
+    put(weights_here, "sam2.1-tiny")
+    assert fitness("cellpose", compute(), beside=["sam2"]).is_fit
+
+
+def test_embedders_of_the_run_count_without_being_named(
+    weights_here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(weights_here, "sam2.1-small", "resnet50")
+    gpu_of(monkeypatch, 4.1)
+    assert fitness("sam2", compute()).is_fit
+    assert "beside resnet50" in fitness("sam2", compute(embedder="resnet50")).reason
+
+
+# Why not
+
+
+def test_a_cpu_that_was_asked_for_is_no_missing_gpu(
+    weights_here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(weights_here, "cpsam")
+    gpu_of(monkeypatch, 24.0)
+    for jobs_gpus in (None, 2):
+        found = fitness("cellpose", compute(device="cpu"), jobs_gpus)
+        assert not found.is_fit
+        assert "the CPU is asked for" in found.reason
+        assert "no GPU" not in found.reason
+
+
+def test_a_damaged_file_is_named_and_how_to_get_a_whole_one(weights_here: Path) -> None:
+    path = weights_here / CATALOGUE["sam2.1-small"].file_name
+    path.write_bytes(b"cut off")
+    found = fitness("sam2", compute())
+    assert not found.is_fit
+    assert found.reason == (f"the weights of sam2 in {path} are damaged (mkhspc models fetch sam2.1-small)")
+    path.rename(f"{path}.part")
+    assert fitness("sam2", compute()).reason == (
+        f"of the weights of sam2 only a part is here, {path}.part (mkhspc models fetch sam2.1-small)"
+    )
+    put(weights_here, "sam2.1-tiny")
+    assert "damaged" not in fitness("sam2", compute(device="cpu")).reason
+
+
+# Precision
+
+
+@pytest.mark.parametrize(
+    ("gpu", "names", "expected"),
+    [
+        ("bfloat16", ["sam2.1-tiny", "cpsam"], "bfloat16 on GPU of 24 GB"),
+        ("bfloat16", ["sam2.1-tiny", "resnet50"], "sam2 bfloat16, resnet50 float32 on GPU of 24 GB"),
+        ("float16", ["sam2.1-tiny", "cpsam", "resnet50"], "float32 on GPU of 24 GB"),
+    ],
+)
+def test_the_manifest_tells_the_precision_of_each_model(
+    gpu: Precision, names: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu_of(monkeypatch, 24.0, gpu)
+    assert precision(models_of(*names), "auto") == expected
+    assert precision(models_of(*names), "cpu") == "float32 on cpu"

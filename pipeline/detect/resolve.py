@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.config import CELL_TYPES, DETECTORS, AreaRange, CellType, RunConfig
+from pipeline.config import CELL_TYPES, DETECTORS, AreaRange, CellType, RunConfig, with_options
 from pipeline.detect.cellpose import CellposeHspc, refuse_too_long
 from pipeline.detect.classical import ClassicalHspc, ClassicalMk
 from pipeline.detect.contract import Detector
 from pipeline.detect.refine import RefinedBySam2
 from pipeline.detect.sam2 import Sam2Mk
 from pipeline.errors import UsageError
-from pipeline.models.choice import RunModels, fitness
+from pipeline.models.choice import RunModels, fitness, needed
 from pipeline.models.service import Asker
 
 REAL: Mapping[CellType, str] = {"mk": "sam2", "hspc": "cellpose"}
@@ -37,13 +37,17 @@ def choose_detectors(config: RunConfig, jobs_gpus: int | None = None) -> dict[Ce
         UsageError: there is no detector of that name for the cell type, or no such device.
         InputError: weights that are asked for by name are not here.
     """
-    return {t: _choose(t, config, jobs_gpus) for t in CELL_TYPES}
+    chosen: dict[CellType, DetectorChoice] = {}
+    for cell_type in CELL_TYPES:  # one after the other: they share the GPU
+        chosen[cell_type] = _choose(cell_type, config, jobs_gpus)
+        config = with_options(config, {f"{cell_type}.detector": chosen[cell_type].name})
+    return chosen
 
 
 def _choose(cell_type: CellType, config: RunConfig, jobs_gpus: int | None) -> DetectorChoice:
     asked = config.cells(cell_type).detector
     if asked == "auto":
-        found = fitness(REAL[cell_type], config.compute, jobs_gpus)
+        found = fitness(REAL[cell_type], config.compute, jobs_gpus, needed(config))
         return DetectorChoice(REAL[cell_type] if found.is_fit else "classical", found.reason)
     if asked not in DETECTORS[cell_type]:
         raise UsageError(

@@ -254,8 +254,7 @@ def _edited(data: Mapping[str, Any], manifest: Manifest) -> str | None:
     if data["blind_codes"] != {slide.slide_id: slide.code for slide in manifest.slides}:
         return "its blind codes are not those of its slides"
     for cell_type in CELL_TYPES:
-        kept, shown = manifest.stored(cell_type), manifest.filter[cell_type]
-        if not kept.min_um2 <= shown.min_um2 <= shown.max_um2 <= kept.max_um2:
+        if not manifest.stored(cell_type).contains(manifest.filter[cell_type]):
             return f"the filter of {cell_type} reaches beyond what is stored"
     return None
 

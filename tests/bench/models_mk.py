@@ -11,6 +11,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -20,7 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from sam2_scenes import STORED, large_scene, middle_square, part, random_weights, scenes
 
-from pipeline.detect.contract import Window
+from pipeline.detect.contract import MIDDLE_SHARE, Window
 from pipeline.detect.sam2 import Sam2Mk, prompts
 from pipeline.engine.workers import FRUGAL
 from pipeline.geometry import Box, um_to_px
@@ -68,7 +69,9 @@ def _one_tile(scene: Window) -> tuple[Window, Window]:
     """What the detector sees of a tile, and the tile."""
     start = (scene.box.width - TILE_PX) // 2
     core = Box(start, start, start + TILE_PX, start + TILE_PX)
-    return part(scene, core.grown(um_to_px(_detector().reach_um, scene.um_per_px))), part(scene, core)
+    halo_px = um_to_px(STORED.max_length_um + _detector().reach_um, scene.um_per_px)
+    wanted = core.grown(um_to_px(MIDDLE_SHARE * STORED.max_length_um, scene.um_per_px))
+    return replace(part(scene, core.grown(halo_px)), wanted=wanted), part(scene, core)
 
 
 def _stage(

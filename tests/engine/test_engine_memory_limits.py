@@ -100,7 +100,7 @@ def test_the_masks_of_a_large_slide_count_for_each_worker() -> None:
     slide = slide_of((100_000, 200_000), (1000, 1000), um_per_px=0.1725)  # 24 pixels to a mask pixel
     assert mask_px(slide) == 4167 * 8334 + 42 * 42
     bare, masked = Demand(1, 10**6, 0, 0), Demand(1, 10**6, 0, 0, mask_px=mask_px(slide))
-    assert masked.worker_bytes - bare.worker_bytes == 18 * mask_px(slide)
+    assert masked.worker_bytes - bare.worker_bytes == 3 * mask_px(slide)
 
 
 def test_slides_that_are_planned_need_no_survey() -> None:

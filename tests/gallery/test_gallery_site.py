@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from runs import FakeRun, make_run
 
-from pipeline.config import AreaRange
+from pipeline.config import CELL_TYPES, AreaRange, CellType
 from pipeline.errors import CheckFailedError, InputError, UsageError
 from pipeline.gallery.options import SiteOptions, SiteSummary
 from pipeline.gallery.select import choose_decks
@@ -317,8 +317,9 @@ def test_a_run_with_a_missing_crop_makes_no_site(tmp_path: Path) -> None:
 
 def test_a_run_without_a_cell_in_the_filter_makes_no_site(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", slide_ids=("FGC1",), cells_per_type=5)
-    nothing = AreaRange(1e6, 2e6)
-    manifest.write(run.layout, run.manifest.with_filter({"mk": nothing, "hspc": nothing}))
+    largest: dict[CellType, float] = {t: run.manifest.stored(t).max_um2 for t in CELL_TYPES}
+    nothing = {t: AreaRange(area_um2 - 0.02, area_um2 - 0.01) for t, area_um2 in largest.items()}
+    manifest.write(run.layout, run.manifest.with_filter(nothing))
     with pytest.raises(CheckFailedError, match="nothing to show"):
         build(run, tmp_path / "site")
     assert not (tmp_path / "site").exists()

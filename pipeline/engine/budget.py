@@ -31,6 +31,9 @@ on dense marrow at 12 and 34 million pixels, and rounded up. The tiles that are 
 figure in its place."""
 DEEP_BYTES_PER_PX = 3 * 4 * 10_000 / 4096**2
 """For each deep feature: three copies of a number of 4 bytes for each of 10,000 cells in a dense tile."""
+SHARE_OF_OTHERS = 0.85
+"""Of the most that a worker needs: what each of the others has while one has that. With it the plan for two
+workers on dense marrow is 7 % above the measured peak of 26 tiles, and 3 % below that of 256."""
 MEASURED_MARGIN = 1.1
 """Over what a worker was seen to need, for tiles with more cells."""
 SURVEY_BYTES = 190_000_000
@@ -174,7 +177,7 @@ def layout_of(demand: Demand, workers: int, limit: MemoryLimit) -> Budget:
         + demand.held_bytes
         + blocks_ahead * demand.block_bytes
         + slots * demand.slot_bytes
-        + workers * demand.worker_bytes
+        + round((1 + SHARE_OF_OTHERS * (workers - 1)) * demand.worker_bytes)
     )
     return Budget(workers, slots, threads, peak, limit)
 

@@ -30,7 +30,7 @@ from pipeline.slide.unpack import Image, Pixels
 AHEAD_PER_THREAD = 2
 """Blocks that may be decoded and not yet shown, for each decoding thread."""
 
-WORTH_CUTTING = 0.75
+WORTH_CUTTING = 0.5
 """The rows of a block that later windows need are copied out if they are no more of it than this."""
 
 Value = TypeVar("Value")

@@ -245,7 +245,7 @@ def _memory(shared: Path, small: Path, scratch: Path, full: bool) -> list[Row]:
             "ok": ratio <= 1.15,
         },
         {
-            "name": f"planner's peak memory over the measured peak, 1.07 Gpx, two workers, fraction {fraction:g}",
+            "name": f"planner's peak memory over the measured peak on 1.07 Gpx, fraction {fraction:g}",
             "value": predicted_bytes / large_run.peak_rss_bytes,
             "unit": "x",
             "baseline": f"{large_run.peak_rss_bytes / 1e9:.2f} GB measured, sum of RSS",

@@ -7,6 +7,7 @@ overlap and decode a sub-block again for every window.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import itertools
 import math
@@ -66,12 +67,23 @@ class CziSlide:
         self._directory = directory
         self._um_per_px = um_per_px
         self._mosaics: dict[int, SceneMosaic] = {}
-        self._file = directory.path.open("rb")
+        self._open_file()
+
+    def _open_file(self) -> None:
+        path = self._directory.path
+        self._file = path.open("rb")
         try:
             self._czi = CziFile(self._file)
         except LIBCZI_ERRORS as error:
             self._file.close()
-            raise InputError(f"cannot be opened ({error})", where=directory.path, fix=COPY_AGAIN) from error
+            raise InputError(f"cannot be opened ({error})", where=path, fix=COPY_AGAIN) from error
+
+    def another_handle(self) -> CziSlide:
+        """The same slide for another thread; what was found out about it is not found out again."""
+        other = copy.copy(self)
+        other._mosaics = dict(self._mosaics)
+        other._open_file()
+        return other
 
     @classmethod
     def open(cls, path: Path, um_per_px: float | None = None) -> CziSlide:

@@ -30,8 +30,8 @@ from pipeline.slide.unpack import Image, Pixels
 AHEAD_PER_THREAD = 2
 """Blocks that may be decoded and not yet shown, for each decoding thread."""
 
-WORTH_CUTTING = 0.5
-"""The rows of a block that later windows need are copied out if they are no more of it than this."""
+WORTH_CUTTING_BYTES = 2_000_000
+"""The rows of a block that later windows need are copied out if so much can be forgotten then."""
 
 Value = TypeVar("Value")
 Rows = tuple[int, int]
@@ -279,7 +279,8 @@ class _Assembly:
         for step in needed:
             for key, (y0, y1) in step.items():
                 top, foot = kept.setdefault(key, (self.block(key).box.y0, self.block(key).box.y1))
-                if y1 - y0 <= WORTH_CUTTING * (foot - top):
+                row_bytes = 3 * self.block(key).box.width
+                if row_bytes * ((foot - top) - (y1 - y0)) >= WORTH_CUTTING_BYTES:
                     kept[key] = y0, y1
             later.append({key: kept[key] for key in step})
         return later
@@ -406,7 +407,8 @@ class WindowStream:
         directory = read_directory(path)
         self._visits = visits
         self._handles: SimpleQueue[CziSlide] = SimpleQueue()
-        self._open = [CziSlide(directory, um_per_px) for _ in range(threads)]
+        first = CziSlide(directory, um_per_px)
+        self._open = [first, *(first.another_handle() for _ in range(threads - 1))]
         for handle in self._open:
             self._handles.put(handle)
         self._assembly = _Assembly(mosaics_of(self._open[0], visits), visits)

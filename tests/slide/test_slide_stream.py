@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.geometry import Box
+from pipeline.slide import stream as stream_module
 from pipeline.slide.czi import CziSlide
 from pipeline.slide.stream import BlockKey, Foreseen, Visit, WindowStream, mosaics_of, plan_reads
 from pipeline.slide.unpack import Image
@@ -51,7 +52,11 @@ def read_all(path: Path, visits: list[Visit], **settings: int) -> tuple[list[NDA
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("room_bytes", [0, 20_000, 10**9])
-def test_windows_are_those_of_a_plain_read(tmp_path: Path, threads: int, room_bytes: int) -> None:
+@pytest.mark.parametrize("worth_cutting_bytes", [1, 10**9])
+def test_windows_are_those_of_a_plain_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int, room_bytes: int, worth_cutting_bytes: int
+) -> None:
+    monkeypatch.setattr(stream_module, "WORTH_CUTTING_BYTES", worth_cutting_bytes)
     path = mosaic(tmp_path)
     with CziSlide.open(path, 0.22) as slide:
         scene = slide.scene(0)
@@ -92,6 +97,31 @@ def test_the_plan_says_what_reading_decodes_and_holds(tmp_path: Path) -> None:
             assert plan.held_bytes <= room_bytes
             _, decoded = read_all(path, [visits[i] for i in plan.order], room_bytes=room_bytes, threads=2)
             assert decoded == plan.decoded_bytes
+
+
+def test_no_more_is_held_of_a_block_than_later_windows_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = mosaic(tmp_path, 12, 9)
+    kept: list[int] = []
+    rows = Image.rows
+
+    def counted(self: Image, y0: int, y1: int) -> Image:
+        kept.append(y1 - y0)
+        return rows(self, y0, y1)
+
+    monkeypatch.setattr(Image, "rows", counted)
+    with CziSlide.open(path, 0.22) as slide:
+        scene = slide.scene(0)
+        visits = tiled(scene.width_px, scene.height_px, 60, 10)
+    held = {}
+    for worth_bytes in (1, 10**9):
+        monkeypatch.setattr(stream_module, "WORTH_CUTTING_BYTES", worth_bytes)
+        held[worth_bytes] = plan_of(path, visits, 10**9)[1]
+        read_all(path, visits, room_bytes=10**9, threads=1)
+    assert held[1] < 0.9 * held[10**9]
+    assert kept
+    assert max(kept) < BLOCK_PX
 
 
 def test_less_room_never_decodes_less(tmp_path: Path) -> None:

@@ -85,15 +85,20 @@ Edit = Callable[[dict[str, Any]], object]
     ],
 )
 def test_a_damaged_manifest_is_refused_with_what_is_wrong(tmp_path: Path, edit: Edit, words: str) -> None:
-    layout = make_run(tmp_path / "run", slide_ids=("A", "B"), cells_per_type=4).layout
+    assert "is damaged" in refused(tmp_path, edit, words)
+
+
+def refused(folder: Path, edit: Edit, words: str) -> str:
+    """What is said of the manifest of a run that was edited."""
+    layout = make_run(folder / "run", slide_ids=("A", "B"), cells_per_type=4).layout
     data = json.loads(layout.manifest.read_text())
     edit(data)
     layout.manifest.write_text(json.dumps(data))
     with pytest.raises(InputError, match=words) as error:
         manifests.read(layout)
-    assert "is damaged" in str(error.value)
     assert error.value.where == layout.manifest
     assert len(str(error.value).splitlines()) == 2
+    return str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -115,11 +120,4 @@ def test_a_damaged_manifest_is_refused_with_what_is_wrong(tmp_path: Path, edit: 
 )
 def test_a_manifest_edited_by_hand_is_refused(tmp_path: Path, edit: Edit, words: str) -> None:
     """Each of these would find other cells under the old name, or show other codes than were used."""
-    layout = make_run(tmp_path / "run", slide_ids=("A", "B"), cells_per_type=4).layout
-    data = json.loads(layout.manifest.read_text())
-    edit(data)
-    layout.manifest.write_text(json.dumps(data))
-    with pytest.raises(InputError, match=words) as error:
-        manifests.read(layout)
-    assert "was edited" in str(error.value)
-    assert len(str(error.value).splitlines()) == 2
+    assert "was edited" in refused(tmp_path, edit, words)

@@ -64,6 +64,7 @@ class Loading:
             import torch
 
             torch.backends.cuda.matmul.allow_tf32 = True
+            torch.backends.cudnn.allow_tf32 = True
         if self.fails == "import":
             import no_such_package  # type: ignore[import-not-found]  # noqa: F401
         if self.free_files is not None:
@@ -122,7 +123,8 @@ def _done(request: Mapping[str, Any]) -> dict[str, Any]:
             return {"answer": np.array([object()])}
         case "tell of torch":
             torch = sys.modules.get("torch")
-            return {"torch": bool(torch), "TF32": bool(torch and torch.backends.cuda.matmul.allow_tf32)}
+            flags = (torch.backends.cuda.matmul, torch.backends.cudnn) if torch else ()
+            return {"torch": bool(torch), "TF32": np.array([flag.allow_tf32 for flag in flags], np.bool_)}
     arrays = {f"twice {n}": 2 * v for n, v in request.items() if isinstance(v, np.ndarray)}
     return {"pid": os.getpid(), **arrays}
 

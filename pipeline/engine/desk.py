@@ -135,11 +135,16 @@ def _way_out(error: Exception) -> str:
 
 
 def _compute_in_full_float32() -> None:
-    """Undoes what the import of a model's package did to all models here: Cellpose's switches TF32 on."""
+    """Switches TF32 off for all models here.
+
+    Cellpose's import switches it on for products of matrices; for convolutions it is on unless somebody says
+    otherwise.
+    """
     if "torch" in sys.modules:
         import torch
 
         torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
 
 
 @dataclass

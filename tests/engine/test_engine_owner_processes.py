@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import need
 from ownerdoubles import WAIT_S, Asking, Loading, wait_for
@@ -170,11 +171,20 @@ def _answers_of_two(owners: Owners) -> list[Any]:
 
 
 def test_a_model_whose_package_switches_tf32_on_changes_no_other(temporary: Path) -> None:
+    """Neither products of matrices nor convolutions."""
     need("torch")
     with Owners([Loading(), Loading("loose", fails="TF32")], ["cpu"]) as owners:
         answer = owners.client().ask("double", {"do": "tell of torch"})
     assert answer["torch"]
-    assert not answer["TF32"]
+    np.testing.assert_array_equal(answer["TF32"], [False, False])
+
+
+def test_convolutions_do_not_compute_in_tf32_though_no_package_asked_for_it(temporary: Path) -> None:
+    """It is on in torch as it comes."""
+    need("torch")
+    with Owners([Loading(fails="torch")], ["cpu"]) as owners:
+        answer = owners.client().ask("double", {"do": "tell of torch"})
+    np.testing.assert_array_equal(answer["TF32"], [False, False])
 
 
 def test_an_owner_whose_models_need_no_torch_does_not_import_it(owners: Owners) -> None:

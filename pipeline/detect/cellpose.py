@@ -289,10 +289,10 @@ def _between(start: int, count: int, scale: float) -> tuple[int, NDArray[np.int6
 
     Returns:
         The first of them; and for each, the native pixel before its centre, counted from `start`, and
-        the share of the one after it.
+        the share of the one after it. Where pixels are large there may be none.
     """
     pixels = np.arange(math.floor(start * scale), math.ceil((start + count) * scale))
     at = (pixels + 0.5) / scale - 0.5 - start
     held = (at >= 0.0) & (at < count - 1)
     low = np.floor(at[held]).astype(np.int64)
-    return int(pixels[held][0]), low, at[held] - low
+    return int(pixels[np.argmax(held)]), low, at[held] - low

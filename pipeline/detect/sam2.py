@@ -254,7 +254,8 @@ def enlarged(
         shape: height and width of the window.
 
     Returns:
-        A box in pixels of the window that holds the mask, and the mask in it.
+        A box in pixels of the window that holds the mask, and the mask in it; an empty one where no
+        pixel's centre lies between the logits, as may be of a thin mask where pixels are large.
     """
     x0, x1, across = _weights(corner[0], logits.shape[1], side, shape[1])
     y0, y1, down = _weights(corner[1], logits.shape[0], side, shape[0])
@@ -273,13 +274,17 @@ class _Weights:
 
 
 def _weights(start: int, count: int, side: int, length: int) -> tuple[int, int, _Weights]:
-    """The first pixel, the one past the last, and the weights of those whose logits all lie in the box."""
+    """The first pixel, the one past the last, and the weights of those whose logits all lie in the box.
+
+    Where there is none the first is also the one past the last.
+    """
     scale = np.float32(side / length)
     at = np.maximum((np.arange(length, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5), 0)
     low = at.astype(np.int64)
     high = np.minimum(low + 1, side - 1)
-    held = np.flatnonzero((low >= start) & (high < start + count))
-    first, last = int(held[0]), int(held[-1]) + 1
+    held = (low >= start) & (high < start + count)  # in one run, for `low` never falls
+    first = int(np.argmax(held))
+    last = first + int(np.count_nonzero(held))
     low, high, at = low[first:last], high[first:last], at[first:last]
     return first, last, _Weights(low - start, high - start, (at - low).astype(np.float32))
 

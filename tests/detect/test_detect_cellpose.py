@@ -201,6 +201,20 @@ def test_cells_have_their_size_at_any_pixel_size(um_per_px: float, model: Record
     assert np.allclose(sizes_um2, np.pi * (FOUND_SHARE * RADIUS_UM) ** 2, rtol=0.12)
 
 
+@pytest.mark.parametrize("um_per_px", [0.8, 1.0])
+@pytest.mark.parametrize("shape", [(1, 1), (40, 1), (1, 40)])
+def test_a_mask_that_no_pixels_centre_meets_is_no_cell(shape: tuple[int, int], um_per_px: float) -> None:
+    """Where pixels are larger than a thin mask it lies between their centres at some places."""
+    grid, mask = cellpose._Grid(UM_PER_NATIVE_PX / um_per_px), np.ones(shape, np.bool_)
+    found = []
+    for x in range(300, 340):
+        box = Box(x, x, x + shape[1], x + shape[0])
+        cell = cellpose._NativeCell(box, mask, 0.9, (x + 0.5, x + 0.5), (1, 1), is_cut=False)
+        found.append(cellpose._at_level_0(cell, grid))
+    assert any(cell is None for cell in found)
+    assert all(cell.mask.any() for cell in found if cell)
+
+
 def test_areas_out_of_range_are_not_given(model: Recorded, scene: NDArray[np.uint8]) -> None:
     window = window_of(scene, Box(0, 0, 800, 800))
     assert detector(model).detect(window, AREA)

@@ -300,6 +300,38 @@ def test_a_mask_is_enlarged_as_the_whole_image_would_be(shape, middle):
     assert ((drawn != (whole.numpy() > 0)) & (np.abs(whole.numpy()) > 1e-5)).sum() == 0
 
 
+@pytest.mark.parametrize("um_per_px", [0.8, 1.0, 2.0])
+def test_a_mask_that_no_pixels_centre_meets_is_empty(um_per_px):
+    """Of a single logit, at every place: a window of 128 µm has fewer pixels than the 256 logits a side."""
+    length = um_to_px(128.0, um_per_px)
+    sizes = []
+    for at in range(256):
+        logits = np.full((256, 256), -1.0, np.float32)
+        logits[at, at] = 9.0
+        corner, part = cropped(logits)
+        box, mask = enlarged(part, corner, 256, (length, length))
+        assert mask.shape == (box.height, box.width)
+        sizes.append(int(mask.sum()))
+    assert max(sizes) >= 1
+    assert (sizes.count(0) > 0) == (um_per_px > 1.0)
+
+
+@pytest.mark.parametrize("um_per_px", [0.8, 1.0])
+def test_a_mask_that_holds_no_pixel_is_counted_as_empty(um_per_px):
+    class Thin(DarkDiscs):
+        def _answer(self, request):
+            answer = dict(super()._answer(request))
+            count = len(answer["prompt"])
+            answer["corners"] = np.full((count, 2), 127, np.int32)
+            answer["shapes"] = np.ones((count, 2), np.int32)
+            answer["logits"] = np.ones(count, np.float32)
+            return answer
+
+    looking = detector(Thin())
+    assert looking.detect(marrow(800.0, 760.0, 45.0, um_per_px), STORED) == []
+    assert looking.rejected["empty"] > 0
+
+
 def test_cells_are_the_discs_of_the_picture(scene):
     double = DarkDiscs()
     cells = detector(double).detect(scene, STORED)

@@ -7,13 +7,13 @@ overlap and decode a sub-block again for every window.
 
 from __future__ import annotations
 
-import copy
 import importlib
 import itertools
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
@@ -67,22 +67,21 @@ class CziSlide:
         self._directory = directory
         self._um_per_px = um_per_px
         self._mosaics: dict[int, SceneMosaic] = {}
-        self._open_file()
+        self._file = directory.path.open("rb")
 
-    def _open_file(self) -> None:
-        path = self._directory.path
-        self._file = path.open("rb")
+    @cached_property
+    def _libczi(self) -> CziFile:
+        """Opened when first needed: it reads the whole directory again, and level 0 does not need it."""
         try:
-            self._czi = CziFile(self._file)
+            return CziFile(self._file)
         except LIBCZI_ERRORS as error:
-            self._file.close()
-            raise InputError(f"cannot be opened ({error})", where=path, fix=COPY_AGAIN) from error
+            where = self._directory.path
+            raise InputError(f"cannot be opened ({error})", where=where, fix=COPY_AGAIN) from error
 
     def another_handle(self) -> CziSlide:
         """The same slide for another thread; what was found out about it is not found out again."""
-        other = copy.copy(self)
+        other = CziSlide(self._directory, self._um_per_px)
         other._mosaics = dict(self._mosaics)
-        other._open_file()
         return other
 
     @classmethod
@@ -99,7 +98,13 @@ class CziSlide:
         """
         if um_per_px is not None:
             check_um_per_px(um_per_px, "--um-per-px")
-        return cls(read_directory(path), um_per_px)
+        slide = cls(read_directory(path), um_per_px)
+        try:
+            slide._libczi  # noqa: B018 - a file that it cannot open is refused here, not in mid-run
+        except InputError:
+            slide.close()
+            raise
+        return slide
 
     def __enter__(self) -> CziSlide:
         return self
@@ -111,7 +116,7 @@ class CziSlide:
 
     def close(self) -> None:
         """Closes the file; reading afterwards is an error."""
-        self.__dict__.pop("_czi", None)
+        self.__dict__.pop("_libczi", None)
         self._file.close()
 
     @property
@@ -309,7 +314,7 @@ class CziSlide:
         Shows the images of all scenes.
         """
         try:
-            stored = self._czi.read_mosaic(
+            stored = self._libczi.read_mosaic(
                 region=(box.x0, box.y0, box.width, box.height),
                 scale_factor=zoom,
                 background_color=(1.0, 1.0, 1.0),

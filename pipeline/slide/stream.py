@@ -13,14 +13,14 @@ import heapq
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
+from pipeline.errors import InputError
 from pipeline.geometry import Box
 from pipeline.slide.czi import WHITE, CziSlide
 from pipeline.slide.directory import SubBlock, read_directory
@@ -46,8 +46,7 @@ class Visit:
     box: Box
 
 
-@dataclass(frozen=True, order=True)
-class BlockKey:
+class BlockKey(NamedTuple):
     """A level-0 sub-block of a slide: its scene and its place in the scene's stack."""
 
     scene: int
@@ -190,10 +189,10 @@ class _Decoded:
         self._waiting: list[tuple[_View, Sequence[Box], Rows | None]] = []
         self._lock = threading.Lock()
 
-    def decode(self, read: Callable[[], Image]) -> None:
+    def decode(self, read: Callable[[CziSlide], Image], slide: CziSlide) -> None:
         """Decodes, and shows the block in the windows that wait for it."""
         try:
-            image: Image | Exception = read()
+            image: Image | Exception = read(slide)
         except Exception as fault:  # raised again for each window that needs the block
             image = fault
         with self._lock:
@@ -201,9 +200,7 @@ class _Decoded:
         for waiting in self._waiting:
             self._show(*waiting)
 
-    def show_in(
-        self, view: _View, parts: Sequence[Box], later: Rows | None, threads: ThreadPoolExecutor
-    ) -> None:
+    def show_in(self, view: _View, parts: Sequence[Box], later: Rows | None, threads: _Decoders) -> None:
         """Lets the thread that decodes the block show it, or another one if that is done.
 
         Args:
@@ -215,15 +212,54 @@ class _Decoded:
             if not is_decoded:
                 self._waiting.append((view, parts, later))
         if is_decoded:
-            threads.submit(self._show, view, parts, later)
+            threads.do(lambda _: self._show(view, parts, later))
 
     def _show(self, view: _View, parts: Sequence[Box], later: Rows | None) -> None:
         """One window at a time: the next one is begun when this one is whole."""
         image = self._image
         assert image is not None
-        if later is not None and isinstance(image, Image) and later != (image.box.y0, image.box.y1):
-            self._image = image.rows(*later)
+        try:
+            if later is not None and isinstance(image, Image) and later != (image.box.y0, image.box.y1):
+                self._image = image.rows(*later)
+        except Exception as fault:  # as in `_View.show`: the thread that reads waits for this block
+            image = fault
         view.show(image, parts)
+
+
+class _Decoders:
+    """Threads with a handle of a slide each; `concurrent.futures` takes ten times as long to hand work over.
+
+    Args:
+        handles: one a thread.
+    """
+
+    def __init__(self, handles: Sequence[CziSlide]) -> None:
+        self._waiting: SimpleQueue[Callable[[CziSlide], None] | None] = SimpleQueue()
+        self._is_closed = False
+        self._threads = [
+            threading.Thread(target=self._live, args=(handle,), name=f"decode-{nth}", daemon=True)
+            for nth, handle in enumerate(handles)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def do(self, work: Callable[[CziSlide], None]) -> None:
+        """Has one of the threads do it, in the order of calls; it raises nothing."""
+        self._waiting.put(work)
+
+    def close(self) -> None:
+        """Ends the threads, and closes their handles; work that was not begun is left."""
+        self._is_closed = True
+        for _ in self._threads:
+            self._waiting.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _live(self, handle: CziSlide) -> None:
+        while (work := self._waiting.get()) is not None:
+            if not self._is_closed:
+                work(handle)
+        handle.close()
 
 
 @dataclass(frozen=True)
@@ -406,14 +442,14 @@ class WindowStream:
         """
         directory = read_directory(path)
         self._visits = visits
-        self._handles: SimpleQueue[CziSlide] = SimpleQueue()
         first = CziSlide(directory, um_per_px)
-        self._open = [first, *(first.another_handle() for _ in range(threads - 1))]
-        for handle in self._open:
-            self._handles.put(handle)
-        self._assembly = _Assembly(mosaics_of(self._open[0], visits), visits)
+        try:
+            self._assembly = _Assembly(mosaics_of(first, visits), visits)
+        except InputError:
+            first.close()
+            raise
         self._cache: Foreseen[_Decoded] = self._assembly.cache(room_bytes)
-        self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._decoders = _Decoders([first, *(first.another_handle() for _ in range(threads - 1))])
         self._ahead = AHEAD_PER_THREAD * threads
         self._is_wanted = is_wanted
         self._pieces = self._foresee()
@@ -436,9 +472,7 @@ class WindowStream:
 
     def close(self) -> None:
         """Stops decoding and closes the handles."""
-        self._decoders.shutdown(cancel_futures=True)
-        for handle in self._open:
-            handle.close()
+        self._decoders.close()
 
     def next_window(self) -> int | None:
         """Index of the next wanted window, which `read_into` will show; None after the last."""
@@ -498,13 +532,7 @@ class WindowStream:
         """Has a block decoded."""
         stored = self._assembly.block(key)
         foot = max((part.y1 for part in self._assembly.parts(key)), default=stored.box.y0 + 1)
+        rows = foot - stored.box.y0
         block = _Decoded()
-        self._decoders.submit(block.decode, partial(self._decode, stored, foot - stored.box.y0))
+        self._decoders.do(partial(block.decode, lambda slide: slide.decode(stored, rows)))
         return block
-
-    def _decode(self, block: SubBlock, rows: int) -> Image:
-        handle = self._handles.get()
-        try:
-            return handle.decode(block, rows)
-        finally:
-            self._handles.put(handle)

@@ -213,3 +213,27 @@ def test_a_fault_while_a_block_is_shown_fails_its_window_and_hangs_nobody(
             stream.read_into(np.empty((60, 60, 3), np.uint8))
         assert stream.next_window() == 1
         stream.read_into(np.empty((30, 30, 3), np.uint8))
+
+
+def test_a_fault_while_a_block_is_cut_for_later_fails_its_windows_and_hangs_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = mosaic(tmp_path, 12, 9)
+    monkeypatch.setattr(stream_module, "WORTH_CUTTING_BYTES", 1)
+    with CziSlide.open(path, 0.22) as slide:
+        scene = slide.scene(0)
+    visits = tiled(scene.width_px, scene.height_px, 60, 10)
+
+    def without_memory(self: Image, y0: int, y1: int) -> Image:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(Image, "rows", without_memory)
+    failed = 0
+    with WindowStream(path, 0.22, visits, room_bytes=10**9, threads=2) as stream:
+        while (step := stream.next_window()) is not None:
+            box = visits[step].box
+            try:
+                stream.read_into(np.empty((box.height, box.width, 3), np.uint8))
+            except MemoryError:
+                failed += 1
+    assert failed

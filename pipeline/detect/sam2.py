@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import AreaRange, CellType
+from pipeline.detect.classical import ClassicalMk
 from pipeline.detect.classical.masks import fits, normalised, tight
 from pipeline.detect.classical.proposals import PROPOSAL_REACH_UM, proposals
 from pipeline.detect.contract import MIDDLE_SHARE, Detection, Window
@@ -111,7 +112,8 @@ class Sam2Mk:
 
     @property
     def revision(self) -> str:
-        return f"1 {self.weights}"
+        """With the classical detector's, of whose layers and outlines the proposals are made."""
+        return f"1 by classical {ClassicalMk().revision} {self.weights}"
 
     @property
     def reach_um(self) -> float:

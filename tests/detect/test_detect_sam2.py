@@ -312,7 +312,6 @@ def test_a_mask_that_no_pixels_centre_meets_is_empty(um_per_px):
         box, mask = enlarged(part, corner, 256, (length, length))
         assert mask.shape == (box.height, box.width)
         sizes.append(int(mask.sum()))
-    assert max(sizes) >= 1
     assert min(sizes) == 0
 
 

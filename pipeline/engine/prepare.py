@@ -209,10 +209,7 @@ def _holds_foreign_files(layout: RunLayout) -> bool:
     """Whether something is there that no creation of a run leaves, be it under way or killed."""
     if not layout.root.is_dir():
         return layout.root.exists()
-    return any(
-        not path.name.endswith(TEMPORARY_SUFFIX) and path != layout.manifest_lock
-        for path in layout.root.iterdir()
-    )
+    return any(not path.name.endswith(TEMPORARY_SUFFIX) for path in layout.root.iterdir())
 
 
 def prepare_plan(layout: RunLayout, manifest: Manifest, slide_id: str) -> TilePlan:

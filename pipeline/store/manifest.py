@@ -1,13 +1,20 @@
-"""The manifest: what a run was asked to do, resolved once and read by every later stage."""
+"""The manifest: what a run was asked to do, resolved once and read by every later stage.
+
+It is changed without a lock. Revision N of it is the file `manifest.N.json`, made by an exclusive creation:
+of several processes that change revision N - 1 the first wins, and the others read its work and try again.
+`manifest.json`, the first revision at first, is a copy of the newest; a process killed before it made the
+copy leaves an older one, so whoever reads goes on to the last revision there is. They are all kept: no
+process, however slow, can bring an older one back.
+"""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +39,9 @@ from pipeline.store.layout import RunLayout, is_slide_id
 
 FORMAT = "mkhspc-run"
 VERSION = 1
+TRIES = 200
+"""To change a manifest. Each that fails is another process's success, or a cache of NFS that is behind."""
+MOST_WAIT_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,7 @@ class Manifest:
         filter: the size filter in force, per cell type: a view on the stored cells.
         detectors: the detector in use per cell type, and why it was chosen.
         versions: of the libraries whose numbers enter the results.
+        revision: counts the changes of what the run was asked for, from 1.
     """
 
     config: RunConfig
@@ -82,6 +93,7 @@ class Manifest:
     detectors: Mapping[CellType, str]
     versions: Mapping[str, str]
     model_hashes: Mapping[str, str]
+    revision: int = field(default=1, compare=False)
 
     @property
     def config_hash(self) -> str:
@@ -121,98 +133,117 @@ def blind_codes(seed: int, slide_ids: list[str], taken: int = 0) -> dict[str, st
 
 
 def write(layout: RunLayout, manifest: Manifest) -> None:
-    """Replaces the manifest in one step."""
-    atomic.write_text(layout.manifest, dumps(manifest))
+    """Makes a manifest that of a run, whether the run has one or not."""
+    if create(layout, manifest) is not manifest:
+        update(layout, lambda _: manifest)
 
 
 def create(layout: RunLayout, manifest: Manifest) -> Manifest:
     """Creates the manifest, or reads the one that another process created first."""
-    try:
-        with atomic.creating(layout.manifest) as temporary:
-            temporary.write_text(dumps(manifest), encoding="utf-8")
-    except FileExistsError:
-        return read(layout)
-    return manifest
+    return manifest if _put(layout.manifest, manifest) else read(layout)
 
 
 def update(layout: RunLayout, change: Callable[[Manifest], Manifest]) -> Manifest:
     """Changes the manifest of a run; of several processes that do so no change is lost.
 
     Args:
-        change: gives the new manifest for the one on disk, and may be called twice. A change that
-            changes nothing needs no lock, so an array of jobs on a run that is ready takes none.
+        change: gives the new manifest for the one on disk, and may be called often. A change that
+            changes nothing writes nothing.
 
     Returns:
         The manifest that is on disk now.
 
     Raises:
-        InputError: there is no manifest, it is damaged, or its file system takes no locks.
+        InputError: there is no manifest, it is damaged, or other processes change it without end.
     """
-    manifest = read(layout)
-    if change(manifest) == manifest:
-        return manifest
-    with _locked(layout):
+    for _ in range(TRIES):
         manifest = read(layout)
-        changed = change(manifest)
-        if changed != manifest:
-            write(layout, changed)
+        changed = replace(change(manifest), revision=manifest.revision + 1)
+        if changed == manifest:
+            changed = manifest
+        elif not _put(revision_path(layout, changed.revision), changed):
+            time.sleep(random.uniform(0.0, MOST_WAIT_S))
+            continue
+        _show_newest(layout)
         return changed
+    raise InputError(
+        "other processes change it without end", where=layout.manifest, fix="end them, then try again"
+    )
 
 
-@contextmanager
-def _locked(layout: RunLayout) -> Iterator[None]:
-    """Holds the lock of a run's manifest; it ends with the process at the latest.
+def revision_path(layout: RunLayout, revision: int) -> Path:
+    """Of a revision beyond the first."""
+    return layout.manifest.with_name(f"manifest.{revision}.json")
 
-    The lock has a file of its own, because the manifest is replaced by another file; and the file
-    is opened for writing, without which NFS gives no exclusive lock.
-    """
-    with layout.manifest_lock.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            raise InputError(
-                f"cannot be locked ({error.strerror})",
-                where=layout.manifest_lock,
-                fix="mount the file system with locks (option flock), or give an --output-dir on another",
-            ) from error
-        yield
+
+def _put(path: Path, manifest: Manifest) -> bool:
+    """Whether this process was the first to create the file, and so it holds the manifest."""
+    try:
+        with atomic.creating(path) as temporary:
+            temporary.write_text(dumps(manifest), encoding="utf-8")
+    except FileExistsError:
+        return False
+    return True
+
+
+def _show_newest(layout: RunLayout) -> None:
+    """Makes `manifest.json` the newest revision; a slow process may have made it an older one meanwhile."""
+    while (newest := read(layout)).revision > _load(layout.manifest).revision:
+        atomic.write_text(layout.manifest, dumps(newest))
 
 
 def read(layout: RunLayout) -> Manifest:
-    """Reads the manifest of a run.
+    """Reads the newest manifest of a run.
 
     Raises:
-        InputError: there is none, it is damaged, or it was edited so that its hash is wrong.
+        InputError: there is none, it is damaged, or it was edited by hand.
     """
     try:
-        return loads(layout.manifest.read_text(encoding="utf-8"), layout.manifest)
+        manifest = _load(layout.manifest)
     except FileNotFoundError as error:
         raise InputError(
             "is no run: it has no manifest.json", where=layout.root, fix="make one with `mkhspc segment`"
         ) from error
+    while (later := revision_path(layout, manifest.revision + 1)).exists():
+        manifest = _load(later)
+    return manifest
+
+
+def _load(path: Path) -> Manifest:
+    try:
+        return loads(path.read_text(encoding="utf-8"), path)
+    except FileNotFoundError:
+        raise
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read ({error})", where=layout.manifest) from error
+        raise InputError(f"cannot be read ({error})", where=path) from error
 
 
 def dumps(manifest: Manifest) -> str:
     """The manifest as JSON text, the same for the same manifest."""
-    return atomic.dump_json(
-        {
-            "format": FORMAT,
-            "version": VERSION,
-            "dataset": manifest.dataset,
-            "config_hash": manifest.config_hash,
-            "identity": dict(manifest.identity),
-            "seed": manifest.config.run.seed,
-            "filter": {k: asdict(v) for k, v in manifest.filter.items()},
-            "detectors": dict(manifest.detectors),
-            "model_hashes": dict(manifest.model_hashes),
-            "versions": dict(manifest.versions),
-            "blind_codes": {s.slide_id: s.code for s in manifest.slides},
-            "slides": [asdict(slide) for slide in manifest.slides],
-            "config": to_dict(manifest.config),
-        }
-    )
+    data = {
+        "format": FORMAT,
+        "version": VERSION,
+        "revision": manifest.revision,
+        "dataset": manifest.dataset,
+        "config_hash": manifest.config_hash,
+        "identity": dict(manifest.identity),
+        "seed": manifest.config.run.seed,
+        "filter": {k: asdict(v) for k, v in manifest.filter.items()},
+        "detectors": dict(manifest.detectors),
+        "model_hashes": dict(manifest.model_hashes),
+        "versions": dict(manifest.versions),
+        "blind_codes": {s.slide_id: s.code for s in manifest.slides},
+        "slides": [asdict(slide) for slide in manifest.slides],
+        "config": to_dict(manifest.config),
+    }
+    return atomic.dump_json({**data, "checksum": checksum(data)})
+
+
+def checksum(data: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits of the SHA-256 of all values but `checksum`, however they are laid out."""
+    values = {key: value for key, value in data.items() if key != "checksum"}
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def loads(text: str, where: Path) -> Manifest:
@@ -224,6 +255,7 @@ def loads(text: str, where: Path) -> Manifest:
         data = json.loads(text)
         is_ours = data.get("format") == FORMAT and data.get("version") == VERSION
         manifest = _from_dict(data) if is_ours else None
+        edited = _edited(data, manifest) if manifest else None
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(repr(error), where) from error
     except (InputError, UsageError) as error:
@@ -234,11 +266,12 @@ def loads(text: str, where: Path) -> Manifest:
             where=where,
             fix="segment into a new directory",
         )
-    if edited := _edited(data, manifest):
+    if edited:
         raise InputError(
             f"was edited: {edited}",
             where=where,
-            fix="restore the original: tiles were made with the settings it had",
+            fix="undo the edit: tiles were made with the settings it had; to ask for more is what"
+            " `mkhspc segment` is for, for another size filter there is `mkhspc refilter`",
         )
     return manifest
 
@@ -256,6 +289,8 @@ def _edited(data: Mapping[str, Any], manifest: Manifest) -> str | None:
     for cell_type in CELL_TYPES:
         if not manifest.stored(cell_type).contains(manifest.filter[cell_type]):
             return f"the filter of {cell_type} reaches beyond what is stored"
+    if data["checksum"] != checksum(data):
+        return "its values no longer fit its checksum"
     return None
 
 
@@ -273,6 +308,7 @@ def _from_dict(data: Mapping[str, Any]) -> Manifest:
         detectors=data["detectors"],
         versions=data["versions"],
         model_hashes=data["model_hashes"],
+        revision=data["revision"],
     )
     check(manifest.config)
     for cell_type, area in manifest.filter.items():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,10 +118,9 @@ def test_a_command_that_asks_for_more_is_told_nothing(study: Study) -> None:
 
 
 def test_other_versions_than_the_run_began_with_are_told(study: Study) -> None:
-    layout, _, _ = open_run(study())
-    data = json.loads(layout.manifest.read_text())
-    data["versions"] |= {"numpy": "0.1", "pillow": "0.2"}
-    layout.manifest.write_text(json.dumps(data))
+    layout, manifest, _ = open_run(study())
+    old = {**manifest.versions, "numpy": "0.1", "pillow": "0.2"}
+    manifests.write(layout, replace(manifest, versions=old))
     (line,) = told(study())
     assert "numpy 0.1 (here " in line
     assert "pillow" not in line, "only what can move a cell"

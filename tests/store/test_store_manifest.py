@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import errno
+import fcntl
+import itertools
 import json
+import os
 import subprocess
 import sys
 import time
@@ -10,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import make_run
+from runs import FakeRun, make_run
 
 from pipeline.errors import InputError
 from pipeline.store import manifest as manifests
 from pipeline.store.layout import RunLayout
 
 ADD_SLIDES = """
-import sys, time
+import errno, fcntl, sys, time
 from dataclasses import replace
 from pathlib import Path
 from pipeline.store import manifest as manifests
@@ -29,6 +33,10 @@ def with_slide(slide_id):
         return replace(manifest, slides=(*manifest.slides, replace(manifest.slides[0], slide_id=slide_id)))
     return change
 
+def no_locks(*_):
+    raise OSError(errno.ENOLCK, "No locks available")
+
+fcntl.flock = fcntl.lockf = no_locks
 layout = RunLayout(Path(sys.argv[1]))
 time.sleep(max(0.0, float(sys.argv[3]) - time.time()))
 for i in range(5):
@@ -36,25 +44,117 @@ for i in range(5):
 """
 
 
-def test_no_change_of_several_processes_is_lost(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", slide_ids=("A",), cells_per_type=4)
+def slide_ids(layout: RunLayout) -> list[str]:
+    return [slide.slide_id for slide in manifests.read(layout).slides]
+
+
+def with_slide(slide_id: str) -> Callable[[manifests.Manifest], manifests.Manifest]:
+    def change(manifest: manifests.Manifest) -> manifests.Manifest:
+        if slide_id in [slide.slide_id for slide in manifest.slides]:
+            return manifest
+        return replace(manifest, slides=(*manifest.slides, replace(manifest.slides[0], slide_id=slide_id)))
+
+    return change
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> FakeRun:
+    return make_run(tmp_path / "run", slide_ids=("A",), cells_per_type=4)
+
+
+def test_no_change_of_several_processes_is_lost_and_none_needs_a_lock(run: FakeRun) -> None:
     start_s = str(time.time() + 2.0)
     writers = [
         subprocess.Popen([sys.executable, "-c", ADD_SLIDES, str(run.layout.root), name, start_s])
         for name in "BCD"
     ]
     assert [writer.wait(60) for writer in writers] == [0, 0, 0]
-    found = [slide.slide_id for slide in manifests.read(run.layout).slides]
-    assert sorted(found) == ["A", *(f"{name}-{i}" for name in "BCD" for i in range(5))]
+    assert sorted(slide_ids(run.layout)) == ["A", *(f"{name}-{i}" for name in "BCD" for i in range(5))]
+    newest = manifests.loads(run.layout.manifest.read_text(), run.layout.manifest)
+    assert newest.revision == manifests.read(run.layout).revision == 16
 
 
-def test_a_change_that_changes_nothing_writes_nothing_and_needs_no_lock(tmp_path: Path) -> None:
-    layout = make_run(tmp_path / "run", slide_ids=("A",), cells_per_type=4).layout
-    before = layout.manifest.stat()
-    manifest = manifests.update(layout, lambda current: replace(current, versions=dict(current.versions)))
-    assert manifest == manifests.read(layout)
-    assert layout.manifest.stat().st_ino == before.st_ino
-    assert not layout.manifest_lock.exists()
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks_takes_changes(
+    run: FakeRun, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    monkeypatch.setattr(fcntl, "lockf", no_locks)
+    manifests.update(run.layout, with_slide("B"))
+    assert slide_ids(run.layout) == ["A", "B"]
+    assert not [path for path in run.layout.root.iterdir() if "lock" in path.name]
+
+
+def test_a_change_that_changes_nothing_writes_nothing(run: FakeRun) -> None:
+    before = {path: path.stat().st_ino for path in run.layout.root.iterdir()}
+    manifest = manifests.update(run.layout, lambda current: replace(current, versions=dict(current.versions)))
+    assert manifest == manifests.read(run.layout)
+    assert {path: path.stat().st_ino for path in run.layout.root.iterdir()} == before
+
+
+class Killed(BaseException):
+    """In the place of SIGKILL: nothing that would tidy up afterwards is let through."""
+
+
+def dies_at(monkeypatch: pytest.MonkeyPatch, nth: int) -> None:
+    """Lets the nth call that changes the disk, and each after it, end the process."""
+    calls = itertools.count()
+    for name in ("link", "replace", "rename", "unlink", "fsync"):
+        real = getattr(os, name)
+
+        def call(*args: Any, real: Callable[..., Any] = real, **more: Any) -> Any:
+            if next(calls) >= nth:
+                raise Killed
+            return real(*args, **more)
+
+        monkeypatch.setattr(os, name, call)
+
+
+@pytest.mark.parametrize("nth", range(10))
+def test_a_change_that_was_killed_is_made_or_not_and_blocks_nobody(
+    run: FakeRun, monkeypatch: pytest.MonkeyPatch, nth: int
+) -> None:
+    with monkeypatch.context() as patch:
+        dies_at(patch, nth)
+        killed = False
+        try:
+            manifests.update(run.layout, with_slide("B"))
+        except Killed:
+            killed = True
+    assert killed == (nth < 8), "every call was tried"
+    assert slide_ids(run.layout) in (["A"], ["A", "B"])
+    assert manifests.read(run.layout).revision == len(slide_ids(run.layout))
+    manifests.update(run.layout, with_slide("B"))
+    assert slide_ids(run.layout) == ["A", "B"]
+    manifests.update(run.layout, with_slide("C"))
+    assert slide_ids(run.layout) == ["A", "B", "C"]
+    shown = json.loads(run.layout.manifest.read_text())
+    assert [slide["slide_id"] for slide in shown["slides"]] == ["A", "B", "C"]
+
+
+def test_a_slow_process_brings_no_older_manifest_back(run: FakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It made revision 2, and others went on before it came to show it."""
+    show, others = manifests.atomic.write_text, iter("CD")
+
+    def late(path: Path, text: str) -> None:
+        for slide_id in others:
+            manifests.update(run.layout, with_slide(slide_id))
+        show(path, text)
+
+    monkeypatch.setattr(manifests.atomic, "write_text", late)
+    manifests.update(run.layout, with_slide("B"))
+    assert slide_ids(run.layout) == ["A", "B", "C", "D"]
+    assert manifests.loads(run.layout.manifest.read_text(), run.layout.manifest).revision == 4
+
+
+def test_a_manifest_that_never_rests_is_said(run: FakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifests, "_put", lambda path, manifest: False)
+    monkeypatch.setattr(manifests, "MOST_WAIT_S", 0.0)
+    with pytest.raises(InputError, match="change it without end"):
+        manifests.update(run.layout, with_slide("B"))
 
 
 def test_a_change_of_no_run_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
@@ -82,6 +182,8 @@ Edit = Callable[[dict[str, Any]], object]
         (lambda m: m["slides"][0].update(extra=3), "extra"),
         (lambda m: m.update(slides=["A"]), "damaged"),
         (lambda m: m["config"]["run"].update(sample_fraction=7.0), "run.sample_fraction"),
+        (lambda m: m.pop("seed"), "seed"),
+        (lambda m: m.pop("checksum"), "checksum"),
     ],
 )
 def test_a_damaged_manifest_is_refused_with_what_is_wrong(tmp_path: Path, edit: Edit, words: str) -> None:
@@ -116,8 +218,36 @@ def refused(folder: Path, edit: Edit, words: str) -> str:
         (lambda m: m["blind_codes"].update(A="S09"), "blind codes"),
         (lambda m: m["slides"][0].update(code="S09"), "blind codes"),
         (lambda m: m["filter"]["mk"].update(min_um2=0.5), "the filter of mk"),
+        (lambda m: m["filter"]["mk"].update(min_um2=150.0), "its checksum"),
+        (lambda m: m["config"]["run"].update(sample_fraction=0.5), "its checksum"),
+        (lambda m: m["slides"][0].update(um_per_px=0.3), "its checksum"),
+        (lambda m: m["slides"][0].update(fingerprint="0" * 16), "its checksum"),
+        (lambda m: m["slides"][0].update(path="/elsewhere.czi"), "its checksum"),
+        (lambda m: m.update(dataset="0" * 12), "its checksum"),
+        (lambda m: m["versions"].update(numpy="0"), "its checksum"),
+        (lambda m: m.update(revision=7), "its checksum"),
     ],
 )
 def test_a_manifest_edited_by_hand_is_refused(tmp_path: Path, edit: Edit, words: str) -> None:
     """Each of these would find other cells under the old name, or show other codes than were used."""
     assert "was edited" in refused(tmp_path, edit, words)
+
+
+def test_a_later_revision_edited_by_hand_is_refused_by_its_name(run: FakeRun) -> None:
+    manifests.update(run.layout, with_slide("B"))
+    path = manifests.revision_path(run.layout, 2)
+    manifests.update(run.layout, with_slide("C"))
+    assert slide_ids(run.layout) == ["A", "B", "C"], "what an older one says is not read any more"
+    newest = manifests.revision_path(run.layout, 3)
+    newest.write_text(newest.read_text().replace('"C"', '"D"'))
+    assert slide_ids(run.layout) == ["A", "B", "C"], "manifest.json is the same"
+    run.layout.manifest.write_bytes(path.read_bytes())
+    with pytest.raises(InputError, match="was edited") as error:
+        manifests.read(run.layout)
+    assert error.value.where == newest
+
+
+def test_the_checksum_is_of_the_values_and_not_of_how_they_are_written(run: FakeRun) -> None:
+    data = json.loads(run.layout.manifest.read_text())
+    run.layout.manifest.write_text(json.dumps(dict(reversed(data.items())), indent=4))
+    assert manifests.read(run.layout) == run.manifest

@@ -2,21 +2,25 @@
 
 A claim is advice, never a lock: whoever links a tile's part first has done it, with or without
 one. Claims only keep two processes from doing the same tile side by side. A claim counts while its
-process lives: on this host the process is looked for, and on any host the claim must have been
+process lives: where that can be done the process is looked for, and anywhere the claim must have been
 renewed within `STALE_S`, by the clock of the file server that holds both.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-import socket
+import secrets
 import threading
 from contextlib import suppress
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from pipeline.store.atomic import Owner
+from pipeline.store.atomic import Owner, give_name, here, now_of, temporary_name
 from pipeline.store.layout import RunLayout
+
+log = logging.getLogger(__name__)
 
 RENEW_S = 20.0
 STALE_S = 120.0
@@ -30,12 +34,37 @@ class Claim(Enum):
     THEIRS = "another living process is at it"
 
 
+@dataclass(frozen=True)
+class Writing:
+    """A claim as it was found: one that was renewed or made anew since is another.
+
+    Attributes:
+        text: `<place> <process id> <8 random digits>`, the place as `atomic.here` tells it; empty while it
+            is being written.
+    """
+
+    text: str
+    written_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> Writing:
+        """Raises `FileNotFoundError` when there is no claim any more."""
+        return cls(path.read_text(encoding="utf-8"), path.stat().st_mtime_ns)
+
+    @property
+    def owner(self) -> Owner | None:
+        place, _, rest = self.text.partition(" ")
+        pid = rest.partition(" ")[0]
+        return Owner(place, int(pid)) if pid.isdecimal() else None
+
+
 class Claims:
     """The claims of this process; any thread may use them."""
 
     def __init__(self, layout: RunLayout) -> None:
         self._layout = layout
-        self._holder = f"{socket.gethostname()} {os.getpid()}"
+        self._holder = f"{here()} {os.getpid()} {secrets.token_hex(4)}"
+        self._has_complained = False
         self._held: set[Path] = set()
         self._lock = threading.Lock()
 
@@ -64,10 +93,23 @@ class Claims:
             self._drop(path)
 
     def renew(self) -> None:
-        """Tells other hosts that this process lives; to be called every `RENEW_S`."""
+        """Tells other hosts that this process lives; to be called every `RENEW_S`.
+
+        A claim that the file server does not let it renew is told in the log, once, and tried again the next
+        time: it costs at most that another process does the tile as well.
+        """
         for path in self._paths():
-            with suppress(FileNotFoundError):  # taken over: this process must have slept for long
+            try:
                 os.utime(path)
+            except FileNotFoundError:  # taken over: this process must have slept for long
+                continue
+            except OSError as error:
+                self._complain(path, error)
+
+    def _complain(self, path: Path, error: OSError) -> None:
+        if not self._has_complained:
+            log.warning("%s: cannot be renewed (%s): others may do its tile too", path, error.strerror)
+        self._has_complained = True
 
     def _paths(self) -> list[Path]:
         with self._lock:
@@ -78,7 +120,9 @@ class Claims:
             if path not in self._held:
                 return
             self._held.remove(path)
-            path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                if Writing.of(path).text == self._holder:  # else it was taken over, and is another's now
+                    path.unlink()
             self._tidy(path)
 
     def _create(self, path: Path) -> bool:
@@ -103,30 +147,29 @@ class Claims:
             path.parent.parent.rmdir()
 
     def _take_over(self, path: Path) -> bool:
-        if is_living(path):
+        """Whether a dead process's claim is this one's now; of several that try the first wins."""
+        try:
+            found = Writing.of(path)
+            if is_living(path, found):
+                return False
+            aside = temporary_name(path)
+            path.rename(aside)
+        except FileNotFoundError:  # given back, or another process is taking it over
+            return self._create(path)
+        try:
+            if Writing.of(aside) == found:
+                return self._create(path)
+            with suppress(FileExistsError):  # a living process's, made in this moment: it gets it back
+                give_name(aside, path)
             return False
-        path.unlink(missing_ok=True)
-        return self._create(path)
+        finally:
+            aside.unlink(missing_ok=True)
 
 
-def is_living(claim: Path) -> bool:
+def is_living(claim: Path, found: Writing) -> bool:
     """Whether the process that wrote a claim is still at work, as far as can be told."""
-    try:
-        host, _, pid = claim.read_text(encoding="utf-8").partition(" ")
-        age_s = _now_of(claim.parent) - claim.stat().st_mtime
-    except FileNotFoundError:
-        return False
-    owner = Owner(host, int(pid)) if pid.isdecimal() else None
+    owner = found.owner
     if owner is not None and owner.is_here and (owner.pid == os.getpid() or not owner.is_running):
         return False
-    return age_s < STALE_S  # on this host too: the number of a process that is gone is given to others
-
-
-def _now_of(directory: Path) -> float:
-    """The time by the clock that stamps the files of a directory."""
-    probe = directory / f".now.{os.getpid()}@{socket.gethostname()}.partial"
-    probe.touch()
-    try:
-        return probe.stat().st_mtime
-    finally:
-        probe.unlink(missing_ok=True)
+    # Here too it must be young: the number of a process that is gone is given to others.
+    return now_of(claim.parent) - found.written_ns / 1e9 < STALE_S

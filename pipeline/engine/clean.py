@@ -2,19 +2,20 @@
 
 Only temporary files and claims count, and the run's directories that nothing else keeps from being
 empty. Each tells which process writes it. On this host that process is looked for: while one of its
-number runs, the file stays. On another host it cannot be looked for: its files go when they have not
-been written to for `OTHER_HOST_AGE_S`, by this host's clock.
+number runs, the file stays. On another host, which a container of this one is as well, it cannot be looked
+for: its files go when they have not been written to for `OTHER_HOST_AGE_S`, by the clock that stamps the
+run's files.
 """
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.engine.claims import Writing
 from pipeline.store import manifest as manifests
-from pipeline.store.atomic import TEMPORARY_SUFFIX, Owner, owner_of
+from pipeline.store.atomic import TEMPORARY_SUFFIX, Owner, now_of, owner_of
 from pipeline.store.layout import RunLayout
 
 CLAIM_SUFFIX = ".claim"
@@ -55,13 +56,14 @@ class Leftovers:
 
 
 def find_leftovers(layout: RunLayout, other_host_age_s: float = OTHER_HOST_AGE_S) -> Leftovers:
-    """Looks through a run; touches nothing.
+    """Looks through a run; changes nothing.
 
     Raises:
         InputError: the directory is no run.
+        OSError: it cannot be written, so nothing in it could be removed.
     """
     manifests.read(layout)
-    found, oldest_s = Leftovers(), time.time() - other_host_age_s
+    found, oldest_s = Leftovers(), now_of(layout.root) - other_host_age_s
     for path in sorted(layout.root.iterdir()):
         if path in _folders(layout):
             _look_into(path, found, oldest_s)
@@ -74,6 +76,17 @@ def _folders(layout: RunLayout) -> set[Path]:
     """The directories of a run's own; others that a user keeps beside them are not looked at."""
     tables = (layout.plan, layout.cells, layout.crops, layout.scores)
     return {layout.logs, layout.part("_", "_").parent.parent, *(table("_").parent for table in tables)}
+
+
+def tidy(layout: RunLayout) -> None:
+    """Removes the directories of a run that are empty: of a process killed before its first file in one.
+
+    A process that has just made one to put a file into it makes it again.
+    """
+    for folder in sorted(_folders(layout)):
+        for directory in (*folder.glob("*/"), folder):
+            with suppress(OSError):  # something is in it, or it is not there
+                directory.rmdir()
 
 
 def remove(leftovers: Leftovers) -> None:
@@ -103,18 +116,13 @@ def _look_at(path: Path, found: Leftovers, oldest_s: float) -> bool:
     if path.suffix not in (TEMPORARY_SUFFIX, CLAIM_SUFFIX):
         return True
     try:
-        owner = _claimant(path) if path.suffix == CLAIM_SUFFIX else owner_of(path)
+        owner = Writing.of(path).owner if path.suffix == CLAIM_SUFFIX else owner_of(path)
         facts = path.stat(follow_symlinks=False)
     except FileNotFoundError:  # its process has just finished it
         return True
     is_stale, reason = _verdict(owner, is_old=facts.st_mtime < oldest_s)
     found.files.append(Leftover(path, facts.st_size if facts.st_nlink == 1 else 0, is_stale, reason))
     return not is_stale
-
-
-def _claimant(claim: Path) -> Owner | None:
-    host, _, pid = claim.read_text(encoding="utf-8").partition(" ")
-    return Owner(host, int(pid)) if pid.isdecimal() else None
 
 
 def _verdict(owner: Owner | None, *, is_old: bool) -> tuple[bool, str]:

@@ -14,7 +14,7 @@ import pytest
 from runs import make_run
 
 from pipeline.cli import run_command
-from pipeline.engine.clean import OTHER_HOST_AGE_S, find_leftovers, remove
+from pipeline.engine.clean import OTHER_HOST_AGE_S, find_leftovers, remove, tidy
 from pipeline.store import atomic
 from pipeline.store.layout import RunLayout
 
@@ -34,7 +34,7 @@ def gone() -> int:
 
 def temporary(final: Path, pid: int, host: str = "", age_s: float = 0.0) -> Path:
     final.parent.mkdir(parents=True, exist_ok=True)
-    path = final.with_name(f"{final.name}.0123abcd.{pid}@{host or socket.gethostname()}.partial")
+    path = final.with_name(f"{final.name}.0123abcd.{pid}@{host or atomic.here()}.partial")
     path.write_bytes(b"x" * 1000)
     os.utime(path, (time.time() - age_s,) * 2)
     return path
@@ -92,6 +92,39 @@ def test_a_file_of_another_host_goes_when_it_is_old(layout: RunLayout, age_s: fl
     assert path.exists() is not is_stale
 
 
+@pytest.mark.parametrize("off_s", [-3600.0, 3600.0])
+def test_a_clock_of_the_looking_host_that_jumps_removes_nothing(
+    layout: RunLayout, monkeypatch: pytest.MonkeyPatch, off_s: float
+) -> None:
+    path = temporary(layout.cells("A"), os.getpid(), "node-7.cluster", 1800)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + off_s)
+    for age_s, is_stale in ((2000, False), (1000, True)):
+        assert [f.is_stale for f in find_leftovers(layout, age_s).files] == [is_stale]
+    assert path.exists()
+
+
+def test_the_file_of_a_process_in_a_container_of_this_hosts_name_stays(layout: RunLayout, gone: int) -> None:
+    path = temporary(layout.cells("A"), gone, f"{socket.gethostname()}~00000000")
+    remove(find_leftovers(layout))
+    assert path.exists()
+
+
+def test_a_run_is_tidied_of_directories_that_are_empty_and_of_nothing_else(
+    layout: RunLayout, gone: int
+) -> None:
+    half = temporary(layout.part("C", "s0_0_0"), gone)
+    before = everything(layout.root)
+    for empty in (layout.part("B", "x").parent, layout.logs, layout.root / "notes"):
+        empty.mkdir()
+    tidy(layout)
+    assert not layout.part("B", "x").parent.exists()
+    assert not layout.logs.exists()
+    assert (layout.root / "notes").exists(), "a user's"
+    assert half.exists()
+    assert everything(layout.root) == before
+
+
 def test_a_file_that_names_no_writer_goes_when_it_is_old(layout: RunLayout) -> None:
     young, old = layout.root / "a.partial", layout.root / "b.partial"
     for path in (young, old):
@@ -103,8 +136,8 @@ def test_a_file_that_names_no_writer_goes_when_it_is_old(layout: RunLayout) -> N
 
 def test_a_claim_goes_with_its_process(layout: RunLayout, gone: int) -> None:
     stale, held = layout.claim("A", "s0_1_1"), layout.claim("A", "s0_2_2")
-    stale.write_text(f"{socket.gethostname()} {gone}")
-    held.write_text(f"{socket.gethostname()} {os.getpid()}")
+    stale.write_text(f"{atomic.here()} {gone} 00000000")
+    held.write_text(f"{atomic.here()} {os.getpid()} 00000000")
     remove(find_leftovers(layout))
     assert (stale.exists(), held.exists()) == (False, True)
 

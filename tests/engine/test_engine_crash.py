@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -25,6 +24,8 @@ from crashes import (
     leftovers,
 )
 from processes import mkhspc
+
+from pipeline.store import atomic
 
 pytestmark = pytest.mark.slow
 
@@ -104,7 +105,7 @@ def test_a_claim_whose_process_number_is_anothers_now_holds_nobody_up(
     run = Segment(tiny_slide, tmp_path / "run")
     assert run.start("--sample-fraction", "0.1").wait() == 0, run.errors.read_text()
     ours = run.root / "parts" / "TINY" / "s0_0_0.claim"
-    ours.write_text(f"{socket.gethostname()} {os.getpid()}")
+    ours.write_text(f"{atomic.here()} {os.getpid()} 00000000")
     os.utime(ours, (time.time() - 3600,) * 2)
     process = run.start()
     with killed_in_the_end(process):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -9,9 +10,11 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pipeline.errors import InputError
 from pipeline.store import atomic
 
 
@@ -75,10 +78,19 @@ with atomic.replacing(Path({str(path)!r})) as temporary:
     assert leftovers[0].endswith(atomic.TEMPORARY_SUFFIX)
 
 
-def test_many_processes_that_create_one_file_agree_on_one_winner(tmp_path: Path) -> None:
+NO_LINKS = """
+import errno, os
+def no_link(*_):
+    raise OSError(errno.EPERM, "Operation not permitted")
+os.link = no_link
+"""
+
+
+@pytest.mark.parametrize("before", ["", NO_LINKS])
+def test_many_processes_that_create_one_file_agree_on_one_winner(tmp_path: Path, before: str) -> None:
     path = tmp_path / "m.json"
     start = time.time() + 0.7
-    code = f"""
+    code = f"""{before}
 import sys, time
 from pathlib import Path
 from pipeline.store import atomic
@@ -97,6 +109,111 @@ except FileExistsError:
     results = [racer.communicate()[0].strip() for racer in racers]
     assert sorted(results) == ["lost"] * 5 + ["won"]
     assert path.read_text() == str(results.index("won"))
+    assert [p.name for p in tmp_path.iterdir()] == ["m.json"]
+
+
+def test_a_file_system_on_which_nobody_can_be_first_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Libc:
+        @staticmethod
+        def renameat2(*_: object) -> int:
+            atomic.ctypes.set_errno(errno.EINVAL)
+            return -1
+
+    def no_link(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", no_link)
+    for libc in (Libc, object()):  # a system call that the file system refuses, or that is not there
+        monkeypatch.setattr(atomic.ctypes, "CDLL", lambda *_, libc=libc, **__: libc)
+        with pytest.raises(InputError, match="can neither link") as error, atomic.creating(tmp_path / "a"):
+            pass
+        assert "another file system" in error.value.fix
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_refuses_a_link_for_another_reason_is_not_called_one_without_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "link", full)
+    with pytest.raises(OSError, match="No space left"), atomic.creating(tmp_path / "a"):
+        pass
+
+
+@pytest.mark.parametrize("write", [atomic.replacing, atomic.creating])
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_directory_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Any, has_links: bool
+) -> None:
+    """Else a loss of power could leave the final name on a file without its bytes, or no name at all."""
+    story: list[str] = []
+    final = tmp_path / "new" / "a"
+    fsync, link, replace, move = os.fsync, os.link, os.replace, atomic._move
+
+    def synced(descriptor: int) -> None:
+        synced_path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        known = {final.parent: "directory", tmp_path: "parent"}
+        story.append(known.get(synced_path, f"file of {synced_path.stat().st_size} bytes"))
+        fsync(descriptor)
+
+    def named(real: Any) -> Any:
+        def call(*paths: Path) -> None:
+            if real is link and not has_links:
+                raise OSError(errno.EPERM, "Operation not permitted")
+            real(*paths)
+            story.append("name")
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "link", named(link))
+    monkeypatch.setattr(os, "replace", named(replace))
+    monkeypatch.setattr(atomic, "_move", named(move))
+    with write(final) as temporary:
+        temporary.write_text("12345")
+    assert story == ["file of 5 bytes", "name", "directory", "parent"]
+    assert final.read_text() == "12345"
+
+
+def test_a_process_is_told_from_a_later_one_of_its_number() -> None:
+    begun = atomic.start_of(os.getpid())
+    assert begun.isdecimal()
+    assert begun == atomic.start_of(os.getpid())
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert int(atomic.start_of(child.pid)) >= int(begun)
+    child.communicate(b"\n")
+    assert atomic.start_of(child.pid) == ""
+
+
+def test_the_same_host_after_a_restart_or_in_another_container_is_another_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours = atomic.here()
+    assert ours.startswith(f"{socket.gethostname()}~")
+    command = [sys.executable, "-c", "from pipeline.store import atomic; print(atomic.here())"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == ours
+    if os.geteuid() == 0:
+        fence = ["unshare", "--pid", "--fork", "--mount-proc"]
+        fenced = subprocess.run([*fence, *command], capture_output=True, text=True, check=False)
+        if fenced.returncode == 0:  # some containers allow no namespaces of their own
+            assert fenced.stdout.strip() != ours
+    atomic.here.cache_clear()
+    monkeypatch.setattr(atomic, "_text", lambda path: "another boot")
+    try:
+        assert atomic.here() != ours
+        assert not atomic.Owner(ours, os.getpid()).is_here
+    finally:
+        atomic.here.cache_clear()
+
+
+def test_the_time_of_a_directory_is_that_of_its_files(tmp_path: Path) -> None:
+    before = (tmp_path / "a").touch() or (tmp_path / "a").stat().st_mtime
+    assert 0.0 <= atomic.now_of(tmp_path) - before < 60.0
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
 @pytest.mark.parametrize("name", ["a.txt", "s0_4096_8192.parquet", "x" * 250, "μ" * 120, "a@b.5@c.partial"])
@@ -104,7 +221,7 @@ def test_a_temporary_name_tells_its_writer(tmp_path: Path, name: str) -> None:
     with atomic.replacing(tmp_path / name) as temporary:
         temporary.write_text("x")
         assert temporary.exists()
-        assert atomic.owner_of(temporary) == atomic.Owner(socket.gethostname(), os.getpid())
+        assert atomic.owner_of(temporary) == atomic.Owner(atomic.here(), os.getpid())
     assert (tmp_path / name).read_text() == "x"
 
 
@@ -116,18 +233,19 @@ def test_another_name_tells_no_writer(name: str) -> None:
 def test_a_process_that_ended_is_not_running() -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    assert not atomic.Owner(socket.gethostname(), ended.pid).is_running
+    assert not atomic.Owner(atomic.here(), ended.pid).is_running
     zombie = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
     assert zombie.stdout is not None
     zombie.stdout.read()
     deadline_s = time.monotonic() + 10
-    while atomic.Owner(socket.gethostname(), zombie.pid).is_running and time.monotonic() < deadline_s:
+    while atomic.Owner(atomic.here(), zombie.pid).is_running and time.monotonic() < deadline_s:
         time.sleep(0.01)
-    assert not atomic.Owner(socket.gethostname(), zombie.pid).is_running
+    assert not atomic.Owner(atomic.here(), zombie.pid).is_running
     zombie.wait()
-    assert atomic.Owner(socket.gethostname(), os.getpid()).is_running
-    assert atomic.Owner(socket.gethostname(), os.getpid()).is_here
+    assert atomic.Owner(atomic.here(), os.getpid()).is_running
+    assert atomic.Owner(atomic.here(), os.getpid()).is_here
     assert not atomic.Owner("elsewhere", os.getpid()).is_here
+    assert not atomic.Owner(socket.gethostname(), os.getpid()).is_here, "a name alone is that of many"
 
 
 def test_threads_that_write_one_file_leave_one_whole(tmp_path: Path) -> None:

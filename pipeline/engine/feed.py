@@ -97,7 +97,8 @@ class WindowFeed:
         self._room_bytes = room_bytes
         self._threads = threads
         self._free = deque(range(use_slots))
-        self._in_use = use_slots
+        self._spare = deque(range(use_slots, slots.count))
+        self._too_many = 0
         self._ready: deque[TileTask | Outcome] = deque()
         self._changed = threading.Condition()
         self._is_closed = False
@@ -129,14 +130,27 @@ class WindowFeed:
         with self._changed:
             if task.slot != NO_SLOT:
                 self._free.append(task.slot)
+                self._retire()
             self._changed.notify_all()
 
     def use(self, slots: int) -> None:
-        """Lets more slots be filled than so far; never fewer."""
+        """Lets so many slots be filled from now on; those too many go when their tiles are done."""
         with self._changed:
-            self._free.extend(range(self._in_use, min(slots, self._slots.count)))
-            self._in_use = max(self._in_use, min(slots, self._slots.count))
+            in_use = self._slots.count - len(self._spare)
+            self._too_many = in_use - min(slots, self._slots.count)
+            while self._too_many < 0:
+                self._free.append(self._spare.popleft())
+                self._too_many += 1
+            self._retire()
             self._changed.notify_all()
+
+    def _retire(self) -> None:
+        """Gives back the memory of free slots that are too many."""
+        while self._too_many and self._free:
+            slot = self._free.pop()
+            self._slots.forget(slot)
+            self._spare.append(slot)
+            self._too_many -= 1
 
     def close(self) -> None:
         """Stops reading; windows that were read and not taken are forgotten."""

@@ -12,6 +12,11 @@ from pipeline.errors import UsageError
 
 GB = 1_000_000_000
 MIB = 1024**2
+TAKEN_FROM = 0.25
+"""From this share of a limit on, what others use of it is not planned with. Below, a machine is as good as
+idle, and a little more or less in use changes no plan."""
+SOFTER = {"memory.max": ("memory.high",)}
+"""Beyond it a control group's processes are slowed down until they have less."""
 UNLIMITED_BYTES = 2**60
 """Version 1 of the control groups writes a number near 2**63 for 'no limit'."""
 
@@ -29,7 +34,7 @@ def memory_limit(
     environment: Mapping[str, str] = os.environ,
     root: Path = Path("/"),
 ) -> MemoryLimit:
-    """The least of what the user, Slurm, the control groups and the machine allow.
+    """The least of what the user, Slurm, the control groups and the machine allow, and have left now.
 
     Args:
         memory_gb: the user's own limit, in GB of 10**9 bytes.
@@ -50,15 +55,61 @@ def _all_limits(
     if memory_gb is not None:
         yield int(memory_gb * GB), "--memory-gb"
     yield from _slurm(environment)
+    own_bytes = _own_bytes(root)
     for directory, name in cgroup_directories(root, "memory"):
-        text = _text(directory / name)
-        if text.isdecimal() and int(text) < UNLIMITED_BYTES:
-            yield int(text), f"the control group ({directory / name})"
-    for line in _text(root / "proc/meminfo").splitlines():
-        if line.startswith("MemTotal:"):
-            yield int(line.split()[1]) * 1024, "the machine"
+        for file in (name, *SOFTER.get(name, ())):
+            text = _text(directory / file)
+            if text.isdecimal() and int(text) < UNLIMITED_BYTES:
+                others_bytes = _taken_bytes(directory) - own_bytes
+                yield from _shared(int(text), others_bytes, f"the control group ({directory / file})")
+    memory = _meminfo(root)
+    if "MemTotal" in memory:
+        total_bytes = memory["MemTotal"]
+        others_bytes = total_bytes - memory.get("MemAvailable", total_bytes) - own_bytes
+        yield from _shared(total_bytes, others_bytes, "the machine")
     if not (root / "proc/meminfo").exists() and hasattr(os, "sysconf"):
         yield os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "the machine"
+
+
+def _shared(limit_bytes: int, others_bytes: int, name: str) -> Iterator[tuple[int, str]]:
+    """A limit, and what others have left of it if they take so much that it matters."""
+    yield limit_bytes, name
+    if others_bytes > TAKEN_FROM * limit_bytes:
+        yield (
+            max(0, limit_bytes - others_bytes),
+            f"{name}, of which others use {others_bytes / GB:.3g} GB now",
+        )
+
+
+def _own_bytes(root: Path) -> int:
+    """What this process has in memory already, which a plan counts."""
+    words = _text(root / "proc/self/statm").split()
+    return int(words[1]) * os.sysconf("SC_PAGE_SIZE") if len(words) > 1 else 0
+
+
+def _taken_bytes(group: Path) -> int:
+    """Memory that the processes of a group have, without the copies of files that can be dropped."""
+    current = _text(group / "memory.current") or _text(group / "memory.usage_in_bytes")
+    if not current.isdecimal():
+        return 0
+    stat = dict(line.split(" ", 1) for line in _text(group / "memory.stat").splitlines() if " " in line)
+    files = int(stat.get("total_cache", stat.get("file", 0)))
+    in_memory_alone = int(stat.get("total_shmem", stat.get("shmem", 0)))  # counted among the files
+    return max(0, int(current) - files + in_memory_alone)
+
+
+def machine_free_share(root: Path = Path("/")) -> float:
+    """Share of the machine's memory that programs can have without swapping; 1 where nobody knows."""
+    memory = _meminfo(root)
+    return (
+        memory["MemAvailable"] / memory["MemTotal"] if {"MemAvailable", "MemTotal"} <= memory.keys() else 1.0
+    )
+
+
+def _meminfo(root: Path) -> dict[str, int]:
+    """Bytes by name, as the kernel tells them of the machine."""
+    lines = (line.split() for line in _text(root / "proc/meminfo").splitlines())
+    return {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines if len(words) == 3}
 
 
 def _slurm(environment: Mapping[str, str]) -> Iterator[tuple[int, str]]:
@@ -66,6 +117,9 @@ def _slurm(environment: Mapping[str, str]) -> Iterator[tuple[int, str]]:
     per_node = environment.get("SLURM_MEM_PER_NODE", "")
     if per_node.isdecimal() and int(per_node):
         yield int(per_node) * MIB, "Slurm (SLURM_MEM_PER_NODE)"
+    per_gpu, gpus = environment.get("SLURM_MEM_PER_GPU", ""), environment.get("SLURM_GPUS_ON_NODE", "")
+    if per_gpu.isdecimal() and int(per_gpu) and gpus.isdecimal() and int(gpus):
+        yield int(per_gpu) * int(gpus) * MIB, "Slurm (SLURM_MEM_PER_GPU)"
     per_cpu = environment.get("SLURM_MEM_PER_CPU", "")
     cpus = environment.get("SLURM_CPUS_PER_TASK") or environment.get("SLURM_CPUS_ON_NODE", "")
     if per_cpu.isdecimal() and int(per_cpu) and cpus.isdecimal():

@@ -207,7 +207,8 @@ class Job:
         if self.asked != "auto":
             return self.budget
         owner_bytes = max(self.demand.owner_bytes, self.owners.peak_bytes if self.owners else 0)
-        demand = self.demand.measured(int(MEASURED_MARGIN * worker_bytes), owner_bytes)
+        read_threads = self.budget.read_threads
+        demand = self.demand.measured(int(MEASURED_MARGIN * worker_bytes), owner_bytes, read_threads)
         most = usable_cores() if is_telling else self.budget.workers
         return best_budget(demand, most, self.budget.limit)
 

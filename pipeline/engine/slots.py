@@ -34,6 +34,11 @@ class Slots:
         """A view of a slot as an image, (height, width, 3)."""
         return _view(self._memory, slot * self.slot_bytes, height, width)
 
+    def forget(self, slot: int) -> None:
+        """Gives the memory of a slot back until it is written again."""
+        if hasattr(mmap, "MADV_REMOVE"):
+            self._memory.madvise(mmap.MADV_REMOVE, slot * self.slot_bytes, self.slot_bytes)
+
     def close(self) -> None:
         """Gives the memory back; views are not to be used any more."""
         os.close(self._descriptor)

@@ -11,6 +11,7 @@ import errno
 import multiprocessing
 import os
 import signal
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -174,6 +175,7 @@ class _Worker:
     process: BaseProcess
     connection: Connection
     task: Any = None
+    begun_s: float = 0.0
 
 
 @dataclass
@@ -182,12 +184,16 @@ class Pool:
 
     `size` may be changed at any time: more workers are started at once, and superfluous ones end
     when their task does. `on_tick` is called every `TICK_S` or more often.
+
+    Attributes:
+        is_short: of memory: idle workers get no task while another is at work.
     """
 
     work: Work
     size: int
     stop: StopFlag
     on_tick: Callable[[], object] = _nothing
+    is_short: bool = False
     _workers: list[_Worker] = field(default_factory=list)
     _again: deque[Any] = field(default_factory=deque)
     _deaths: dict[Any, int] = field(default_factory=dict)
@@ -196,6 +202,22 @@ class Pool:
     def workers(self) -> int:
         """Processes there are now."""
         return len(self._workers)
+
+    def give_up_newest(self) -> Any | None:
+        """Kills the worker whose task was begun last, unless it is the only one at work; returns the task.
+
+        Another worker does it later, and this is no death that counts against it.
+        """
+        busy = [w for w in self._workers if w.task is not None]
+        if len(busy) < 2:
+            return None
+        newest = max(busy, key=lambda worker: worker.begun_s)
+        newest.process.kill()
+        newest.process.join()
+        newest.connection.close()
+        self._workers.remove(newest)
+        self._again.append(newest.task)
+        return newest.task
 
     def outcomes(self, source: Source) -> Iterator[Outcome]:
         """Yields an outcome per task as they end (or are tried again); stops early when told to."""
@@ -223,7 +245,7 @@ class Pool:
         """Gives idle workers a task each; yields tasks that failed before they began."""
         self._fit(source)
         for worker in self._workers:
-            while worker.task is None and not self.stop.is_set:
+            while worker.task is None and not self.stop.is_set and not self._must_wait:
                 task = self._again.popleft() if self._again else source.take()
                 if task is None:
                     return
@@ -231,9 +253,13 @@ class Pool:
                     source.end(task.task)
                     yield task
                     continue
-                worker.task = task
+                worker.task, worker.begun_s = task, time.monotonic()
                 with suppress(BrokenPipeError):  # it died idle: its end is seen in `_collect`
                     worker.connection.send(task)
+
+    @property
+    def _must_wait(self) -> bool:
+        return self.is_short and any(w.task is not None for w in self._workers)
 
     def _fit(self, source: Source) -> None:
         """Starts workers that are missing and ends idle ones that are too many."""
@@ -255,7 +281,7 @@ class Pool:
 
     def _ready(self, source: Source) -> list[_Worker]:
         busy = {w.connection: w for w in self._workers if w.task is not None}
-        is_anyone_free = len(busy) < len(self._workers) and not self.stop.is_set
+        is_anyone_free = len(busy) < len(self._workers) and not self.stop.is_set and not self._must_wait
         news = list(source.news()) if is_anyone_free else []
         found = wait([*busy, *news], timeout=TICK_S)
         return [busy[one] for one in found if isinstance(one, Connection) and one in busy]

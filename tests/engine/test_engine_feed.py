@@ -114,10 +114,37 @@ def test_more_slots_may_be_used_later(tmp_path: Path, layout: RunLayout) -> None
         assert isinstance(feed.take(), TileTask)
         assert feed.take() is None
         feed.use(3)
-        feed.use(2)
         time.sleep(0.3)
         taken = [feed.take() for _ in range(4)]
         assert [isinstance(task, TileTask) for task in taken] == [True, True, False, False]
+
+
+def test_slots_too_many_go_when_their_tiles_are_done_and_give_their_memory_back(
+    tmp_path: Path, layout: RunLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgotten: list[int] = []
+    forget = Slots.forget
+
+    def noted(self: Slots, slot: int) -> None:
+        forgotten.append(slot)
+        forget(self, slot)
+
+    monkeypatch.setattr(Slots, "forget", noted)
+    with feeding(layout, slide(tmp_path), slots=4, use=3) as (feed, _):
+        time.sleep(0.3)
+        tasks = [task for task in (feed.take() for _ in range(3)) if isinstance(task, TileTask)]
+        assert len(tasks) == 3
+        feed.use(1)
+        assert not forgotten, "all are at work"
+        for task in tasks[:2]:
+            finish(layout, feed, task)
+        time.sleep(0.3)
+        assert feed.take() is None
+        assert sorted(forgotten) == sorted(task.slot for task in tasks[:2])
+        feed.use(2)
+        time.sleep(0.3)
+        assert isinstance(feed.take(), TileTask)
+        assert feed.take() is None
 
 
 def test_tiles_done_before_their_turn_are_not_read(tmp_path: Path, layout: RunLayout) -> None:

@@ -32,7 +32,10 @@ class Seen:
 
     size: int = 4
     memory_gb: float = 1.0
+    free_share: float = 1.0
     now_s: float = 0.0
+    is_short: bool = False
+    given_up: int = 0
     told: list[tuple[int, int]] = field(default_factory=list)
 
     @property
@@ -42,9 +45,18 @@ class Seen:
     def memory(self, now_bytes: int, workers: int) -> None:
         self.told.append((now_bytes, workers))
 
+    def give_up_newest(self) -> None:
+        self.given_up += 1
+
     def guard(self) -> MemoryGuard:
         fake: Any = self
-        return MemoryGuard(fake, LIMIT, fake, now_bytes=lambda: int(self.memory_gb * GB))
+        return MemoryGuard(
+            fake,
+            LIMIT,
+            fake,
+            now_bytes=lambda: int(self.memory_gb * GB),
+            free_share=lambda: self.free_share,
+        )
 
 
 @pytest.fixture
@@ -65,20 +77,38 @@ def test_workers_go_one_by_one_before_the_limit_is_reached(seen: Seen) -> None:
     watching = seen.guard()
     look_at(seen, watching, 7.3)
     assert seen.size == 4
+    assert not seen.is_short
     look_at(seen, watching, 7.5, 7.5)
     assert seen.size == 2
+    assert seen.is_short, "no further tile is begun"
+    assert not seen.given_up
     look_at(seen, watching, 7.9, 7.9, 7.9)
     assert seen.size == 1, "the last worker stays"
+    assert seen.given_up == 3
     assert seen.told[0] == (int(7.3 * GB), 4)
     assert len(seen.told) == 6
+    look_at(seen, watching, 5.0)
+    assert not seen.is_short
 
 
-def test_memory_is_looked_at_once_a_second(seen: Seen) -> None:
+def test_memory_is_looked_at_once_a_second_until_it_gets_short(seen: Seen) -> None:
     watching = seen.guard()
-    look_at(seen, watching, 7.9)
+    look_at(seen, watching, 6.0)
     for _ in range(5):
         watching.look()
-    assert (seen.size, len(seen.told)) == (3, 1)
+    assert (seen.size, len(seen.told)) == (4, 1)
+    look_at(seen, watching, 7.0)
+    watching.look()
+    assert len(seen.told) == 3
+
+
+@pytest.mark.parametrize(("free_share", "given_up"), [(0.04, 0), (0.02, 0), (0.01, 1)])
+def test_other_programs_may_use_up_the_machine(seen: Seen, free_share: float, given_up: int) -> None:
+    seen.free_share = free_share
+    look_at(seen, seen.guard(), 1.0)
+    assert seen.is_short == (free_share < 0.03)
+    assert seen.size == (3 if seen.is_short else 4)
+    assert seen.given_up == given_up
 
 
 def test_no_second_worker_goes_while_the_first_is_still_ending(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine.limits import memory_limit, usable_cores
+from pipeline.engine.limits import machine_free_share, memory_limit, usable_cores
 from pipeline.errors import UsageError
 
 GB = 1_000_000_000
@@ -45,6 +45,7 @@ def test_the_smallest_limit_counts_and_is_named(tmp_path: Path) -> None:
         ({"SLURM_MEM_PER_CPU": "500", "SLURM_CPUS_ON_NODE": "2"}, 1000),
         ({"SLURM_MEM_PER_NODE": "0"}, 65536),
         ({"SLURM_MEM_PER_CPU": "500"}, 65536),
+        ({"SLURM_MEM_PER_GPU": "3000", "SLURM_GPUS_ON_NODE": "2"}, 6000),
     ],
 )
 def test_slurm_tells_in_mib(tmp_path: Path, environment: dict[str, str], mib: int) -> None:
@@ -91,3 +92,50 @@ def test_cores_are_the_least_of_affinity_slurm_and_quota(tmp_path: Path) -> None
     assert usable_cores({}, tmp_path) == 1
     (tmp_path / "sys/fs/cgroup/cpu.max").write_text("max 100000\n")
     assert usable_cores({}, tmp_path) == here
+
+
+def meminfo(total_gib: int, available_gib: int) -> dict[str, str]:
+    kib = 1024**2
+    return {"proc/meminfo": f"MemTotal: {total_gib * kib} kB\nMemAvailable: {available_gib * kib} kB\n"}
+
+
+def test_what_other_programs_use_of_the_machine_is_not_planned_with(tmp_path: Path) -> None:
+    limit = memory_limit(None, {}, machine(tmp_path, files=meminfo(32, 12)))
+    assert limit.limit_bytes == 12 * 1024**3
+    assert limit.set_by == "the machine, of which others use 21.5 GB now"
+    assert memory_limit(None, {}, machine(tmp_path, files=meminfo(32, 30))).limit_bytes == 32 * 1024**3
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "folder", "names", "stat"),
+    [
+        ("0::/j\n", "sys/fs/cgroup/j", ("memory.max", "memory.current"), "anon 1\nfile {0}\nshmem {1}\n"),
+        (
+            "4:memory:/j\n",
+            "sys/fs/cgroup/memory/j",
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+            "cache 5\ntotal_cache {0}\ntotal_shmem {1}\n",
+        ),
+    ],
+)
+def test_what_others_use_of_a_control_group_is_not_planned_with(
+    tmp_path: Path, cgroup: str, folder: str, names: tuple[str, str], stat: str
+) -> None:
+    files = {
+        f"{folder}/{names[0]}": f"{20 * GB}\n",
+        f"{folder}/{names[1]}": f"{15 * GB}\n",
+        f"{folder}/memory.stat": stat.format(4 * GB, 1 * GB),
+    }
+    limit = memory_limit(None, {}, machine(tmp_path, cgroup, files))
+    assert limit.limit_bytes == 8 * GB, "12 GB are in use: copies of files can be dropped, shared memory not"
+    assert "others use 12 GB now" in limit.set_by
+
+
+def test_a_group_that_is_slowed_down_before_its_limit_counts(tmp_path: Path) -> None:
+    files = {"sys/fs/cgroup/memory.max": "max\n", "sys/fs/cgroup/memory.high": f"{6 * GB}\n"}
+    assert memory_limit(None, {}, machine(tmp_path, files=files)).limit_bytes == 6 * GB
+
+
+def test_the_share_of_the_machine_that_is_free(tmp_path: Path) -> None:
+    assert machine_free_share(machine(tmp_path, files=meminfo(32, 8))) == 0.25
+    assert machine_free_share(tmp_path / "nothing") == 1.0

@@ -93,3 +93,16 @@ def test_a_retry_sees_the_same_pixels(tmp_path: Path) -> None:
     assert second.facts is not None
     assert second.facts["sum"] == 7 * 3000
     slots.close()
+
+
+def test_a_slot_that_is_forgotten_takes_no_memory_until_it_is_written_again() -> None:
+    slots = Slots(2, 8_000_000)
+    for slot in (0, 1):
+        slots.pixels(slot, 1000, 2000)[...] = 7
+    before_bytes = _shared_bytes()
+    slots.forget(0)
+    assert before_bytes - _shared_bytes() >= 5_900_000
+    assert (slots.pixels(1, 1000, 2000) == 7).all()
+    slots.pixels(0, 1000, 2000)[...] = 9
+    assert (slots.pixels(0, 1000, 2000) == 9).all()
+    slots.close()

@@ -1,0 +1,89 @@
+"""Workers whose memory grows while they are at work: the pool stays below the limit."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.engine.guard import MemoryGuard
+from pipeline.engine.limits import MemoryLimit
+from pipeline.engine.memory import tree_rss_bytes
+from pipeline.engine.workers import Listed, Pool, StopFlag
+
+MB = 1_000_000
+TASK_MB, STEP_MB, STEP_S = 240, 4, 0.08
+
+
+@dataclass(frozen=True)
+class Task:
+    tile_id: str
+    slide_id: str = "A"
+
+
+@dataclass
+class Growing:
+    """Work that takes more and more memory, and gives it back at its end."""
+
+    marks: Path
+
+    def prepare(self) -> None:
+        pass
+
+    def run(self, task: Any) -> dict[str, Any]:
+        (self.marks / f"{task.tile_id}-{os.getpid()}").touch()
+        held = []
+        for _ in range(TASK_MB // STEP_MB):
+            held.append(bytearray(os.urandom(1024)) * (STEP_MB * MB // 1024))
+            time.sleep(STEP_S)
+        return {"steps": len(held)}
+
+
+class Watch:
+    """What the guard tells."""
+
+    def __init__(self) -> None:
+        self.given_up: list[str] = []
+
+    def memory(self, now_bytes: int, workers: int) -> None:
+        pass
+
+    def retried(self, slide_id: str, tile_id: str, error: str) -> None:
+        self.given_up.append(tile_id)
+
+
+@pytest.mark.slow
+def test_busy_workers_that_grow_are_stopped_before_the_limit(tmp_path: Path) -> None:
+    """Three tasks at once would need 720 MB beside what the processes begin with; there are 560."""
+    pool = Pool(Growing(tmp_path), 3, StopFlag())
+    watch: Any = Watch()
+    begun_with = tree_rss_bytes() + 3 * 60 * MB
+    limit = MemoryLimit(begun_with + 560 * MB, "the test")
+    guard = MemoryGuard(pool, limit, watch)
+    pool.on_tick = guard.look
+    peaks = [0]
+    is_over = threading.Event()
+
+    def sample() -> None:
+        while not is_over.is_set():
+            peaks.append(tree_rss_bytes())
+            time.sleep(0.02)
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    try:
+        outcomes = list(pool.outcomes(Listed([Task(str(nth)) for nth in range(4)])))
+    finally:
+        is_over.set()
+        sampler.join()
+    assert all(outcome.error is None for outcome in outcomes)
+    assert sorted(outcome.task.tile_id for outcome in outcomes) == ["0", "1", "2", "3"]
+    assert max(peaks) <= limit.limit_bytes
+    assert watch.given_up, "else the limit was never near, and this test says nothing"
+    begun = [mark.name.split("-")[0] for mark in tmp_path.iterdir()]
+    assert len(begun) == 4 + len(watch.given_up), "what was given up is done again, once each time"

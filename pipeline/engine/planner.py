@@ -195,6 +195,7 @@ def forecast(
             scratched,
             accept=lambda new: refuse_survey(new.slides, new.config.run.calibration_samples, machine.limit),
             tell=tell,
+            jobs_gpus=machine.gpus,
         )
         tiles = {}
         for done, slide_id in enumerate(slide_ids, start=1):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,7 +24,9 @@ Row = dict[str, object]
 
 CORE_PX, HALO_PX = 2048, 256
 CACHE_BYTES = 1_000_000_000
-REPEATS = 5
+REPEATS = 11
+"""Of each side, in turn; the best of each counts, which what else a machine does can only make worse."""
+SMALL_JOB_BYTES = 4_000_000_000
 TILE_PX, TILE_HALO_PX = 4096, 877
 """The default tile, and the halo that the classical detectors ask for at 0.22 µm a pixel."""
 
@@ -40,11 +41,12 @@ def rows(shared: Path | None, full: bool) -> list[Row]:
             found += _speed(repeated_marrow(source, Path(scratch) / name, 3, 6))
         side = 32768 if full else 16384
         found.append(_decoded_twice(mirrored_marrow(shared, Path(scratch) / "large.czi", side, side), side))
-    return [*found, _planned_on_a_whole_slide()]
+    rooms = (room_bytes(memory_limit().limit_bytes), room_bytes(SMALL_JOB_BYTES))
+    return [*found, *map(_planned_on_a_whole_slide, rooms)]
 
 
 def _speed(path: Path) -> list[Row]:
-    """Pairs of runs in turn, each side's threads pinned to as many cores."""
+    """Runs in turn, each side's threads pinned to as many cores."""
     with CziSlide.open(path) as slide:
         visits = [
             Visit(scene.index, core.grown(HALO_PX))
@@ -79,28 +81,30 @@ def _speed(path: Path) -> list[Row]:
                 file.read(roi=(box.x0, box.y0, box.width, box.height), plane={"C": 0}, scene=visit.scene)
 
     one_core, two_cores = {0}, {0, 1}
-    pairs = [
-        (_timed(ours(1), one_core), _timed(theirs, one_core), _timed(ours(2), two_cores))
-        for _ in range(REPEATS)
-    ]
-    one_s, their_s, two_s = (statistics.median(times) for times in zip(*pairs, strict=True))
+    sides = (
+        lambda: _timed(ours(1), one_core),
+        lambda: _timed(theirs, one_core),
+        lambda: _timed(ours(2), two_cores),
+    )
+    times = [[side() for side in sides] for _ in range(REPEATS)]
+    one_s, their_s, two_s = (min(found) for found in zip(*times, strict=True))
     label = path.stem
     return [
         {
             "name": f"windowed read of {label}, one thread",
-            "value": statistics.median(b / a for a, b, _ in pairs),
+            "value": their_s / one_s,
             "unit": "x",
             "baseline": f"pylibCZIrw, cached: {megabytes / their_s:.0f} MB/s (ours {megabytes / one_s:.0f})",
             "target": ">= 1",
-            "ok": statistics.median(b / a for a, b, _ in pairs) >= 1,
+            "ok": their_s / one_s >= 1,
         },
         {
             "name": f"windowed read of {label}, two threads",
-            "value": statistics.median(b / c for _, b, c in pairs),
+            "value": their_s / two_s,
             "unit": "x",
             "baseline": f"pylibCZIrw with its cache, one thread (ours {megabytes / two_s:.0f} MB/s)",
             "target": ">= 1.8",
-            "ok": statistics.median(b / c for _, b, c in pairs) >= 1.8,
+            "ok": their_s / two_s >= 1.8,
         },
     ]
 
@@ -138,7 +142,7 @@ def _decoded_twice(path: Path, side: int) -> Row:
     }
 
 
-def _planned_on_a_whole_slide() -> Row:
+def _planned_on_a_whole_slide(room: int) -> Row:
     """A large section as a scanner stores it; planned, which is what reading then does."""
     width, height, block_width, block_height, overlap = 116_000, 174_000, 2464, 2056, 200
     boxes = [
@@ -154,17 +158,16 @@ def _planned_on_a_whole_slide() -> Row:
         strangers=np.zeros((0, 4), np.int64),
     )
     visits = [Visit(0, core.grown(TILE_HALO_PX)) for core in _cores(width, height, TILE_PX)]
-    room = room_bytes(memory_limit().limit_bytes)
     begun_s = time.perf_counter()
     plan = plan_reads({0: mosaic}, visits, room)
     spent_s = time.perf_counter() - begun_s
     ratio = plan.decoded_bytes / plan.touched_bytes
     return {
-        "name": f"bytes decoded over bytes of the images touched, planned for {len(visits)} tiles of 20 Gpx",
+        "name": f"bytes decoded over bytes of the images touched, planned for {len(visits)} tiles of 20 Gpx,"
+        f" {room / 1e9:.2f} GB kept",
         "value": ratio,
         "unit": "x",
-        "baseline": f"{len(boxes)} images of 2464 x 2056 px, {room / 1e9:.2f} GB kept at most"
-        f" (planned in {spent_s:.1f} s)",
+        "baseline": f"{len(boxes)} images of 2464 x 2056 px (planned in {spent_s:.1f} s)",
         "target": "<= 1.10",
         "ok": ratio <= 1.10,
     }

@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
+import numpy as np
 from detection import plainly
 from large import UM_PER_PX, mirrored_marrow
+from numpy.typing import NDArray
 from processes import measured
 
 from pipeline.config import CELL_TYPES, AreaRange, CellType, RunConfig
@@ -28,8 +30,10 @@ from pipeline.engine.slots import Slots
 from pipeline.engine.tasks import TileWork
 from pipeline.engine.tile import Recipe
 from pipeline.engine.workers import Pool, StopFlag
+from pipeline.geometry import Box
 from pipeline.models.choice import RunModels
 from pipeline.slide.czi import CziSlide
+from pipeline.slide.stains import SceneCalibration
 from pipeline.store import manifest as manifests
 from pipeline.store.layout import RunLayout
 
@@ -37,6 +41,7 @@ Row = dict[str, object]
 
 SMALL_PX = 8192
 LARGE_PX = 32768
+ROUNDS = 2
 NAP_S = 1.5
 """Of the detector that does nothing but sleep, about a third of a real tile's time."""
 
@@ -72,46 +77,72 @@ def _segment(slide: Path, root: Path, *options: object, cores: str = "0,1") -> f
 
 
 def _over_bare_loop(slide: Path, scratch: Path) -> list[Row]:
-    """The whole command against the detectors alone, on windows in memory, all on one core.
+    """The whole command against the detectors alone, on windows in memory, all on one core, in turn.
 
-    The plain detectors take a minute for a window: they do one, and the others count by their area.
+    The best of each side counts. The plain detectors take a minute for a window: they do one, and the
+    others count by their area.
     """
-    root = scratch / "whole"
-    begun_s = time.perf_counter()
-    _segment(slide, root, "--num-workers", 1, cores="0")
-    whole_s = time.perf_counter() - begun_s
+    whole_s, bare_s = [], []
+    for nth in range(ROUNDS):
+        root = scratch / f"whole-{nth}"
+        begun_s = time.perf_counter()
+        _segment(slide, root, "--num-workers", 1, cores="0")
+        whole_s.append(time.perf_counter() - begun_s)
+        windows = _windows(slide, root)
+        bare_s.append(_on_core_0(windows.detect_all))
+    one_plain_s = _on_core_0(lambda: plainly(windows.window(0)))
+    plain_s = one_plain_s * sum(box.area_px for box in windows.boxes) / windows.boxes[0].area_px
+    loop = f"best of {ROUNDS} in turn: both detectors on windows in memory {min(bare_s):.1f} s"
+    return [
+        _row_of_whole("the bare detectors", min(whole_s), min(bare_s), 2.5, loop),
+        _row_of_whole(
+            "plain scikit-image detectors",
+            min(whole_s),
+            plain_s,
+            0.6,
+            f"the plain detectors on windows in memory: {plain_s:.0f} s, by area from one window",
+        ),
+    ]
+
+
+def _row_of_whole(name: str, whole_s: float, loop_s: float, most: float, baseline: str) -> Row:
+    return {
+        "name": f"whole `segment` of 4 tiles over {name}, one core",
+        "value": whole_s / loop_s,
+        "unit": "x",
+        "baseline": f"{baseline} (segment {whole_s:.1f} s)",
+        "target": f"<= {most:g}",
+        "ok": whole_s / loop_s <= most,
+    }
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """The windows of a run's tiles, read."""
+
+    pixels: Sequence[NDArray[np.uint8]]
+    boxes: Sequence[Box]
+    calibration: SceneCalibration
+    recipe: Recipe
+
+    def window(self, nth: int) -> Window:
+        """A window anew: it keeps the stains that it has separated."""
+        return Window(self.pixels[nth], self.boxes[nth], UM_PER_PX, self.calibration)
+
+    def detect_all(self) -> None:
+        for window in map(self.window, range(len(self.boxes))):
+            for cell_type, detector in self.recipe.detectors.items():
+                detector.detect(window, self.recipe.stored[cell_type])
+
+
+def _windows(slide: Path, root: Path) -> _Windows:
     layout = RunLayout(root)
     manifest = manifests.read(layout)
     recipe = recipe_of(manifest, RunModels({}))
     plan = prepare_plan(layout, manifest, slide.stem)
-    windows = []
+    boxes = [tile.read_box(recipe.halo_px(UM_PER_PX)) for tile in plan.tiles]
     with CziSlide.open(slide) as opened:
-        for tile in plan.tiles:
-            box = tile.read_box(recipe.halo_px(UM_PER_PX))
-            windows.append(Window(opened.read(0, box), box, UM_PER_PX, plan.calibration[0]))
-    bare_s = _on_core_0(
-        lambda: [d.detect(w, recipe.stored[t]) for w in windows for t, d in recipe.detectors.items()]
-    )
-    one_plain_s = _on_core_0(lambda: plainly(replace(windows[0])))
-    plain_s = one_plain_s * sum(w.box.area_px for w in windows) / windows[0].box.area_px
-    return [
-        {
-            "name": f"whole `segment` of {len(windows)} tiles over the bare detectors, one core",
-            "value": whole_s / bare_s,
-            "unit": "x",
-            "baseline": f"both detectors on windows in memory: {bare_s:.1f} s (segment {whole_s:.1f} s)",
-            "target": "<= 2.5",
-            "ok": whole_s / bare_s <= 2.5,
-        },
-        {
-            "name": f"whole `segment` of {len(windows)} tiles over plain scikit-image detectors, one core",
-            "value": whole_s / plain_s,
-            "unit": "x",
-            "baseline": f"the plain detectors on windows in memory: {plain_s:.0f} s, by area from one window",
-            "target": "<= 0.6",
-            "ok": whole_s / plain_s <= 0.6,
-        },
-    ]
+        return _Windows([opened.read(0, box) for box in boxes], boxes, plan.calibration[0], recipe)
 
 
 def _on_core_0(work: Callable[[], object]) -> float:

@@ -11,9 +11,10 @@ from conftest import need
 from processes import mkhspc
 
 from pipeline.config import load_config
+from pipeline.engine import planner
 from pipeline.engine.budget import Budget
 from pipeline.engine.limits import MemoryLimit
-from pipeline.engine.planner import FirstTile, _tiles_s
+from pipeline.engine.planner import FirstTile, _tiles_s, forecast, machine_for
 from pipeline.engine.prepare import open_run
 from pipeline.engine.slurm import memory_gb
 
@@ -52,6 +53,22 @@ def test_a_plan_for_another_machine_may_name_its_devices(tiny_slide: Path) -> No
     need("torch")
     found = planned(tiny_slide, "--embedder", PACKAGED, "--gpus", 1, "--device", "cuda:0")
     assert (found["devices"], found["first_tile"]["device"]) == (1, "cpu")
+
+
+@pytest.mark.parametrize("gpus", [None, 0, 2])
+def test_detectors_are_chosen_for_the_gpus_of_the_machine_meant(
+    tiny_slide: Path, monkeypatch: pytest.MonkeyPatch, gpus: int | None
+) -> None:
+    class SeenError(Exception):
+        pass
+
+    def seen(*_: object, jobs_gpus: int | None, **__: object) -> None:
+        assert jobs_gpus == gpus
+        raise SeenError
+
+    monkeypatch.setattr(planner, "open_run", seen)
+    with pytest.raises(SeenError):
+        forecast(load_config(None, {"run.slides": (str(tiny_slide),)}), machine_for(20, gpus=gpus))
 
 
 def first_tile(seconds: float, models_s: float) -> FirstTile:

@@ -26,7 +26,9 @@ def to_json(status: RunStatus) -> dict[str, Any]:
     """The status as plain values."""
     return {
         "slides": [{**asdict(slide), "failed": slide.failed, "left": slide.left} for slide in status.slides],
+        "tiles": status.tiles,
         "left": status.left,
+        "is_estimate": status.is_estimate,
         "failed": status.failed,
         "unplanned_slides": status.unplanned,
         "cells": sum(status.cells.values()),
@@ -67,13 +69,19 @@ def _slide(slide: SlideStatus) -> list[RenderableType]:
     return [
         slide.slide_id,
         Bar(slide.done + slide.failed, slide.tiles or 0, slide.failed, "green" if is_done else "cyan"),
-        UNKNOWN if slide.tiles is None else f"{slide.tiles:,}",
+        _count(slide.tiles, slide.estimated_tiles),
         f"{slide.done:,}",
         Text(f"{slide.failed:,}", style="red" if slide.failed else ""),
-        UNKNOWN if slide.left is None else f"{slide.left:,}",
+        _count(slide.left, slide.estimated_tiles),
         *(f"{cells:,}" for cells in slide.cells.values()),
         _tables(slide),
     ]
+
+
+def _count(counted: int | None, estimated: int | None) -> str:
+    if counted is not None:
+        return f"{counted:,}"
+    return UNKNOWN if estimated is None else f"~{estimated:,}"
 
 
 def _tables(slide: SlideStatus) -> Text:
@@ -124,8 +132,8 @@ def _task_end(end: TaskEnd) -> Text:
 
 
 def _summary(status: RunStatus) -> Text:
-    total = sum(slide.tiles or 0 for slide in status.slides)
-    parts = [f"{sum(slide.done for slide in status.slides):,} of {total:,} tiles"]
+    about = "about " if status.is_estimate else ""
+    parts = [f"{sum(slide.done for slide in status.slides):,} of {about}{status.tiles:,} tiles"]
     if status.unplanned:
         parts.append(f"{status.unplanned} slide{'s' if status.unplanned > 1 else ''} not planned yet")
     cells = ", ".join(f"{cells:,} {name.upper()}" for name, cells in status.cells.items())
@@ -133,7 +141,8 @@ def _summary(status: RunStatus) -> Text:
     if status.tiles_per_s:
         parts.append(rate_text(status.tiles_per_s))
     if status.eta_s is not None:
-        parts.append(f"about {duration_text(status.eta_s)} left")
+        by_size = " by the sizes of slides" if status.is_estimate else ""
+        parts.append(f"about {duration_text(status.eta_s)} left{by_size}")
     if status.memory_bytes:
         parts.append(f"memory {memory_text(status.memory_bytes)}")
     if not status.is_finished and not status.working:

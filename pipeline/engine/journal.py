@@ -2,7 +2,8 @@
 
 A line holds `at_s`, `event` and the facts of the event:
 
-    begin        its share of the run, its limits, what the run is; the first line names the process
+    begin        its share of the run, its limits, what the run is; the first line names the process by host,
+                 pid, place and started (see `store.atomic`), and by its job on a cluster
     done         a tile has its part: slide_id, tile_id, seconds, cells by type; with models, models_s of
                  these seconds were spent waiting for their answers, and mk_by_sam2, hspc_by_sam2 count
                  prompts that gave no cell, and what became of outlines, by reason
@@ -36,6 +37,7 @@ from typing import Any
 from pipeline.config import CELL_TYPES
 from pipeline.engine.desk import Loaded
 from pipeline.progress import Event, Journal, Progress
+from pipeline.store.atomic import here, start_of
 from pipeline.store.layout import RunLayout
 from pipeline.store.manifest import Manifest
 
@@ -88,7 +90,13 @@ class RunLog:
     def _begun(self, event: str, facts: Mapping[str, Any]) -> Path:
         """The journal with its first line, which says whose it is; none is left if it cannot be written."""
         path = self._create()
-        process = {"host": socket.gethostname(), "pid": os.getpid(), "job": slurm_job(os.environ)}
+        process = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "place": here(),
+            "started": start_of(os.getpid()),
+            "job": slurm_job(os.environ),
+        }
         try:
             self._append(path, event, {**process, "host_s": round(time.time(), 3), **facts})
         except OSError:
@@ -100,15 +108,21 @@ class RunLog:
 
     def _create(self) -> Path:
         """Makes the file, which tells what time it is for the file system."""
-        self._folder.mkdir(exist_ok=True)
         stem = f"segment-{socket.gethostname()}-{os.getpid()}"
         for number in count(1):  # a number of a process comes again, and hosts may share a name
             path = self._folder / f"{stem}-{number}.jsonl"
             with suppress(FileExistsError):
-                path.touch(exist_ok=False)
+                self._touch(path)
                 self._clock_ahead_s = path.stat().st_mtime - time.monotonic()
                 return path
         raise AssertionError("unreachable")
+
+    def _touch(self, path: Path) -> None:
+        self._folder.mkdir(exist_ok=True)
+        try:
+            path.touch(exist_ok=False)
+        except FileNotFoundError:  # another process took the directory away, for it was empty
+            self._touch(path)
 
     def _append(self, path: Path, event: str, facts: Mapping[str, Any]) -> None:
         at_s = round(time.monotonic() + self._clock_ahead_s, 3)

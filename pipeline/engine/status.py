@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,14 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config import CELL_TYPES, CellType
-from pipeline.engine.journal import MEMORY_EVERY_S, read_journals
+from pipeline.engine.journal import read_journals
 from pipeline.engine.prepare import chosen_tiles
 from pipeline.errors import InputError
 from pipeline.progress import Event, Journal, ProcessState, steps_per_s
 from pipeline.slide.tiles import read_plan
 from pipeline.store import manifest as manifests, tables
+from pipeline.store.atomic import Owner, now_of, start_of
 from pipeline.store.layout import RunLayout
-from pipeline.store.manifest import Manifest
+from pipeline.store.manifest import Manifest, SlideEntry
 
 Cells = Mapping[CellType, int]
 
@@ -30,6 +31,7 @@ class SlideStatus:
 
     Attributes:
         tiles: None while the slide is not planned.
+        estimated_tiles: of one that is not, by its size and the tiles of those that are; None without any.
         missing_tiles: ids of the tiles that have no part yet, in the order of the plan.
         failed_tiles: why, by id, of those of them whose last try failed.
         cells: in the tiles that are done, by type.
@@ -45,6 +47,7 @@ class SlideStatus:
     merged_cells: int | None
     missing_tiles: Sequence[str] = ()
     failed_tiles: Mapping[str, str] = field(default_factory=dict)
+    estimated_tiles: int | None = None
 
     @property
     def failed(self) -> int:
@@ -123,9 +126,21 @@ class RunStatus:
     cluster_problem: str = ""
 
     @property
+    def tiles(self) -> int:
+        """Tiles that the run asks for; an estimate while `is_estimate`."""
+        return sum(
+            slide.estimated_tiles or 0 if slide.tiles is None else slide.tiles for slide in self.slides
+        )
+
+    @property
     def left(self) -> int:
-        """Tiles left on the slides that are planned."""
-        return sum(slide.left or 0 for slide in self.slides)
+        """Tiles without a part; an estimate while `is_estimate`."""
+        return sum(slide.estimated_tiles or 0 if slide.left is None else slide.left for slide in self.slides)
+
+    @property
+    def is_estimate(self) -> bool:
+        """Whether the numbers of all tiles, of those left and the time are partly told by sizes of slides."""
+        return bool(self.unplanned)
 
     @property
     def failed(self) -> int:
@@ -153,7 +168,8 @@ class RunStatus:
     @property
     def eta_s(self) -> float | None:
         """Until the last tile that can still come in this try; None where that cannot be told."""
-        if not self.tiles_per_s or self.unplanned:
+        is_open = any(slide.tiles is None and slide.estimated_tiles is None for slide in self.slides)
+        if not self.tiles_per_s or is_open:
             return None
         return (self.left - self.failed) / self.tiles_per_s
 
@@ -171,17 +187,58 @@ class RunStatus:
 def run_status(layout: RunLayout, *, now_s: float | None = None) -> RunStatus:
     """Reads a run's manifest, plans, names of parts, and journals.
 
+    Args:
+        now_s: the time by the clock of the run's files. By itself this asks that clock, by a file that it
+            makes in the logs and removes, where a process may be at work; this host's clock is believed
+            only by who may not write there.
+
     Raises:
         InputError: the directory is no run, or one of its files is damaged.
     """
     manifest = manifests.read(layout)
     journals = read_journals(layout)
     ends = _last_ends(journals)
-    now_s = time.time() if now_s is None else now_s
+    now_s = _now(layout, journals) if now_s is None else now_s
+    slides = [_slide_status(layout, manifest, s.slide_id, ends) for s in manifest.slides]
     return RunStatus(
-        slides=tuple(_slide_status(layout, manifest, s.slide_id, ends) for s in manifest.slides),
+        slides=_with_estimates(slides, {s.slide_id: _asked_px(manifest, s) for s in manifest.slides}),
         processes=tuple(_process_status(journal, now_s) for journal in journals),
     )
+
+
+def _now(layout: RunLayout, journals: Sequence[Journal]) -> float:
+    """The time by the clock of the run's files, if anything hangs on it."""
+    latest_s = max((journal.seen_s for journal in journals), default=0.0)
+    if all(journal.state(latest_s) in ("ended", "interrupted") for journal in journals):
+        return latest_s
+    try:
+        return now_of(layout.logs)
+    except OSError:
+        return max(time.time(), latest_s)
+
+
+def _asked_px(manifest: Manifest, slide: SlideEntry) -> int:
+    """Pixels of the scenes of a slide that the run asks for."""
+    asked = manifest.config.run.scenes
+    return sum(s.width_px * s.height_px for s in slide.scenes if not asked or s.scene in asked)
+
+
+def _with_estimates(slides: Sequence[SlideStatus], sizes_px: Mapping[str, int]) -> tuple[SlideStatus, ...]:
+    """The slides, those without a plan with as many tiles for their size as those with one have.
+
+    The planned ones count with the tiles asked for, so the run's fraction is in the estimate as well.
+    """
+    planned = [slide for slide in slides if slide.tiles is not None]
+    planned_px = sum(sizes_px[slide.slide_id] for slide in planned)
+    if not planned_px:
+        return tuple(slides)
+    tiles_per_px = sum(slide.tiles or 0 for slide in planned) / planned_px
+
+    def estimated(slide: SlideStatus) -> SlideStatus:
+        tiles = math.ceil(tiles_per_px * sizes_px[slide.slide_id])
+        return replace(slide, estimated_tiles=max(tiles, slide.done))
+
+    return tuple(slide if slide.tiles is not None else estimated(slide) for slide in slides)
 
 
 def with_task_ends(status: RunStatus, ends: Sequence[TaskEnd], problem: str = "") -> RunStatus:
@@ -304,9 +361,11 @@ def _process_status(journal: Journal, now_s: float) -> ProcessStatus:
 
 
 def state_of(journal: Journal, now_s: float) -> ProcessState:
-    """What became of a process, or that it still works; on its own host it need not be waited for."""
-    state = journal.state(now_s)
-    is_quiet = now_s - journal.seen_s > 1.5 * MEMORY_EVERY_S  # a container may have this host's name
-    if state == "working" and is_quiet and journal.origin.get("host") == socket.gethostname():
-        return state if Path(f"/proc/{journal.origin.get('pid')}").exists() else "lost"
-    return state
+    """What became of a process, or that it still works; where it can be looked for no clock is asked."""
+    state, origin = journal.state(now_s), journal.origin
+    pid = origin.get("pid")
+    owner = Owner(str(origin.get("place", "")), pid) if isinstance(pid, int) else None
+    if state in ("ended", "interrupted") or owner is None or not owner.is_here:
+        return state
+    is_same = start_of(owner.pid) == origin.get("started")  # else its number was given to another
+    return "working" if owner.is_running and is_same else "lost"

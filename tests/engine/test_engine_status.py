@@ -26,7 +26,7 @@ from pipeline.geometry import Box
 from pipeline.progress import SILENT_S
 from pipeline.slide.tiles import Tile, TilePlan, write_plan
 from pipeline.slide.tissue import TissueMask
-from pipeline.store import cells as store_cells, manifest as manifests
+from pipeline.store import atomic, cells as store_cells, manifest as manifests
 from pipeline.store.layout import RunLayout
 from pipeline.store.tables import read_table, write_table
 
@@ -69,7 +69,12 @@ def event(at_s: float, name: str, **facts: Any) -> dict[str, Any]:
 
 
 def begin(at_s: float, host: str = "node1", pid: int = 1, **facts: Any) -> dict[str, Any]:
-    return event(at_s, "begin", host=host, pid=pid, workers=4, limit_bytes=8_000, **facts)
+    place = {"place": f"{host}~01234567", "started": "1"} | facts
+    return event(at_s, "begin", host=host, pid=pid, workers=4, limit_bytes=8_000, **place)
+
+
+def begin_here(at_s: float, pid: int) -> dict[str, Any]:
+    return begin(at_s, socket.gethostname(), pid, place=atomic.here(), started=atomic.start_of(pid))
 
 
 def done(at_s: float, slide_id: str, number: int, **facts: Any) -> dict[str, Any]:
@@ -194,15 +199,63 @@ def test_the_time_left_does_not_wait_for_tiles_that_failed(run: FakeRun) -> None
     assert status.eta_s == pytest.approx(2 / 0.2)
 
 
-def test_a_slide_that_is_not_planned_leaves_the_time_open(run: FakeRun) -> None:
+def resize(run: FakeRun, slide_id: str, factor: int) -> None:
+    """Makes the one scene of a slide wider than the plan of its tiles knows."""
+    slides = [
+        replace(s, scenes=(replace(s.scenes[0], width_px=factor * s.scenes[0].width_px),))
+        if s.slide_id == slide_id
+        else s
+        for s in manifests.read(run.layout).slides
+    ]
+    manifests.write(run.layout, replace(manifests.read(run.layout), slides=tuple(slides)))
+
+
+def test_a_slide_that_is_not_planned_counts_by_its_size(run: FakeRun) -> None:
     run.layout.plan("B").unlink()
+    shutil.rmtree(run.layout.part("B", "x").parent)
+    resize(run, "B", 3)
     undone(run, "A", 0)
     write_journal(run, "n-1-1", [begin(-10), done(0, "A", 1)])
     status = look(run)
-    assert (status.slides[1].tiles, status.slides[1].left, status.unplanned) == (None, None, 1)
-    assert status.tiles_per_s is not None
-    assert status.eta_s is None
+    slide = status.slides[1]
+    assert (slide.tiles, slide.left, slide.estimated_tiles) == (None, None, 12), "4 tiles on a third of it"
+    assert (status.unplanned, status.tiles, status.left, status.is_estimate) == (1, 16, 13, True)
+    assert status.eta_s == pytest.approx(13 / 0.1)
     assert not status.is_finished
+
+
+def test_the_estimate_follows_the_fraction_and_the_scenes_asked_for(run: FakeRun) -> None:
+    run.layout.plan("B").unlink()
+    asked = replace(run.manifest.config.run, sample_fraction=0.5)
+    manifests.write(run.layout, replace(run.manifest, config=replace(run.manifest.config, run=asked)))
+    assert look(run).slides[1].estimated_tiles == 4, "as many as have a part"
+    shutil.rmtree(run.layout.part("B", "x").parent)
+    assert look(run).slides[1].estimated_tiles == 2
+    resize(run, "B", 5)
+    assert look(run).slides[1].estimated_tiles == 10
+
+
+def test_without_any_plan_the_time_is_open(run: FakeRun) -> None:
+    for slide_id in ("A", "B"):
+        run.layout.plan(slide_id).unlink()
+    write_journal(run, "n-1-1", [begin(-10), done(0, "A", 1)])
+    status = look(run)
+    assert status.tiles_per_s is not None
+    assert (status.eta_s, status.tiles, status.is_estimate) == (None, 0, True)
+
+
+def test_the_command_calls_an_estimate_one(run: FakeRun) -> None:
+    run.layout.plan("B").unlink()
+    shutil.rmtree(run.layout.part("B", "x").parent)
+    now_s = time.time() - NOW_S
+    write_journal(run, "n-1-1", [begin(now_s - 10), done(now_s, "A", 1)], seen_s=now_s)
+    shown = " ".join(mkhspc("status", run.layout.root).stdout.split())
+    assert "4 of about 8 tiles; 1 slide not planned yet" in shown
+    assert "about 40 s left by the sizes of slides" in shown
+    assert "~4" in shown
+    facts = json.loads(mkhspc("status", run.layout.root, "--json").stdout)
+    assert (facts["left"], facts["is_estimate"], facts["slides"][1]["estimated_tiles"]) == (4, True, 4)
+    assert facts["eta_s"] == pytest.approx(40.0, rel=0.1)
 
 
 def test_memory_is_that_of_the_processes_at_work(run: FakeRun) -> None:
@@ -224,14 +277,54 @@ def test_a_process_on_another_host_is_lost_when_it_is_silent_for_long(run: FakeR
     assert process.silent_s == pytest.approx(SILENT_S + 1)
 
 
-def test_a_process_on_this_host_is_lost_as_soon_as_it_is_gone(run: FakeRun) -> None:
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    host = socket.gethostname()
-    write_journal(run, "n-1-1", [begin(-90, host, gone.pid)], seen_s=-50)
+def test_a_process_on_this_host_is_lost_as_soon_as_it_is_gone_and_no_sooner(run: FakeRun) -> None:
+    going = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    write_journal(run, "n-1-1", [begin_here(-9000, going.pid)], seen_s=-8000)
+    assert only_process(run).state == "working", "silent for long, as one that is suspended, but there"
+    going.communicate(b"\n")
+    write_journal(run, "n-1-1", [begin_here(-9, going.pid)], seen_s=-1)
     assert only_process(run).state == "lost"
-    write_journal(run, "n-1-1", [begin(-90, host, os.getpid())], seen_s=-50)
+
+
+def test_a_process_is_not_taken_for_a_later_one_of_its_number(run: FakeRun) -> None:
+    write_journal(run, "n-1-1", [begin_here(-90, os.getpid()) | {"started": "1"}])
+    assert only_process(run).state == "lost"
+
+
+def test_a_process_in_a_container_of_this_hosts_name_is_not_looked_for(run: FakeRun) -> None:
+    write_journal(run, "n-1-1", [begin(-90, socket.gethostname(), 2**22 + 1)], seen_s=-60)
     assert only_process(run).state == "working"
+
+
+@pytest.mark.parametrize("off_s", [-3600.0, 3600.0])
+def test_the_clock_of_who_looks_does_not_matter(
+    run: FakeRun, monkeypatch: pytest.MonkeyPatch, off_s: float
+) -> None:
+    now_s = time.time() - NOW_S
+    here = [begin_here(now_s - 9000, os.getpid())]
+    write_journal(run, "here-1-1", here, seen_s=now_s - 60)
+    write_journal(run, "there-1-1", [begin(now_s - 9000)], seen_s=now_s - 60)
+    write_journal(run, "silent-1-1", [begin(now_s - 9000)], seen_s=now_s - SILENT_S - 5)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + off_s)
+    found = {process.name.split("-")[1]: process for process in run_status(run.layout).processes}
+    assert {name: process.state for name, process in found.items()} == {
+        "here": "working", "there": "working", "silent": "lost",
+    }  # fmt: skip
+    assert found["there"].silent_s == pytest.approx(60.0, abs=5.0)
+    assert [path.name for path in run.layout.logs.iterdir() if path.suffix != ".jsonl"] == []
+
+
+def test_who_may_not_write_goes_by_the_clock_of_the_host(
+    run: FakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(directory: Path) -> float:
+        raise PermissionError
+
+    write_journal(run, "n-1-1", [begin(-500)], seen_s=time.time() - NOW_S - SILENT_S - 5)
+    monkeypatch.setattr("pipeline.engine.status.now_of", refuses)
+    (process,) = run_status(run.layout).processes
+    assert process.state == "lost"
 
 
 @pytest.mark.parametrize(("last", "state"), [("end", "ended"), ("interrupted", "interrupted")])
@@ -282,10 +375,11 @@ def test_the_command_prints_it_all(run: FakeRun) -> None:
     assert "left" in shown.stdout.splitlines()[-1]
     facts = json.loads(mkhspc("status", run.layout.root, "--json").stdout)
     assert (facts["left"], facts["failed"], facts["memory_bytes"]) == (2, 1, 500)
+    assert (facts["tiles"], facts["is_estimate"]) == (8, False)
     assert facts["slides"][0] | {"cells": None} == {
         "slide_id": "A", "tiles": 4, "done": 2, "failed": 1, "left": 2, "merged": True,
         "merged_cells": 40, "cells": None,
-        "missing_tiles": [TILES[0], TILES[1]], "failed_tiles": {TILES[0]: "broken"},
+        "missing_tiles": [TILES[0], TILES[1]], "failed_tiles": {TILES[0]: "broken"}, "estimated_tiles": None,
     }  # fmt: skip
     assert facts["slides"][1]["missing_tiles"] == []
     assert facts["tiles_per_s"] == pytest.approx(0.2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -117,6 +118,16 @@ def _done(request: Mapping[str, Any]) -> dict[str, Any]:
             os.kill(os.getpid(), signal.SIGKILL)
         case "die":
             os.kill(os.getpid(), signal.SIGKILL)
+        case "stop once" if _is_first(request):  # as when a kernel never returns
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case "hang up":  # as a process whose end waits for a driver
+            _hang_up()
+            time.sleep(WAIT_S)
+        case "answer without room":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+            return {"answer": np.zeros(8192, np.uint8)}
         case "exit":
             os._exit(7)
         case "answer an object":
@@ -127,6 +138,13 @@ def _done(request: Mapping[str, Any]) -> dict[str, Any]:
             return {"torch": bool(torch), "TF32": np.array([flag.allow_tf32 for flag in flags], np.bool_)}
     arrays = {f"twice {n}": 2 * v for n, v in request.items() if isinstance(v, np.ndarray)}
     return {"pid": os.getpid(), **arrays}
+
+
+def _hang_up() -> None:
+    """Says nothing more on any line; whoever listens at the other ends sees them closed."""
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(OSError), socket.socket(fileno=os.dup(int(descriptor.name))) as line:  # some are no lines
+            line.shutdown(socket.SHUT_WR)
 
 
 def _is_first(request: Mapping[str, Any]) -> bool:

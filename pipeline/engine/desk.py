@@ -9,18 +9,20 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import reduction
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Any
 
 from pipeline.engine.limits import usable_cores
-from pipeline.engine.mailbox import Fault, LostGpu, Mailbox, Question
+from pipeline.engine.mailbox import Fault, LostGpu, Mailbox, Question, anonymous_file
 from pipeline.engine.memory import tree_rss_bytes
 from pipeline.engine.workers import STOP_SIGNALS
 from pipeline.errors import MkhspcError
@@ -36,8 +38,12 @@ from pipeline.models.service import Loader, Message, Model
 
 ANSWERED = "answered"
 """What a process tells its parent when a model of its has done a request, the first time."""
+ROOM = "fewer --num-workers, or more memory; what is done is kept"
 TOO_MANY_FILES = "fewer --num-workers, or a higher limit of open files: ulimit -n"
 PAUSE_S = 0.1
+ADMIT_S = 1.0
+"""For a worker that has connected to hand over its memory, which it does at once: nobody else is served
+meanwhile. One that a busy machine keeps from it connects again."""
 EXIT_LOST = 1
 
 
@@ -57,8 +63,68 @@ class Loaded:
     precision: Mapping[str, str]
 
 
+class Deadline:
+    """When the parent may take its process for stuck; lies in memory that both see.
+
+    No messages: the parent may look away for a while, and its process shall not wait for it to read them.
+
+    Args:
+        request_s: what the process may take for a request.
+        descriptor: of that memory; new by default.
+    """
+
+    def __init__(self, request_s: float, descriptor: int | None = None) -> None:
+        self._request_s = request_s
+        self._descriptor = anonymous_file("mkhspc-deadline") if descriptor is None else descriptor
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _received, (self._request_s, reduction.DupFd(self._descriptor))
+
+    def allow(self, seconds: float) -> None:
+        """From now on."""
+        os.pwrite(self._descriptor, _ALLOWED.pack(time.monotonic() + seconds, seconds), 0)
+
+    def lift(self) -> None:
+        """Any time may be taken, as for waiting."""
+        os.ftruncate(self._descriptor, 0)
+
+    @contextmanager
+    def of_requests(self, count: int) -> Iterator[None]:
+        """While so many requests are answered together."""
+        self.allow(count * self._request_s)
+        try:
+            yield
+        finally:
+            self.lift()
+
+    @property
+    def exceeded_s(self) -> float:
+        """How much time was allowed, if that is over; else 0."""
+        written = os.pread(self._descriptor, _ALLOWED.size, 0)
+        if len(written) < _ALLOWED.size:
+            return 0.0
+        end_s, allowed_s = _ALLOWED.unpack(written)
+        return float(allowed_s) if time.monotonic() > end_s else 0.0
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+_ALLOWED = struct.Struct("=dd")
+"""The moment, by `time.monotonic`, which is the same for all processes; and what was allowed."""
+
+
+def _received(request_s: float, descriptor: Any) -> Deadline:
+    return Deadline(request_s, descriptor.detach())
+
+
 def own(
-    parent: Connection, listening: socket.socket, loaders: Sequence[Loader], device: str, directory: Path
+    parent: Connection,
+    listening: socket.socket,
+    loaders: Sequence[Loader],
+    device: str,
+    directory: Path,
+    deadline: Deadline,
 ) -> None:
     """Loads the models, tells the parent, and answers until the parent closes its end or is gone.
 
@@ -66,6 +132,7 @@ def own(
         listening: where workers connect; the parent's too, so that they can wait while this process is
             being replaced by another.
         directory: removed when the parent ends without having done so.
+        deadline: of loading, as the parent has set it; here it is set for each request.
     """
     for number in STOP_SIGNALS:  # the parent decides; a Ctrl-C reaches the whole process group
         signal.signal(number, signal.SIG_IGN)
@@ -82,6 +149,7 @@ def own(
         parent.send(Fault.of(error))
         return
     _compute_in_full_float32()
+    deadline.lift()
     parent.send(
         Loaded(
             device,
@@ -91,7 +159,7 @@ def own(
         )
     )
     try:
-        _Desk(models, device, listening, parent).serve()
+        _Desk(models, device, listening, parent, deadline).serve()
     except Exception as error:
         if not is_lost(error):
             raise
@@ -165,12 +233,18 @@ class _Desk:
     """The models and who asks them."""
 
     def __init__(
-        self, models: Mapping[str, Model], device: str, listening: socket.socket, parent: Connection
+        self,
+        models: Mapping[str, Model],
+        device: str,
+        listening: socket.socket,
+        parent: Connection,
+        deadline: Deadline,
     ) -> None:
         self._models = models
         self._device = device
         self._listening = listening
         self._parent = parent
+        self._deadline = deadline
         self._has_answered = False
         self._workers: dict[Connection, _Worker] = {}
 
@@ -198,6 +272,9 @@ class _Desk:
             time.sleep(PAUSE_S)
             return
         try:
+            if not connection.poll(ADMIT_S):
+                connection.close()
+                return
             mailbox = Mailbox(reduction.recv_handle(connection))
         except (EOFError, ConnectionError):  # it died meanwhile
             connection.close()
@@ -210,7 +287,7 @@ class _Desk:
             return
         worker = self._workers[connection] = _Worker(connection, mailbox)
         try:
-            connection.send(self._device)
+            connection.send(os.getpid())
         except ConnectionError:
             self._dismiss(worker)
 
@@ -243,7 +320,8 @@ class _Desk:
                 group
             )
         try:
-            answers = self._models[name].run([request.message for request in group])
+            with self._deadline.of_requests(len(group)):
+                answers = self._models[name].run([request.message for request in group])
             return [
                 Fault.of(answer) if isinstance(answer, MkhspcError) else answer
                 for _, answer in zip(group, answers, strict=True)
@@ -263,10 +341,13 @@ class _Desk:
         return Fault(kind, _reason(error), f"the model '{model}' on {self._device}", fix)
 
     def _send(self, worker: _Worker, answer: Message | Fault) -> None:
+        where = f"an answer of a model on {self._device}"
         try:
             letter = answer if isinstance(answer, Fault) else worker.mailbox.post(answer)
         except TypeError as error:  # the model gave what no message takes
-            letter = Fault(MkhspcError, str(error), f"an answer of a model on {self._device}", "")
+            letter = Fault(MkhspcError, str(error), where, "")
+        except (OSError, MemoryError) as error:
+            letter = Fault(MkhspcError, f"there is no room for it ({_reason(error)})", where, ROOM)
         with suppress(ConnectionError):  # seen when it is read from
             worker.connection.send(letter)
 

@@ -96,6 +96,7 @@ class Mailbox:
 
         Raises:
             TypeError: a value is neither an array of plain numbers nor small.
+            MemoryError, OSError: there is no room for them; what was written of them is given back.
         """
         arrays = {name: value for name, value in message.items() if isinstance(value, np.ndarray)}
         values: dict[str, Any] = {name: value for name, value in message.items() if name not in arrays}
@@ -107,13 +108,11 @@ class Mailbox:
         for name, array in arrays.items():
             if array.dtype.hasobject:
                 raise TypeError(f"'{name}' holds Python objects: a message takes arrays of plain numbers")
-        places = {}
-        end_bytes = 0
-        for name, array in arrays.items():
-            places[name] = Place(end_bytes, array.shape, array.dtype)
-            self._write(_bytes_of(np.ascontiguousarray(array)), end_bytes)
-            end_bytes += array.nbytes
-        return Letter(places, values)
+        try:
+            return Letter(self._write_all(arrays), values)
+        except (MemoryError, OSError):
+            os.ftruncate(self.descriptor, 0)
+            raise
 
     def fetch(self, letter: Letter) -> Message:
         """The message that the other side wrote; its pages go back to the system, even if it cannot be read.
@@ -129,6 +128,16 @@ class Mailbox:
         finally:
             os.ftruncate(self.descriptor, 0)
         return {**letter.values, **arrays}
+
+    def _write_all(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Place]:
+        """Writes arrays one after the other."""
+        places = {}
+        end_bytes = 0
+        for name, array in arrays.items():
+            places[name] = Place(end_bytes, array.shape, array.dtype)
+            self._write(_bytes_of(np.ascontiguousarray(array)), end_bytes)
+            end_bytes += array.nbytes
+        return places
 
     def _write(self, content: memoryview, offset_bytes: int) -> None:
         done = 0

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from multiprocessing import reduction
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from pipeline.engine.mailbox import Fault, Letter, Mailbox, Question
 from pipeline.engine.workers import HopelessError
@@ -19,6 +21,9 @@ from pipeline.store import atomic
 
 TRIES = 2
 """A request over which so many owners died is not tried again."""
+LOOK_S = 5.0
+"""How often a worker that waits looks whether its owner was left behind: one that is stuck in a driver cannot
+be killed, and keeps its end of the line open."""
 FIX = "out of memory? fewer --num-workers, a larger --memory-gb or a smaller model; what is done is kept"
 
 
@@ -143,13 +148,18 @@ class OwnerClient:
 class _Line:
     """A connection to an owner.
 
+    Args:
+        current_pid: tells which process owns the models at that place now.
+
     Attributes:
         place: the owner's, among all.
         is_in_hand: whether the owner has begun with the last request; until then it cannot die of it.
     """
 
-    def __init__(self, place: int, plug: socket.socket) -> None:
+    def __init__(self, place: int, plug: socket.socket, current_pid: Callable[[], int | None]) -> None:
         self.place = place
+        self._current_pid = current_pid
+        self._pid: int | None = None
         self.is_in_hand = False
         self.mailbox = Mailbox()
         self._connection = Connection(plug.detach())
@@ -161,16 +171,28 @@ class _Line:
             MkhspcError: the owner cannot take it.
         """
         reduction.send_handle(self._connection, self.mailbox.descriptor, 0)
-        said: str | Fault = self._connection.recv()
+        said: int | Fault = self._hear()
         if isinstance(said, Fault):
             raise said.error()
+        self._pid = said
 
     def ask(self, question: Question) -> Letter | Fault:
         self.is_in_hand = False
         self._connection.send(question)
-        self.is_in_hand = self._connection.recv()
-        answer: Letter | Fault = self._connection.recv()
+        self.is_in_hand = self._hear()
+        answer: Letter | Fault = self._hear()
         return answer
+
+    def _hear(self) -> Any:
+        """What the owner says next.
+
+        Raises:
+            EOFError, ConnectionError: it is dead, or another has taken its place.
+        """
+        while not self._connection.poll(LOOK_S):
+            if self._pid is not None and self._current_pid() != self._pid:
+                raise EOFError("the owner was left behind")
+        return self._connection.recv()
 
     def close(self) -> None:
         self._connection.close()
@@ -186,7 +208,7 @@ def _reach(place: int, address: Path) -> _Line | None:
         except (ConnectionRefusedError, FileNotFoundError):
             plug.close()
             return None
-        line = _Line(place, plug)
+        line = _Line(place, plug, partial(_read_pid, pid_path(address.parent, place)))
         try:
             line.introduce()
         except (EOFError, ConnectionError):  # it died, or the device was given up: the next try will tell
@@ -201,6 +223,18 @@ def _reach(place: int, address: Path) -> _Line | None:
 def address_path(directory: Path, place: int) -> Path:
     """The socket of an owner, by its place among all."""
     return directory / f"{place}"
+
+
+def _read_pid(path: Path) -> int | None:
+    try:
+        return int(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:  # the device was given up, or the run has ended
+        return None
+
+
+def pid_path(directory: Path, place: int) -> Path:
+    """Where the parent writes which process is the owner now."""
+    return directory / f"{place}.pid"
 
 
 def fate_path(directory: Path, place: int) -> Path:

@@ -13,25 +13,57 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pipeline.engine.desk import Loaded, own
+from pipeline.engine.desk import Deadline, Loaded, own
 from pipeline.engine.mailbox import Fault, LostGpu
 from pipeline.engine.memory import peak_bytes
-from pipeline.engine.owner_client import FIX, Fate, OwnerClient, OwnerLostError, address_path, fate_path
+from pipeline.engine.owner_client import (
+    FIX,
+    Fate,
+    OwnerClient,
+    OwnerLostError,
+    address_path,
+    fate_path,
+    pid_path,
+)
 from pipeline.engine.workers import FRUGAL, cause_of_death, environment
 from pipeline.errors import MkhspcError
 from pipeline.models.device import LOOK_AT_GPU
 from pipeline.models.service import Loader
+from pipeline.store import atomic
 
 RESTARTS = 2
 """How often the owner of a device is started again with no request done in between; then it is given up."""
 LONGEST_TEMP_BYTES = 80
 """The path of a socket has room for 108 bytes on Linux and 104 on macOS."""
 CLOSE_S = 5.0
+"""For a process to end in, and once more when it has been killed: one that is stuck in a driver stays."""
+LOOK_S = 1.0
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a process may be busy with one thing before it is taken for stuck and killed.
+
+    Many times what the slowest machine should take: too short a time would kill what works.
+
+    Attributes:
+        loading_s: all models; torch and 1.2 GB of weights take minutes from a busy file system of a cluster.
+        gpu_request_s: a request; the largest, 256 blocks of Cellpose, takes a GPU a minute or two.
+        cpu_request_s: on two cores the same takes two hours.
+    """
+
+    loading_s: float = 1_800.0
+    gpu_request_s: float = 1_800.0
+    cpu_request_s: float = 21_600.0
+
+    def request_s(self, device: str) -> float:
+        return self.cpu_request_s if device.startswith("cpu") else self.gpu_request_s
 
 
 class Owners:
@@ -46,17 +78,19 @@ class Owners:
 
     Raises:
         MkhspcError: a model's own, when it does not load.
-        OwnerLostError: a process died while it loaded.
+        OwnerLostError: a process died while it loaded, or did not come to an end with it.
     """
 
-    def __init__(self, loaders: Sequence[Loader], devices: Sequence[str]) -> None:
+    def __init__(
+        self, loaders: Sequence[Loader], devices: Sequence[str], patience: Patience | None = None
+    ) -> None:
         self._directory = _private_directory()
         self._numbers = itertools.count()
         self._owners: list[_Owner] = []
         atexit.register(self.close)  # else an end without `close` would wait for the processes for ever
         try:
             for place, device in enumerate(devices):
-                self._owners.append(_Owner(loaders, device, self._directory, place))
+                self._owners.append(_Owner(loaders, device, self._directory, place, patience or Patience()))
             self._wait_until_loaded()
         except BaseException:
             self.close()
@@ -65,8 +99,8 @@ class Owners:
     def _wait_until_loaded(self) -> None:
         loading = {owner.connection: owner for owner in self._owners}
         while loading:
-            said = wait(list(loading))
-            for connection in [one for one in loading if one in said]:
+            said = wait(list(loading), timeout=LOOK_S)
+            for connection in [one for one, owner in loading.items() if one in said or owner.is_stuck]:
                 loading.pop(connection).hear()
 
     @property
@@ -118,13 +152,18 @@ class _Owner:
     its queue: for the next process, or for the parent to give the device up.
     """
 
-    def __init__(self, loaders: Sequence[Loader], device: str, directory: Path, place: int) -> None:
+    def __init__(
+        self, loaders: Sequence[Loader], device: str, directory: Path, place: int, patience: Patience
+    ) -> None:
         self.device = device
         self.loaded: Loaded | None = None
         self.is_given_up = False
         self._loaders = loaders
         self._directory = directory
         self._fate = fate_path(directory, place)
+        self._pid = pid_path(directory, place)
+        self._loading_s = patience.loading_s
+        self._deadline = Deadline(patience.request_s(device))
         self._deaths = 0  # since a request was done
         self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listening.bind(str(address_path(directory, place)))
@@ -136,40 +175,56 @@ class _Owner:
         self.connection, theirs = context.Pipe()
         self._process = context.Process(
             target=own,
-            args=(theirs, self._listening, self._loaders, self.device, self._directory),
+            args=(theirs, self._listening, self._loaders, self.device, self._directory, self._deadline),
             daemon=True,
         )
+        self._deadline.allow(self._loading_s)
         with environment(FRUGAL):
             self._process.start()
         theirs.close()
+        atomic.write_json(self._pid, self._process.pid)
 
     @property
     def peak_bytes(self) -> int:
         return peak_bytes(pid=self._process.pid) or 0
 
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the process has been busy with one thing for too long."""
+        return self._deadline.exceeded_s > 0
+
     def hear(self) -> Loaded | None:
         """Waits for what the process has to say: first that it is ready, later that it has done a request.
+
+        One that is stuck is killed.
 
         Returns:
             None for the latter.
 
         Raises:
             MkhspcError: a model does not load.
-            OwnerLostError: the process has died, or says that it must.
+            OwnerLostError: the process has died, says that it must, or was stuck.
         """
+        if exceeded_s := self._deadline.exceeded_s:
+            self._process.kill()
+            self._ended()
+            raise OwnerLostError(
+                f"the process that owns the models was stuck for more than {exceeded_s:.0f} s and was killed",
+                where=self.device,
+                fix=FIX if self.device.startswith("cpu") else LOOK_AT_GPU,
+            )
         try:
             said: Loaded | Fault | LostGpu | str = self.connection.recv()
         except (EOFError, ConnectionError):
-            self._process.join()
             raise OwnerLostError(
-                f"the process that owns the models died ({cause_of_death(self._process.exitcode)})",
+                f"the process that owns the models died ({self._ended()})",
                 where=self.device,
                 fix=FIX,
             ) from None
         if isinstance(said, Fault):
             raise said.error()
         if isinstance(said, LostGpu):
-            self._process.join()
+            self._ended()
             raise OwnerLostError(f"the GPU was lost ({said.reason})", where=self.device, fix=LOOK_AT_GPU)
         if isinstance(said, Loaded):
             self.loaded = said
@@ -178,7 +233,7 @@ class _Owner:
         return None
 
     def look(self) -> Iterator[str]:
-        while not self.is_given_up and self.connection.poll():
+        while not self.is_given_up and (self.connection.poll() or self.is_stuck):
             try:
                 if loaded := self.hear():
                     yield f"{self.device}: the models are there again after {loaded.load_s:.0f} s"
@@ -202,15 +257,26 @@ class _Owner:
     def _give_up(self, fate: Fate) -> str:
         self.is_given_up = True
         fate.write(self._fate)
+        self._pid.unlink(missing_ok=True)  # there is nobody any more
         self._listening.close()  # only now: who is turned away by it reads why
         return f"{self.device}: {fate.reason}; the device is given up"
 
+    def _ended(self) -> str:
+        """Waits for the end of a process that ends, kills it if it does not, and tells what it died of.
+
+        Never waits long: what a driver does not give back cannot be killed, and is left behind.
+        """
+        self._process.join(CLOSE_S)
+        if not self._process.is_alive():
+            return cause_of_death(self._process.exitcode)
+        self._process.kill()
+        self._process.join(CLOSE_S)
+        return "it did not end by itself"
+
     def end(self) -> None:
         self._listening.close()
-        self._process.join(timeout=CLOSE_S)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
+        self._ended()
+        self._deadline.close()
 
 
 def _private_directory() -> Path:

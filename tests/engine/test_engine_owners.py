@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ownerdoubles import Asking, Doing, Loading, ask, ask_together, message, wait_for
+from ownerdoubles import WAIT_S, Asking, Doing, Loading, ask, ask_together, message, wait_for
 
 from pipeline.engine.mailbox import Fault, Letter, Mailbox, Place, Question
 from pipeline.engine.owner_client import address_path
@@ -126,6 +126,28 @@ def test_a_request_that_raises_fails_alone_and_the_owner_lives_on(owners: Owners
     assert "'answer' holds Python objects" in str(odd)
     assert fine["pid"] == first["pid"]
     assert lines == []
+
+
+def test_an_answer_for_which_there_is_no_room_is_an_error_of_its_request(owners: Owners) -> None:
+    (first,), _ = ask_together(owners, {})
+    client = owners.client()
+    (full,), lines = ask(owners, client, {"do": "answer without room"})
+    assert type(full) is MkhspcError
+    assert str(full).startswith("an answer of a model on cpu: there is no room for it (OSError: ")
+    assert os.fstat(client.connect().mailbox.descriptor).st_size == 0
+    assert client.ask("double", {"array": np.arange(3)})["pid"] == first["pid"]
+    assert lines == []
+
+
+def test_who_connects_and_hands_no_memory_over_keeps_nobody_waiting(owners: Owners, temporary: Path) -> None:
+    (folder,) = temporary.iterdir()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as silent:
+        silent.connect(str(address_path(folder, 0)))
+        (answer,), lines = ask(owners, owners.client(), {})
+        assert answer["batch"] == 1
+        assert lines == []
+        silent.settimeout(WAIT_S)
+        assert silent.recv(1) == b"", "it is to connect again"
 
 
 def test_a_full_memory_that_no_model_expected_is_told_as_such(owners: Owners) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from pipeline.config import CELL_TYPES, CellType, RunConfig
 from pipeline.engine.agreement import with_precisions
 from pipeline.engine.budget import refuse_survey
+from pipeline.engine.clean import tidy
 from pipeline.engine.journal import read_journals
 from pipeline.engine.limits import memory_limit
 from pipeline.engine.memory import give_back_what_is_freed
@@ -19,11 +19,13 @@ from pipeline.engine.prepare import Tell, chosen_tiles, ignore, open_run, prepar
 from pipeline.engine.schedule import Job, Shard, Share, do_tiles, plan_share, refuse_failures, with_models
 from pipeline.engine.tile import feature_names
 from pipeline.engine.workers import Outcome
+from pipeline.errors import IncompleteError
 from pipeline.learn.score import apply_classifiers, check_classifiers, load_classifiers
 from pipeline.progress import Progress, silent
 from pipeline.report.run_summary import write_run_summary
 from pipeline.slide.tiles import read_plan
 from pipeline.store import manifest as manifests
+from pipeline.store.atomic import now_of
 from pipeline.store.layout import RunLayout
 from pipeline.store.manifest import Manifest
 from pipeline.store.summary import RunSummary, ShardSummary, refuse_empty, summarise
@@ -41,7 +43,7 @@ def segment(
         tell: takes lines about what the run does beyond this command's wish.
 
     Raises:
-        IncompleteError: tiles failed; all others are kept, complete slides are merged.
+        IncompleteError: tiles failed, or the run's disk did; all others are kept, complete slides are merged.
         InterruptedRunError: a signal stopped the run at a tile border.
         CheckFailedError: not one cell was found.
     """
@@ -75,8 +77,15 @@ def merge(
     """Makes the tables of slides whose tiles are all there, and the scores of the run's classifiers.
 
     Raises:
-        IncompleteError: tiles that the run asks for are missing; nothing is written then.
+        IncompleteError: tiles that the run asks for are missing, and nothing is written then; or the run's
+            disk takes no tables.
     """
+    with _resumable(layout):
+        return _merged(layout, slide_ids, progress)
+
+
+def _merged(layout: RunLayout, slide_ids: Sequence[str] | None, progress: Progress) -> RunSummary:
+    tidy(layout)
     manifest = manifests.update(layout, lambda found: with_precisions(found, read_journals(layout)))
     slide_ids = [s.slide_id for s in manifest.slides] if slide_ids is None else slide_ids
     planned = [s for s in slide_ids if layout.plan(s).exists()]
@@ -126,7 +135,8 @@ def _planned(
 ) -> Iterator[_Work]:
     """The run, created or grown, and the tiles to do; of a command that is refused it keeps no trace.
 
-    The models are loaded before anything is written, and stay until the context ends.
+    The models are loaded before anything is written, and stay until the context ends. A fault of the run's
+    disk in all that time leaves it incomplete.
     """
     give_back_what_is_freed()
     limit = memory_limit(config.compute.memory_gb)
@@ -138,7 +148,7 @@ def _planned(
         refuse_survey(unplanned, manifest.config.run.calibration_samples, limit)
         _accept_classifiers(manifest)
 
-    with ExitStack() as models:
+    with _resumable(there), ExitStack() as models:
         with proposed(config, only, accept=accept, tell=tell) as proposal:
             layout, wanted = proposal.layout, proposal.wanted
             if proposal.choices:
@@ -152,6 +162,7 @@ def _planned(
                 with_models(plan_share(layout, proposal.manifest, share, config.compute))
             )
             manifest = proposal.take()
+            tidy(layout)
         if manifest != proposal.manifest:  # another process asked for more meanwhile
             models.close()
             share = Share(
@@ -167,10 +178,36 @@ def _do_tiles(work: _Work, progress: Progress, tell: Tell) -> list[Outcome]:
     try:
         return do_tiles(layout, work.manifest, work.share, work.job, progress, tell)
     finally:
-        try:
-            write_run_summary(layout.logs, read_journals(layout), time.time())
-        except OSError as error:  # a full disk must not hide how the run itself ended
-            progress("summary", 0, 1, error=str(error))
+        _draw(layout, progress)
+
+
+def _draw(layout: RunLayout, progress: Progress) -> None:
+    """Writes the run's summary; a fault of that is told and must not hide how the run itself ended."""
+    try:
+        if journals := read_journals(layout):
+            write_run_summary(layout.logs, journals, now_of(layout.logs))
+    except Exception as fault:  # whatever it is: the run's own error is under way, or its tiles are done
+        words = str(fault) if isinstance(fault, OSError) else f"{type(fault).__name__}: {fault}"
+        progress("summary", 0, 1, error=words)
+
+
+@contextmanager
+def _resumable(layout: RunLayout) -> Iterator[None]:
+    """Calls a fault of the disk under a run what it is, wherever it shows: the run is not complete.
+
+    Raises:
+        IncompleteError: in the place of an `OSError`, once there is a run to go on with.
+    """
+    try:
+        yield
+    except OSError as fault:
+        if not layout.manifest.exists():
+            raise
+        raise IncompleteError(
+            fault.strerror or str(fault),
+            where=fault.filename or layout.root,
+            fix="mend that, then run the same command again: finished tiles are kept",
+        ) from fault
 
 
 def _classifiers(config: RunConfig) -> dict[CellType, Path]:

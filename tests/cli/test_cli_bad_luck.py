@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -15,7 +16,11 @@ import pytest
 from crashes import Segment, empty_directories, leftovers
 from processes import mkhspc
 
+from pipeline.cli import run_command
+from pipeline.engine.claims import Claims
+from pipeline.engine.journal import RunLog
 from pipeline.engine.schedule import recipe_of
+from pipeline.errors import IncompleteError, InterruptedRunError, MkhspcError
 from pipeline.geometry import Box
 from pipeline.models.choice import RunModels
 from pipeline.slide.czi import CziSlide
@@ -193,9 +198,57 @@ def test_a_run_whose_disk_became_read_only_keeps_what_it_has(tiny_slide: Path, t
         before = parts_of(layout, "TINY")
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         more = mkhspc("segment", "--czi-path", tiny_slide, "--output-dir", disk, "--tile-size", 256)
-        assert more.returncode in (3, 4), more.stderr
+        assert more.returncode == 4, more.stderr
         assert "Read-only file system" in more.stderr
         assert "Traceback" not in more.stderr
         assert 1 <= len(spoken(more)) <= 2
         assert parts_of(layout, "TINY") == before
         assert leftovers(disk) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_has_one_exit_code_whoever_meets_it_first(
+    tiny_slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    number: int,
+) -> None:  # fmt: skip
+    """Here it is the thread that reads, which claims a tile; a worker is tested with the crashes."""
+
+    def full(claims: Claims, path: Path) -> bool:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Claims, "_create", full)
+    words = ["segment", "--czi-path", str(tiny_slide), "--output-dir", str(tmp_path / "run")]
+    assert run_command([*words, "--num-workers", "1"]) == 4
+    said = capsys.readouterr().err
+    assert os.strerror(number) in said
+    assert "run the same command again: finished tiles are kept" in said
+    monkeypatch.undo()
+    assert run_command([*words, "--num-workers", "1"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(IncompleteError("sick"), 4), (InterruptedRunError("sick"), 130)]
+)
+@pytest.mark.parametrize(
+    "fault", [OSError(errno.ENOSPC, "full"), KeyError("colour"), ZeroDivisionError("by 0")]
+)
+def test_a_summary_that_cannot_be_drawn_does_not_hide_how_the_run_ended(
+    tiny_slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    error: MkhspcError, code: int, fault: Exception,
+) -> None:  # fmt: skip
+    def fails(*_: object) -> None:
+        raise fault
+
+    def ends(layout: RunLayout, *_: object) -> None:
+        RunLog(layout).write("begin")
+        raise error
+
+    monkeypatch.setattr("pipeline.run.write_run_summary", fails)
+    monkeypatch.setattr("pipeline.run.do_tiles", ends)
+    words = ["segment", "--czi-path", str(tiny_slide), "--output-dir", str(tmp_path / "run")]
+    assert run_command(words) == code
+    said = capsys.readouterr().err
+    assert "mkhspc: sick" in said
+    assert "Traceback" not in said
+    (told,) = [json.loads(line) for line in said.splitlines() if '"stage": "summary"' in line]
+    assert str(fault) in told["error"]

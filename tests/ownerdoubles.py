@@ -90,9 +90,11 @@ class Doing:
         self.device = device
         self.gpus = gpus
         self.runs = 0
+        self.batch_size = 8
 
     def run(self, requests: Sequence[Message]) -> Sequence[Message | MkhspcError]:
         self.runs += 1
+        self.batch_size = min([self.batch_size, *(r.get("batch size", 8) for r in requests)])
         said = {"batch": len(requests), "device": self.device, "gpus": self.gpus}
         return [{**_done(r), **said} for r in requests]
 
@@ -143,8 +145,8 @@ def _done(request: Mapping[str, Any]) -> dict[str, Any]:
 def _hang_up() -> None:
     """Says nothing more on any line; whoever listens at the other ends sees them closed."""
     for descriptor in Path("/proc/self/fd").iterdir():
-        with suppress(OSError), socket.socket(fileno=os.dup(int(descriptor.name))) as line:  # some are no lines
-            line.shutdown(socket.SHUT_WR)
+        with suppress(OSError):  # of what is no line
+            socket.socket(fileno=os.dup(int(descriptor.name))).shutdown(socket.SHUT_WR)
 
 
 def _is_first(request: Mapping[str, Any]) -> bool:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.engine.limits import usable_cores
-from pipeline.engine.mailbox import Fault, LostGpu, Mailbox, Question, anonymous_file
+from pipeline.engine.mailbox import Fault, LostGpu, Mailbox, Note, Question, anonymous_file
 from pipeline.engine.memory import tree_rss_bytes
 from pipeline.engine.workers import STOP_SIGNALS
 from pipeline.errors import MkhspcError
@@ -246,6 +246,7 @@ class _Desk:
         self._parent = parent
         self._deadline = deadline
         self._has_answered = False
+        self._batch_sizes = {name: model.batch_size for name, model in models.items()}
         self._workers: dict[Connection, _Worker] = {}
 
     def serve(self) -> None:
@@ -255,7 +256,9 @@ class _Desk:
                 for request, answer in zip(group, self._answers(group), strict=True):
                     self._send(request.worker, answer)
                     if not (self._has_answered or isinstance(answer, Fault)):
-                        self._tell_parent()
+                        self._has_answered = True
+                        self._tell_parent(ANSWERED)
+                self._tell_of_smaller_batches()
 
     def _waiting(self) -> Iterator[_Request]:
         """Waits for a request, and takes all that are there."""
@@ -351,10 +354,16 @@ class _Desk:
         with suppress(ConnectionError):  # seen when it is read from
             worker.connection.send(letter)
 
-    def _tell_parent(self) -> None:
-        self._has_answered = True
+    def _tell_of_smaller_batches(self) -> None:
+        for name, before in self._batch_sizes.items():
+            size = self._batch_sizes[name] = self._models[name].batch_size
+            if size < before:
+                full = f"memory does not do for batches of {before} of '{name}'"
+                self._tell_parent(Note(f"{full}; they are of {size} from now on"))
+
+    def _tell_parent(self, what: str | Note) -> None:
         with suppress(ConnectionError):  # it is gone, and this process is about to follow
-            self._parent.send(ANSWERED)
+            self._parent.send(what)
 
     def _dismiss(self, worker: _Worker) -> None:
         """Forgets a worker that has ended."""

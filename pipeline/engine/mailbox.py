@@ -81,6 +81,13 @@ class LostGpu:
     reason: str
 
 
+@dataclass(frozen=True)
+class Note:
+    """What a process tells its parent for the run's log, a clause about its device."""
+
+    text: str
+
+
 class Mailbox:
     """One side's hold of the memory; the two sides take turns in writing.
 

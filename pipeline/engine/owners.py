@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from pipeline.engine.desk import Deadline, Loaded, own
-from pipeline.engine.mailbox import Fault, LostGpu
+from pipeline.engine.mailbox import Fault, LostGpu, Note
 from pipeline.engine.memory import peak_bytes
 from pipeline.engine.owner_client import (
     FIX,
@@ -193,13 +193,13 @@ class _Owner:
         """Whether the process has been busy with one thing for too long."""
         return self._deadline.exceeded_s > 0
 
-    def hear(self) -> Loaded | None:
+    def hear(self) -> Loaded | Note | None:
         """Waits for what the process has to say: first that it is ready, later that it has done a request.
 
         One that is stuck is killed.
 
         Returns:
-            None for the latter.
+            None for a request that is done.
 
         Raises:
             MkhspcError: a model does not load.
@@ -214,7 +214,7 @@ class _Owner:
                 fix=FIX if self.device.startswith("cpu") else LOOK_AT_GPU,
             )
         try:
-            said: Loaded | Fault | LostGpu | str = self.connection.recv()
+            said: Loaded | Note | Fault | LostGpu | str = self.connection.recv()
         except (EOFError, ConnectionError):
             raise OwnerLostError(
                 f"the process that owns the models died ({self._ended()})",
@@ -228,6 +228,7 @@ class _Owner:
             raise OwnerLostError(f"the GPU was lost ({said.reason})", where=self.device, fix=LOOK_AT_GPU)
         if isinstance(said, Loaded):
             self.loaded = said
+        if isinstance(said, Loaded | Note):
             return said
         self._deaths = 0
         return None
@@ -235,8 +236,8 @@ class _Owner:
     def look(self) -> Iterator[str]:
         while not self.is_given_up and (self.connection.poll() or self.is_stuck):
             try:
-                if loaded := self.hear():
-                    yield f"{self.device}: the models are there again after {loaded.load_s:.0f} s"
+                if said := self.hear():
+                    yield f"{self.device}: {_told(said)}"
             except OwnerLostError as error:
                 self._deaths += 1
                 if self._deaths > RESTARTS:
@@ -277,6 +278,12 @@ class _Owner:
         self._listening.close()
         self._ended()
         self._deadline.close()
+
+
+def _told(said: Loaded | Note) -> str:
+    if isinstance(said, Note):
+        return said.text
+    return f"the models are there again after {said.load_s:.0f} s"
 
 
 def _private_directory() -> Path:

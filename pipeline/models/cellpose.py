@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError, MkhspcError
 from pipeline.models.cache import WeightFile
 from pipeline.models.checkpoint import fill, read_tensors
-from pipeline.models.device import Precision, autocast, in_batches, precision_of, torch_device
+from pipeline.models.device import Batch, Precision, autocast, in_batches, precision_of, torch_device
 from pipeline.models.service import Message, array_of, told_at
 
 if TYPE_CHECKING:
@@ -145,7 +145,12 @@ class Cellpose:
         self.net = net.to(device).eval()
         self.precision = precision_of(device, REDUCED)
         self._device = device
+        self._batch = Batch(BATCH[device.type])
         self._flows: OrderedDict[bytes, Floats] = OrderedDict()
+
+    @property
+    def batch_size(self) -> int:
+        return self._batch.size
 
     def run(self, requests: Sequence[Message]) -> Sequence[Message | MkhspcError]:
         """Labels of all requests' fields; see the class."""
@@ -184,7 +189,7 @@ class Cellpose:
                     self._flows.move_to_end(digest)
                 else:
                     new[digest] = (block, levels)
-        flows = in_batches(list(new.values()), self._through_network, BATCH[self._device.type])
+        flows = in_batches(list(new.values()), self._through_network, self._batch)
         for digest, flow in zip(new, flows, strict=True):
             found[digest] = flow
             if np.isfinite(flow).all():  # else whoever asks for the block again has it computed again
@@ -221,7 +226,8 @@ class Cellpose:
         canvas = average_tiles(np.stack(of_blocks), rows, columns, height, width)
         fields = [canvas[:, y0:y1, x0:x1] for x0, y0, x1, y1 in scene.fields.tolist()]
         # One after the other: the dynamics run on the device too, and its memory may be full.
-        labels = in_batches(fields, lambda some, _: [_labels(field, self._device) for field in some], 1)
+        one = Batch(1)
+        labels = in_batches(fields, lambda some, _: [_labels(field, self._device) for field in some], one)
         scores = [_mean_logits(found, field[2]) for found, field in zip(labels, fields, strict=True)]
         return {
             "labels": np.stack(labels),

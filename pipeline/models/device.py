@@ -31,8 +31,12 @@ FREE_MEMORY = "free its memory of other programs, or take a smaller model, fewer
 LOOK_AT_GPU = "look at it with nvidia-smi; leave it out with --device, or start again: what is done is kept"
 _FULL = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
 """What errors say when memory is full: of torch's own allocators, CUDA, cuBLAS and cuDNN."""
+_PERHAPS_FULL = ("CUBLAS_STATUS_NOT_INITIALIZED", "CUDNN_STATUS_NOT_INITIALIZED")
+"""What cuBLAS and cuDNN usually say when they find no memory to work in; else the GPU is lost."""
 _LOST = ("CUDA error", "CUDA driver error", "cuDNN error")
 """How errors begin that come from CUDA itself, its driver or cuDNN."""
+_OF_ONE_CALL = ("_STATUS_NOT_SUPPORTED", "_STATUS_BAD_PARAM", "CUBLAS_STATUS_INVALID_VALUE")
+"""What cuBLAS and cuDNN refuse before anything is computed: the next call may well be right."""
 
 
 class DeviceMemoryError(MkhspcError):
@@ -139,12 +143,20 @@ def as_current(device: torch.device) -> AbstractContextManager[Any]:
     return nullcontext() if device.type == "cpu" else torch.cuda.device(device)
 
 
+@dataclass
+class Batch:
+    """How many items of one kind a device gets at once; a model keeps it, so that it learns but once."""
+
+    size: int
+
+
 def in_batches(
-    items: Sequence[Item], run: Callable[[Sequence[Item], int], Sequence[Answer]], batch: int
+    items: Sequence[Item], run: Callable[[Sequence[Item], int], Sequence[Answer]], batch: Batch
 ) -> list[Answer]:
     """What `run` gives for all items, in their order, `batch` of them at a time.
 
-    Where a device's memory does not do for that many, half as many are tried, and so on.
+    Where a device's memory does not do for that many, half as many are tried, and so on. What is found to fit
+    stays the batch's size; an item that does not even fit alone says nothing of it.
 
     Args:
         items: anything with a length that can be sliced, such as an array by its first axis.
@@ -156,17 +168,19 @@ def in_batches(
         DeviceMemoryError: the memory does not even do for one.
     """
     answers: list[Answer] = []
+    size = batch.size
     while len(answers) < len(items):
-        part = items[len(answers) : len(answers) + batch]
-        found, reason = _attempt(part, run, batch)
+        part = items[len(answers) : len(answers) + size]
+        found, reason = _attempt(part, run, size)
         if found is not None:
+            batch.size = size
             answers += [answer for _, answer in zip(part, found, strict=True)]
-        elif batch == 1:
+        elif size == 1:
             raise DeviceMemoryError(
                 f"the device's memory does not do for a single item: {reason}", fix=FREE_MEMORY
             )
         else:
-            batch //= 2
+            size //= 2
     return answers
 
 
@@ -179,7 +193,7 @@ def _attempt(
     try:
         return run(part, batch), ""
     except (RuntimeError, MemoryError) as error:
-        if not is_full(error):
+        if not (is_full(error) or (batch > 1 and _says(error, _PERHAPS_FULL))):
             raise
         reason = str(error).partition("\n")[0].strip() or "out of memory"
     # Only here: the error's traceback held the tensors of the frames it came through.
@@ -196,16 +210,21 @@ def is_full(error: Exception) -> bool:
         return False
     torch = sys.modules.get("torch")  # without it nobody can have raised its error
     is_torchs = torch is not None and isinstance(error, torch.cuda.OutOfMemoryError)
-    return is_torchs or any(said in str(error) for said in _FULL)
+    return is_torchs or _says(error, _FULL)
+
+
+def _says(error: Exception, words: Sequence[str]) -> bool:
+    return any(said in str(error) for said in words)
 
 
 def is_lost(error: Exception) -> bool:
     """Whether an error of a model means that its process can use the GPU no more.
 
     After an error of CUDA itself every later call in the same process fails too; memory that is full is
-    no such error.
+    no such error, nor is a call that was refused for what it asked.
     """
-    return isinstance(error, RuntimeError) and str(error).startswith(_LOST) and not is_full(error)
+    is_cudas = isinstance(error, RuntimeError) and str(error).startswith(_LOST)
+    return is_cudas and not (is_full(error) or _says(error, _OF_ONE_CALL))
 
 
 def _visible_gpus() -> list[Gpu]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipeline.errors import MkhspcError
 from pipeline.models.cache import WeightFile
 from pipeline.models.checkpoint import fill, read_tensors
-from pipeline.models.device import Precision, autocast, in_batches, precision_of, torch_device
+from pipeline.models.device import Batch, Precision, autocast, in_batches, precision_of, torch_device
 from pipeline.models.service import Message, told_at
 
 if TYPE_CHECKING:
@@ -121,13 +121,18 @@ class Embedder:
         )
         self._size = architecture.size
         self.precision = precision_of(device, REDUCED)
+        self._batch = Batch(BATCH[device.type])
+
+    @property
+    def batch_size(self) -> int:
+        return self._batch.size
 
     def run(self, requests: Sequence[Message]) -> Sequence[Message | MkhspcError]:
         """The vectors of all requests' crops; see the class."""
         crops = [_crops(request) for request in requests]
         together = [crop for each in crops for crop in each]
         with told_at(f"{self._name} on {self._device}"):
-            rows = in_batches(together, self._vectors, BATCH[self._device.type])
+            rows = in_batches(together, self._vectors, self._batch)
         vectors = np.array(rows, np.float32).reshape(-1, self._size)
         return [
             {"vectors": part} for part in np.split(vectors, np.cumsum([len(each) for each in crops])[:-1])

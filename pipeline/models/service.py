@@ -44,6 +44,11 @@ class Model(Protocol):
         """In what it computes, such as 'float32'."""
         ...
 
+    @property
+    def batch_size(self) -> int:
+        """How many items it gives its device at once: fewer from when its memory did not do for more."""
+        ...
+
     def run(self, requests: Sequence[Message]) -> Sequence[Message | MkhspcError]:
         """Answers requests, of several tiles perhaps, in their order.
 

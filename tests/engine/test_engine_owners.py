@@ -150,6 +150,14 @@ def test_who_connects_and_hands_no_memory_over_keeps_nobody_waiting(owners: Owne
         assert silent.recv(1) == b"", "it is to connect again"
 
 
+def test_a_batch_that_became_smaller_is_told_once(owners: Owners) -> None:
+    client, lines = owners.client(), []
+    for size in (8, 2, 2, 1, 8):  # what the last asks for comes after what the others told
+        lines += ask(owners, client, {"batch size": size})[1]
+    full = "cpu: memory does not do for batches of {} of 'double'; they are of {} from now on"
+    assert lines == [full.format(8, 2), full.format(2, 1)]
+
+
 def test_a_full_memory_that_no_model_expected_is_told_as_such(owners: Owners) -> None:
     (full,), lines = ask_together(owners, {"do": "fill the memory"})
     assert isinstance(full, DeviceMemoryError)
@@ -270,8 +278,9 @@ def test_a_worker_that_dies_while_it_waits_to_be_let_in_leaves_nothing_open(
         connection.close()
         mailbox.close()
         (tmp_path / "release").touch()
-    owners.client().ask("double", {})
-    assert len(_message_files(pid)) == 2
+    last = owners.client()
+    last.ask("double", {})
+    assert len(_message_files(pid)) == 2, "the first client's and the last one's"
 
 
 def test_the_memory_of_large_messages_is_given_back(owners: Owners) -> None:

@@ -22,7 +22,7 @@ from pipeline.errors import InputError, MkhspcError  # noqa: E402
 from pipeline.models import cellpose  # noqa: E402
 from pipeline.models.cache import WeightFile  # noqa: E402
 from pipeline.models.cellpose import BLOCK_PX, Cellpose, CellposeLoader  # noqa: E402
-from pipeline.models.device import DeviceMemoryError  # noqa: E402
+from pipeline.models.device import Batch, DeviceMemoryError  # noqa: E402
 from pipeline.models.service import Message  # noqa: E402
 
 LOW, HIGH = 20.0, 220.0
@@ -160,11 +160,14 @@ def test_a_full_device_halves_the_batch_and_changes_no_cell(
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 8.00 GiB")
         return net(blocks)
 
-    monkeypatch.setattr(cellpose, "BATCH", {"cpu": 8})
+    monkeypatch.setattr(model, "_batch", Batch(8))
     monkeypatch.setattr(model, "net", small_device)
     image = picture(656, 4)
     (found,) = answer(model, request(image))
     assert sizes[:3] == [8, 4, 2]
+    answer(model, request(picture(656, 5)))
+    assert set(sizes[3:]) == {2}, "it has learnt"
+    assert model.batch_size == 2
     masks, _ = by_eval(official, image)
     assert found["labels"].max() == masks.max()
     assert ((found["labels"][0] > 0) != (masks > 0)).mean() < 1e-4
@@ -175,7 +178,7 @@ def test_the_network_sees_one_shape_whoever_else_asks(
 ) -> None:
     """As on a GPU, where the kernels and so the last bits depend on it: equal bits are then expected."""
     net, sizes = model.net, []
-    monkeypatch.setattr(cellpose, "BATCH", {"cpu": 8})
+    monkeypatch.setattr(model, "_batch", Batch(8))
     monkeypatch.setattr(model, "net", lambda blocks: sizes.append(len(blocks)) or net(blocks))
     one, other = flows_only(picture(240, 5)), flows_only(picture(656, 6))
     answer(model, one)

@@ -14,6 +14,7 @@ from conftest import need
 from pipeline.errors import UsageError
 from pipeline.models import device
 from pipeline.models.device import (
+    Batch,
     DeviceMemoryError,
     Gpu,
     Precision,
@@ -159,15 +160,69 @@ class Small:
 )
 def test_a_full_device_gets_half_as_much_at_once(torch: Any, room: int, tried: list[int]) -> None:
     run = Small(room, torch)
-    assert in_batches(range(20), run, 8) == [10 * n for n in range(20)]
+    assert in_batches(range(20), run, Batch(8)) == [10 * n for n in range(20)]
     assert run.tried == tried
 
 
 def test_the_last_items_are_to_fill_the_batch_that_fits(torch: Any) -> None:
     run = Small(7, torch)
-    in_batches(range(11), run, 8)
+    in_batches(range(11), run, Batch(8))
     assert run.tried == [8, 4, 4, 3]
     assert run.told == [8, 4, 4, 4]
+
+
+def test_the_batch_that_fits_is_kept_for_later_calls(torch: Any) -> None:
+    run, batch = Small(7, torch), Batch(8)
+    in_batches(range(11), run, batch)
+    in_batches(range(9), run, batch)
+    assert batch.size == 4
+    assert run.told == [8, 4, 4, 4, 4, 4, 4]
+
+
+def test_what_does_not_fit_alone_changes_no_batch(torch: Any) -> None:
+    batch = Batch(8)
+    with pytest.raises(DeviceMemoryError):
+        in_batches(range(3), Small(0, torch), batch)
+    assert batch.size == 8
+
+
+NOT_INITIALIZED = [
+    "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+    "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED",
+]
+
+
+@pytest.mark.parametrize("says", NOT_INITIALIZED)
+def test_a_library_that_does_not_start_may_lack_memory(torch: Any, says: str) -> None:
+    run = Small(2, torch, RuntimeError, says)
+    assert in_batches(range(4), run, Batch(4)) == [0, 10, 20, 30]
+    assert run.tried == [4, 2, 2]
+
+
+@pytest.mark.parametrize("says", NOT_INITIALIZED)
+def test_a_library_that_does_not_even_start_for_one_item_has_lost_its_gpu(torch: Any, says: str) -> None:
+    run = Small(0, torch, RuntimeError, says)
+    with pytest.raises(RuntimeError, match="NOT_INITIALIZED") as caught:
+        in_batches(range(4), run, Batch(4))
+    assert run.tried == [4, 2, 1]
+    assert is_lost(caught.value)
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed ...",
+        "cuDNN error: CUDNN_STATUS_BAD_PARAM",
+        "CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasLtMatmul`",
+        "CUDA error: CUBLAS_STATUS_INVALID_VALUE when calling `cublasSgemm`",
+    ],
+)
+def test_a_call_that_is_refused_is_no_lost_gpu_and_no_full_memory(torch: Any, says: str) -> None:
+    run = Small(2, torch, RuntimeError, says)
+    with pytest.raises(RuntimeError, match="STATUS") as caught:
+        in_batches(range(4), run, Batch(4))
+    assert run.tried == [4]
+    assert not is_lost(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +238,7 @@ def test_the_last_items_are_to_fill_the_batch_that_fits(torch: Any) -> None:
 )
 def test_memory_is_full_whoever_says_so(torch: Any, says: str) -> None:
     run = Small(2, torch, RuntimeError, says)
-    assert in_batches(range(4), run, 4) == [0, 10, 20, 30]
+    assert in_batches(range(4), run, Batch(4)) == [0, 10, 20, 30]
     assert run.tried == [4, 2, 2]
     assert not is_lost(RuntimeError(says))
 
@@ -194,7 +249,7 @@ def test_memory_is_full_when_numpy_says_so_and_not_for_other_errors(torch: Any) 
             raise MemoryError("Unable to allocate 16.0 GiB")
         return items
 
-    assert in_batches([1, 2, 3], run, 4) == [1, 2, 3]
+    assert in_batches([1, 2, 3], run, Batch(4)) == [1, 2, 3]
     assert not is_full(ValueError("out of memory"))
     assert not is_full(RuntimeError("CUDA error: device-side assert triggered"))
 
@@ -202,7 +257,7 @@ def test_memory_is_full_when_numpy_says_so_and_not_for_other_errors(torch: Any) 
 def test_what_does_not_fit_alone_is_an_error(torch: Any) -> None:
     run = Small(0, torch)
     with pytest.raises(DeviceMemoryError, match="Tried to allocate 2") as caught:
-        in_batches(range(20), run, 8)
+        in_batches(range(20), run, Batch(8))
     assert run.tried == [8, 4, 2, 1]
     assert "\nmore" not in str(caught.value)
     assert "smaller model" in caught.value.fix
@@ -230,7 +285,7 @@ def test_what_the_failed_attempt_held_is_freed_before_the_next(
         return items
 
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: seen.append(set(alive)))
-    assert in_batches([1, 2, 3, 4], run, 4) == [1, 2, 3, 4]
+    assert in_batches([1, 2, 3, 4], run, Batch(4)) == [1, 2, 3, 4]
     assert seen == [set()]
 
 
@@ -242,24 +297,24 @@ def test_other_errors_are_no_reason_to_try_less(torch: Any) -> None:
         raise RuntimeError("CUDA error: device-side assert triggered")
 
     with pytest.raises(RuntimeError, match="device-side"):
-        in_batches([1, 2, 3, 4], run, 4)
+        in_batches([1, 2, 3, 4], run, Batch(4))
     assert tried == [4]
 
 
 def test_too_few_answers_are_an_error(torch: Any) -> None:
     with pytest.raises(ValueError, match="shorter"):
-        in_batches([1, 2, 3], lambda items, _: items[1:], 2)
+        in_batches([1, 2, 3], lambda items, _: items[1:], Batch(2))
 
 
 def test_arrays_are_cut_along_their_first_axis(torch: Any) -> None:
     points = np.arange(14.0).reshape(7, 2)
-    found = in_batches(points, lambda part, _: part.sum(axis=1), 3)
+    found = in_batches(points, lambda part, _: part.sum(axis=1), Batch(3))
     np.testing.assert_array_equal(found, points.sum(axis=1))
 
 
 def test_nothing_takes_no_batch(torch: Any) -> None:
     run = Small(3, torch)
-    assert in_batches([], run, 8) == []
+    assert in_batches([], run, Batch(8)) == []
     assert run.tried == []
 
 

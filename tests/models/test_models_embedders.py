@@ -21,7 +21,7 @@ from pipeline.errors import IncompleteError, InputError, UsageError
 from pipeline.geometry import Box
 from pipeline.measure.embed import embed
 from pipeline.models.cache import WeightFile
-from pipeline.models.device import DeviceMemoryError
+from pipeline.models.device import Batch, DeviceMemoryError
 from pipeline.models.embedders import ARCHITECTURES, INPUT_SIDE_PX, Embedder, EmbedderLoader
 from pipeline.models.service import Local
 
@@ -166,8 +166,12 @@ def test_a_full_device_halves_the_batch_and_changes_no_vector(
         return net(pictures)
 
     monkeypatch.setattr(embedder, "_net", small_device)
+    monkeypatch.setattr(embedder, "_batch", Batch(8))
     (found,) = ask(embedder, crops)
     assert sizes == [8, 4, *[2] * 5]
+    ask(embedder, crops)
+    assert sizes[7:] == [2] * 5, "it has learnt"
+    assert embedder.batch_size == 2
     assert np.abs(found - expected).max() <= FEATURES_TOLERANCE * np.abs(expected).max()
 
 

@@ -31,12 +31,12 @@ from pipeline.models.service import Local
 CELLS = {
     ("classical mk", "1"): "6c928f50a73772a5",
     ("classical hspc", "1"): "1badf33018b63a41",
-    ("sam2 mk", "1 by classical 1 double"): "e1fa8abec6f3c8de",
+    ("sam2 mk", "2 by classical 1 double"): "e1fa8abec6f3c8de",
     ("cellpose hspc", "1 double"): "6cdc2c13ec52036e",
     ("cellpose+sam2 hspc", "1 double of cellpose 1 double"): "e56dd49c3b873185",
 }
 """By detector and its revision."""
-PROMPTS = {"1 by classical 1 double": "45934abfa560ed5f"}
+PROMPTS = {"2 by classical 1 double": "45934abfa560ed5f"}
 """SAM2's, by the revision of its detector."""
 
 STORED = {"mk": RunConfig().mk.stored, "hspc": RunConfig().hspc.stored}

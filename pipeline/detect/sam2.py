@@ -48,7 +48,7 @@ from its prompt; another window shows the same cell better; its area or length i
 
 @dataclass(frozen=True)
 class EmbeddedDetection(Detection):
-    """A cell with what SAM2's image encoder says of it: (256,) float32, pooled under the mask."""
+    """A cell with what SAM2's image encoder says of it: (256,) float32, pooled under it."""
 
     features: Floats
 
@@ -113,7 +113,7 @@ class Sam2Mk:
     @property
     def revision(self) -> str:
         """With the classical detector's, of whose layers and outlines the proposals are made."""
-        return f"1 by classical {ClassicalMk().revision} {self.weights}"
+        return f"2 by classical {ClassicalMk().revision} {self.weights}"
 
     @property
     def reach_um(self) -> float:

@@ -17,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError, MkhspcError
+from pipeline.geometry import normalise_mask
 from pipeline.models.checkpoint import fill, read_checkpoint, tensors_in
 from pipeline.models.device import (
+    Batch,
     Precision,
     as_current,
     autocast,
@@ -169,20 +171,21 @@ class Sam2:
 
     The answer of segment and refine holds, for m masks: corners (m, 2) and shapes (m, 2), x, y and h, w of
     boxes in the decoder's pixels; logits, flat float32 of the boxes' pixels; side, of the decoder's whole
-    image; prompt (m,) place in the request; score and stability (m,); features (m, 256); and
-    `rejected_<reason>` for each of `REASONS`.
+    image; prompt (m,) place in the request; score and stability (m,); features (m, 256), pooled under the
+    mask's largest piece with its holes filled; and `rejected_<reason>` for each of `REASONS`.
     """
 
     def __init__(self, net: Any, device: torch.device, variant: str) -> None:
-        import torch
-
-        # Positions of pixels serve its memory of a film's earlier frames: 90 MB that an image needs not.
-        net.image_encoder.neck.position_encoding = torch.nn.Identity()
         self.net = net.to(device).eval()
         self.variant = variant
         self.precision = precision_of(device, REDUCED)
         self._device = device
+        self._batch, self._pool_batch = Batch(BATCH[device.type]), Batch(POOLED)
         self._embeddings: OrderedDict[str, Embedding] = OrderedDict()
+
+    @property
+    def batch_size(self) -> int:
+        return self._batch.size
 
     def run(self, requests: Sequence[Message]) -> Sequence[Message | MkhspcError]:
         """Answers requests one after the other: a window fills the device by itself."""
@@ -199,7 +202,7 @@ class Sam2:
                 torch.inference_mode(),
                 autocast(self._device, self.precision),
             ):
-                (embedding,) = in_batches([request], lambda requests, _: self._embedded(requests), 1)
+                (embedding,) = in_batches([request], lambda requests, _: self._embedded(requests), Batch(1))
                 return answer(request, embedding)
         except MkhspcError as error:
             return error
@@ -246,7 +249,7 @@ class Sam2:
             masks = _chosen(embedding, logits, measured, chosen)
             return [reason if mask is None else mask for mask, reason in zip(masks, reasons, strict=True)]
 
-        answers = in_batches(range(len(prompts)), judged, BATCH[self._device.type])
+        answers = in_batches(range(len(prompts)), judged, self._batch)
         passed = [(place, mask) for place, mask in enumerate(answers) if isinstance(mask, SmallMask)]
         kept = [passed[i] for i in one_of_each_cell([mask for _, mask in passed], gate)]
         rejected = Counter(reason for reason in answers if isinstance(reason, str))
@@ -269,7 +272,7 @@ class Sam2:
             empty = measured.area_px.gather(1, likeliest[:, None])[:, 0] == 0
             return _chosen(embedding, logits, measured, likeliest.masked_fill(empty, -1).cpu().numpy())
 
-        masks = in_batches(range(len(corners)), best, BATCH[self._device.type])
+        masks = in_batches(range(len(corners)), best, self._batch)
         found = [(place, mask) for place, mask in enumerate(masks) if mask is not None]
         return _message(found, self._side, Counter())
 
@@ -288,7 +291,7 @@ class Sam2:
         def pooled(some: Sequence[Floats], _: int) -> list[Floats]:
             return list(_pooled(embedding, torch.from_numpy(np.stack(some)).to(self._device)))
 
-        rows = in_batches(list(weights), pooled, POOLED)
+        rows = in_batches(list(weights), pooled, self._pool_batch)
         return {"features": np.array(rows, np.float32).reshape(-1, FEATURES)}
 
     @property
@@ -340,20 +343,22 @@ def _chosen(
 ) -> list[SmallMask | None]:
     """The chosen mask of each prompt; None where `chosen` is -1."""
     import torch
-    from torch.nn.functional import avg_pool2d
 
     found: list[SmallMask | None] = [None] * len(chosen)
     prompts = np.flatnonzero(chosen >= 0)
     if not len(prompts):
         return found
     at = torch.from_numpy(prompts).to(logits.device), torch.from_numpy(chosen[prompts]).to(logits.device)
-    picked = logits[at]
-    factor = picked.shape[-1] // embedding.image.shape[-1]
-    features = _pooled(embedding, avg_pool2d((picked > 0).float()[:, None], factor)[:, 0])
-    whole = picked.cpu().numpy()
+    parts = [cropped(mask) for mask in logits[at].cpu().numpy()]
+    side = embedding.image.shape[-1]
+    # The cell that is stored is the mask's largest piece, so the features are of that.
+    cells = [
+        coverage(normalise_mask(part > 0), corner, (logits.shape[-2], logits.shape[-1]), side)
+        for corner, part in parts
+    ]
+    features = _pooled(embedding, torch.from_numpy(np.stack(cells)).to(logits.device))
     numbers = torch.stack([measured.score[at], measured.stability[at], measured.x_px[at], measured.y_px[at]])
-    for place, mask, row, vector in zip(prompts, whole, numbers.T.tolist(), features, strict=True):
-        corner, part = cropped(mask)
+    for place, (corner, part), row, vector in zip(prompts, parts, numbers.T.tolist(), features, strict=True):
         found[place] = SmallMask(corner, part, row[0], row[1], (row[2], row[3]), vector)
     return found
 

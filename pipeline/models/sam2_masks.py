@@ -87,7 +87,7 @@ class SmallMask:
         corner: x, y of the box.
         logits: (h, w) float32: the mask's bounding box (logits above 0) with a pixel more on every side.
         centre_px: x, y of its centroid, in pixels of the window.
-        features: (256,) of the embedding under the mask.
+        features: (256,) of the embedding under the mask's largest piece.
     """
 
     corner: tuple[int, int]

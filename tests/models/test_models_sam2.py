@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from blobs import CALIBRATION
 from conftest import need
+from scipy import ndimage
 
 from pipeline.detect.contract import Detection, Window
 from pipeline.detect.sam2 import masks_of
@@ -23,7 +24,7 @@ from pipeline.errors import InputError, MkhspcError
 from pipeline.geometry import Box
 from pipeline.measure import embed_sam2
 from pipeline.models import sam2 as subject
-from pipeline.models.device import DeviceMemoryError
+from pipeline.models.device import Batch, DeviceMemoryError
 from pipeline.models.sam2 import Embedding, Sam2, Sam2Loader
 from pipeline.models.sam2_masks import REASONS, Gate, SmallMask, coverage, is_same_cell, one_of_each_cell
 from pipeline.models.service import Local
@@ -172,14 +173,24 @@ def test_the_mask_for_a_box_is_the_predictors(model, rgb, official):
     assert said["score"][0] == pytest.approx(scores[0], abs=1e-3)
 
 
-def test_features_are_the_mean_of_the_embedding_under_the_mask(model, rgb, official, monkeypatch):
+def largest_piece(mask: np.ndarray) -> np.ndarray:
+    """With its holes filled: what is stored of a mask as the cell."""
+    pieces, count = ndimage.label(mask)
+    sizes = [int((pieces == piece).sum()) for piece in range(1, count + 1)]
+    return np.asarray(ndimage.binary_fill_holes(pieces == 1 + int(np.argmax(sizes))))
+
+
+def test_features_are_the_mean_of_the_embedding_under_the_cell(model, rgb, official, monkeypatch):
+    """The random masks have many pieces."""
     monkeypatch.setattr(
         subject, "first_failure", lambda measured, *_: torch.full_like(measured.area_px, 7).long()
     )
     said = answer(model, request(rgb, official.points))
     embedding = official.predictor.get_image_embedding()[0].numpy()
     for vector, small, scores in zip(said["features"], official.small, official.scores, strict=True):
-        inside = np.argwhere(small[scores.argmax()] > 0)
+        mask = small[scores.argmax()] > 0
+        assert largest_piece(mask).sum() != mask.sum()
+        inside = np.argwhere(largest_piece(mask))
         naive = np.mean([embedding[:, y // 4, x // 4] for y, x in inside.tolist()], axis=0)
         np.testing.assert_allclose(vector, naive, atol=1e-4)
 
@@ -360,9 +371,13 @@ def test_a_device_too_small_for_a_batch_is_given_less_at_a_time(model, rgb, offi
     )
     usual = answer(model, request(rgb, official.points))
     monkeypatch.setattr(model.net.sam_mask_decoder, "forward", small_device)
+    monkeypatch.setattr(model, "_batch", Batch(4))
     limit = 1
     less = answer(model, request(rgb, official.points))
     assert asked == [4, 2, 1, 1, 1]
+    answer(model, {"kind": "refine", "key": "window", "rgb": rgb, "points": official.points})
+    assert asked[5:] == [1, 1, 1], "it has learnt"
+    assert model.batch_size == 1
     assert less["prompt"].tolist() == usual["prompt"].tolist()
     np.testing.assert_allclose(less["logits"], usual["logits"], atol=1e-3)
     limit = 0
@@ -641,7 +656,7 @@ def test_a_device_too_small_to_pool_all_cells_at_once_pools_fewer(model, rgb, mo
         return pooled(embedding, weights)
 
     monkeypatch.setattr(subject, "_pooled", small_device)
-    monkeypatch.setattr(subject, "POOLED", 8)
+    monkeypatch.setattr(model, "_pool_batch", Batch(8))
     np.testing.assert_allclose(answer(model, asked)["features"], usual, atol=1e-5)
     assert sizes == [7, 4, 2, 2, 2, 1]
     limit = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import struct
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import InputError, UsageError
+from pipeline.models.device import is_full
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +21,7 @@ _DAMAGE = (
     AttributeError, TypeError,
 )  # fmt: skip
 """What the readers of archives and pickles raise at bytes that are none, or that end too early: an
-OSError too, for a place before the file's beginning."""
+OSError too, EINVAL, for a place before the file's beginning."""
 SAFE_TORCH = "2.6"
 """Before it a file can run code though only weights are asked for: CVE-2025-32434."""
 _COUNTER = ".num_batches_tracked"
@@ -46,7 +48,8 @@ def read_checkpoint(path: Path, fix: str) -> object:
     """All that a checkpoint holds, in memory.
 
     Raises:
-        InputError: there is no such file, or it is damaged; with the `fix`.
+        InputError: there is no such file, it cannot be read, or it is damaged; with the `fix`.
+        RuntimeError, MemoryError: memory is full.
         UsageError: this PyTorch would run code that is in it.
     """
     import torch
@@ -55,17 +58,26 @@ def read_checkpoint(path: Path, fix: str) -> object:
     try:
         file = path.open("rb")
     except OSError as error:
-        raise InputError(f"the weights cannot be read ({error.strerror})", where=path, fix=fix) from error
+        raise _unreadable(error, path, fix) from error
     with file:
         try:
             content: object = torch.load(file, map_location="cpu", weights_only=True)
         except _DAMAGE as error:
+            if is_full(error):
+                raise  # no fault of the file, and told as what it is by whoever loads
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                raise _unreadable(error, path, fix) from error
             raise InputError(
                 "is truncated, or no file of weights that PyTorch can read without running code",
                 where=path,
                 fix=fix,
             ) from error
     return content
+
+
+def _unreadable(error: OSError, path: Path, fix: str) -> InputError:
+    """Of a disk or a file server that does not give the bytes, whatever they are."""
+    return InputError(f"the weights cannot be read ({error.strerror})", where=path, fix=fix)
 
 
 def _refuse_unsafe(version: str) -> None:

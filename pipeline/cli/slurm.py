@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.cli.options import json_option, note, print_json
 from pipeline.config import load_config
+
+if TYPE_CHECKING:
+    from pipeline.engine.slurm import JobPlan, Submitted
 
 
 @click.command(short_help="Write and submit the jobs of a study for a Slurm cluster.")
@@ -39,16 +44,25 @@ def slurm(config: Path, out: Path, submit: bool, as_json: bool) -> None:
         jobs.require_slurm()
     study = load_config(config)
     jobs.check_section(study)
+    jobs.check_jobs_dir(out)
     _, manifest, slide_ids = opened(study, tell=note)
     plan = jobs.plan_jobs(study, manifest, slide_ids, config, out)
     files = jobs.write_jobs(plan)
     submitted = jobs.submit(plan, files) if submit else None
+    _tell(study.run.output_dir, plan, files, submitted, as_json)
+    if submitted:  # when the ids are told: what is queued must be known, whatever happens to its note
+        jobs.write_note(plan, submitted)
+
+
+def _tell(
+    run_dir: str, plan: JobPlan, files: Mapping[str, Path], submitted: Submitted | None, as_json: bool
+) -> None:
     if as_json:
         facts = {"tasks": len(plan.tasks), "files": [str(file) for file in files.values()]}
         print_json({**facts, **(asdict(submitted) if submitted else {})})
     elif submitted:
         click.echo(submitted)
-        click.echo(f"follow it: mkhspc status {study.run.output_dir}", err=True)
+        click.echo(f"follow it: mkhspc status {run_dir}", err=True)
     else:
         for file in files.values():
             click.echo(file)

@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 import signal
+import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from pipeline.engine.status import TaskEnd
 from pipeline.store.layout import RunLayout
 
 FIELDS = ("JobID", "State", "ExitCode", "ReqMem", "MaxRSS", "Elapsed", "NodeList")
+ANSWER_S = 10.0
+"""How long the cluster has to answer: whoever asks for a run's status is waiting."""
 DEAD_STATES = {
     "BOOT_FAIL",
     "CANCELLED",
@@ -157,7 +160,12 @@ def slurm_news(layout: RunLayout) -> SlurmNews:
     if note is None or shutil.which("sacct") is None:
         return SlurmNews()
     ids = ",".join(note[job] for job in (SEGMENT, MERGE, GALLERY))
-    done = run_command("sacct", "--parsable2", f"--jobs={ids}", f"--format={','.join(FIELDS)}")
+    try:
+        done = run_command(
+            "sacct", "--parsable2", f"--jobs={ids}", f"--format={','.join(FIELDS)}", timeout_s=ANSWER_S
+        )
+    except subprocess.TimeoutExpired:
+        return SlurmNews(problem=f"the cluster did not answer within {ANSWER_S:g} s")
     if done.returncode:
         return SlurmNews(problem=" ".join(done.stderr.split()))
     return SlurmNews(dead_tasks(parse_sacct(done.stdout), note))

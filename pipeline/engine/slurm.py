@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,10 @@ from pipeline.errors import InputError
 from pipeline.measure.deep import column_names
 from pipeline.models.choice import RunModels
 from pipeline.resources import resource_dir
+from pipeline.slide.directory import read_directory
 from pipeline.store import atomic
 from pipeline.store.layout import RunLayout
-from pipeline.store.manifest import Manifest
+from pipeline.store.manifest import Manifest, SlideEntry
 
 PROGRAM = (sys.executable, "-P", "-m", "pipeline")
 """`mkhspc` as a node calls it, whatever its PATH and working directory are."""
@@ -41,8 +42,6 @@ LATER_MEMORY_GB = 8
 """Merging and the gallery stream their tables; no more than the array's own memory is asked for."""
 OURS = ("--array", "--chdir", "--dependency", "--output", "--signal", "--wrap")
 """Options of sbatch that hold the chain together, so no `extra` may change them."""
-SUB_BLOCK_BYTES = 3 * 2048**2
-"""Of a scanner's camera frame, until a slide's own are known."""
 
 
 @dataclass(frozen=True)
@@ -114,21 +113,32 @@ def check_section(config: RunConfig) -> None:
             )
 
 
+def check_jobs_dir(jobs_dir: Path) -> None:
+    """Raises `InputError` for a directory in which Slurm would not find the logs of an array."""
+    if "\\" in str(jobs_dir.absolute()):
+        raise InputError(
+            "has a backslash in its name, and Slurm writes no logs of an array there",
+            where=jobs_dir.absolute(),
+            fix="give another --out; run and slides can stay where they are",
+        )
+
+
 def plan_jobs(
     config: RunConfig, manifest: Manifest, slide_ids: Sequence[str], config_file: Path, jobs_dir: Path
 ) -> JobPlan:
     """Lays a study out as jobs.
 
     Raises:
-        InputError: the memory asked for is too small for one worker.
+        InputError: the memory asked for is too small for one worker, or a slide is gone.
     """
     count = config.slurm.shards_per_slide
+    wanted = replace(manifest, slides=tuple(manifest.slide(slide_id) for slide_id in slide_ids))
     return JobPlan(
         config=config,
         config_file=config_file.absolute(),
         jobs_dir=jobs_dir.absolute(),
         tasks=tuple(ArrayTask(s, Shard(i, count)) for s in slide_ids for i in range(count)),
-        memory_gb=_task_memory_gb(config, manifest),
+        memory_gb=_task_memory_gb(config, wanted),
         program=PROGRAM,
     )
 
@@ -148,13 +158,14 @@ def _task_memory_gb(config: RunConfig, manifest: Manifest) -> float:
 
 
 def memory_gb(config: RunConfig, manifest: Manifest, workers: int) -> int:
-    """The least memory, in whole GB, in which a task can keep so many workers busy."""
+    """The least memory, in whole GB, in which a task on any slide can keep so many workers busy."""
     models = RunModels.of(manifest.config)
     recipe = recipe_of(manifest, models)
     halo_px = max(recipe.halo_px(slide.um_per_px) for slide in manifest.slides)
     inner_px = max(recipe.stained_halo_px(slide.um_per_px) for slide in manifest.slides)
     window_px, stained_px = ((config.run.tile_size + 2 * px) ** 2 for px in (halo_px, inner_px))
     largest_mask_px = max(map(mask_px, manifest.slides))
+    block_bytes = max(map(_largest_block_bytes, manifest.slides))
     planning_bytes = max(survey_bytes(slide, config.run.calibration_samples) for slide in manifest.slides)
 
     def is_enough(limit: MemoryLimit) -> bool:
@@ -163,7 +174,7 @@ def memory_gb(config: RunConfig, manifest: Manifest, workers: int) -> int:
             2 * workers,
             window_px,
             room,
-            SUB_BLOCK_BYTES,
+            block_bytes,
             mask_px=largest_mask_px,
             owner_bytes=max(1, config.slurm.gpus) * models.resident_bytes,
             deep_columns=len(column_names(manifest.config.compute.embedders)),
@@ -175,12 +186,18 @@ def memory_gb(config: RunConfig, manifest: Manifest, workers: int) -> int:
     return next(gb for gb in count(1) if is_enough(MemoryLimit(gb * GB, "Slurm")))
 
 
+def _largest_block_bytes(slide: SlideEntry) -> int:
+    """Of a slide's images as they are when decoded, told by its directory."""
+    blocks = read_directory(Path(slide.path)).level_0
+    return max(3 * block.stored_width_px * block.stored_height_px for block in blocks)
+
+
 def sbatch_texts(plan: JobPlan) -> dict[str, str]:
     """The batch files of a plan, by the name of their job."""
     files = _templates()
     gallery, run_dir = plan.config.gallery, plan.config.run.output_dir
     context: dict[str, dict[str, Any]] = {
-        SEGMENT: {"tasks": plan.tasks, "config_file": plan.config_file},
+        SEGMENT: {"tasks": plan.tasks, "config_file": plan.config_file, "run_dir": run_dir},
         MERGE: {"run_dir": run_dir},
         GALLERY: {
             "run_dir": run_dir,
@@ -204,11 +221,12 @@ def sbatch_texts(plan: JobPlan) -> dict[str, str]:
 def _options(plan: JobPlan, job: str) -> list[str]:
     """What a job asks of Slurm; the user's `extra` comes last, so it wins."""
     slurm, of_array = plan.config.slurm, job == SEGMENT
+    logs = str(plan.jobs_dir).replace("%", "%%")  # Slurm fills in what a single one names
     memory = plan.memory_gb if of_array else min(plan.memory_gb, LATER_MEMORY_GB)
     options = [
         f"--job-name=mkhspc-{job}",
         f"--chdir={plan.jobs_dir}",
-        f"--output={job}-%A_%a.out" if of_array else f"--output={job}-%j.out",
+        f"--output={logs}/{job}-%A_%a.out" if of_array else f"--output={logs}/{job}-%j.out",
         "--open-mode=append",
         f"--time={slurm.time_min}",
         f"--cpus-per-task={1 if job == MERGE else slurm.cpus}",
@@ -237,20 +255,26 @@ def _templates() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     files.filters["word"] = word
+    files.filters["sbatch_word"] = sbatch_word
     files.filters["words"] = lambda values: " ".join(map(word, values))
     return files
 
 
 def word(value: object) -> str:
-    """A value as one word of a shell, which is one word of an `#SBATCH` line too.
+    """A value as one word of a shell.
 
     Raises:
-        InputError: it holds a line end or another character that no such line can carry.
+        InputError: it holds a line end or another character that no batch file can carry.
     """
     text = str(value)
     if not text.isprintable():
         raise InputError("cannot be written into a batch file", where=text, fix="give it a plain name")
     return shlex.quote(text)
+
+
+def sbatch_word(value: object) -> str:
+    """A value as one word of an `#SBATCH` line: Slurm takes backslashes away inside quotes as well."""
+    return word(value).replace("\\", 2 * "\\")
 
 
 def write_jobs(plan: JobPlan) -> dict[str, Path]:
@@ -272,7 +296,7 @@ def require_slurm() -> None:
 
 
 def submit(plan: JobPlan, files: Mapping[str, Path]) -> Submitted:
-    """Submits the chain, all of it or nothing, and leaves a note of it in the run's logs.
+    """Submits the chain, all of it or nothing.
 
     Raises:
         InputError: Slurm refused a job; those before it were cancelled.
@@ -280,9 +304,7 @@ def submit(plan: JobPlan, files: Mapping[str, Path]) -> Submitted:
     segment = _sbatch(files[SEGMENT], [])
     merge = _sbatch(files[MERGE], [segment], f"--dependency=afterany:{segment}")
     gallery = _sbatch(files[GALLERY], [segment, merge], f"--dependency=afterok:{merge}")
-    submitted = Submitted(segment, merge, gallery)
-    _write_note(plan, submitted)
-    return submitted
+    return Submitted(segment, merge, gallery)
 
 
 def _sbatch(file: Path, before: Sequence[str], *options: str) -> str:
@@ -300,12 +322,21 @@ def _sbatch(file: Path, before: Sequence[str], *options: str) -> str:
     )
 
 
-def run_command(*words: str) -> subprocess.CompletedProcess[str]:
-    """Runs a command of Slurm and returns how it ended and what it said."""
-    return subprocess.run(words, capture_output=True, text=True, check=False)
+def run_command(*words: str, timeout_s: float | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs a command of Slurm and returns how it ended and what it said.
+
+    Raises:
+        subprocess.TimeoutExpired: it did not end in the time given, and was ended.
+    """
+    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=timeout_s)
 
 
-def _write_note(plan: JobPlan, submitted: Submitted) -> None:
+def write_note(plan: JobPlan, submitted: Submitted) -> None:
+    """Leaves a note of a submission, whose ids are told, in the run's logs for `mkhspc status`.
+
+    Raises:
+        InputError: the disk takes none; the jobs are queued all the same.
+    """
     note = {
         "at_s": round(time.time(), 3),
         "event": "submitted",
@@ -314,4 +345,12 @@ def _write_note(plan: JobPlan, submitted: Submitted) -> None:
         "tasks": [str(task) for task in plan.tasks],
     }
     layout = RunLayout(Path(plan.config.run.output_dir))
-    atomic.write_text(layout.logs / f"slurm-{submitted.segment}.jsonl", json.dumps(note) + "\n")
+    path = layout.logs / f"slurm-{submitted.segment}.jsonl"
+    try:
+        atomic.write_text(path, json.dumps(note) + "\n")
+    except OSError as error:
+        raise InputError(
+            f"cannot be written ({error.strerror}), so `mkhspc status` will not say which jobs died",
+            where=path,
+            fix=f"the jobs are queued; to end them type: scancel {' '.join(asdict(submitted).values())}",
+        ) from error

@@ -43,7 +43,8 @@ title = {title}
 cpus = 1
 {slurm}
 """
-HOSTILE = """it's $(touch pwned) "all" `touch pwned`"""
+HOSTILE_JOBS = """it's $(touch pwned) "all" `touch pwned` #1 %j%%A"""
+HOSTILE = rf"{HOSTILE_JOBS} a\b\\n"
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +91,9 @@ def make_study(folder: Path, slides: dict[str, Path], slurm: str) -> Path:
 class Chain:
     """A study that was submitted as a user submits it."""
 
-    def __init__(self, config: Path) -> None:
-        self.jobs_dir = config.parent / "jobs"
+    def __init__(self, config: Path, jobs_dir: Path | None = None) -> None:
+        self.config = config
+        self.jobs_dir = jobs_dir or config.parent / "jobs"
         self.layout = RunLayout(config.parent / "the run")
         done = mkhspc("slurm", "--config", config, "--out", self.jobs_dir, "--submit")
         assert done.returncode == 0, done.stderr
@@ -101,7 +103,7 @@ class Chain:
     def task_process(self, index: int) -> psutil.Process:
         """The mkhspc process of a task in the midst of its work, with a tile done and more to do."""
         slide_id, shard = self.task(index)
-        words = ["--config", str(self.jobs_dir.parent / "study.toml"), "--only", slide_id, "--shard", shard]
+        words = ["--config", str(self.config), "--only", slide_id, "--shard", shard]
 
         def found() -> psutil.Process | None:
             for process in psutil.process_iter(["cmdline"]):
@@ -199,8 +201,12 @@ def whole(small_slides: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
 def test_time_limits_and_preemption_cost_nothing(
     cluster: Path, small_slides: dict[str, Path], whole: dict[str, str], tmp_path: Path
 ) -> None:
-    config = make_study(tmp_path / HOSTILE, small_slides, "time_min = 10\ngpus = 1")
-    chain = Chain(config)
+    extra = json.dumps([f"--comment={HOSTILE}"])
+    config = make_study(tmp_path / HOSTILE, small_slides, f"time_min = 10\ngpus = 1\nextra = {extra}")
+    refused = mkhspc("slurm", "--config", config, "--out", config.parent / "jobs", "--submit")
+    assert (refused.returncode, refused.stdout) == (3, "")
+    assert "has a backslash in its name" in refused.stderr
+    chain = Chain(config, tmp_path / HOSTILE_JOBS / "jobs")
     preempted, limited = f"{chain.segment}_0", f"{chain.segment}_1"
 
     slow = chain.task_process(1)  # in the midst of a slow tile, as it were
@@ -221,6 +227,7 @@ def test_time_limits_and_preemption_cost_nothing(
         job = slurm("scontrol", "show", "job", job_id)
         assert " Restarts=1 " in job, "a task was requeued with the array"
         assert "gres:gpu:1" in job
+        assert f"Comment={HOSTILE.replace(chr(34), '`')} " in job.replace('"', "`")  # the database's quotes
     assert finished.items() <= parts(chain.layout).items(), "a finished tile was done again"
     assert shlex.split(chain.log(f"segment-{limited}").splitlines()[-1])[-2:] == [
         "merge",
@@ -290,7 +297,7 @@ def test_a_partition_that_is_not_there_queues_nothing(
 def test_a_job_with_too_little_memory_is_refused_before_it_can_die(
     cluster: Path, small_slides: dict[str, Path], tmp_path: Path
 ) -> None:
-    config = make_study(tmp_path, {"DEMO_A": small_slides["DEMO_A"]}, 'extra = ["--mem=60M"]')
+    config = make_study(tmp_path, {"DEMO_A": small_slides["DEMO_A"]}, 'extra = ["--mem=250M"]')
     chain = Chain(config)
     ended = chain.wait(1, 60)
     assert ended[f"{chain.segment}_0"][0] == "FAILED"

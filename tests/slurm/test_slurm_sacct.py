@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -151,6 +152,14 @@ def test_the_last_submission_is_asked_about(noted, tmp_path: Path) -> None:
 def test_a_sacct_that_cannot_answer_is_told(noted) -> None:
     news = sacct.slurm_news(noted('echo "Slurm accounting storage is disabled" >&2; exit 1'))
     assert news == sacct.SlurmNews(problem="Slurm accounting storage is disabled")
+
+
+def test_a_cluster_that_does_not_answer_is_not_waited_for(noted, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = noted("/bin/sleep 60")
+    monkeypatch.setattr(sacct, "ANSWER_S", 0.3)
+    begun_s = time.monotonic()
+    assert sacct.slurm_news(layout) == sacct.SlurmNews(problem="the cluster did not answer within 0.3 s")
+    assert time.monotonic() - begun_s < 20.0
 
 
 def test_a_run_that_was_never_submitted_asks_nothing(noted, tmp_path: Path) -> None:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import subprocess
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from processes import mkhspc
 
 from pipeline.cli import run_command
-from pipeline.store import manifest as manifests
+from pipeline.config import load_config
+from pipeline.engine import slurm
+from pipeline.engine.prepare import open_run
+from pipeline.slide.directory import read_directory
+from pipeline.store import atomic, manifest as manifests
 from pipeline.store.layout import RunLayout
 
 pytestmark = pytest.mark.slow
@@ -100,6 +107,53 @@ def test_each_job_is_submitted_after_the_one_it_needs(
     ]
     note = json.loads((tmp_path / "run" / "logs" / "slurm-100.jsonl").read_text())
     assert note["tasks"] == ["DEMO_A 0/2", "DEMO_A 1/2", "DEMO_B 0/2", "DEMO_B 1/2"]
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_jobs_that_are_queued_are_told_before_a_full_disk_refuses_their_note(
+    small_slides: dict[str, Path], tmp_path: Path, fake_slurm, monkeypatch: pytest.MonkeyPatch,
+    more: tuple[str, ...],
+) -> None:  # fmt: skip
+    write_text = atomic.write_text
+
+    def full(path: Path, text: str) -> None:
+        if path.suffix == ".jsonl":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_text(path, text)
+
+    monkeypatch.setattr(atomic, "write_text", full)
+    fake_slurm()
+    done = submitted(write_study(tmp_path, small_slides), *more)
+    assert done.returncode == 3
+    assert all(job in done.stdout for job in ("segment", "100", "merge", "101", "gallery", "102"))
+    assert "No space left on device" in done.stderr
+    assert "scancel 100 101 102" in done.stderr
+
+
+def test_memory_follows_the_largest_image_of_the_slides(
+    small_slides: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(write_study(tmp_path, small_slides))
+    _, manifest, _ = open_run(config, jobs_gpus=0)
+    blocks = [b for path in small_slides.values() for b in read_directory(path).level_0]
+    largest = max(3 * b.box.width * b.box.height for b in blocks)
+    assert max(map(slurm._largest_block_bytes, manifest.slides)) == largest < 13_000_000
+    before = slurm.memory_gb(config, manifest, 2)
+    frame = SimpleNamespace(stored_width_px=14_000, stored_height_px=14_000)
+    monkeypatch.setattr(slurm, "read_directory", lambda path: SimpleNamespace(level_0=(frame,)))
+    assert slurm.memory_gb(config, manifest, 2) >= before + 2, "several of 588 MB are decoded ahead"
+
+
+def test_a_slide_that_is_gone_and_not_asked_for_is_not_looked_at(
+    small_slides: dict[str, Path], tmp_path: Path
+) -> None:
+    gone = tmp_path / "GONE.czi"
+    gone.write_bytes(small_slides["DEMO_A"].read_bytes())
+    config = write_study(tmp_path, {**small_slides, "GONE": gone})
+    assert mkhspc("slurm", "--config", config, "--out", tmp_path / "jobs").returncode == 0
+    gone.unlink()
+    done = mkhspc("slurm", "--config", write_study(tmp_path, small_slides), "--out", tmp_path / "jobs")
+    assert done.returncode == 0, done.stderr
 
 
 def test_json_holds_the_ids(small_slides: dict[str, Path], tmp_path: Path, fake_slurm) -> None:

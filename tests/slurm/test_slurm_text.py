@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,7 +56,7 @@ def test_the_array_asks_for_what_the_config_says() -> None:
     assert options(plan, "segment") == [
         "--job-name=mkhspc-segment",
         "'--chdir=/data/marrow study/jobs'",
-        "--output=segment-%A_%a.out",
+        "'--output=/data/marrow study/jobs/segment-%A_%a.out'",
         "--open-mode=append",
         "--time=300",
         "--cpus-per-task=12",
@@ -68,6 +70,22 @@ def test_the_array_asks_for_what_the_config_says() -> None:
         "--account=marrow",
         "--qos=long",
     ]
+
+
+def test_a_backslash_is_doubled_for_slurm_and_not_for_bash() -> None:
+    plan = job_plan(Path("/data/a\\b #1 %j"))
+    assert "'--chdir=/data/a\\\\b #1 %j/jobs'" in options(plan, "segment")
+    assert "run='/data/a\\b #1 %j/run'" in slurm.sbatch_texts(plan)["segment"]
+    with pytest.raises(InputError, match="backslash"):
+        slurm.check_jobs_dir(plan.jobs_dir)
+
+
+def test_what_slurm_would_fill_into_the_path_of_a_log_is_told_not_to_be() -> None:
+    plan = job_plan(Path("/data/5%j"))
+    assert "--chdir=/data/5%j/jobs" in options(plan, "merge")
+    assert "--output=/data/5%%j/jobs/merge-%j.out" in options(plan, "merge")
+    assert "--output=/data/5%%j/jobs/segment-%A_%a.out" in options(plan, "segment")
+    slurm.check_jobs_dir(plan.jobs_dir)
 
 
 def test_the_later_jobs_ask_for_less() -> None:
@@ -212,7 +230,10 @@ def test_bash_can_parse_every_file_and_shellcheck_agrees(tmp_path: Path) -> None
 
 @pytest.fixture
 def signalled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Starts a task whose mkhspc ends with a code when it is signalled; returns (code, requeued)."""
+    """Starts a task whose mkhspc ends with a code when it is signalled; returns (code, requeued).
+
+    `made` are files of the run that it makes before; `there` were made by earlier tries.
+    """
     asked = tmp_path / "requeued"
     scontrol = tmp_path / "bin" / "scontrol"
     scontrol.parent.mkdir()
@@ -223,16 +244,23 @@ def signalled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
     monkeypatch.setenv("SLURM_JOB_ID", "7")  # so it is for one task of an array
 
-    def run(code: int, *numbers: signal.Signals) -> tuple[int, str]:
-        ready = tmp_path / "ready"
+    def run(
+        code: int, *numbers: signal.Signals, made: Sequence[str] = (), there: Sequence[str] = ()
+    ) -> tuple[int, str]:
+        ready, root = tmp_path / "ready", tmp_path / "it's a run"
+        for name in there:
+            (root / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / "run" / name).touch()
+        files = [shlex.quote(str(root / "run" / name)) for name in made]
         stub = (
+            *(f'mkdir -p "$(dirname {name})"; touch {name}' for name in files),
             f"trap 'sleep 0.3; exit {code}' {' '.join(n.name.removeprefix('SIG') for n in numbers)}",
             f"touch {ready}",
             "while :; do sleep 0.05; done",
         )
         script = tmp_path / "segment.sbatch"
-        script.write_text(slurm.sbatch_texts(with_program(job_plan(), tmp_path, *stub))["segment"])
-        process = subprocess.Popen(["bash", str(script)])
+        script.write_text(slurm.sbatch_texts(with_program(job_plan(root), tmp_path, *stub))["segment"])
+        process = subprocess.Popen(["bash", str(script)], stderr=(tmp_path / "said").open("w"))
         while not ready.exists():
             time.sleep(0.01)
         time.sleep(0.1)  # bash sets its traps just after it has started mkhspc
@@ -244,16 +272,43 @@ def signalled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return run
 
 
-def test_before_the_time_limit_a_task_stops_and_is_requeued_alone(signalled) -> None:
-    assert signalled(130, signal.SIGUSR1) == (130, "requeue 7_2\n")
+PLAN, PART = "tiles/MHU2.parquet", "parts/MHU2/s0_0_0.parquet"
+"""Of the slide of task 2."""
+
+
+@pytest.mark.parametrize(
+    ("there", "made"), [((), (PLAN,)), ((), (PLAN, PART)), ((PLAN, PART), ("parts/MHU2/s0_1_0.parquet",))]
+)
+def test_before_the_time_limit_a_task_that_came_on_stops_and_is_requeued_alone(
+    signalled, there: Sequence[str], made: Sequence[str]
+) -> None:
+    assert signalled(130, signal.SIGUSR1, there=there, made=made) == (130, "requeue 7_2\n")
+
+
+@pytest.mark.parametrize(
+    ("there", "made"),
+    [
+        ((), ()),
+        ((PLAN, PART), ()),
+        ((PLAN,), ("tiles/FGC1.parquet", "parts/FGC1/s0_0_0.parquet")),  # another slide's
+        ((PLAN,), ("parts/MHU2/s0_0_0.claim", "parts/MHU2/s0_0_0.parquet.01234567.8@node1.partial")),
+    ],
+)
+def test_a_task_that_did_not_come_on_would_never_end_and_is_not_requeued(
+    signalled, tmp_path: Path, there: Sequence[str], made: Sequence[str]
+) -> None:
+    assert signalled(130, signal.SIGUSR1, there=there, made=made) == (4, "")
+    said = (tmp_path / "said").read_text()
+    assert "not requeued: neither the survey nor a tile of MHU2 was finished" in said
+    assert "time_min" in said
 
 
 def test_a_second_signal_does_not_hide_the_exit_code(signalled) -> None:
-    assert signalled(130, signal.SIGUSR1, signal.SIGUSR1) == (130, "requeue 7_2\n")
+    assert signalled(130, signal.SIGUSR1, signal.SIGUSR1, made=(PART,)) == (130, "requeue 7_2\n")
 
 
 def test_a_task_that_is_cancelled_or_preempted_requeues_nothing_itself(signalled) -> None:
-    assert signalled(130, signal.SIGTERM) == (130, "")
+    assert signalled(130, signal.SIGTERM, made=(PART,)) == (130, "")
 
 
 @pytest.mark.parametrize("code", [0, 3, 4])

@@ -14,7 +14,7 @@ from pipeline.config import ComputeSection, RunConfig
 from pipeline.models import cellpose, embedders, sam2
 from pipeline.models.cache import Stored, WeightFile, models_dir, stored, weights_for
 from pipeline.models.catalogue import CATALOGUE, Weight, weight_named
-from pipeline.models.device import Gpu, Precision, device_names, find_gpus
+from pipeline.models.device import Gpu, Precision, TorchError, device_names, find_gpus
 from pipeline.models.service import Loader
 
 BEST_FIRST: Mapping[str, Sequence[str]] = {
@@ -25,6 +25,9 @@ BEST_FIRST: Mapping[str, Sequence[str]] = {
 }
 """Weights of the catalogue that serve a model, in the order in which 'auto' takes them."""
 GB = 1_000_000_000
+MOSTLY_FREE = 0.9
+"""A driver and a screen take their share of every GPU: so much free counts as all of it, for which the
+catalogue's advice is meant."""
 
 
 def needed(config: RunConfig) -> list[str]:
@@ -49,7 +52,7 @@ def with_weights(config: RunConfig, jobs_gpus: int | None = None) -> RunConfig:
     if any(_asked_weights(model, compute) == "auto" for model in models):
         gpu = _smallest_gpu(compute.device) if jobs_gpus is None and find_spec("torch") else None
     sets = _sets_of_weights(models, compute)
-    best = next((names for names in sets if gpu and _fit(names.values(), gpu.memory_bytes)), sets[0])
+    best = next((names for names in sets if gpu and _fit(names.values(), _room_bytes(gpu))), sets[0])
     if "sam2" in best:
         compute = replace(compute, sam2_weights=_whole_path(best["sam2"]))
     if "cellpose" in best:
@@ -222,17 +225,22 @@ def fitness(
         )
     if jobs_gpus:
         return Fitness(True, f"its weights are here, and each job gets {jobs_gpus} GPU")
-    smallest = None if jobs_gpus == 0 else _smallest_gpu(device)
+    try:
+        smallest = None if jobs_gpus == 0 else _smallest_gpu(device)
+    except TorchError as error:
+        return Fitness(False, f"the weights of {model} are here, but {error.what}")
+    if smallest is not None and smallest.fault:
+        return Fitness(False, f"the weights of {model} are here, but {smallest.name}: {smallest.fault}")
     if smallest is None:
         return Fitness(False, f"the weights of {model} are here, but no GPU is: it would take days")
     others = sorted({*compute.embedders, *beside} - {model})
     for together in ([model], [model, *others]):
         sets = _sets_of_weights(together, compute)
-        if not any(_fit(names.values(), smallest.memory_bytes) for names in sets):
+        if not any(_fit(names.values(), _room_bytes(smallest)) for names in sets):
             company = f" beside {' and '.join(together[1:])}" if together[1:] else ""
             return Fitness(
                 False,
-                f"the weights of {model} that are here need more memory{company} than {smallest.name} has",
+                f"the weights of {model} that are here need more memory{company} than {_room(smallest)}",
             )
     return Fitness(True, f"its weights and {smallest.name} are here")
 
@@ -253,7 +261,20 @@ def _smallest_gpu(device: str) -> Gpu | None:
     """Of the GPUs that a setting of `device` means, if any."""
     gpus = [] if device == "cpu" else gpus_here()  # torch need not start for a CPU
     used = [_gpu(gpus, name) for name in device_names(device, gpus) if name != "cpu"]
-    return min(used, key=lambda gpu: gpu.memory_bytes, default=None)
+    return min(used, key=lambda gpu: (not gpu.fault, _room_bytes(gpu)), default=None)
+
+
+def _room_bytes(gpu: Gpu) -> int:
+    """What models may take of a GPU: of its memory what other programs leave."""
+    if gpu.free_bytes is None or gpu.free_bytes >= MOSTLY_FREE * gpu.memory_bytes:
+        return gpu.memory_bytes
+    return gpu.free_bytes
+
+
+def _room(gpu: Gpu) -> str:
+    if _room_bytes(gpu) == gpu.memory_bytes:
+        return f"{gpu.name} has"
+    return f"is free of {gpu.name}: {_room_bytes(gpu) / GB:.1f} GB"
 
 
 def _gpu(gpus: Sequence[Gpu], name: str) -> Gpu:

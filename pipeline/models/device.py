@@ -9,11 +9,12 @@ from __future__ import annotations
 import gc
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pipeline.errors import MkhspcError, UsageError
@@ -45,17 +46,25 @@ class DeviceMemoryError(MkhspcError):
     exit_code = 4
 
 
+class TorchError(UsageError):
+    """torch is not installed, or does not start."""
+
+
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU that torch can use; its place in a list of them is its number.
+    """A GPU that torch sees; its place in a list of them is its number.
 
     Attributes:
         precision: the fewest bits that it is made for; which models may use them is for `precision_on`.
+        free_bytes: of its memory, what no program holds; None if nobody asked.
+        fault: why this torch cannot compute on it; empty if it can.
     """
 
     name: str
     memory_bytes: int
     precision: Precision
+    free_bytes: int | None = None
+    fault: str = ""
 
     def precision_on(self, reduced: Sequence[Precision]) -> Precision:
         """What a model computes in here that is known to be right in these, and in float32 anyway."""
@@ -66,16 +75,16 @@ def find_gpus() -> list[Gpu]:
     """The GPUs that torch sees, asked in a process of its own: this one never imports torch.
 
     Raises:
-        UsageError: torch is not installed, or does not start.
+        TorchError: torch is not installed, or does not start.
     """
     if importlib.util.find_spec("torch") is None:
-        raise UsageError("the models need torch, which is not installed", fix=INSTALL)
+        raise TorchError("the models need torch, which is not installed", fix=INSTALL)
     # -P: what lies in the working directory, a folder `pipeline` or a `json.py`, is not what is meant.
     command = [sys.executable, "-P", "-m", __name__]
     asked = subprocess.run(command, capture_output=True, text=True, check=False)
     if asked.returncode:
         reason = (asked.stderr.strip().splitlines() or [f"exit code {asked.returncode}"])[-1]
-        raise UsageError(f"torch does not start: {reason}", fix=INSTALL)
+        raise TorchError(f"torch does not start: {reason}", fix=INSTALL)
     return [Gpu(**gpu) for gpu in json.loads(asked.stdout.splitlines()[-1])]
 
 
@@ -238,5 +247,41 @@ def _visible_gpus() -> list[Gpu]:
     return gpus
 
 
+def _looked_at(gpus: Sequence[Gpu]) -> list[Gpu]:
+    """The GPUs with what is free of their memory, and whether this torch has kernels for them.
+
+    To ask opens a context on each: not for a process that owns the models of one.
+    """
+    return [_with_free_memory(number, gpu) for number, gpu in enumerate(gpus)]
+
+
+def _with_free_memory(number: int, gpu: Gpu) -> Gpu:
+    import torch
+
+    if fault := _missing_kernels(torch.cuda.get_device_capability(number), torch.cuda.get_arch_list()):
+        return replace(gpu, fault=fault)
+    try:
+        return replace(gpu, free_bytes=torch.cuda.mem_get_info(number)[0])
+    except RuntimeError as error:
+        return replace(gpu, fault=str(error).strip().partition("\n")[0])
+
+
+def _missing_kernels(capability: tuple[int, int], built_for: Sequence[str]) -> str:
+    """Why code built for these architectures does not run on a GPU of this capability; empty if it does.
+
+    Kernels of 'sm_86' run on 8.6 and later ones of 8; 'compute_86' is translated for all later ones. Other
+    makers' architectures have other names, of which nothing is said.
+    """
+    cudas = [re.fullmatch(r"(sm|compute)_(\d+)(\d)[a-z]?", one) for one in built_for]
+    known = [(one[1], (int(one[2]), int(one[3]))) for one in cudas if one]
+    runs = [capability >= since and (kind == "compute" or capability[0] == since[0]) for kind, since in known]
+    if any(runs) or not known:
+        return ""
+    return (
+        f"this torch has no kernels for its compute capability {capability[0]}.{capability[1]}, "
+        f"but for {' '.join(built_for)}"
+    )
+
+
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps([asdict(gpu) for gpu in _visible_gpus()]) + "\n")
+    sys.stdout.write(json.dumps([asdict(gpu) for gpu in _looked_at(_visible_gpus())]) + "\n")

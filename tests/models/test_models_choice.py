@@ -11,8 +11,8 @@ from pipeline.config import ComputeSection, RunConfig, with_options
 from pipeline.models import choice
 from pipeline.models.cache import WeightFile
 from pipeline.models.catalogue import CATALOGUE
-from pipeline.models.choice import RunModels, fitness, gpu_bytes, precision, with_weights
-from pipeline.models.device import Gpu, Precision
+from pipeline.models.choice import Fitness, RunModels, fitness, gpu_bytes, precision, with_weights
+from pipeline.models.device import Gpu, Precision, TorchError
 
 GB = 1_000_000_000
 
@@ -118,6 +118,52 @@ def test_embedders_of_the_run_count_without_being_named(
 
 
 # Why not
+
+
+def test_a_torch_that_does_not_start_is_a_reason_and_no_error(
+    weights_here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> list[Gpu]:
+        raise TorchError("torch does not start: OSError: libcudart.so.13")
+
+    put(weights_here, "sam2.1-tiny")
+    monkeypatch.setattr(choice, "gpus_here", broken)
+    found = fitness("sam2", compute())
+    assert found == Fitness(
+        False, "the weights of sam2 are here, but torch does not start: OSError: libcudart.so.13"
+    )
+
+
+def test_a_gpu_that_this_torch_cannot_use_is_none(
+    weights_here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(weights_here, "sam2.1-tiny")
+    fine = Gpu("A100", 42 * GB, "bfloat16")
+    monkeypatch.setattr(choice, "gpus_here", lambda: [fine, Gpu("P40", 24 * GB, "float16", fault="too old")])
+    assert fitness("sam2", compute(device="cuda:0")).is_fit
+    found = fitness("sam2", compute())
+    assert found == Fitness(False, "the weights of sam2 are here, but P40: too old")
+
+
+@pytest.mark.parametrize(("free_gb", "is_fit"), [(23.0, True), (21.7, True), (10.0, True), (2.0, False)])
+def test_memory_that_others_hold_is_not_there(
+    free_gb: float, is_fit: bool, weights_here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(weights_here, "sam2.1-large")
+    shared = Gpu("A30", 24 * GB, "bfloat16", free_bytes=int(free_gb * GB))
+    monkeypatch.setattr(choice, "gpus_here", lambda: [shared])
+    found = fitness("sam2", compute())
+    assert found.is_fit == is_fit
+    assert is_fit or "need more memory than is free of A30: 2.0 GB" in found.reason
+
+
+def test_weights_are_chosen_for_what_is_free(weights_here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(weights_here, "sam2.1-large", "sam2.1-tiny")
+    config = with_options(RunConfig(), {"mk.detector": "sam2"})
+    for free_gb, expected in ((23.0, "sam2.1-large"), (5.0, "sam2.1-tiny")):
+        shared = Gpu("A30", 24 * GB, "bfloat16", free_bytes=int(free_gb * GB))
+        monkeypatch.setattr(choice, "gpus_here", lambda shared=shared: [shared])
+        assert with_weights(config).compute.sam2_weights == expected
 
 
 def test_a_cpu_that_was_asked_for_is_no_missing_gpu(

@@ -360,10 +360,40 @@ def test_gpus_are_told_with_their_memory_and_precision(
         "ampere = Some(name='A100', total_memory=42, major=8, minor=0)\n"
         "volta = Some(name='V100', total_memory=34, major=7, minor=0)\n"
         "cards = [ampere, volta]\n"
-        "cuda = Some(device_count=lambda: len(cards), get_device_properties=cards.__getitem__)\n"
+        "def free(number):\n"
+        "    if number: raise RuntimeError('CUDA error: out of memory\\nmore')\n"
+        "    return 40, 42\n"
+        "cuda = Some(device_count=lambda: len(cards), get_device_properties=cards.__getitem__,\n"
+        "    get_device_capability=lambda n: (cards[n].major, cards[n].minor), mem_get_info=free,\n"
+        "    get_arch_list=lambda: ['sm_70', 'sm_80'])\n"
         "print('a greeting')\n",
     )
-    assert device.find_gpus() == [Gpu("A100", 42, "bfloat16"), Gpu("V100", 34, "float16")]
+    assert device.find_gpus() == [
+        Gpu("A100", 42, "bfloat16", free_bytes=40),
+        Gpu("V100", 34, "float16", fault="CUDA error: out of memory"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("capability", "built_for", "runs"),
+    [
+        ((8, 0), ["sm_70", "sm_80"], True),
+        ((8, 9), ["sm_80", "sm_90"], True),
+        ((6, 1), ["sm_70", "sm_80", "compute_80"], False),
+        ((12, 0), ["sm_80", "sm_90"], False),
+        ((12, 0), ["sm_80", "compute_90"], True),
+        ((12, 0), ["sm_90", "sm_120"], True),
+        ((9, 0), ["sm_90a"], True),
+        ((8, 0), ["sm_86"], False),
+        ((9, 0), ["gfx90a"], True),
+    ],
+)
+def test_a_gpu_for_which_this_torch_was_not_built_is_told(
+    capability: tuple[int, int], built_for: list[str], runs: bool
+) -> None:
+    said = device._missing_kernels(capability, built_for)
+    assert (said == "") == runs
+    assert runs or f"compute capability {capability[0]}.{capability[1]}, but for sm_" in said
 
 
 def test_what_lies_in_the_working_directory_is_not_started(

@@ -24,7 +24,8 @@ from pipeline.engine.workers import Outcome
 from pipeline.errors import InputError, MkhspcError
 from pipeline.geometry import Box
 from pipeline.slide.czi import CziSlide, read_slide_info
-from pipeline.slide.stream import ReadPlan, Visit, WindowStream, mosaics_of, plan_reads
+from pipeline.slide.read_plan import ReadPlan, Visit, mosaics_of, plan_reads
+from pipeline.slide.stream import WindowStream
 from pipeline.slide.tiles import Tile
 
 NO_SLOT = -1
@@ -76,7 +77,6 @@ class WindowFeed:
 
     Args:
         use_slots: how many slots may be filled; see `use`.
-        room_bytes: of decoded sub-blocks kept for later windows.
         threads: that decode.
     """
 
@@ -87,14 +87,12 @@ class WindowFeed:
         claims: Claims,
         *,
         use_slots: int,
-        room_bytes: int,
         threads: int,
     ) -> None:
         self.decoded_bytes = 0
         self._slides = slides
         self._slots = slots
         self._claims = claims
-        self._room_bytes = room_bytes
         self._threads = threads
         self._free = deque(range(use_slots))
         self._spare = deque(range(use_slots, slots.count))
@@ -231,7 +229,7 @@ class WindowFeed:
             slide.path,
             slide.um_per_px,
             slide.visits,
-            room_bytes=self._room_bytes,
+            room_bytes=slide.plan.room_bytes,
             threads=self._threads,
             is_wanted=is_wanted,
         ) as stream:

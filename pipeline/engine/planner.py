@@ -312,7 +312,7 @@ def _measured(
     work = plan_share(layout, manifest, share, compute)
     if work is None:
         raise RuntimeError("a run that was just made has its first tile already")
-    read_s, read_bytes = _read(work.slides[0], work.room_bytes)
+    read_s, read_bytes = _read(work.slides[0])
     with with_models(work) as job:
         refuse_failures(do_tiles(layout, manifest, share, job, progress))
         owner_bytes = job.owners.peak_bytes if job and job.owners else 0
@@ -344,10 +344,11 @@ def _measured(
     )
 
 
-def _read(slide: SlideReads, room_bytes: int) -> tuple[float, int]:
+def _read(slide: SlideReads) -> tuple[float, int]:
     """Seconds of one thread for the first window of a slide, and bytes of pixels decoded."""
     window = slide.visits[0].box
-    with WindowStream(slide.path, slide.um_per_px, slide.visits, room_bytes=room_bytes, threads=1) as stream:
+    room = slide.plan.room_bytes
+    with WindowStream(slide.path, slide.um_per_px, slide.visits, room_bytes=room, threads=1) as stream:
         begun_s = time.monotonic()
         stream.next_window()
         stream.read_into(np.empty((window.height, window.width, 3), np.uint8))

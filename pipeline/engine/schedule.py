@@ -180,7 +180,6 @@ class Job:
 
     slides: Sequence[SlideReads]
     demand: Demand
-    room_bytes: int
     budget: Budget
     asked: int | Literal["auto"]
     models: RunModels
@@ -272,7 +271,7 @@ def plan_job(
         stained_px=stained_px,
     )
     budget = plan_workers(compute.num_workers, demand, usable_cores(), limit)
-    return Job(slides, demand, room, budget, compute.num_workers, models, devices)
+    return Job(slides, demand, budget, compute.num_workers, models, devices)
 
 
 def recipe_of(manifest: Manifest, models: RunModels) -> Recipe:
@@ -316,7 +315,6 @@ def _on_tiles(
         slots,
         Claims(layout),
         use_slots=job.budget.slots,
-        room_bytes=job.room_bytes,
         threads=job.budget.read_threads,
     )
     pool = Pool(work, job.budget.workers, stop)

@@ -1,140 +1,29 @@
-"""Many windows of one slide in a known order, with each sub-block decoded about once.
+"""Many windows of one slide in a known order, with each sub-block decoded about once (see `read_plan`).
 
-Windows overlap by their halos and seldom lie on the sub-blocks' grid, so reading each on its own
-decodes a pixel twice and more. Here the order is known before the first read: decoded blocks are
-kept while another window will need them, no more of their rows than it needs, and when room is short
-the one needed last goes first (Belady's rule, which no other order of eviction beats). Threads with a
-handle each decode ahead of the window that is put together, and show what they decoded in it themselves.
+Threads with a handle each decode ahead of the window that is put together, and show what they decoded in
+it themselves.
 """
 
 from __future__ import annotations
 
-import heapq
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Generic, NamedTuple, TypeVar
 
 from pipeline.errors import InputError
 from pipeline.geometry import Box
 from pipeline.slide.czi import WHITE, CziSlide
-from pipeline.slide.directory import SubBlock, read_directory
-from pipeline.slide.mosaic import SceneMosaic, uncovered
+from pipeline.slide.directory import read_directory
+from pipeline.slide.read_plan import Assembly, BlockKey, Foreseen, Rows, Visit, mosaics_of
 from pipeline.slide.unpack import Image, Pixels
 
 AHEAD_PER_THREAD = 2
 """Blocks that may be decoded and not yet shown, for each decoding thread."""
-
-WORTH_CUTTING_BYTES = 2_000_000
-"""The rows of a block that later windows need are copied out if so much can be forgotten then."""
-
-Value = TypeVar("Value")
-Rows = tuple[int, int]
-"""Heights in mosaic coordinates, from and to."""
-
-
-@dataclass(frozen=True)
-class Visit:
-    """A window to read: a box in level-0 pixels of a scene; may reach outside it."""
-
-    scene: int
-    box: Box
-
-
-class BlockKey(NamedTuple):
-    """A level-0 sub-block of a slide: its scene and its place in the scene's stack."""
-
-    scene: int
-    nth: int
-
-
-class Foreseen(Generic[Value]):
-    """Values by key, bounded in bytes, when it is known at which steps each key will be asked for.
-
-    Args:
-        steps: the keys that will be asked for.
-        bytes_of: each key's value, as it is loaded.
-        kept_bytes: of each step and key that a later step asks for again, what is kept of it.
-
-    Attributes:
-        loaded_bytes: of all values loaded so far.
-        held_bytes: of what is held now; never more than `room_bytes`.
-        most_held_bytes: the highest that was.
-    """
-
-    def __init__(
-        self,
-        steps: Sequence[Sequence[BlockKey]],
-        bytes_of: Mapping[BlockKey, int],
-        kept_bytes: Sequence[Mapping[BlockKey, int]],
-        room_bytes: int,
-    ) -> None:
-        self.loaded_bytes = 0
-        self.held_bytes = 0
-        self.most_held_bytes = 0
-        self._room_bytes = room_bytes
-        self._bytes_of = bytes_of
-        self._kept_bytes = kept_bytes
-        self._held: dict[BlockKey, Value] = {}
-        self._held_bytes_of: dict[BlockKey, int] = {}
-        self._farthest: list[tuple[int, BlockKey]] = []  # a heap; entries of what is held no more are stale
-        self._step = -1
-        self._uses: dict[BlockKey, deque[int]] = {}
-        for step, keys in enumerate(steps):
-            for key in keys:
-                self._uses.setdefault(key, deque()).append(step)
-
-    def get(self, key: BlockKey, step: int, load: Callable[[], Value]) -> Value:
-        """The value of a key at a step; steps may be left out but never go back."""
-        if key in self._held:
-            value = self._held[key]
-        else:
-            value = load()
-            self.loaded_bytes += self._bytes_of[key]
-        self._drop(key)
-        if self._next_use(key, step) is not None:
-            self._held[key] = value
-            self._held_bytes_of[key] = self._kept_bytes[step][key]
-            self.held_bytes += self._held_bytes_of[key]
-            heapq.heappush(self._farthest, (-self._uses[key][0], key))
-            self._make_room(step)
-            self.most_held_bytes = max(self.most_held_bytes, self.held_bytes)
-        return value
-
-    def _next_use(self, key: BlockKey, step: int) -> int | None:
-        uses = self._uses[key]
-        while uses and uses[0] <= step:
-            uses.popleft()
-        return uses[0] if uses else None
-
-    def _make_room(self, step: int) -> None:
-        if step > self._step:
-            for key in [k for k in self._held if self._next_use(k, step - 1) is None]:
-                self._drop(key)  # of steps that were left out
-            self._step = step
-        while self.held_bytes > self._room_bytes:
-            self._drop_farthest(step)
-
-    def _drop_farthest(self, step: int) -> None:
-        """Of what is held, drops what is needed last; its next use may be later than when it was noted."""
-        noted, key = heapq.heappop(self._farthest)
-        if key not in self._held:
-            return
-        next_use = self._next_use(key, step - 1)
-        if next_use is None or -noted == next_use:
-            self._drop(key)
-        else:
-            heapq.heappush(self._farthest, (-next_use, key))
-
-    def _drop(self, key: BlockKey) -> None:
-        if key in self._held:
-            del self._held[key]
-            self.held_bytes -= self._held_bytes_of.pop(key)
 
 
 class _View:
@@ -272,149 +161,6 @@ class _Piece:
     is_new: bool
 
 
-@dataclass
-class _Assembly:
-    """What is known of a slide's blocks for a sequence of windows.
-
-    Attributes:
-        steps: the blocks of each window, bottom to top.
-        bytes_of: each block's pixels.
-        later: of each window and block that later windows need too, the rows that are kept for them.
-    """
-
-    mosaics: Mapping[int, SceneMosaic]
-    visits: Sequence[Visit]
-    steps: list[list[BlockKey]] = field(init=False)
-    bytes_of: dict[BlockKey, int] = field(init=False)
-    later: list[dict[BlockKey, Rows]] = field(init=False)
-    _parts: dict[BlockKey, list[Box]] = field(init=False, default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.steps = [
-            [BlockKey(visit.scene, nth) for nth in self.mosaics[visit.scene].meeting(self.place(visit))]
-            for visit in self.visits
-        ]
-        self.bytes_of = {key: 3 * self.block(key).box.area_px for keys in self.steps for key in keys}
-        self.later = self._cut_where_worth_it(self._needed_later())
-
-    def _needed_later(self) -> list[dict[BlockKey, Rows]]:
-        found: list[dict[BlockKey, Rows]] = []
-        needed: dict[BlockKey, Rows] = {}
-        for visit, keys in zip(reversed(self.visits), reversed(self.steps), strict=True):
-            found.append({key: needed[key] for key in keys if key in needed})
-            place = self.place(visit)
-            for key in keys:
-                seen = self.block(key).box.clipped(place)
-                y0, y1 = needed.get(key, (seen.y0, seen.y1))
-                needed[key] = min(y0, seen.y0), max(y1, seen.y1)
-        return found[::-1]
-
-    def _cut_where_worth_it(self, needed: list[dict[BlockKey, Rows]]) -> list[dict[BlockKey, Rows]]:
-        kept: dict[BlockKey, Rows] = {}
-        later: list[dict[BlockKey, Rows]] = []
-        for step in needed:
-            for key, (y0, y1) in step.items():
-                top, foot = kept.setdefault(key, (self.block(key).box.y0, self.block(key).box.y1))
-                row_bytes = 3 * self.block(key).box.width
-                if row_bytes * ((foot - top) - (y1 - y0)) >= WORTH_CUTTING_BYTES:
-                    kept[key] = y0, y1
-            later.append({key: kept[key] for key in step})
-        return later
-
-    def cache(self, room_bytes: int) -> Foreseen[Value]:
-        """An empty cache for these windows."""
-        kept_bytes = [
-            {key: 3 * self.block(key).box.width * (y1 - y0) for key, (y0, y1) in step.items()}
-            for step in self.later
-        ]
-        return Foreseen(self.steps, self.bytes_of, kept_bytes, room_bytes)
-
-    def block(self, key: BlockKey) -> SubBlock:
-        return self.mosaics[key.scene].level_0[key.nth]
-
-    def parts(self, key: BlockKey) -> list[Box]:
-        """The parts of a block that no other hides."""
-        if key not in self._parts:
-            self._parts[key] = self.mosaics[key.scene].visible_parts(key.nth)
-        return self._parts[key]
-
-    def gaps(self, step: int) -> list[Box]:
-        """The parts of a window where no block is."""
-        visit = self.visits[step]
-        return uncovered(self.place(visit), [self.block(key).box for key in self.steps[step]])
-
-    def place(self, visit: Visit) -> Box:
-        """The window in mosaic coordinates."""
-        corner = self.mosaics[visit.scene].box
-        return visit.box.shifted(corner.x0, corner.y0)
-
-    def rehearsed(self, room_bytes: int) -> Foreseen[None]:
-        """The cache after all windows were read in order, without reading them."""
-        cache: Foreseen[None] = self.cache(room_bytes)
-        for step, keys in enumerate(self.steps):
-            for key in keys:
-                cache.get(key, step, lambda: None)
-        return cache
-
-
-@dataclass(frozen=True)
-class ReadPlan:
-    """An order of windows and what it costs.
-
-    Attributes:
-        order: indices of the windows asked for.
-        decoded_bytes: of pixels, when read in that order with the room given.
-        touched_bytes: of all sub-blocks that meet any window, once each.
-        held_bytes: the most that is kept for later windows, on top of the blocks just decoded.
-        block_bytes: of the largest block.
-    """
-
-    order: tuple[int, ...]
-    decoded_bytes: int
-    touched_bytes: int
-    held_bytes: int
-    block_bytes: int
-
-
-def mosaics_of(slide: CziSlide, visits: Sequence[Visit]) -> dict[int, SceneMosaic]:
-    """The mosaics of the scenes that are visited, by scene; errors as for `CziSlide.read`."""
-    return {scene: slide.mosaic(scene) for scene in {visit.scene for visit in visits}}
-
-
-def plan_reads(mosaics: Mapping[int, SceneMosaic], visits: Sequence[Visit], room_bytes: int) -> ReadPlan:
-    """The order of windows, among strips of several widths, that decodes least in the room given.
-
-    A strip is a band of neighbouring columns walked row by row, to and fro: the wider, the fewer
-    blocks at its borders are decoded twice, and the more must be held from row to row.
-    """
-    columns = {scene: sorted({v.box.x0 for v in visits if v.scene == scene}) for scene in mosaics}
-    widest = max((len(found) for found in columns.values()), default=0)
-    widths = {widest, *(2**n for n in range(widest.bit_length()))} - {0}
-    best: ReadPlan | None = None
-    for width in sorted(widths, reverse=True):
-        order = _in_strips(visits, columns, width)
-        assembly = _Assembly(mosaics, [visits[index] for index in order])
-        touched = sum(assembly.bytes_of.values())
-        cache = assembly.rehearsed(room_bytes)
-        if best is None or cache.loaded_bytes < best.decoded_bytes:
-            largest = max(assembly.bytes_of.values(), default=0)
-            best = ReadPlan(order, cache.loaded_bytes, touched, cache.most_held_bytes, largest)
-        if cache.loaded_bytes == touched:
-            break
-    return best or ReadPlan((), 0, 0, 0, 0)
-
-
-def _in_strips(visits: Sequence[Visit], columns: Mapping[int, Sequence[int]], width: int) -> tuple[int, ...]:
-    column_of = {scene: {x0: n for n, x0 in enumerate(found)} for scene, found in columns.items()}
-
-    def place(index: int) -> tuple[int, int, int, int]:
-        visit = visits[index]
-        column = column_of[visit.scene][visit.box.x0]
-        return visit.scene, column // width, visit.box.y0, column
-
-    return tuple(sorted(range(len(visits)), key=place))
-
-
 class WindowStream:
     """Reads windows of one slide, in order, ahead of whoever asks for them.
 
@@ -444,7 +190,7 @@ class WindowStream:
         self._visits = visits
         first = CziSlide(directory, um_per_px)
         try:
-            self._assembly = _Assembly(mosaics_of(first, visits), visits)
+            self._assembly = Assembly.of(mosaics_of(first, visits), visits)
         except InputError:
             first.close()
             raise

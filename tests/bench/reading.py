@@ -18,7 +18,8 @@ from pipeline.geometry import Box
 from pipeline.slide.czi import CziSlide
 from pipeline.slide.directory import SubBlock
 from pipeline.slide.mosaic import SceneMosaic
-from pipeline.slide.stream import Visit, WindowStream, mosaics_of, plan_reads
+from pipeline.slide.read_plan import Visit, mosaics_of, plan_reads
+from pipeline.slide.stream import WindowStream
 
 Row = dict[str, object]
 

@@ -231,7 +231,6 @@ def _sleeping(slide: Path, scratch: Path) -> Row:
         slots,
         Claims(layout),
         use_slots=slots.count,
-        room_bytes=job.room_bytes,
         threads=job.budget.read_threads,
     )
     try:

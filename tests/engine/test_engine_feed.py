@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import errno
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from pipeline.engine.workers import Outcome
 from pipeline.geometry import Box
 from pipeline.slide.czi import CziSlide
 from pipeline.slide.tiles import Tile
+from pipeline.store.atomic import here
 from pipeline.store.layout import RunLayout
 
 CORE_PX, HALO_PX = 64, 16
@@ -50,7 +50,7 @@ def feeding(
     layout: RunLayout, *slides: SlideReads, slots: int = 2, use: int = 0
 ) -> Iterator[tuple[WindowFeed, Slots]]:
     memory = Slots(slots, 3 * (CORE_PX + 2 * HALO_PX) ** 2)
-    feed = WindowFeed(slides, memory, Claims(layout), use_slots=use or slots, room_bytes=10**8, threads=2)
+    feed = WindowFeed(slides, memory, Claims(layout), use_slots=use or slots, threads=2)
     try:
         yield feed, memory
     finally:
@@ -174,7 +174,7 @@ def test_a_tile_of_another_process_is_waited_for_and_done_when_that_dies(
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     claim = layout.claim("a", reads.tiles[1].tile_id)
     claim.parent.mkdir(parents=True)
-    claim.write_text(f"{socket.gethostname()} {other.pid}", encoding="utf-8")
+    claim.write_text(f"{here()} {other.pid}", encoding="utf-8")
     order = []
     with feeding(layout, reads) as (feed, _):
         for task in all_of(feed):

@@ -15,7 +15,7 @@ from pipeline.engine.guard import MEMORY_LOOK_S, MemoryGuard
 from pipeline.engine.limits import GB, MemoryLimit
 from pipeline.engine.schedule import Crew, Job
 from pipeline.geometry import Box
-from pipeline.slide.stream import ReadPlan, Visit
+from pipeline.slide.read_plan import ReadPlan, Visit
 from pipeline.slide.tiles import Tile
 
 LIMIT = MemoryLimit(8 * GB, "the test")
@@ -133,11 +133,11 @@ def job(asked: Any = "auto") -> Job:
         )
     ]
     reads = SlideReads(
-        "A", Path("a.czi"), "", 0.25, tiles, [Visit(0, c) for c in cores], ReadPlan((), 0, 0, 0, 0)
+        "A", Path("a.czi"), "", 0.25, tiles, [Visit(0, c) for c in cores], ReadPlan((), 0, 0, 0, 0, 0)
     )
     models: Any = None
     budget = plan_workers(asked, DEMAND, CORES, LIMIT)
-    return Job([reads], DEMAND, 0, budget, asked, models, ())
+    return Job([reads], DEMAND, budget, asked, models, ())
 
 
 def task(planned: Job, name: str) -> TileTask:

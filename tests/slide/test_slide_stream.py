@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.geometry import Box
-from pipeline.slide import stream as stream_module
+from pipeline.slide import read_plan
 from pipeline.slide.czi import CziSlide
-from pipeline.slide.stream import BlockKey, Foreseen, Visit, WindowStream, mosaics_of, plan_reads
+from pipeline.slide.read_plan import BlockKey, Foreseen, Visit, mosaics_of, plan_reads
+from pipeline.slide.stream import WindowStream
 from pipeline.slide.unpack import Image
 
 BLOCK_PX = 40
@@ -56,7 +57,7 @@ def read_all(path: Path, visits: list[Visit], **settings: int) -> tuple[list[NDA
 def test_windows_are_those_of_a_plain_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int, room_bytes: int, worth_cutting_bytes: int
 ) -> None:
-    monkeypatch.setattr(stream_module, "WORTH_CUTTING_BYTES", worth_cutting_bytes)
+    monkeypatch.setattr(read_plan, "WORTH_CUTTING_BYTES", worth_cutting_bytes)
     path = mosaic(tmp_path)
     with CziSlide.open(path, 0.22) as slide:
         scene = slide.scene(0)
@@ -116,7 +117,7 @@ def test_no_more_is_held_of_a_block_than_later_windows_need(
         visits = tiled(scene.width_px, scene.height_px, 60, 10)
     held = {}
     for worth_bytes in (1, 10**9):
-        monkeypatch.setattr(stream_module, "WORTH_CUTTING_BYTES", worth_bytes)
+        monkeypatch.setattr(read_plan, "WORTH_CUTTING_BYTES", worth_bytes)
         held[worth_bytes] = plan_of(path, visits, 10**9)[1]
         read_all(path, visits, room_bytes=10**9, threads=1)
     assert held[1] < 0.9 * held[10**9]
@@ -132,6 +133,24 @@ def test_less_room_never_decodes_less(tmp_path: Path) -> None:
     rooms = (0, 20_000, 40_000, 80_000, 160_000, 10**9)
     decoded = [plan_of(path, visits, room)[0] for room in rooms]
     assert decoded == sorted(decoded, reverse=True)
+
+
+def test_no_more_is_held_than_decodes_next_to_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = mosaic(tmp_path, 24, 18)
+    with CziSlide.open(path, 0.22) as slide:
+        scene = slide.scene(0)
+        visits = tiled(scene.width_px, scene.height_px, 120, 6)
+        mosaics = mosaics_of(slide, visits)
+        all_of_it = plan_reads(mosaics, visits, 10**9)
+        assert all_of_it.decoded_bytes == all_of_it.touched_bytes
+        monkeypatch.setattr(read_plan, "LEAST_ROOM_BYTES", 1)
+        less = plan_reads(mosaics, visits, 10**9)
+    assert less.held_bytes < 0.9 * all_of_it.held_bytes
+    assert less.touched_bytes < less.decoded_bytes <= read_plan.ENOUGH * less.touched_bytes
+    _, decoded = read_all(path, [visits[i] for i in less.order], room_bytes=less.room_bytes, threads=2)
+    assert decoded == less.decoded_bytes
 
 
 def test_windows_that_are_not_wanted_are_left_out(tmp_path: Path) -> None:
@@ -219,7 +238,7 @@ def test_a_fault_while_a_block_is_cut_for_later_fails_its_windows_and_hangs_nobo
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = mosaic(tmp_path, 12, 9)
-    monkeypatch.setattr(stream_module, "WORTH_CUTTING_BYTES", 1)
+    monkeypatch.setattr(read_plan, "WORTH_CUTTING_BYTES", 1)
     with CziSlide.open(path, 0.22) as slide:
         scene = slide.scene(0)
     visits = tiled(scene.width_px, scene.height_px, 60, 10)

@@ -13,9 +13,11 @@ import errno
 import hashlib
 import json
 import os
+import random
 import re
 import secrets
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -236,7 +238,7 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f"{path.name[:SHOWN_NAME_LENGTH]}.{mark}{TEMPORARY_SUFFIX}")
 
 
-def _reserve(temporary: Path, made: list[Path], tries: int = 20) -> None:
+def _reserve(temporary: Path, made: list[Path], tries: int = 50) -> None:
     """Makes an empty file, and the directories missing above it, which are added to `made`."""
     try:
         _make_directories(temporary.parent, made)
@@ -244,6 +246,7 @@ def _reserve(temporary: Path, made: list[Path], tries: int = 20) -> None:
     except FileNotFoundError:  # another process took the directory away, for it was empty
         if tries == 1:
             raise
+        time.sleep(random.uniform(0.0, 0.002))  # so that the two do not keep step
         _reserve(temporary, made, tries - 1)
 
 

@@ -15,6 +15,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -133,9 +134,9 @@ def blind_codes(seed: int, slide_ids: list[str], taken: int = 0) -> dict[str, st
 
 
 def write(layout: RunLayout, manifest: Manifest) -> None:
-    """Makes a manifest that of a run, whether the run has one or not."""
-    if create(layout, manifest) is not manifest:
-        update(layout, lambda _: manifest)
+    """Makes a manifest that of a run, whatever the run has; where others may change it too, see `update`."""
+    newest = next(n for n in count(1) if not revision_path(layout, n + 1).exists())
+    atomic.write_text(layout.manifest, dumps(replace(manifest, revision=newest)))
 
 
 def create(layout: RunLayout, manifest: Manifest) -> Manifest:

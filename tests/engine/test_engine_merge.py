@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import random
 import shutil
 import time
@@ -17,9 +19,10 @@ from processes import measured
 
 from pipeline.cli import run_command
 from pipeline.engine import merge
+from pipeline.engine.journal import RunLog
 from pipeline.engine.schedule import Shard
 from pipeline.errors import InputError
-from pipeline.store import cells, tables
+from pipeline.store import cells, manifest as manifests, tables
 from pipeline.store.schema import CROPS, part_schema
 
 TILES = 6
@@ -204,3 +207,22 @@ def test_the_parts_of_these_tests_are_as_segment_writes_them(run: LargeRun) -> N
 
     expected = part_schema(list(FEATURE_NAMES))
     assert pq.read_schema(run.parts[0]).remove_metadata().equals(expected)
+
+
+def test_a_merge_tells_what_networks_computed_in_where_no_file_can_be_locked(
+    run: LargeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After days on a GPU, on a file system without locks."""
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    for name in ("flock", "lockf", "fcntl"):
+        monkeypatch.setattr(fcntl, name, no_locks)
+    log = RunLog(run.layout)
+    log.write("begin")
+    log.write("models", device="cuda:0", precision={"sam2": "bfloat16"})
+    log.write("end")
+    assert run_command(["merge", str(run.layout.root)]) == 0
+    assert manifests.read(run.layout).versions["precision"] == "bfloat16 on cuda:0"
+    assert run.layout.cells(SLIDE).exists()

@@ -251,3 +251,11 @@ def test_the_checksum_is_of_the_values_and_not_of_how_they_are_written(run: Fake
     data = json.loads(run.layout.manifest.read_text())
     run.layout.manifest.write_text(json.dumps(dict(reversed(data.items())), indent=4))
     assert manifests.read(run.layout) == run.manifest
+
+
+def test_a_manifest_that_is_put_in_the_place_of_another_is_the_newest(run: FakeRun) -> None:
+    manifests.update(run.layout, with_slide("B"))
+    manifests.write(run.layout, run.manifest)
+    assert slide_ids(run.layout) == ["A"]
+    manifests.update(run.layout, with_slide("C"))
+    assert slide_ids(run.layout) == ["A", "C"]

@@ -33,7 +33,8 @@ SIDE_UM = 900.0
 TILE_PX = 2048
 WIDE_UM = (2000.0, 450.0)
 WIDE_TILE_PX = 4096
-WIDE_TILE = ("--sample-fraction", 0.1, "--seed", 3)
+WIDE_TILES = ("--sample-fraction", 0.5, "--seed", 3)
+"""Two of three, one for each worker."""
 WIDE_TILE_ID = "s0_4096_0"
 """The middle one of three tiles: what SAM2 must see beside it shows there."""
 WORKERS = 2
@@ -153,16 +154,16 @@ def _memory(scratch: Path) -> list[Row]:
 
 
 def _memory_with_sam2(scratch: Path) -> Row:
-    """Of MK by SAM2, whose windows reach far beyond the tile; one worker, as one tile takes it a minute."""
+    """Of MK by SAM2, whose windows reach far beyond the tile; a tile for each worker."""
     slide, weights = _slide(scratch, "DEMO_WIDE", WIDE_UM), random_weights(scratch / "tiny.pt")
-    tiles = ("--tile-size", WIDE_TILE_PX, "--num-workers", 1, *WIDE_TILE)
+    tiles = ("--tile-size", WIDE_TILE_PX, "--num-workers", WORKERS, *WIDE_TILES)
     by_sam2 = ("--mk-detector", "sam2", "--sam2-weights", weights, "--device", "cpu")
     without = _watch(slide, scratch / "wide-without", *tiles)
     with_model = _watch(slide, scratch / "wide-with", *tiles, *by_sam2)
     done = {path.stem for path in scratch.glob("wide-*/parts/*/*.parquet")}
-    if done != {WIDE_TILE_ID}:
-        raise RuntimeError(f"the sample is {done}: choose a --seed that gives {WIDE_TILE_ID}")
-    return _beside("one worker", "SAM2", WIDE_TILE_PX, without, with_model)
+    if len(done) != WORKERS or WIDE_TILE_ID not in done:
+        raise RuntimeError(f"the sample is {done}: choose a --seed that gives {WIDE_TILE_ID} and one more")
+    return _beside(f"{WORKERS} workers", "SAM2", WIDE_TILE_PX, without, with_model)
 
 
 def _slide(scratch: Path, name: str, size_um: tuple[float, float]) -> Path:

@@ -35,6 +35,8 @@ TILE_PX = 2048
 DEFAULT_GRID = 32
 GRID_TILE_PX = 4096
 LEAST_UM2 = 100.0
+LEAST_PROMPTS = 10
+"""In the window that is judged: of the simulated slide's middle one about twenty."""
 
 
 def rows(shared: Path | None, full: bool) -> list[Row]:
@@ -81,7 +83,10 @@ def _stage(
     ours = _side("stage", checkpoint, seen, scratch)
     theirs = _side("generator", checkpoint, shown, scratch)
     faster, smaller = theirs["wall_s"] / ours["wall_s"], ours["extra_bytes"] / theirs["extra_bytes"]
-    asked = f"{ours['windows']} x the encoder, {ours['prompts']} prompts"
+    windows, prompted, passed = (f"{ours[name]:g}" for name in ("windows", "prompts", "survivors"))
+    asked = f"{windows} x the encoder, {prompted} prompts, {passed} masks passed"
+    # Without a window, or with hardly a prompt in it, there is nothing to be fast at.
+    is_work = ours["windows"] == 1 and ours["prompts"] >= LEAST_PROMPTS
     grid = f"`SAM2AutomaticMaskGenerator`, {DEFAULT_GRID} x {DEFAULT_GRID} prompts"
     return [
         {
@@ -90,8 +95,8 @@ def _stage(
             "unit": "x",
             "baseline": f"{grid}: {theirs['wall_s']:.1f} s, of processors {theirs['cpu_s']:.1f} s; "
             f"ours {ours['wall_s']:.1f} and {ours['cpu_s']:.1f} s",
-            "target": ">= 10" if is_judged else None,
-            "ok": faster >= 10 if is_judged else None,
+            "target": f">= 10, of one window with {LEAST_PROMPTS} prompts or more" if is_judged else None,
+            "ok": is_work and faster >= 10 if is_judged else None,
         },
         {
             "name": f"MK stage of {title}: extra peak memory over that of SAM2's generator",
@@ -100,7 +105,7 @@ def _stage(
             "baseline": f"{grid}: {theirs['extra_bytes'] / 1e6:.0f} MB beyond the loaded model; "
             f"ours {ours['extra_bytes'] / 1e6:.0f} MB",
             "target": "<= 0.1" if is_judged else None,
-            "ok": smaller <= 0.1 if is_judged else None,
+            "ok": is_work and smaller <= 0.1 if is_judged else None,
         },
     ]
 

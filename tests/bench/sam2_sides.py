@@ -18,6 +18,7 @@ from typing import Any
 from pipeline.config import RunConfig
 from pipeline.detect.contract import Window
 from pipeline.detect.sam2 import Sam2Mk
+from pipeline.errors import MkhspcError
 from pipeline.models.sam2 import Sam2, Sam2Loader
 from pipeline.models.service import Local, Message, array_of
 
@@ -30,12 +31,17 @@ class Counted:
     def __init__(self, model: Sam2) -> None:
         self.model = model
         self.precision = model.precision
-        self.windows, self.prompts = 0, 0
+        self.windows, self.prompts, self.survivors = 0, 0, 0
 
     def run(self, requests: list[Message]) -> Any:
         self.windows += len(requests)
         self.prompts += sum(len(array_of(request, "points")) for request in requests)
-        return self.model.run(requests)
+        answers = self.model.run(requests)
+        for answer in answers:
+            if isinstance(answer, MkhspcError):
+                raise answer
+            self.survivors += len(array_of(answer, "prompt"))
+        return answers
 
 
 def stage(model: Sam2, window: Window) -> dict[str, int]:
@@ -45,7 +51,7 @@ def stage(model: Sam2, window: Window) -> dict[str, int]:
         Local({"sam2": counted}), "random", STORED.max_length_um, min_score=0.0, min_stability=0.0
     )
     detector.detect(window, STORED)
-    return {"windows": counted.windows, "prompts": counted.prompts}
+    return {"windows": counted.windows, "prompts": counted.prompts, "survivors": counted.survivors}
 
 
 def generator(net: Any, window: Window) -> dict[str, int]:

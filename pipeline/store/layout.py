@@ -19,10 +19,9 @@ class RunLayout:
     def manifest(self) -> Path:
         return self.root / "manifest.json"
 
-    @property
-    def manifest_lock(self) -> Path:
-        """Locked while the manifest is read, changed and written."""
-        return self.root / ".manifest.lock"
+    def manifest_revision(self, revision: int) -> Path:
+        """What the manifest became; the first is the manifest itself, which later shows the newest."""
+        return self.root / f"manifest.{revision}.json"
 
     @property
     def logs(self) -> Path:

@@ -135,7 +135,7 @@ def blind_codes(seed: int, slide_ids: list[str], taken: int = 0) -> dict[str, st
 
 def write(layout: RunLayout, manifest: Manifest) -> None:
     """Makes a manifest that of a run, whatever the run has; where others may change it too, see `update`."""
-    newest = next(n for n in count(1) if not revision_path(layout, n + 1).exists())
+    newest = next(n for n in count(1) if not layout.manifest_revision(n + 1).exists())
     atomic.write_text(layout.manifest, dumps(replace(manifest, revision=newest)))
 
 
@@ -162,7 +162,7 @@ def update(layout: RunLayout, change: Callable[[Manifest], Manifest]) -> Manifes
         changed = replace(change(manifest), revision=manifest.revision + 1)
         if changed == manifest:
             changed = manifest
-        elif not _put(revision_path(layout, changed.revision), changed):
+        elif not _put(layout.manifest_revision(changed.revision), changed):
             time.sleep(random.uniform(0.0, MOST_WAIT_S))
             continue
         _show_newest(layout)
@@ -170,11 +170,6 @@ def update(layout: RunLayout, change: Callable[[Manifest], Manifest]) -> Manifes
     raise InputError(
         "other processes change it without end", where=layout.manifest, fix="end them, then try again"
     )
-
-
-def revision_path(layout: RunLayout, revision: int) -> Path:
-    """Of a revision beyond the first."""
-    return layout.manifest.with_name(f"manifest.{revision}.json")
 
 
 def _put(path: Path, manifest: Manifest) -> bool:
@@ -205,7 +200,7 @@ def read(layout: RunLayout) -> Manifest:
         raise InputError(
             "is no run: it has no manifest.json", where=layout.root, fix="make one with `mkhspc segment`"
         ) from error
-    while (later := revision_path(layout, manifest.revision + 1)).exists():
+    while (later := layout.manifest_revision(manifest.revision + 1)).exists():
         manifest = _load(later)
     return manifest
 

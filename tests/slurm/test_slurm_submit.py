@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,8 @@ from processes import mkhspc
 from pipeline.cli import run_command
 from pipeline.config import load_config
 from pipeline.engine import slurm
+from pipeline.engine.budget import room_bytes
+from pipeline.engine.limits import GB
 from pipeline.engine.prepare import open_run
 from pipeline.slide.directory import read_directory
 from pipeline.store import atomic, manifest as manifests
@@ -142,6 +145,18 @@ def test_memory_follows_the_largest_image_of_the_slides(
     frame = SimpleNamespace(stored_width_px=14_000, stored_height_px=14_000)
     monkeypatch.setattr(slurm, "read_directory", lambda path: SimpleNamespace(level_0=(frame,)))
     assert slurm.memory_gb(config, manifest, 2) >= before + 2, "several of 588 MB are decoded ahead"
+
+
+def test_a_wide_slide_gets_the_memory_to_be_decoded_once(
+    small_slides: dict[str, Path], tmp_path: Path
+) -> None:
+    config = load_config(write_study(tmp_path, small_slides))
+    _, manifest, _ = open_run(config, jobs_gpus=0)
+    (first, *others) = manifest.slides
+    scene = replace(first.scenes[0], width_px=50_000, height_px=50_000)
+    wide = replace(manifest, slides=(replace(first, scenes=(scene,)), *others))
+    assert slurm.memory_gb(config, manifest, 1) < 4
+    assert room_bytes(slurm.memory_gb(config, wide, 1) * GB) >= slurm.LEAST_ROOM_BYTES
 
 
 def test_a_slide_that_is_gone_and_not_asked_for_is_not_looked_at(

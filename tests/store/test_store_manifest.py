@@ -235,10 +235,10 @@ def test_a_manifest_edited_by_hand_is_refused(tmp_path: Path, edit: Edit, words:
 
 def test_a_later_revision_edited_by_hand_is_refused_by_its_name(run: FakeRun) -> None:
     manifests.update(run.layout, with_slide("B"))
-    path = manifests.revision_path(run.layout, 2)
+    path = run.layout.manifest_revision(2)
     manifests.update(run.layout, with_slide("C"))
     assert slide_ids(run.layout) == ["A", "B", "C"], "what an older one says is not read any more"
-    newest = manifests.revision_path(run.layout, 3)
+    newest = run.layout.manifest_revision(3)
     newest.write_text(newest.read_text().replace('"C"', '"D"'))
     assert slide_ids(run.layout) == ["A", "B", "C"], "manifest.json is the same"
     run.layout.manifest.write_bytes(path.read_bytes())

@@ -295,12 +295,22 @@ def test_before_the_time_limit_a_task_that_came_on_stops_and_is_requeued_alone(
     ],
 )
 def test_a_task_that_did_not_come_on_would_never_end_and_is_not_requeued(
-    signalled, tmp_path: Path, there: Sequence[str], made: Sequence[str]
+    signalled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: Sequence[str], made: Sequence[str]
 ) -> None:
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
     assert signalled(130, signal.SIGUSR1, there=there, made=made) == (4, "")
     said = (tmp_path / "said").read_text()
-    assert "not requeued: neither the survey nor a tile of MHU2 was finished" in said
+    assert "not requeued again: neither the survey nor a tile of MHU2 was finished" in said
     assert "time_min" in said
+
+
+@pytest.mark.parametrize("restarts", [None, "1"])
+def test_a_task_that_did_not_come_on_gets_two_more_tries(
+    signalled, monkeypatch: pytest.MonkeyPatch, restarts: str | None
+) -> None:
+    if restarts is not None:  # Slurm tells it from the first restart on
+        monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+    assert signalled(130, signal.SIGUSR1) == (130, "requeue 7_2\n")
 
 
 def test_a_second_signal_does_not_hide_the_exit_code(signalled) -> None:

@@ -11,6 +11,7 @@ from pipeline.config import CELL_TYPES, CellType, RunConfig
 from pipeline.engine.agreement import with_precisions
 from pipeline.engine.budget import refuse_survey
 from pipeline.engine.clean import tidy
+from pipeline.engine.disk import resumable
 from pipeline.engine.journal import read_journals
 from pipeline.engine.limits import memory_limit
 from pipeline.engine.memory import give_back_what_is_freed
@@ -19,7 +20,6 @@ from pipeline.engine.prepare import Tell, chosen_tiles, ignore, open_run, prepar
 from pipeline.engine.schedule import Job, Shard, Share, do_tiles, plan_share, refuse_failures, with_models
 from pipeline.engine.tile import feature_names
 from pipeline.engine.workers import Outcome
-from pipeline.errors import IncompleteError
 from pipeline.learn.score import apply_classifiers, check_classifiers, load_classifiers
 from pipeline.progress import Progress, silent
 from pipeline.report.run_summary import write_run_summary
@@ -80,7 +80,7 @@ def merge(
         IncompleteError: tiles that the run asks for are missing, and nothing is written then; or the run's
             disk takes no tables.
     """
-    with _resumable(layout):
+    with resumable(layout):
         return _merged(layout, slide_ids, progress)
 
 
@@ -148,7 +148,7 @@ def _planned(
         refuse_survey(unplanned, manifest.config.run.calibration_samples, limit)
         _accept_classifiers(manifest)
 
-    with _resumable(there), ExitStack() as models:
+    with resumable(there), ExitStack() as models:
         with proposed(config, only, accept=accept, tell=tell) as proposal:
             layout, wanted = proposal.layout, proposal.wanted
             if proposal.choices:
@@ -189,25 +189,6 @@ def _draw(layout: RunLayout, progress: Progress) -> None:
     except Exception as fault:  # whatever it is: the run's own error is under way, or its tiles are done
         words = str(fault) if isinstance(fault, OSError) else f"{type(fault).__name__}: {fault}"
         progress("summary", 0, 1, error=words)
-
-
-@contextmanager
-def _resumable(layout: RunLayout) -> Iterator[None]:
-    """Calls a fault of the disk under a run what it is, wherever it shows: the run is not complete.
-
-    Raises:
-        IncompleteError: in the place of an `OSError`, once there is a run to go on with.
-    """
-    try:
-        yield
-    except OSError as fault:
-        if not layout.manifest.exists():
-            raise
-        raise IncompleteError(
-            fault.strerror or str(fault),
-            where=fault.filename or layout.root,
-            fix="mend that, then run the same command again: finished tiles are kept",
-        ) from fault
 
 
 def _classifiers(config: RunConfig) -> dict[CellType, Path]:

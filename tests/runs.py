@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from pipeline.config import CellType, RunConfig, config_hash, identity
 from pipeline.geometry import Box, mask_to_contour
-from pipeline.store import manifest, tables
+from pipeline.store import atomic, manifest, tables
 from pipeline.store.cells import with_in_filter
 from pipeline.store.layout import RunLayout
 from pipeline.store.manifest import Manifest, SceneEntry, SlideEntry
@@ -28,6 +29,12 @@ class FakeRun:
     layout: RunLayout
     manifest: Manifest
     truth: dict[str, bool] = field(default_factory=dict)
+
+
+def put_manifest(layout: RunLayout, wanted: Manifest) -> None:
+    """Makes a manifest that of a run, whatever the run has."""
+    newest = next(n for n in count(1) if not layout.manifest_revision(n + 1).exists())
+    atomic.write_text(layout.manifest, manifest.dumps(replace(wanted, revision=newest)))
 
 
 def make_run(
@@ -48,7 +55,7 @@ def make_run(
     """
     layout = RunLayout(root)
     run_manifest = _manifest(root, slide_ids, scenes, um_per_px, seed)
-    manifest.write(layout, run_manifest)
+    put_manifest(layout, run_manifest)
     truth: dict[str, bool] = {}
     for number, slide_id in enumerate(slide_ids):
         rng = np.random.default_rng([seed, number])

@@ -9,6 +9,7 @@ A line holds `at_s`, `event` and the facts of the event:
                  prompts that gave no cell, and what became of outlines, by reason
     failed       a tile was given up: slide_id, tile_id, error
     retry        a worker died and its tile is tried again: slide_id, tile_id, error
+    put-off      memory was short, and the worker of a tile was ended; it is done later: slide_id, tile_id
     models       a device has its models: device, load_s, memory_bytes, precision by model
     device       what became of a device's process: text
     memory       memory_bytes now, peak_bytes since the line before, limit_bytes, workers
@@ -298,6 +299,10 @@ class TileWatch:
     def retried(self, slide_id: str, tile_id: str, error: str) -> None:
         """A worker died over a tile, which is tried once more."""
         self._log.write("retry", slide_id=slide_id, tile_id=tile_id, error=error)
+
+    def put_off(self, slide_id: str, tile_id: str) -> None:
+        """Memory was short, and the tile begun last is done later: no fault of the tile."""
+        self._log.write("put-off", slide_id=slide_id, tile_id=tile_id)
 
     def memory(self, memory_bytes: int, workers: int) -> None:
         """The processes' memory now; to be called every second or so, whether tiles end or not."""

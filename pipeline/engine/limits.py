@@ -55,26 +55,30 @@ def _all_limits(
     if memory_gb is not None:
         yield int(memory_gb * GB), "--memory-gb"
     yield from _slurm(environment)
-    own_bytes = _own_bytes(root)
+    own_bytes, is_told = _own_bytes(root), memory_gb is not None
     for directory, name in cgroup_directories(root, "memory"):
         for file in (name, *SOFTER.get(name, ())):
             text = _text(directory / file)
             if text.isdecimal() and int(text) < UNLIMITED_BYTES:
                 others_bytes = _taken_bytes(directory) - own_bytes
-                yield from _shared(int(text), others_bytes, f"the control group ({directory / file})")
+                told = f"the control group ({directory / file})"
+                yield from _shared(int(text), others_bytes, told, is_told)
     memory = _meminfo(root)
     if "MemTotal" in memory:
         total_bytes = memory["MemTotal"]
-        others_bytes = total_bytes - memory.get("MemAvailable", total_bytes) - own_bytes
-        yield from _shared(total_bytes, others_bytes, "the machine")
+        others_bytes = total_bytes - _available_bytes(memory, root) - own_bytes
+        yield from _shared(total_bytes, others_bytes, "the machine", is_told)
     if not (root / "proc/meminfo").exists() and hasattr(os, "sysconf"):
         yield os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "the machine"
 
 
-def _shared(limit_bytes: int, others_bytes: int, name: str) -> Iterator[tuple[int, str]]:
-    """A limit, and what others have left of it if they take so much that it matters."""
+def _shared(limit_bytes: int, others_bytes: int, name: str, is_told: bool) -> Iterator[tuple[int, str]]:
+    """A limit, and what others have left of it if they take so much that it matters.
+
+    Not where the user told how much there is, who may know that the others will be gone.
+    """
     yield limit_bytes, name
-    if others_bytes > TAKEN_FROM * limit_bytes:
+    if not is_told and others_bytes > TAKEN_FROM * limit_bytes:
         yield (
             max(0, limit_bytes - others_bytes),
             f"{name}, of which others use {others_bytes / GB:.3g} GB now",
@@ -95,15 +99,26 @@ def _taken_bytes(group: Path) -> int:
     stat = dict(line.split(" ", 1) for line in _text(group / "memory.stat").splitlines() if " " in line)
     files = int(stat.get("total_cache", stat.get("file", 0)))
     in_memory_alone = int(stat.get("total_shmem", stat.get("shmem", 0)))  # counted among the files
-    return max(0, int(current) - files + in_memory_alone)
+    droppable = int(stat.get("slab_reclaimable", 0))
+    return max(0, int(current) - files + in_memory_alone - droppable)
 
 
 def machine_free_share(root: Path = Path("/")) -> float:
     """Share of the machine's memory that programs can have without swapping; 1 where nobody knows."""
     memory = _meminfo(root)
-    return (
-        memory["MemAvailable"] / memory["MemTotal"] if {"MemAvailable", "MemTotal"} <= memory.keys() else 1.0
-    )
+    return _available_bytes(memory, root) / memory["MemTotal"] if "MemTotal" in memory else 1.0
+
+
+def _available_bytes(memory: Mapping[str, int], root: Path) -> int:
+    """What programs can have of the machine; all of it where the kernel does not tell.
+
+    ZFS keeps copies of files apart, which the kernel does not count as droppable though they are.
+    """
+    lines = (line.split() for line in _text(root / "proc/spl/kstat/zfs/arcstats").splitlines())
+    zfs = {words[0]: words[2] for words in lines if len(words) == 3}
+    droppable = max(0, int(zfs.get("size", 0)) - int(zfs.get("c_min", 0)))
+    total = memory["MemTotal"]
+    return min(total, memory.get("MemAvailable", total) + droppable)
 
 
 def _meminfo(root: Path) -> dict[str, int]:

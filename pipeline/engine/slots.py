@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from contextlib import suppress
 from multiprocessing import reduction
 from typing import Any
 
@@ -35,9 +36,10 @@ class Slots:
         return _view(self._memory, slot * self.slot_bytes, height, width)
 
     def forget(self, slot: int) -> None:
-        """Gives the memory of a slot back until it is written again."""
+        """Gives the memory of a slot back until it is written again, where the system can."""
         if hasattr(mmap, "MADV_REMOVE"):
-            self._memory.madvise(mmap.MADV_REMOVE, slot * self.slot_bytes, self.slot_bytes)
+            with suppress(OSError):  # not every kernel and sandbox can for every kind of file
+                self._memory.madvise(mmap.MADV_REMOVE, slot * self.slot_bytes, self.slot_bytes)
 
     def close(self) -> None:
         """Gives the memory back; views are not to be used any more."""

@@ -40,6 +40,9 @@ STOP_BEFORE_END_S = 600
 """A task is told to stop this long before its time limit, or at 3/4 of a short one: time for a tile."""
 LATER_MEMORY_GB = 8
 """Merging and the gallery stream their tables; no more than the array's own memory is asked for."""
+WIDE_PX, ROOM_OF_WIDE_BYTES = 2_000_000_000, 600_000_000
+"""A scene of more pixels is decoded twice and more where less than this can be kept: 1.88 times 20 Gpx with
+125 MB, 1.10 times with 600. A task on a single core would be given less, were it only to fit."""
 OURS = ("--array", "--chdir", "--dependency", "--output", "--signal", "--wrap")
 """Options of sbatch that hold the chain together, so no `extra` may change them."""
 
@@ -53,11 +56,6 @@ class ArrayTask:
 
     def __str__(self) -> str:
         return f"{self.slide_id} {self.shard.index}/{self.shard.count}"
-
-
-WIDE_PX, LEAST_ROOM_BYTES = 2_000_000_000, 600_000_000
-"""A scene beyond so many pixels is decoded twice and more where less than this can be kept (1.88 times 20 Gpx
-with 125 MB, 1.10 times with 600): a task on a single core would be asked for too little memory."""
 
 
 @dataclass(frozen=True)
@@ -136,13 +134,13 @@ def plan_jobs(
     Raises:
         InputError: the memory asked for is too small for one worker, or a slide is gone.
     """
-    count = config.slurm.shards_per_slide
+    shards = config.slurm.shards_per_slide
     wanted = replace(manifest, slides=tuple(manifest.slide(slide_id) for slide_id in slide_ids))
     return JobPlan(
         config=config,
         config_file=config_file.absolute(),
         jobs_dir=jobs_dir.absolute(),
-        tasks=tuple(ArrayTask(s, Shard(i, count)) for s in slide_ids for i in range(count)),
+        tasks=tuple(ArrayTask(s, Shard(i, shards)) for s in slide_ids for i in range(shards)),
         memory_gb=_task_memory_gb(config, wanted),
         program=PROGRAM,
     )
@@ -151,7 +149,8 @@ def plan_jobs(
 def _task_memory_gb(config: RunConfig, manifest: Manifest) -> float:
     asked, workers = config.slurm.memory_gb, config.compute.num_workers
     if asked == "auto":
-        return memory_gb(config, manifest, config.slurm.cpus if workers == "auto" else workers)
+        workers = config.slurm.cpus if workers == "auto" else workers
+        return memory_gb(config, manifest, workers, room_wanted=_room_wanted(manifest))
     needed = memory_gb(config, manifest, 1 if workers == "auto" else workers)
     if asked < needed:
         raise InputError(
@@ -162,8 +161,19 @@ def _task_memory_gb(config: RunConfig, manifest: Manifest) -> float:
     return asked
 
 
-def memory_gb(config: RunConfig, manifest: Manifest, workers: int) -> int:
-    """The least memory, in whole GB, in which a task on any slide can keep so many workers busy."""
+def _room_wanted(manifest: Manifest) -> int:
+    """Bytes of decoded images that a task should be able to keep."""
+    scenes = (scene for slide in manifest.slides for scene in slide.scenes)
+    is_wide = max(scene.width_px * scene.height_px for scene in scenes) > WIDE_PX
+    return ROOM_OF_WIDE_BYTES if is_wide else 0
+
+
+def memory_gb(config: RunConfig, manifest: Manifest, workers: int, *, room_wanted: int = 0) -> int:
+    """The least memory, in whole GB, in which a task on any slide can keep so many workers busy.
+
+    Args:
+        room_wanted: bytes of decoded images that it must be able to keep.
+    """
     models = RunModels.of(manifest.config)
     recipe = recipe_of(manifest, models)
     halo_px = max(recipe.halo_px(slide.um_per_px) for slide in manifest.slides)
@@ -172,12 +182,10 @@ def memory_gb(config: RunConfig, manifest: Manifest, workers: int) -> int:
     largest_mask_px = max(map(mask_px, manifest.slides))
     block_bytes = max(map(_largest_block_bytes, manifest.slides))
     planning_bytes = max(survey_bytes(slide, config.run.calibration_samples) for slide in manifest.slides)
-    scenes_px = [scene.width_px * scene.height_px for slide in manifest.slides for scene in slide.scenes]
-    least_room = LEAST_ROOM_BYTES if max(scenes_px) > WIDE_PX else 0
 
     def is_enough(limit: MemoryLimit) -> bool:
         room = room_bytes(limit.limit_bytes)
-        if room < least_room:
+        if room < room_wanted:
             return False
         demand = Demand(
             2 * workers,

@@ -7,7 +7,6 @@ reported as failed, and the others go on.
 
 from __future__ import annotations
 
-import errno
 import multiprocessing
 import os
 import signal
@@ -20,10 +19,10 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
+from pipeline.engine.disk import NO_ROOM
 from pipeline.errors import InterruptedRunError, MkhspcError
 
 TRIES = 2
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 FRUGAL = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "2000000", "MALLOC_TRIM_THRESHOLD_": "16000000"}
 """For glibc in a worker: give large arrays back to the system at once, so that a worker needs no more

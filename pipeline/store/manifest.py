@@ -15,7 +15,6 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,8 @@ from pipeline.store import atomic
 from pipeline.store.layout import RunLayout, is_slide_id
 
 FORMAT = "mkhspc-run"
-VERSION = 1
+VERSION = 2
+"""2 has revisions and a checksum."""
 TRIES = 200
 """To change a manifest. Each that fails is another process's success, or a cache of NFS that is behind."""
 MOST_WAIT_S = 0.2
@@ -131,12 +131,6 @@ def blind_codes(seed: int, slide_ids: list[str], taken: int = 0) -> dict[str, st
         return hashlib.sha256(f"{seed}/code/{slide_id}".encode()).hexdigest()
 
     return {s: f"S{taken + i:02d}" for i, s in enumerate(sorted(slide_ids, key=draw), start=1)}
-
-
-def write(layout: RunLayout, manifest: Manifest) -> None:
-    """Makes a manifest that of a run, whatever the run has; where others may change it too, see `update`."""
-    newest = next(n for n in count(1) if not layout.manifest_revision(n + 1).exists())
-    atomic.write_text(layout.manifest, dumps(replace(manifest, revision=newest)))
 
 
 def create(layout: RunLayout, manifest: Manifest) -> Manifest:

@@ -12,12 +12,11 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
-from runs import FakeRun, make_run
+from runs import FakeRun, make_run, put_manifest
 
 from pipeline.gallery.options import SiteOptions
 from pipeline.gallery.serve import address_of, open_server
 from pipeline.gallery.site import build_site
-from pipeline.store import manifest
 
 pytestmark = pytest.mark.browser
 
@@ -55,7 +54,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> FakeRun:
     run = make_run(tmp_path_factory.mktemp("browser") / "run")
     slides = tuple(dataclasses.replace(s, code=f"{s.code}{HOSTILE}") for s in run.manifest.slides)
     hostile = dataclasses.replace(run.manifest, slides=slides)
-    manifest.write(run.layout, hostile)
+    put_manifest(run.layout, hostile)
     return FakeRun(run.layout, hostile)
 
 

@@ -110,13 +110,24 @@ def test_no_more_windows_are_read_than_there_are_slots(tmp_path: Path, layout: R
 
 def test_more_slots_may_be_used_later(tmp_path: Path, layout: RunLayout) -> None:
     with feeding(layout, slide(tmp_path), slots=4, use=1) as (feed, _):
-        time.sleep(0.3)
-        assert isinstance(feed.take(), TileTask)
-        assert feed.take() is None
+        taken(feed, 1)
         feed.use(3)
-        time.sleep(0.3)
-        taken = [feed.take() for _ in range(4)]
-        assert [isinstance(task, TileTask) for task in taken] == [True, True, False, False]
+        taken(feed, 2)
+
+
+def taken(feed: WindowFeed, count: int, timeout_s: float = 20.0) -> list[TileTask]:
+    """Takes so many tasks as they get ready, and sees that no more do."""
+    tasks: list[TileTask] = []
+    until_s = time.monotonic() + timeout_s
+    while len(tasks) < count and time.monotonic() < until_s:
+        if isinstance(task := feed.take(), TileTask):
+            tasks.append(task)
+        else:
+            time.sleep(0.02)
+    assert len(tasks) == count
+    time.sleep(0.2)
+    assert feed.take() is None
+    return tasks
 
 
 def test_slots_too_many_go_when_their_tiles_are_done_and_give_their_memory_back(
@@ -131,20 +142,15 @@ def test_slots_too_many_go_when_their_tiles_are_done_and_give_their_memory_back(
 
     monkeypatch.setattr(Slots, "forget", noted)
     with feeding(layout, slide(tmp_path), slots=4, use=3) as (feed, _):
-        time.sleep(0.3)
-        tasks = [task for task in (feed.take() for _ in range(3)) if isinstance(task, TileTask)]
-        assert len(tasks) == 3
+        tasks = taken(feed, 3)
         feed.use(1)
         assert not forgotten, "all are at work"
         for task in tasks[:2]:
             finish(layout, feed, task)
-        time.sleep(0.3)
-        assert feed.take() is None
+        taken(feed, 0)
         assert sorted(forgotten) == sorted(task.slot for task in tasks[:2])
         feed.use(2)
-        time.sleep(0.3)
-        assert isinstance(feed.take(), TileTask)
-        assert feed.take() is None
+        taken(feed, 1)
 
 
 def test_tiles_done_before_their_turn_are_not_read(tmp_path: Path, layout: RunLayout) -> None:

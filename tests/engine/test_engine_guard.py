@@ -75,17 +75,17 @@ def look_at(seen: Seen, watching: MemoryGuard, *memory_gb: float) -> None:
 
 def test_workers_go_one_by_one_before_the_limit_is_reached(seen: Seen) -> None:
     watching = seen.guard()
-    look_at(seen, watching, 7.3)
-    assert seen.size == 4
+    look_at(seen, watching, 7.5)
+    assert seen.size == 4, "as much as a plan may take"
     assert not seen.is_short
-    look_at(seen, watching, 7.5, 7.5)
+    look_at(seen, watching, 7.7, 7.7)
     assert seen.size == 2
     assert seen.is_short, "no further tile is begun"
     assert not seen.given_up
     look_at(seen, watching, 7.9, 7.9, 7.9)
     assert seen.size == 1, "the last worker stays"
     assert seen.given_up == 3
-    assert seen.told[0] == (int(7.3 * GB), 4)
+    assert seen.told[0] == (int(7.5 * GB), 4)
     assert len(seen.told) == 6
     look_at(seen, watching, 5.0)
     assert not seen.is_short
@@ -99,16 +99,36 @@ def test_memory_is_looked_at_once_a_second_until_it_gets_short(seen: Seen) -> No
     assert (seen.size, len(seen.told)) == (4, 1)
     look_at(seen, watching, 7.0)
     watching.look()
+    assert len(seen.told) == 2, "it has just been looked at"
+    seen.now_s += 0.3
+    watching.look()
     assert len(seen.told) == 3
 
 
-@pytest.mark.parametrize(("free_share", "given_up"), [(0.04, 0), (0.02, 0), (0.01, 1)])
-def test_other_programs_may_use_up_the_machine(seen: Seen, free_share: float, given_up: int) -> None:
-    seen.free_share = free_share
-    look_at(seen, seen.guard(), 1.0)
-    assert seen.is_short == (free_share < 0.03)
-    assert seen.size == (3 if seen.is_short else 4)
-    assert seen.given_up == given_up
+def test_while_other_programs_use_up_the_machine_no_further_tile_is_begun(seen: Seen) -> None:
+    watching = seen.guard()
+    for seen.free_share, is_short in ((0.04, False), (0.02, True), (0.001, True), (0.5, False)):
+        look_at(seen, watching, 1.0)
+        assert seen.is_short == is_short
+        assert (seen.size, seen.given_up) == (4, 0), "they may be gone soon"
+
+
+def test_growth_counts_by_the_time_that_it_took(seen: Seen) -> None:
+    watching = seen.guard()
+    look_at(seen, watching, 7.0)
+    seen.now_s += 10.0
+    seen.memory_gb = 7.5
+    watching.look()
+    assert not seen.is_short, "0.03 GB until the pool looks around again"
+    seen.now_s += 0.3
+    seen.memory_gb = 7.55
+    watching.look()
+    assert seen.is_short
+    assert seen.given_up == 0
+    seen.now_s += 0.3
+    seen.memory_gb = 7.7
+    watching.look()
+    assert seen.given_up == 1
 
 
 def test_no_second_worker_goes_while_the_first_is_still_ending(

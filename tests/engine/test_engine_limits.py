@@ -129,11 +129,20 @@ def test_what_others_use_of_a_control_group_is_not_planned_with(
     limit = memory_limit(None, {}, machine(tmp_path, cgroup, files))
     assert limit.limit_bytes == 8 * GB, "12 GB are in use: copies of files can be dropped, shared memory not"
     assert "others use 12 GB now" in limit.set_by
+    assert memory_limit(18, {}, tmp_path).limit_bytes == 18 * GB, "the user knows better"
 
 
 def test_a_group_that_is_slowed_down_before_its_limit_counts(tmp_path: Path) -> None:
     files = {"sys/fs/cgroup/memory.max": "max\n", "sys/fs/cgroup/memory.high": f"{6 * GB}\n"}
     assert memory_limit(None, {}, machine(tmp_path, files=files)).limit_bytes == 6 * GB
+
+
+def test_copies_of_files_that_zfs_keeps_can_be_dropped(tmp_path: Path) -> None:
+    arc = "5 1 0x01 2 3 4 5\nname type data\nc_min 4 2147483648\nsize 4 17179869184\n"
+    files = {**meminfo(32, 12), "proc/spl/kstat/zfs/arcstats": arc}
+    root = machine(tmp_path, files=files)
+    assert memory_limit(None, {}, root).limit_bytes == 32 * 1024**3
+    assert machine_free_share(root) == (12 + 14) / 32
 
 
 def test_the_share_of_the_machine_that_is_free(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from runs import put_manifest
 
 from pipeline.config import RunConfig, load_config
 from pipeline.detect.classical import ClassicalHspc, ClassicalMk
@@ -120,7 +121,7 @@ def test_a_command_that_asks_for_more_is_told_nothing(study: Study) -> None:
 def test_other_versions_than_the_run_began_with_are_told(study: Study) -> None:
     layout, manifest, _ = open_run(study())
     old = {**manifest.versions, "numpy": "0.1", "pillow": "0.2"}
-    manifests.write(layout, replace(manifest, versions=old))
+    put_manifest(layout, replace(manifest, versions=old))
     (line,) = told(study())
     assert "numpy 0.1 (here " in line
     assert "pillow" not in line, "only what can move a cell"

@@ -53,7 +53,7 @@ class Watch:
     def memory(self, now_bytes: int, workers: int) -> None:
         pass
 
-    def retried(self, slide_id: str, tile_id: str, error: str) -> None:
+    def put_off(self, slide_id: str, tile_id: str) -> None:
         self.given_up.append(tile_id)
 
 

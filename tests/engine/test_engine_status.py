@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pytest
 from blobs import CALIBRATION
 from processes import mkhspc
-from runs import FakeRun, make_run
+from runs import FakeRun, make_run, put_manifest
 
 from pipeline.engine.status import ProcessStatus, RunStatus, TaskEnd, run_status, with_task_ends
 from pipeline.geometry import Box
@@ -116,7 +116,7 @@ def test_parts_decide_what_is_done(run: FakeRun) -> None:
 
 def test_only_tiles_that_the_run_asks_for_count(run: FakeRun) -> None:
     config = replace(run.manifest.config, run=replace(run.manifest.config.run, sample_fraction=0.5))
-    manifests.write(run.layout, replace(run.manifest, config=config))
+    put_manifest(run.layout, replace(run.manifest, config=config))
     undone(run, "A", 0, 3)
     (a, b) = look(run).slides
     assert (a.tiles, a.done, a.left) == (2, 1, 1), "of the first two by rank, one is gone"
@@ -207,7 +207,7 @@ def resize(run: FakeRun, slide_id: str, factor: int) -> None:
         else s
         for s in manifests.read(run.layout).slides
     ]
-    manifests.write(run.layout, replace(manifests.read(run.layout), slides=tuple(slides)))
+    put_manifest(run.layout, replace(manifests.read(run.layout), slides=tuple(slides)))
 
 
 def test_a_slide_that_is_not_planned_counts_by_its_size(run: FakeRun) -> None:
@@ -227,7 +227,7 @@ def test_a_slide_that_is_not_planned_counts_by_its_size(run: FakeRun) -> None:
 def test_the_estimate_follows_the_fraction_and_the_scenes_asked_for(run: FakeRun) -> None:
     run.layout.plan("B").unlink()
     asked = replace(run.manifest.config.run, sample_fraction=0.5)
-    manifests.write(run.layout, replace(run.manifest, config=replace(run.manifest.config, run=asked)))
+    put_manifest(run.layout, replace(run.manifest, config=replace(run.manifest.config, run=asked)))
     assert look(run).slides[1].estimated_tiles == 4, "as many as have a part"
     shutil.rmtree(run.layout.part("B", "x").parent)
     assert look(run).slides[1].estimated_tiles == 2

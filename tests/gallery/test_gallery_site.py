@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from runs import FakeRun, make_run
+from runs import FakeRun, make_run, put_manifest
 
 from pipeline.config import CELL_TYPES, AreaRange, CellType
 from pipeline.errors import CheckFailedError, InputError, UsageError
 from pipeline.gallery.options import SiteOptions, SiteSummary
 from pipeline.gallery.select import choose_decks
 from pipeline.gallery.site import build_site, cards_that_fit
-from pipeline.store import manifest
 from pipeline.store.cells import iter_crops
 
 SLIDES = ("FGC1", "FHU1", "MGC1")
@@ -231,7 +230,7 @@ def test_hostile_slide_names_are_inert(tmp_path: Path) -> None:
         dataclasses.replace(s, code=f"<img src=x onerror=alert({i})>\"'")
         for i, s in enumerate(run.manifest.slides)
     ]
-    manifest.write(run.layout, dataclasses.replace(run.manifest, slides=tuple(slides)))
+    put_manifest(run.layout, dataclasses.replace(run.manifest, slides=tuple(slides)))
     build(run, tmp_path / "site")
     for page in (tmp_path / "site").rglob("*.html"):
         assert "<img src=x" not in page.read_text()
@@ -319,7 +318,7 @@ def test_a_run_without_a_cell_in_the_filter_makes_no_site(tmp_path: Path) -> Non
     run = make_run(tmp_path / "run", slide_ids=("FGC1",), cells_per_type=5)
     largest: dict[CellType, float] = {t: run.manifest.stored(t).max_um2 for t in CELL_TYPES}
     nothing = {t: AreaRange(area_um2 - 0.02, area_um2 - 0.01) for t, area_um2 in largest.items()}
-    manifest.write(run.layout, run.manifest.with_filter(nothing))
+    put_manifest(run.layout, run.manifest.with_filter(nothing))
     with pytest.raises(CheckFailedError, match="nothing to show"):
         build(run, tmp_path / "site")
     assert not (tmp_path / "site").exists()

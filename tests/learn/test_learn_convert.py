@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from labelfiles import by_type, export, first, moved, old_id, truth_labels, write
-from runs import FakeRun, make_run
+from runs import FakeRun, make_run, put_manifest
 
 from pipeline.config import AreaRange
 from pipeline.errors import InputError
 from pipeline.learn.convert import Conversion, Request, convert, report_of
 from pipeline.learn.training_file import write_training
-from pipeline.store import manifest as manifests, tables
+from pipeline.store import tables
 from pipeline.store.cells import read_cells
 
 
@@ -219,7 +219,7 @@ def test_another_filter_moves_labels_outside_and_back(tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", export(run.manifest, truth_labels(run)))
     before = converted(run, path)
     narrow = run.manifest.with_filter({"mk": AreaRange(500.0, 2000.0)})
-    manifests.write(run.layout, narrow)
+    put_manifest(run.layout, narrow)
     after = converted(run, path)
     assert 0 < len(after.samples) < len(before.samples)
     everything = [{d.cell_id for d in (*c.samples, *c.outside_filter)} for c in (before, after)]

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from labelfiles import export, truth_labels, write
-from runs import FakeRun, make_run, write_cells
+from runs import FakeRun, make_run, put_manifest, write_cells
 
 from pipeline.config import CellType
 from pipeline.errors import InputError, UsageError
@@ -23,7 +23,7 @@ from pipeline.learn.models import ModelName
 from pipeline.learn.score import HARMLESS_SETTINGS, ScoreSummary, apply_classifiers
 from pipeline.learn.train import Request as TrainRequest, train
 from pipeline.learn.training_file import write_training
-from pipeline.store import cells as cell_tables, manifest as manifests, tables
+from pipeline.store import cells as cell_tables, tables
 from pipeline.store.cells import read_cells
 from pipeline.store.layout import RunLayout
 from pipeline.store.schema import SCORES
@@ -203,7 +203,7 @@ def test_a_cell_without_a_number_in_a_feature_is_an_error_and_writes_nothing(
 def with_identity(run: FakeRun, **identity: object) -> FakeRun:
     """The run as if these settings had been in force."""
     manifest = replace(run.manifest, identity={**run.manifest.identity, **identity})
-    manifests.write(run.layout, manifest)
+    put_manifest(run.layout, manifest)
     for slide_id in SLIDES:
         table = pq.read_table(run.layout.cells(slide_id))
         tables.write_table(run.layout.cells(slide_id), table, manifest.config_hash)

@@ -155,8 +155,11 @@ def test_a_wide_slide_gets_the_memory_to_be_decoded_once(
     (first, *others) = manifest.slides
     scene = replace(first.scenes[0], width_px=50_000, height_px=50_000)
     wide = replace(manifest, slides=(replace(first, scenes=(scene,)), *others))
-    assert slurm.memory_gb(config, manifest, 1) < 4
-    assert room_bytes(slurm.memory_gb(config, wide, 1) * GB) >= slurm.LEAST_ROOM_BYTES
+    given = slurm._task_memory_gb(config, wide)
+    assert room_bytes(int(given * GB)) >= slurm.ROOM_OF_WIDE_BYTES
+    assert slurm._task_memory_gb(config, manifest) < given
+    less = replace(config, slurm=replace(config.slurm, memory_gb=given - 1))
+    assert slurm._task_memory_gb(less, wide) == given - 1, "whoever names less may: it fits"
 
 
 def test_a_slide_that_is_gone_and_not_asked_for_is_not_looked_at(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import FakeRun, make_run
+from runs import FakeRun, make_run, put_manifest
 
 from pipeline.errors import InputError
 from pipeline.store import manifest as manifests
@@ -255,7 +255,7 @@ def test_the_checksum_is_of_the_values_and_not_of_how_they_are_written(run: Fake
 
 def test_a_manifest_that_is_put_in_the_place_of_another_is_the_newest(run: FakeRun) -> None:
     manifests.update(run.layout, with_slide("B"))
-    manifests.write(run.layout, run.manifest)
+    put_manifest(run.layout, run.manifest)
     assert slide_ids(run.layout) == ["A"]
     manifests.update(run.layout, with_slide("C"))
     assert slide_ids(run.layout) == ["A", "C"]

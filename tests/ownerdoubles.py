@@ -237,3 +237,8 @@ def wait_for(found: Callable[[], Any]) -> Any:
         assert time.monotonic() < end_s
         time.sleep(0.05)
     return result
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a SIGSTOP has reached a process: a moment after it was sent all its threads may still run."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"

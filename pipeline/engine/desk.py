@@ -13,7 +13,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import reduction
@@ -45,6 +45,9 @@ ADMIT_S = 1.0
 """For a worker that has connected to hand over its memory, which it does at once: nobody else is served
 meanwhile. One that a busy machine keeps from it connects again."""
 EXIT_LOST = 1
+SEEN_S = 5.0
+"""The most between two looks of the parent that counts as time its process has had. Beyond that both may have
+been stopped, by `scontrol suspend` or Ctrl-Z: the clock runs on meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -71,18 +74,25 @@ class Deadline:
     Args:
         request_s: what the process may take for a request.
         descriptor: of that memory; new by default.
+        clock: in seconds; the same for both.
     """
 
-    def __init__(self, request_s: float, descriptor: int | None = None) -> None:
+    def __init__(
+        self, request_s: float, descriptor: int | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._request_s = request_s
         self._descriptor = anonymous_file("mkhspc-deadline") if descriptor is None else descriptor
+        self._clock = clock
+        self._looked_s = clock()
+        self._written = b""
+        self._unseen_s = 0.0  # of the time since that was written
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _received, (self._request_s, reduction.DupFd(self._descriptor))
 
     def allow(self, seconds: float) -> None:
         """From now on."""
-        os.pwrite(self._descriptor, _ALLOWED.pack(time.monotonic() + seconds, seconds), 0)
+        os.pwrite(self._descriptor, _ALLOWED.pack(self._clock() + seconds, seconds), 0)
 
     def lift(self) -> None:
         """Any time may be taken, as for waiting."""
@@ -97,14 +107,22 @@ class Deadline:
         finally:
             self.lift()
 
-    @property
     def exceeded_s(self) -> float:
-        """How much time was allowed, if that is over; else 0."""
+        """How much time was allowed, if that is over; else 0. For the parent, to be asked often.
+
+        What has passed unseen, see `SEEN_S`, is allowed besides. It is remembered here and not written:
+        the process may be writing.
+        """
+        last_s, self._looked_s = self._looked_s, self._clock()
         written = os.pread(self._descriptor, _ALLOWED.size, 0)
         if len(written) < _ALLOWED.size:
             return 0.0
+        if written != self._written:
+            self._written, self._unseen_s = written, 0.0
         end_s, allowed_s = _ALLOWED.unpack(written)
-        return float(allowed_s) if time.monotonic() > end_s else 0.0
+        begun_s = end_s - allowed_s
+        self._unseen_s += max(0.0, self._looked_s - max(last_s, begun_s) - SEEN_S)
+        return float(allowed_s) if self._looked_s > end_s + self._unseen_s else 0.0
 
     def close(self) -> None:
         os.close(self._descriptor)

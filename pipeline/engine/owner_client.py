@@ -149,7 +149,7 @@ class _Line:
     """A connection to an owner.
 
     Args:
-        current_pid: tells which process owns the models at that place now.
+        current_pid: tells which process owns the models at that place now; None when none ever will.
 
     Attributes:
         place: the owner's, among all.
@@ -187,10 +187,12 @@ class _Line:
         """What the owner says next.
 
         Raises:
-            EOFError, ConnectionError: it is dead, or another has taken its place.
+            EOFError, ConnectionError: it is dead, or another has taken its place, or nobody.
         """
         while not self._connection.poll(LOOK_S):
-            if self._pid is not None and self._current_pid() != self._pid:
+            current = self._current_pid()
+            is_replaced = self._pid is not None and current != self._pid
+            if current is None or is_replaced:
                 raise EOFError("the owner was left behind")
         return self._connection.recv()
 

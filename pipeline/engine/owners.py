@@ -13,8 +13,10 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -100,8 +102,11 @@ class Owners:
         loading = {owner.connection: owner for owner in self._owners}
         while loading:
             said = wait(list(loading), timeout=LOOK_S)
-            for connection in [one for one, owner in loading.items() if one in said or owner.is_stuck]:
-                loading.pop(connection).hear()
+            for connection, owner in list(loading.items()):
+                stuck_s = owner.stuck_s()
+                if stuck_s or connection in said:
+                    del loading[connection]
+                    owner.hear(stuck_s)
 
     @property
     def loaded(self) -> list[Loaded]:
@@ -145,6 +150,18 @@ class Owners:
         self.close()
 
 
+class _Process(SpawnProcess):
+    """An owner's process, for which nobody waits once it has been left behind.
+
+    At Python's end multiprocessing joins every child that is there, without a limit.
+    """
+
+    is_left_behind = False
+
+    def join(self, timeout: float | None = None) -> None:
+        super().join(0.0 if self.is_left_behind else timeout)
+
+
 class _Owner:
     """The parent's view of one process.
 
@@ -162,18 +179,18 @@ class _Owner:
         self._directory = directory
         self._fate = fate_path(directory, place)
         self._pid = pid_path(directory, place)
+        self._address = address_path(directory, place)
         self._loading_s = patience.loading_s
         self._deadline = Deadline(patience.request_s(device))
         self._deaths = 0  # since a request was done
         self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listening.bind(str(address_path(directory, place)))
+        self._listening.bind(str(self._address))
         self._listening.listen()
         self._start()
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self._process = context.Process(
+        self.connection, theirs = multiprocessing.Pipe()
+        self._process = _Process(
             target=own,
             args=(theirs, self._listening, self._loaders, self.device, self._directory, self._deadline),
             daemon=True,
@@ -188,15 +205,15 @@ class _Owner:
     def peak_bytes(self) -> int:
         return peak_bytes(pid=self._process.pid) or 0
 
-    @property
-    def is_stuck(self) -> bool:
-        """Whether the process has been busy with one thing for too long."""
-        return self._deadline.exceeded_s > 0
+    def stuck_s(self) -> float:
+        """What the process was allowed for the one thing that it has been busy with for too long; else 0."""
+        return self._deadline.exceeded_s()
 
-    def hear(self) -> Loaded | Note | None:
+    def hear(self, stuck_s: float) -> Loaded | Note | None:
         """Waits for what the process has to say: first that it is ready, later that it has done a request.
 
-        One that is stuck is killed.
+        Args:
+            stuck_s: what `stuck_s` has told; a process that is stuck is killed.
 
         Returns:
             None for a request that is done.
@@ -205,11 +222,11 @@ class _Owner:
             MkhspcError: a model does not load.
             OwnerLostError: the process has died, says that it must, or was stuck.
         """
-        if exceeded_s := self._deadline.exceeded_s:
+        if stuck_s:
             self._process.kill()
             self._ended()
             raise OwnerLostError(
-                f"the process that owns the models was stuck for more than {exceeded_s:.0f} s and was killed",
+                f"the process that owns the models was stuck for more than {stuck_s:.0f} s and was killed",
                 where=self.device,
                 fix=FIX if self.device.startswith("cpu") else LOOK_AT_GPU,
             )
@@ -234,9 +251,9 @@ class _Owner:
         return None
 
     def look(self) -> Iterator[str]:
-        while not self.is_given_up and (self.connection.poll() or self.is_stuck):
+        while not self.is_given_up and ((stuck_s := self.stuck_s()) or self.connection.poll()):
             try:
-                if said := self.hear():
+                if said := self.hear(stuck_s):
                     yield f"{self.device}: {_told(said)}"
             except OwnerLostError as error:
                 self._deaths += 1
@@ -259,8 +276,15 @@ class _Owner:
         self.is_given_up = True
         fate.write(self._fate)
         self._pid.unlink(missing_ok=True)  # there is nobody any more
-        self._listening.close()  # only now: who is turned away by it reads why
+        self._turn_away()  # only now: who is turned away reads why
         return f"{self.device}: {fate.reason}; the device is given up"
+
+    def _turn_away(self) -> None:
+        """Lets nobody connect any more, though a process left behind keeps its copy of the socket."""
+        with suppress(OSError):  # macOS shuts down no socket that listens
+            self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        self._address.unlink(missing_ok=True)
 
     def _ended(self) -> str:
         """Waits for the end of a process that ends, kills it if it does not, and tells what it died of.
@@ -272,6 +296,7 @@ class _Owner:
             return cause_of_death(self._process.exitcode)
         self._process.kill()
         self._process.join(CLOSE_S)
+        self._process.is_left_behind = self._process.is_alive()
         return "it did not end by itself"
 
     def end(self) -> None:

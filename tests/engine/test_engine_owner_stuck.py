@@ -17,7 +17,7 @@ from threading import Timer
 
 import numpy as np
 import pytest
-from ownerdoubles import WAIT_S, Loading, ask, ask_together, wait_for, watch_until
+from ownerdoubles import WAIT_S, Loading, ask, ask_together, is_stopped, wait_for, watch_until
 
 from pipeline.engine import owner_client, owners as subject
 from pipeline.engine.owner_client import NoDeviceError, OwnerLostError
@@ -115,10 +115,6 @@ def _kill(pids: list[int]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def _is_stopped(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-
-
 def test_a_process_that_cannot_be_killed_is_left_behind(
     temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,7 +133,7 @@ def test_a_process_that_cannot_be_killed_is_left_behind(
 def test_a_device_given_up_with_a_process_that_cannot_be_killed_lets_nobody_wait(
     temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither who waits to be let in nor who comes later, though that process keeps its copy of the socket."""
+    """Neither who waits to be let in nor who comes later, though that process keeps the socket."""
     monkeypatch.setattr(subject, "RESTARTS", 0)
     pids: list[int] = []
     with (
@@ -148,12 +144,12 @@ def test_a_device_given_up_with_a_process_that_cannot_be_killed_lets_nobody_wait
         client = owners.client()
         pids.append(int(str(client.ask("double", {})["pid"])))
         first = threads.submit(client.ask, "double", {"do": "stop"})
-        wait_for(lambda: _is_stopped(pids[0]))
+        wait_for(lambda: is_stopped(pids[0]))
         waiting = threads.submit(owners.client().ask, "double", {})
         lines = watch_until(owners, lambda: first.done() and waiting.done())
         later = threads.submit(owners.client().ask, "double", {})
         errors = [asked.exception(WAIT_S) for asked in (first, waiting, later)]
-        assert _is_stopped(pids[0])
+        assert is_stopped(pids[0])
     assert lines[-1].endswith("the device is given up")
     for error in errors:
         assert isinstance(error, NoDeviceError)
@@ -184,7 +180,7 @@ def test_nobody_who_is_turned_away_finds_the_socket_of_a_device_given_up(
 STUCK_AT_THE_END = """
 import os, signal
 from multiprocessing.process import BaseProcess
-from ownerdoubles import Loading
+from ownerdoubles import Loading, is_stopped, wait_for
 from pipeline.engine import owners
 if __name__ == "__main__":
     BaseProcess.kill = lambda process: None
@@ -192,6 +188,7 @@ if __name__ == "__main__":
     with owners.Owners([Loading()], ["cpu"]) as them:
         pid = them.client().ask("double", {})["pid"]
         os.kill(pid, signal.SIGSTOP)
+        wait_for(lambda: is_stopped(pid))
         print(pid, flush=True)
 """
 
@@ -211,7 +208,7 @@ def test_a_program_ends_though_a_process_of_its_cannot_be_killed(temporary: Path
     pid = int(program.stdout.readline())
     try:
         assert program.wait(WAIT_S) == 0
-        assert _is_stopped(pid)
+        assert is_stopped(pid)
     finally:
         _kill([pid])
         program.kill()

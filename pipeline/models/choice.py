@@ -27,7 +27,8 @@ BEST_FIRST: Mapping[str, Sequence[str]] = {
 GB = 1_000_000_000
 MOSTLY_FREE = 0.9
 """A driver and a screen take their share of every GPU: so much free counts as all of it, for which the
-catalogue's advice is meant."""
+catalogue's advice is meant. What is free is told and chooses nothing: it is another at every moment, and all
+commands that work on a run must choose alike."""
 
 
 def needed(config: RunConfig) -> list[str]:
@@ -50,9 +51,8 @@ def with_weights(config: RunConfig, jobs_gpus: int | None = None) -> RunConfig:
     models, compute = needed(config), config.compute
     gpu = None
     if any(_asked_weights(model, compute) == "auto" for model in models):
-        gpu = _smallest_gpu(compute.device) if jobs_gpus is None and find_spec("torch") else None
-    sets = _sets_of_weights(models, compute)
-    best = next((names for names in sets if gpu and _fit(names.values(), _room_bytes(gpu))), sets[0])
+        gpu = _smallest(_gpus_meant(compute.device)) if jobs_gpus is None and find_spec("torch") else None
+    best = (_best_set(models, compute, gpu) if gpu else None) or _sets_of_weights(models, compute)[0]
     if "sam2" in best:
         compute = replace(compute, sam2_weights=_whole_path(best["sam2"]))
     if "cellpose" in best:
@@ -83,6 +83,12 @@ def _sets_of_weights(models: Iterable[str], compute: ComputeSection) -> list[dic
         for model in models
     ]
     return [dict(zip(models, names, strict=True)) for names in product(*each)]
+
+
+def _best_set(models: Iterable[str], compute: ComputeSection, gpu: Gpu) -> dict[str, str] | None:
+    """The best weights that models can be used with together on a GPU."""
+    sets = _sets_of_weights(models, compute)
+    return next((names for names in sets if _fit(names.values(), gpu.memory_bytes)), None)
 
 
 def present(model: str) -> list[str]:
@@ -226,23 +232,25 @@ def fitness(
     if jobs_gpus:
         return Fitness(True, f"its weights are here, and each job gets {jobs_gpus} GPU")
     try:
-        smallest = None if jobs_gpus == 0 else _smallest_gpu(device)
+        gpus = [] if jobs_gpus == 0 else _gpus_meant(device)
     except TorchError as error:
         return Fitness(False, f"the weights of {model} are here, but {error.what}")
-    if smallest is not None and smallest.fault:
-        return Fitness(False, f"the weights of {model} are here, but {smallest.name}: {smallest.fault}")
+    for gpu in gpus:
+        if gpu.fault and not gpu.is_in_use:
+            return Fitness(False, f"the weights of {model} are here, but {gpu.name}: {gpu.fault}")
+    smallest = _smallest(gpus)
     if smallest is None:
         return Fitness(False, f"the weights of {model} are here, but no GPU is: it would take days")
     others = sorted({*compute.embedders, *beside} - {model})
-    for together in ([model], [model, *others]):
-        sets = _sets_of_weights(together, compute)
-        if not any(_fit(names.values(), _room_bytes(smallest)) for names in sets):
-            company = f" beside {' and '.join(together[1:])}" if together[1:] else ""
-            return Fitness(
-                False,
-                f"the weights of {model} that are here need more memory{company} than {_room(smallest)}",
-            )
-    return Fitness(True, f"its weights and {smallest.name} are here")
+    best = _best_set([model, *others], compute, smallest)
+    if best is None:
+        is_too_large_alone = _best_set([model], compute, smallest) is None
+        company = "" if is_too_large_alone else f" beside {' and '.join(others)}"
+        return Fitness(
+            False,
+            f"the weights of {model} that are here need more memory{company} than {smallest.name} has",
+        )
+    return Fitness(True, f"its weights and {smallest.name} are here{_shortage(best.values(), gpus)}")
 
 
 def _why_absent(model: str) -> str:
@@ -257,24 +265,27 @@ def _why_absent(model: str) -> str:
     return f"no weights of {model} are here (mkhspc models fetch {best})"
 
 
-def _smallest_gpu(device: str) -> Gpu | None:
-    """Of the GPUs that a setting of `device` means, if any."""
+def _gpus_meant(device: str) -> list[Gpu]:
+    """The GPUs that a setting of `device` means, if any."""
     gpus = [] if device == "cpu" else gpus_here()  # torch need not start for a CPU
-    used = [_gpu(gpus, name) for name in device_names(device, gpus) if name != "cpu"]
-    return min(used, key=lambda gpu: (not gpu.fault, _room_bytes(gpu)), default=None)
+    return [_gpu(gpus, name) for name in device_names(device, gpus) if name != "cpu"]
 
 
-def _room_bytes(gpu: Gpu) -> int:
-    """What models may take of a GPU: of its memory what other programs leave."""
-    if gpu.free_bytes is None or gpu.free_bytes >= MOSTLY_FREE * gpu.memory_bytes:
-        return gpu.memory_bytes
-    return gpu.free_bytes
+def _smallest(gpus: Sequence[Gpu]) -> Gpu | None:
+    return min(gpus, key=lambda gpu: gpu.memory_bytes, default=None)
 
 
-def _room(gpu: Gpu) -> str:
-    if _room_bytes(gpu) == gpu.memory_bytes:
-        return f"{gpu.name} has"
-    return f"is free of {gpu.name}: {_room_bytes(gpu) / GB:.1f} GB"
+def _shortage(names: Collection[str], gpus: Sequence[Gpu]) -> str:
+    """A clause on a GPU of which others hold too much just now for weights; empty if there is none."""
+    for gpu in gpus:
+        if gpu.is_in_use:
+            return f", but others use {gpu.name} now: {gpu.fault}"
+        if gpu.free_bytes is None or gpu.free_bytes >= MOSTLY_FREE * gpu.memory_bytes:
+            continue
+        if not _fit(names, gpu.free_bytes):
+            free = f"{gpu.free_bytes / GB:.1f} GB of {gpu.name}"
+            return f", but only {free} are free now: that may be too little"
+    return ""
 
 
 def _gpu(gpus: Sequence[Gpu], name: str) -> Gpu:

@@ -38,6 +38,8 @@ _LOST = ("CUDA error", "CUDA driver error", "cuDNN error")
 """How errors begin that come from CUDA itself, its driver or cuDNN."""
 _OF_ONE_CALL = ("_STATUS_NOT_SUPPORTED", "_STATUS_BAD_PARAM", "CUBLAS_STATUS_INVALID_VALUE")
 """What cuBLAS and cuDNN refuse before anything is computed: the next call may well be right."""
+_IN_USE = "busy or unavailable"
+"""What CUDA says of a GPU that is for one process at a time and has it."""
 
 
 class DeviceMemoryError(MkhspcError):
@@ -56,8 +58,8 @@ class Gpu:
 
     Attributes:
         precision: the fewest bits that it is made for; which models may use them is for `precision_on`.
-        free_bytes: of its memory, what no program holds; None if nobody asked.
-        fault: why this torch cannot compute on it; empty if it can.
+        free_bytes: of its memory, what no program held then; None if nobody asked.
+        fault: why this torch cannot compute on it, see also `is_in_use`; empty if it can.
     """
 
     name: str
@@ -65,6 +67,11 @@ class Gpu:
     precision: Precision
     free_bytes: int | None = None
     fault: str = ""
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether its fault is that other programs hold it just now, which tells nothing of the GPU."""
+        return any(said in self.fault for said in (*_FULL, _IN_USE))
 
     def precision_on(self, reduced: Sequence[Precision]) -> Precision:
         """What a model computes in here that is known to be right in these, and in float32 anyway."""

@@ -145,25 +145,67 @@ def test_a_gpu_that_this_torch_cannot_use_is_none(
     assert found == Fitness(False, "the weights of sam2 are here, but P40: too old")
 
 
-@pytest.mark.parametrize(("free_gb", "is_fit"), [(23.0, True), (21.7, True), (10.0, True), (2.0, False)])
-def test_memory_that_others_hold_is_not_there(
-    free_gb: float, is_fit: bool, weights_here: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("free_gb", "shortage"),
+    [
+        (None, ""),
+        (23.0, ""),
+        (10.0, ""),
+        (2.0, ", but only 2.0 GB of A30 are free now: that may be too little"),
+    ],
+)
+def test_memory_that_others_hold_now_is_told_and_changes_nothing(
+    free_gb: float | None, shortage: str, weights_here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(weights_here, "sam2.1-large")
-    shared = Gpu("A30", 24 * GB, "bfloat16", free_bytes=int(free_gb * GB))
-    monkeypatch.setattr(choice, "gpus_here", lambda: [shared])
-    found = fitness("sam2", compute())
-    assert found.is_fit == is_fit
-    assert is_fit or "need more memory than is free of A30: 2.0 GB" in found.reason
-
-
-def test_weights_are_chosen_for_what_is_free(weights_here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(weights_here, "sam2.1-large", "sam2.1-tiny")
+    shared = Gpu("A30", 24 * GB, "bfloat16", free_bytes=None if free_gb is None else int(free_gb * GB))
+    monkeypatch.setattr(choice, "gpus_here", lambda: [shared])
+    assert fitness("sam2", compute()) == Fitness(True, f"its weights and A30 are here{shortage}")
     config = with_options(RunConfig(), {"mk.detector": "sam2"})
-    for free_gb, expected in ((23.0, "sam2.1-large"), (5.0, "sam2.1-tiny")):
-        shared = Gpu("A30", 24 * GB, "bfloat16", free_bytes=int(free_gb * GB))
-        monkeypatch.setattr(choice, "gpus_here", lambda shared=shared: [shared])
-        assert with_weights(config).compute.sam2_weights == expected
+    assert with_weights(config).compute.sam2_weights == "sam2.1-large"
+
+
+def test_a_driver_that_keeps_its_share_of_a_gpu_is_no_shortage(
+    weights_here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(weights_here, "cpsam")
+    card = Gpu("card", gpu_bytes([CATALOGUE["cpsam"]]), "bfloat16")
+    for free, is_told in ((0.95, False), (0.85, True)):
+        used = replace(card, free_bytes=int(free * card.memory_bytes))
+        monkeypatch.setattr(choice, "gpus_here", lambda used=used: [used])
+        found = fitness("cellpose", compute())
+        assert found.is_fit
+        assert ("free now" in found.reason) == is_told
+
+
+def test_of_gpus_that_differ_the_smallest_decides_and_the_fullest_is_told(
+    weights_here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(weights_here, "sam2.1-large", "sam2.1-tiny")
+    small = Gpu("T4", 5 * GB, "float16", free_bytes=5 * GB)
+    full = Gpu("A30", 24 * GB, "bfloat16", free_bytes=GB)
+    monkeypatch.setattr(choice, "gpus_here", lambda: [small, full])
+    assert fitness("sam2", compute()).reason == (
+        "its weights and T4 are here, but only 1.0 GB of A30 are free now: that may be too little"
+    )
+    config = with_options(RunConfig(), {"mk.detector": "sam2"})
+    assert with_weights(config).compute.sam2_weights == "sam2.1-tiny"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["CUDA error: out of memory", "CUDA error: CUDA-capable device(s) is/are busy or unavailable"],
+)
+def test_a_gpu_that_others_use_up_just_now_is_chosen_all_the_same(
+    fault: str, weights_here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(weights_here, "sam2.1-large", "sam2.1-tiny")
+    taken = Gpu("A30", 24 * GB, "bfloat16", fault=fault)
+    monkeypatch.setattr(choice, "gpus_here", lambda: [taken])
+    found = fitness("sam2", compute())
+    assert found == Fitness(True, f"its weights and A30 are here, but others use A30 now: {fault}")
+    config = with_options(RunConfig(), {"mk.detector": "sam2"})
+    assert with_weights(config).compute.sam2_weights == "sam2.1-large"
 
 
 def test_a_cpu_that_was_asked_for_is_no_missing_gpu(

@@ -33,7 +33,9 @@ def plan(
 
     Surveys the slides and does one tile for real, in a directory that is thrown away. With
     --memory-gb, --cores, --gpus and --gpu-memory-gb the answer is for a machine of that kind, which
-    need not be this one; detectors that are not named are chosen for this one.
+    need not be this one. Detectors that are not named are chosen for this one, but with --gpus for
+    the machine meant, if their weights are here. The tile is then done with them on what is here: without
+    a GPU that can take hours.
 
     \b
     Examples:

@@ -284,6 +284,24 @@ def test_another_filter_changes_the_view_and_no_cell(whole: Path, tmp_path: Path
     assert json.loads(done.stdout)["in_filter"]["hspc"] == sum(inside for _, inside in hspc)
 
 
+def test_a_run_goes_on_with_the_filter_in_force_and_with_the_one_it_began_with(
+    whole: Path, small_slides: Slides, tmp_path: Path
+) -> None:
+    root = copied(whole, tmp_path)
+    assert mkhspc("refilter", root, "--hspc-min-area-um", 30).returncode == 0
+    named = segment(root, small_slides, "--hspc-min-area-um", 30)
+    assert named.returncode == 0, named.stderr
+    assert "size filter" not in named.stderr
+    as_before = segment(root, small_slides)
+    assert as_before.returncode == 0, as_before.stderr
+    assert (
+        "the size filter of HSPC is 30 to 150 µm² since `mkhspc refilter`, not 10 to 150" in as_before.stderr
+    )
+    other = segment(root, small_slides, "--hspc-min-area-um", 20)
+    assert other.returncode == 3
+    assert "change a run's size filter with `mkhspc refilter`" in other.stderr
+
+
 def test_a_filter_beyond_what_is_stored_is_refused(whole: Path, tmp_path: Path) -> None:
     root = copied(whole, tmp_path)
     done = mkhspc("refilter", root, "--mk-max-area-um", 9000)

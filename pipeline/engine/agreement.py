@@ -108,6 +108,7 @@ def grown(
     kept = {t: manifest.config.cells(t).detector for t in CELL_TYPES}
     config = _with_detectors(config, {t: kept[t] if asked[t] == "auto" else asked[t] for t in CELL_TYPES})
     config = with_weights(_with_weights_of(config, manifest.config))
+    config = _with_areas_of(config, manifest)
     _refuse_other_settings(layout, manifest, config)
     return _with_larger_ask(_with_slides(manifest, entries), config)
 
@@ -136,6 +137,7 @@ def surprises(manifest: Manifest, config: RunConfig, jobs_gpus: int | None = Non
     """Lines for whoever gave a command that the run, as it stands, does not follow to the letter."""
     return [
         *_wider_than_asked(manifest, config),
+        *_other_filters(manifest, config),
         *_strangers_in_groups(manifest, config),
         *_other_versions(manifest, config, jobs_gpus),
     ]
@@ -164,6 +166,17 @@ def _with_weights_of(config: RunConfig, kept: RunConfig) -> RunConfig:
         if getattr(config.compute, key) == "auto"
     }
     return replace(config, compute=replace(config.compute, **names))
+
+
+def _with_areas_of(config: RunConfig, manifest: Manifest) -> RunConfig:
+    """The config with the areas that the run began with, where it names the filter that is in force now."""
+    sections = {}
+    for cell_type in CELL_TYPES:
+        asked, kept = config.cells(cell_type), manifest.config.cells(cell_type)
+        if asked.filter == manifest.filter[cell_type]:
+            asked = replace(asked, min_area_um2=kept.min_area_um2, max_area_um2=kept.max_area_um2)
+        sections[cell_type] = asked
+    return replace(config, mk=sections["mk"], hspc=sections["hspc"])
 
 
 def _refuse_other_settings(layout: RunLayout, manifest: Manifest, config: RunConfig) -> None:
@@ -270,6 +283,16 @@ def _wider_than_asked(manifest: Manifest, config: RunConfig) -> list[str]:
         scenes = f"scenes {', '.join(map(str, whole.scenes))}" if whole.scenes else "all scenes"
         lines.append(f"the run was asked for {scenes} before and does them all, not those of --scene alone")
     return lines
+
+
+def _other_filters(manifest: Manifest, config: RunConfig) -> list[str]:
+    """Size filters that the command names and `mkhspc refilter` has changed since."""
+    return [
+        f"the size filter of {t.upper()} is {now.min_um2:g} to {now.max_um2:g} µm² since `mkhspc refilter`,"
+        f" not {asked.min_um2:g} to {asked.max_um2:g}"
+        for t, now, asked in ((t, manifest.filter[t], config.cells(t).filter) for t in CELL_TYPES)
+        if asked != now
+    ]
 
 
 def _strangers_in_groups(manifest: Manifest, config: RunConfig) -> list[str]:

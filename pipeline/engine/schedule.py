@@ -159,10 +159,10 @@ def do_tiles(
         failed = _on_tiles(layout, manifest, job, watch, stop)
     finally:
         restore()
-    if stop.is_set and watch.left:
+    if stop.is_set:
         watch.interrupted(stop.signal_name)
         raise InterruptedRunError(
-            f"stopped by {stop.signal_name} with {watch.left} of {watch.total} tiles left",
+            f"stopped by {stop.signal_name} with {watch.left or 'none'} of {watch.total} tiles left",
             where=layout.root,
             fix="nothing is lost: run the same command again to go on",
         )

@@ -101,7 +101,7 @@ def feature_names(layout: RunLayout, manifest: Manifest) -> list[str]:
     for slide in manifest.slides:
         if layout.cells(slide.slide_id).exists():
             return feature_columns(tables.read_schema(layout.cells(slide.slide_id)).names)
-    raise InputError("has no cells yet", where=layout.root, fix="run `mkhspc segment` to its end first")
+    raise InputError("has no cells yet", where=layout.root, fix=tables.NOT_MADE)
 
 
 def rewrite_in_filter(layout: RunLayout, manifest: Manifest, slide_id: str) -> None:

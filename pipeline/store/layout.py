@@ -63,7 +63,7 @@ SIMULATED_PREFIX = "DEMO_"
 
 
 def slide_id_of(path: Path) -> str:
-    """A slide's id: its file stem with every character outside `A-Za-z0-9.-` made `_`.
+    """A slide's id: its file stem, each run of characters outside `A-Za-z0-9.-` made `_`, none at its ends.
 
     The result is safe as a file name, in HTML, in a shell and in a cell id.
 

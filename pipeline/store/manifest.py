@@ -252,9 +252,9 @@ def loads(text: str, where: Path) -> Manifest:
         raise _damaged(f"{error.where or ''} {error.what}".strip(), where) from error
     if manifest is None:
         raise InputError(
-            f"is not the manifest of a run of version {VERSION}",
+            f"is not the manifest of a run in the format of this mkhspc ({FORMAT} {VERSION})",
             where=where,
-            fix="segment into a new directory",
+            fix="use the mkhspc that made the run, or segment into a new directory",
         )
     if edited:
         raise InputError(

@@ -21,6 +21,8 @@ ROWS_PER_GROUP = 65_536
 """At most, of tables that are narrow."""
 GROUP_BYTES = 64_000_000
 """About the most that a row group of wide tables takes in memory: a cell may have thousands of features."""
+NOT_MADE = "run `mkhspc segment` to its end, or `mkhspc merge` once all shards are done"
+"""What to do for a table that is not there."""
 CONFIG_HASH_KEY = "mkhspc:config_hash"
 READ_BUFFER_BYTES = 1 << 18
 """A column is read through a buffer of this size, never a whole tile's pictures at once."""
@@ -158,7 +160,7 @@ def _opened(path: Path, config_hash: str, columns: list[str] | None) -> Iterator
                 raise InputError(f"has no column {', '.join(missing)}", where=path)
             yield file
     except FileNotFoundError as error:
-        raise InputError("is missing", where=path, fix="run `mkhspc segment` first") from error
+        raise InputError("is missing", where=path, fix=NOT_MADE) from error
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(
             f"is damaged ({error})",
@@ -172,7 +174,7 @@ def read_schema(path: Path) -> pa.Schema:
     try:
         return pq.read_schema(path)
     except FileNotFoundError as error:
-        raise InputError("is missing", where=path, fix="run `mkhspc segment` first") from error
+        raise InputError("is missing", where=path, fix=NOT_MADE) from error
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(
             f"is damaged ({error})",

@@ -15,6 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from compare import agreement
+from crashes import Segment
 from czifiles import Block, noise, write_czi
 from processes import mkhspc, started
 
@@ -249,6 +250,20 @@ def test_a_signal_ends_the_run_at_a_tile_border_with_130(small_slides: Slides, t
     assert list(root.rglob("*.partial")) == []
     status = json.loads(mkhspc("status", root, "--json").stdout)
     assert status["left"] > 0
+
+
+def test_a_signal_during_the_last_tile_ends_the_command_too(small_slides: Slides, tmp_path: Path) -> None:
+    run = Segment(next(iter(small_slides.values())), tmp_path / "run")
+    process = run.start("--tile-size", 4096)
+    while process.poll() is None and not run.begun_in_all():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 130, run.errors.read_text()
+    assert "with none of 1 tiles left" in run.errors.read_text()
+    assert len(part_times(run.root)) == 1
+    assert not (run.root / "cells").exists()
+    assert run.start("--tile-size", 4096).wait() == 0
+    assert (run.root / "cells").exists()
 
 
 def test_shards_merge_into_the_bytes_of_one_run(whole: Path, small_slides: Slides, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -30,7 +31,7 @@ PARTS: dict[str, tuple[str, ...]] = {
 }
 """Parts and their modules in this folder; each has `rows(shared: Path | None, full: bool)`."""
 
-COLUMNS = ("part", "name", "value", "unit", "baseline", "target", "ok")
+COLUMNS = ("part", "name", "value", "unit", "baseline", "target", "ok", "day")
 
 
 def measure(part: str, modules: list[str], shared: Path | None, full: bool) -> list[Row]:
@@ -38,7 +39,8 @@ def measure(part: str, modules: list[str], shared: Path | None, full: bool) -> l
     for name in (name for name in PARTS[part] if not modules or name in modules):
         begun_s = time.monotonic()
         rows: Callable[[Path | None, bool], list[Row]] = importlib.import_module(name).rows
-        found += [{**row, "part": part} for row in rows(shared, full)]
+        day = str(datetime.now(UTC).date())
+        found += [{**row, "part": part, "day": day} for row in rows(shared, full)]
         print(f"{part}/{name}: {time.monotonic() - begun_s:.0f} s", file=sys.stderr)
     return found
 
@@ -72,12 +74,13 @@ def _not_measured_now(out: Path, rows: list[Row]) -> list[Row]:
 
 
 def show(rows: list[Row]) -> None:
-    table = Table(*COLUMNS)
+    columns = COLUMNS[:-1]
+    table = Table(*columns)
     for row in rows:
         value = row["value"]
         cells = {**row, "value": f"{value:.4g}" if isinstance(value, float) else value}
         cells["ok"] = {True: "yes", False: "NO", None: ""}[row["ok"]]
-        table.add_row(*(("" if cells[c] is None else str(cells[c])) for c in COLUMNS))
+        table.add_row(*(("" if cells[c] is None else str(cells[c])) for c in columns))
     Console(width=160).print(table)
 
 

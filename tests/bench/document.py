@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,12 @@ TITLES = {
 HEAD = """# Measured numbers
 
 Made by `make bench` and `python tests/bench/document.py`: {cores} cores, {memory_gb:.0f} GB, no GPU,
-Python {python}; the last column says on which day. A figure that depends on the machine's speed is a ratio to the baseline named,
-measured in the same run. Figures about real marrow come from three scenes of two images each, of three
-patients, in which an expert dotted 2,458 nuclei (many granulocytes are not dotted) and seven
-megakaryocytes were marked by eye.
+Python {python}; the last column says on which day. A figure that depends on the machine's speed is a ratio
+to the baseline named, measured in the same run. Figures about real marrow come from three scenes of two
+images each, of three patients, in which an expert dotted 2,458 nuclei (many granulocytes are not dotted)
+and seven megakaryocytes were marked by eye.
 """
-TABLE = "\n## {title}\n\n| what | value | target | met | baseline | day |\n| --- | --- | --- | --- | --- | --- |\n"
+HEADINGS = ("what", "value", "target", "met", "baseline", "day")
 
 
 def main() -> None:
@@ -36,26 +37,23 @@ def main() -> None:
     for part, title in TITLES.items():
         own = [row for row in rows if row["part"] == part]
         if own:
-            text += TABLE.format(title=title)
+            text += f"\n## {title}\n\n" + _cells(HEADINGS) + _cells(["---"] * len(HEADINGS))
             text += "".join(map(line, own))
     (ROOT / "docs" / "benchmarks.md").write_text(text)
 
 
 def line(row: dict[str, Any]) -> str:
     """A row of the table."""
-    value = row["value"]
-    number = f"{value:.4g}" if isinstance(value, float) else str(value)
+    found = row["value"]
+    number = f"{found:.4g}" if isinstance(found, float) else str(found)
     unit = row["unit"] or ""
     met = {True: "yes", False: "**no**", None: ""}[row["ok"]]
-    cells = [
-        row["name"],
-        f"{number} {unit}".strip(),
-        row["target"] or "",
-        met,
-        row["baseline"] or "",
-        row["day"],
-    ]
-    return "| " + " | ".join(str(cell).replace("|", "/") for cell in cells) + " |\n"
+    value = f"{number} {unit}".strip()
+    return _cells([row["name"], value, row["target"], met, row["baseline"], row["day"]])
+
+
+def _cells(found: Sequence[str | None]) -> str:
+    return "| " + " | ".join((cell or "").replace("|", "/") for cell in found) + " |\n"
 
 
 def _cores() -> int:

@@ -5,15 +5,18 @@ Commands are imported when they are called, so `mkhspc --help` reads none of the
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 import traceback
+from pathlib import Path
 from typing import Any
 
 import click
 
 from pipeline import __version__
 from pipeline.errors import MkhspcError, printable
+from pipeline.store.atomic import TEMPORARY_SUFFIX
 
 COMMANDS = {
     "demo": ("pipeline.cli.demo", "The whole journey on simulated slides, in about two minutes."),
@@ -37,6 +40,18 @@ COMMANDS = {
     "doctor": ("pipeline.cli.doctor", "What is installed here and what is missing."),
 }
 """Every command: the module that holds it under its own name, and its line in `mkhspc --help`."""
+
+
+FIXES = {
+    errno.ENOSPC: "make room, then run the same command again",
+    errno.EDQUOT: "make room, then run the same command again",
+    errno.EACCES: "give another place, or get the right to use this one",
+    errno.EPERM: "give another place, or get the right to use this one",
+    errno.EROFS: "give a place that can be written",
+    errno.ENOTDIR: "look at the path that you gave: a part of it is no folder",
+    errno.ENOENT: "look at the path that you gave",
+}
+"""What to do, by what the system says of a file."""
 
 
 class LazyGroup(click.Group):
@@ -79,6 +94,16 @@ def _wrong_usage(error: click.ClickException) -> str:
     return f"mkhspc: {what}\n  see `{context.command_path if context else 'mkhspc'} --help`"
 
 
+def _disk_fault(error: OSError) -> str:
+    """What the system said of a file, where, and what to do."""
+    path = None if error.filename is None else Path(str(error.filename))
+    if path is not None and path.suffix == TEMPORARY_SUFFIX:  # a name that no user has ever seen
+        path = path.parent
+    where = "" if path is None else f"{printable(str(path))}: "
+    fix = FIXES.get(error.errno or 0, "")
+    return f"{where}{error.strerror or error}" + (f"\n  {fix}" if fix else "")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: runs a command and ends the process with its exit code."""
     sys.exit(run_command(sys.argv[1:] if arguments is None else arguments))
@@ -105,7 +130,6 @@ def run_command(arguments: list[str]) -> int:
     except OSError as error:  # a full disk, a read-only directory, a name too long
         if verbose:
             traceback.print_exc()
-        where = "" if error.filename is None else f"{printable(str(error.filename))}: "
-        click.echo(f"mkhspc: {where}{error.strerror or error}", err=True)
+        click.echo(f"mkhspc: {_disk_fault(error)}", err=True)
         return MkhspcError.exit_code
     return outcome if isinstance(outcome, int) else 0

@@ -77,7 +77,10 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the config file cannot be read ({error})", where=path) from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(
+            f"the config file cannot be read ({reason})", where=path, fix="look at --config"
+        ) from error
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"is not valid TOML: {error}", where=path) from error
 

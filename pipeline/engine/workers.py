@@ -26,7 +26,7 @@ TRIES = 2
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 FRUGAL = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "2000000", "MALLOC_TRIM_THRESHOLD_": "16000000"}
 """For glibc in a worker: give large arrays back to the system at once, so that a worker needs no more
-for its hundredth task than for its first. The table of 1 MiB that libwebp takes for every crop is none."""
+for its hundredth task than for its first."""
 TICK_S = 0.5
 """The pool looks around at least this often, even when no task ends."""
 

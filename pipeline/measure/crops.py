@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import math
+import struct
+import zlib
 from collections.abc import Sequence
 
-import cv2
+import imagecodecs
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -27,6 +29,10 @@ MAX_SIDE_PX = 4096
 """No crop is larger, down to 0.02 µm a pixel; a picture that claims to be is refused unread."""
 
 WHITE = 255
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+TRUE_COLOUR, LEFT_FILTER = 2, 1
+"""Of PNG (ISO/IEC 15948), with its signature and chunks."""
 
 CHUNK_BYTES = 1 << 26
 """About how much of a column of crops lies in one piece, far below the 2 GiB that its offsets reach."""
@@ -52,18 +58,25 @@ def cut_crop(window: Window, box: Box) -> RgbImage:
 
 
 def encode_crop(rgb: RgbImage) -> bytes:
-    """An (h, w, 3) uint8 image as lossless WebP; the same pixels always give the same bytes.
+    """An (h, w, 3) uint8 image as PNG; the same pixels always give the same bytes.
 
-    Method 0 takes a quarter of the time of the next one and a tenth more space (measured on
-    marrow: 0.45 ms and 21 kB at 114 px); PNG is slower and larger.
+    Rows of differences to the pixel on the left, packed by libdeflate at its fastest: 0.56 of the time of
+    lossless WebP at its fastest and a fifth more space (28 kB a crop of marrow); Pillow's and OpenCV's own
+    PNG take as long as WebP and more. Crops are a third of the work on a tile.
     """
     height, width = rgb.shape[:2]
-    # Four bytes a pixel is how Pillow keeps RGB, so it takes these as they are.
-    pixels = cv2.cvtColor(rgb, cv2.COLOR_RGB2RGBA)
-    image = Image.frombuffer("RGBX", (width, height), pixels, "raw", "RGBX", 0, 1)
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", lossless=True, quality=0, method=0)
-    return buffer.getvalue()
+    samples = rgb.reshape(height, 3 * width)
+    rows = np.empty((height, 1 + 3 * width), np.uint8)
+    rows[:, 0] = LEFT_FILTER
+    rows[:, 1:4] = samples[:, :3]
+    np.subtract(samples[:, 3:], samples[:, :-3], out=rows[:, 4:])
+    header = struct.pack(">2I5B", width, height, 8, TRUE_COLOUR, 0, 0, 0)
+    packed = bytes(imagecodecs.deflate_encode(rows.tobytes(), level=1))
+    return SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", packed) + _chunk(b"IEND", b"")
+
+
+def _chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
 def encoded_crops(window: Window, boxes: Sequence[Box]) -> pa.ChunkedArray:

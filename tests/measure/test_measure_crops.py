@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 
+import cv2
 import numpy as np
 import pytest
 from blobs import stained_noise, window_of
@@ -63,9 +64,20 @@ def test_a_crop_shows_the_scene_pixel_by_pixel_and_white_beyond_it() -> None:
     assert (crop[40:] == 255).all()
 
 
-def test_png_is_read_too() -> None:
+def test_a_crop_is_a_png_that_any_program_reads() -> None:
     rgb = stained_noise(0, 20, 30)
-    assert np.array_equal(decode_crop(encoded(Image.fromarray(rgb), "PNG")), rgb)
+    with Image.open(io.BytesIO(encode_crop(rgb)), formats=["PNG"]) as image:
+        image.verify()
+        assert (image.size, image.mode) == ((30, 20), "RGB")
+    cell = cv2.imdecode(np.frombuffer(encode_crop(rgb), np.uint8), cv2.IMREAD_COLOR)
+    assert np.array_equal(cell[..., ::-1], rgb)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_crops_of_other_writers_are_read_too(kind: str) -> None:
+    rgb, buffer = stained_noise(0, 20, 30), io.BytesIO()
+    Image.fromarray(rgb).save(buffer, kind, **({"lossless": True} if kind == "WEBP" else {}))
+    assert np.array_equal(decode_crop(buffer.getvalue()), rgb)
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 3_000, 1 << 26])

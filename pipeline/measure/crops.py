@@ -61,8 +61,8 @@ def encode_crop(rgb: RgbImage) -> bytes:
     """An (h, w, 3) uint8 image as PNG; the same pixels always give the same bytes.
 
     Rows of differences to the pixel on the left, packed by libdeflate at its fastest: about half the time of
-    lossless WebP at its fastest and a fifth more space (by hand, on marrow: 28 kB a crop); Pillow's and OpenCV's own
-    PNG take as long as WebP and more. Crops are a third of the work on a tile.
+    lossless WebP at its fastest and a fifth more space (taken by hand, on marrow: 28 kB a crop). Pillow's and
+    OpenCV's own PNG take as long as WebP and more. Crops are a third of the work on a tile.
     """
     height, width = rgb.shape[:2]
     samples = rgb.reshape(height, 3 * width)

@@ -29,7 +29,8 @@ from pipeline.store.layout import RunLayout
 from pipeline.store.manifest import Manifest, SlideEntry, blind_codes, dataset_name
 
 LIBRARIES = (
-    "numpy", "scipy", "opencv-python-headless", "aicspylibczi", "imagecodecs", "pyarrow", "pillow",
+    "numpy", "scipy", "opencv-python-headless", "aicspylibczi", "pylibCZIrw", "imagecodecs", "pyarrow",
+    "pillow",
 )  # fmt: skip
 STORED_SHARES = (STORED_BELOW_MIN, STORED_ABOVE_MAX)
 SHARED_SECTIONS = ("run", "compute")
@@ -38,7 +39,7 @@ MODELS = "model_hashes"
 SHOWN_DIGITS = 12
 MODEL_LIBRARIES = ("torch", "torchvision", "sam2", "cellpose")
 NUMERIC = (
-    "mkhspc", "numpy", "scipy", "opencv-python-headless", "imagecodecs", "reader",
+    "mkhspc", "numpy", "scipy", "opencv-python-headless", "pylibCZIrw", "reader",
     *MODEL_LIBRARIES, "precision",
 )  # fmt: skip
 """Of those, the ones whose change can move a cell's outline by a pixel."""

@@ -32,10 +32,10 @@ NO_MOSAIC_INDEX = -1
 MAX_SCENES = 10_000
 """libCZI walks through every scene number up to the highest, whether there is such a scene or not."""
 
-_SEGMENT = struct.Struct("<16sqq")  # id, bytes allocated, bytes used
-_ENTRY = struct.Struct("<2siqiiB5xi")  # schema, pixel type, position, part, compression, pyramid, dimensions
-_PARTS = struct.Struct("<iiq")  # of a sub-block: bytes of metadata, of attachments, of pixels
-_DIMENSION = struct.Struct("<4siifi")  # name, start, size, start coordinate, stored size
+SEGMENT = struct.Struct("<16sqq")  # id, bytes allocated, bytes used
+ENTRY = struct.Struct("<2siqiiB5xi")  # schema, pixel type, position, part, compression, pyramid, dimensions
+PARTS = struct.Struct("<iiq")  # of a sub-block: bytes of metadata, of attachments, of pixels
+DIMENSION = struct.Struct("<4siifi")  # name, start, size, start coordinate, stored size
 _HEADER_FILE_ID = slice(32, 48)  # offsets inside the data of the file header segment
 _HEADER_PART = 48
 _HEADER_POSITIONS = 52
@@ -147,18 +147,18 @@ def stored_pixels(file: BinaryIO, block: SubBlock, size_bytes: int) -> Extent | 
     libCZI reads past the end of parts that do not fit. Reads 80 bytes without moving the position of
     `file`, which libCZI shares.
     """
-    header = os.pread(file.fileno(), _SEGMENT.size + _PARTS.size + _ENTRY.size, block.position_bytes)
-    if len(header) < _SEGMENT.size + _PARTS.size + _ENTRY.size:
+    header = os.pread(file.fileno(), SEGMENT.size + PARTS.size + ENTRY.size, block.position_bytes)
+    if len(header) < SEGMENT.size + PARTS.size + ENTRY.size:
         return None
-    name, allocated, used = _SEGMENT.unpack_from(header)
-    metadata, attachments, pixels = _PARTS.unpack_from(header, _SEGMENT.size)
-    *_, dimensions = _ENTRY.unpack_from(header, _SEGMENT.size + _PARTS.size)
-    fixed = max(_LEAST_FIXED_BYTES, _PARTS.size + _ENTRY.size + dimensions * _DIMENSION.size)
-    length = min(used or allocated, size_bytes - block.position_bytes - _SEGMENT.size)
+    name, allocated, used = SEGMENT.unpack_from(header)
+    metadata, attachments, pixels = PARTS.unpack_from(header, SEGMENT.size)
+    *_, dimensions = ENTRY.unpack_from(header, SEGMENT.size + PARTS.size)
+    fixed = max(_LEAST_FIXED_BYTES, PARTS.size + ENTRY.size + dimensions * DIMENSION.size)
+    length = min(used or allocated, size_bytes - block.position_bytes - SEGMENT.size)
     is_block = name.rstrip(b"\0") == b"ZISRAWSUBBLOCK" and 0 < dimensions <= _MOST_DIMENSIONS
     if not is_block or min(metadata, attachments, pixels) < 0 or fixed + metadata + pixels > length:
         return None
-    return Extent(block.position_bytes + _SEGMENT.size + fixed + metadata, pixels)
+    return Extent(block.position_bytes + SEGMENT.size + fixed + metadata, pixels)
 
 
 class _Parser:
@@ -214,12 +214,12 @@ class _Parser:
 
     def _segment_bytes(self, position: int, name: bytes, label: str) -> int:
         """Length of a segment's data, checked against the file, which is left at its start."""
-        if not 0 <= position <= self.size_bytes - _SEGMENT.size:
+        if not 0 <= position <= self.size_bytes - SEGMENT.size:
             raise self._damaged(label)
         self.file.seek(position)
-        found, allocated, used = _SEGMENT.unpack(self.file.read(_SEGMENT.size))
+        found, allocated, used = SEGMENT.unpack(self.file.read(SEGMENT.size))
         length: int = used or allocated
-        if found.rstrip(b"\0") != name or not 0 < length <= self.size_bytes - position - _SEGMENT.size:
+        if found.rstrip(b"\0") != name or not 0 < length <= self.size_bytes - position - SEGMENT.size:
             raise self._damaged(label)
         return length
 
@@ -238,17 +238,17 @@ class _Parser:
 
     def _sub_block(self, data: bytes, offset: int) -> tuple[SubBlock, int]:
         """The entry at `offset`, and where the next one begins."""
-        schema, pixel_type, position, _, compression, _, count = _ENTRY.unpack_from(data, offset)
-        begin, end = offset + _ENTRY.size, offset + _ENTRY.size + count * _DIMENSION.size
+        schema, pixel_type, position, _, compression, _, count = ENTRY.unpack_from(data, offset)
+        begin, end = offset + ENTRY.size, offset + ENTRY.size + count * DIMENSION.size
         if schema != b"DV" or not 0 < count <= _MOST_DIMENSIONS or end > len(data):
             raise self._damaged("directory of images")
         spans = {
             name.rstrip(b"\0 ").decode("ascii"): (start, size, stored)
-            for name, start, size, _, stored in _DIMENSION.iter_unpack(data[begin:end])
+            for name, start, size, _, stored in DIMENSION.iter_unpack(data[begin:end])
         }
         if "X" not in spans or "Y" not in spans or min(*spans["X"][1:], *spans["Y"][1:]) <= 0:
             raise self._damaged("directory of images")
-        if not 0 < position <= self.size_bytes - _SEGMENT.size:
+        if not 0 < position <= self.size_bytes - SEGMENT.size:
             raise self._damaged("image data")
         scene = spans["S"][0] if "S" in spans else 0
         if not 0 <= scene < MAX_SCENES:

@@ -1,4 +1,4 @@
-"""JPEG-XR images without their lowest rows: rows that nothing shows need not be decoded.
+"""JPEG-XR images, decoded without their lowest rows where nothing shows those.
 
 An image is coded in macroblocks of 16 x 16 pixels, row after row, so that one of fewer rows is the same
 bytes with another height in two headers: the container's directory and the codestream's image header
@@ -12,82 +12,116 @@ import struct
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+from pylibCZIrw import czi
+
+from pipeline.slide.one_image import one_image
+
 CONTAINER = b"II\xbc\x01"
-TURN_TAG, HEIGHT_TAG, STREAM_TAG, ALPHA_TAG = 0xBC02, 0xBC81, 0xBCC0, 0xBCC2
+FORMAT_TAG, TURN_TAG, WIDTH_TAG, HEIGHT_TAG = 0xBC01, 0xBC02, 0xBC80, 0xBC81
+STREAM_TAG, ALPHA_TAG = 0xBCC0, 0xBCC2
+BGR24 = bytes.fromhex("24c3dd6f034efe4bb1853d77768dc90c")
 SIGNATURE = b"WMPHOTO\0"
 MACROBLOCK_PX = 16
 _LONG = 4
-"""The type of a directory's entry that is a 32-bit number."""
+_NUMBERS = {1: "<B", 3: "<H", _LONG: "<I"}
+"""By the type of a directory's entry, the numbers that fit into one."""
 _OVERLAP = 0x03
 """The bits of the image header that tell how far pixels are smoothed across the borders of blocks."""
 
 
-@dataclass(frozen=True)
-class _Headers:
-    """What the two headers say of the height, and where; and whether pixels depend on the next row's."""
-
-    height: int
-    height_at: int
-    stream_height: int
-    stream_height_at: int
-    is_short: bool
-    is_overlapped: bool
-
-
-def upper_part(stored: bytes, rows: int, height: int) -> tuple[bytes, int]:
-    """An image that ends after a macroblock of its row `rows`, and how many rows it has.
-
-    The pixels of the first `rows` are the same to the bit.
+def decode(stored: bytes, width: int, height: int, rows: int) -> NDArray[np.uint8]:
+    """The upper part of an image.
 
     Args:
         stored: the image, in its container.
+        width, height: that it must have, in pixels.
         rows: wanted; at least one.
-        height: of the image.
 
     Returns:
-        The image unchanged if nothing is won, or if it is in tiles, in order of frequency, turned, or in
-        any other form whose rows are not simply one after the other.
+        (kept, width, 3) uint8, BGR, of at least `rows` rows. All rows of an image that is in tiles, in
+        order of frequency, turned, or in any other form whose rows are not simply one after the other.
+
+    Raises:
+        ValueError: it is no such image.
     """
-    headers = _headers(stored)
-    if headers is None or not height == headers.height == headers.stream_height:
-        return stored, height  # whoever decodes it says what is wrong
-    # Pixels at a macroblock's lower edge may be smoothed with those of the next.
-    needed = -(-rows // MACROBLOCK_PX) + headers.is_overlapped
-    kept = needed * MACROBLOCK_PX
-    if kept >= height:
-        return stored, height
-    cut = bytearray(stored)
-    struct.pack_into("<I", cut, headers.height_at, kept)
-    struct.pack_into(">H" if headers.is_short else ">I", cut, headers.stream_height_at, kept - 1)
-    return bytes(cut), kept
+    headers = headers_of(stored)
+    for found in ((headers.width, headers.height), (headers.stream_width, headers.stream_height)):
+        if found != (width, height):  # libCZI would cut it, or fill it up
+            raise ValueError(f"it is of {found[0]} x {found[1]} px, not {width} x {height}")
+    if headers.pixel_format != BGR24:
+        raise ValueError("its pixels are not 24-bit BGR")
+    kept = headers.rows_to_decode(rows)
+    changes = headers.with_height(kept) if kept < height else {}
+    try:
+        with one_image(stored, width, kept, changes) as path, czi.open_czi(str(path)) as file:
+            pixels: NDArray[np.uint8] = file.read(plane={"C": 0})
+    except RuntimeError as error:  # all that pylibCZIrw raises for an image that cannot be decoded
+        raise ValueError(str(error)) from error
+    return pixels
 
 
-def _headers(stored: bytes) -> _Headers | None:
-    """None for an image of another form than the plain one that microscopes write."""
-    if not stored.startswith(CONTAINER):
-        return None
+@dataclass(frozen=True)
+class Headers:
+    """What the container and the codestream say of the image, and where; the latter's names begin with it.
+
+    Attributes:
+        is_in_rows: it is coded row after row, and nothing but the heights tells how many there are.
+        is_overlapped: pixels depend on the next row of macroblocks.
+    """
+
+    width: int
+    height: int
+    height_at: int
+    pixel_format: bytes
+    stream_width: int
+    stream_height: int
+    stream_height_at: int
+    is_short: bool
+    is_in_rows: bool
+    is_overlapped: bool
+
+    def rows_to_decode(self, rows: int) -> int:
+        """How many rows an image has that ends after a macroblock of its row `rows`."""
+        # Pixels at a macroblock's lower edge may be smoothed with those of the next.
+        needed = -(-rows // MACROBLOCK_PX) + self.is_overlapped
+        return min(self.height, needed * MACROBLOCK_PX) if self.is_in_rows else self.height
+
+    def with_height(self, height: int) -> dict[int, bytes]:
+        """The bytes that make it an image of another height, by their offset."""
+        last_row = struct.pack(">H" if self.is_short else ">I", height - 1)
+        return {self.height_at: struct.pack("<I", height), self.stream_height_at: last_row}
+
+
+def headers_of(stored: bytes) -> Headers:
+    """`ValueError` if these are no headers of JPEG-XR."""
     try:
         entries = _entries(stored)
-        turn, stream = (_number(stored, entries[tag]) for tag in (TURN_TAG, STREAM_TAG))
-        if ALPHA_TAG in entries or entries[HEIGHT_TAG].kind != _LONG or turn != 0:
-            return None
-        height = _number(stored, entries[HEIGHT_TAG])
+        width, height, stream = (_number(stored, entries[tag]) for tag in (WIDTH_TAG, HEIGHT_TAG, STREAM_TAG))
+        format_at = _offset(stored, entries[FORMAT_TAG])
         signature, _, order, form, _ = struct.unpack_from(">8s4B", stored, stream)
         is_short = bool(form & 0x80)
-        stream_height_at = stream + (14 if is_short else 16)
-        (last_row,) = struct.unpack_from(">H" if is_short else ">I", stored, stream_height_at)
-    except (KeyError, struct.error):
-        return None
-    is_plain = order & ~_OVERLAP == 0  # no tiles, no order of frequency, not turned, no index
+        sizes_at = stream + 12
+        last_column, last_row = struct.unpack_from(">HH" if is_short else ">II", stored, sizes_at)
+    except (KeyError, struct.error) as error:
+        raise ValueError("its JPEG-XR headers cannot be read") from error
+    if not stored.startswith(CONTAINER) or signature != SIGNATURE:
+        raise ValueError("it is no JPEG-XR image")
+    is_turned = TURN_TAG in entries and _number(stored, entries[TURN_TAG]) != 0
+    is_usual = ALPHA_TAG not in entries and entries[HEIGHT_TAG].kind == _LONG
     has_margins = bool(form & 0x20)
-    if signature != SIGNATURE or not is_plain or has_margins:
-        return None
-    return _Headers(
+    is_plain = order & ~_OVERLAP == 0  # no tiles, no order of frequency, not turned, no index
+    return Headers(
+        width=width,
         height=height,
         height_at=entries[HEIGHT_TAG].value_at,
+        pixel_format=stored[format_at : format_at + len(BGR24)],
+        stream_width=last_column + 1,
         stream_height=last_row + 1,
-        stream_height_at=stream_height_at,
+        stream_height_at=sizes_at + (2 if is_short else 4),
         is_short=is_short,
+        is_in_rows=is_plain and is_usual and not has_margins and not is_turned,
         is_overlapped=bool(order & _OVERLAP),
     )
 
@@ -98,8 +132,15 @@ class _Entry(NamedTuple):
 
 
 def _number(stored: bytes, entry: _Entry) -> int:
-    number: int = struct.unpack_from("<I", stored, entry.value_at)[0]
+    """A value that fits into an entry; `KeyError` if it is none."""
+    number: int = struct.unpack_from(_NUMBERS[entry.kind], stored, entry.value_at)[0]
     return number
+
+
+def _offset(stored: bytes, entry: _Entry) -> int:
+    """Where a value lies that does not fit into an entry."""
+    offset: int = struct.unpack_from("<I", stored, entry.value_at)[0]
+    return offset
 
 
 def _entries(stored: bytes) -> dict[int, _Entry]:

@@ -149,7 +149,7 @@ class TestPixels:
             write_czi(path, mosaic_blocks(rgb, FAR, 50, overlap_px=7))
         x0, y0 = data.draw(st.integers(-80, 160)), data.draw(st.integers(-80, 130))
         width, height = data.draw(st.integers(0, 150)), data.draw(st.integers(0, 150))
-        paper = np.full((500, 500, 3), 255, np.uint8)
+        paper = np.full((520, 520, 3), 255, np.uint8)
         paper[200:290, 200:320] = rgb
         with CziSlide.open(path) as slide:
             found = slide.read(0, Box(x0, y0, x0 + width, y0 + height))

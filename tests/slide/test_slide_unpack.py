@@ -1,4 +1,4 @@
-"""Sub-blocks decoded past libCZI are libCZI's to the bit, and damage is told."""
+"""Sub-blocks decoded one at a time are those of libCZI's to the bit, and damage is told."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline.geometry import Box
 from pipeline.slide.czi import CziSlide
 from pipeline.slide.directory import SubBlock, read_directory
-from pipeline.slide.jpegxr import SIGNATURE, upper_part
+from pipeline.slide.jpegxr import BGR24, SIGNATURE, decode, headers_of
 from pipeline.slide.unpack import unpack
 
 SUB_BLOCK = SubBlock(
@@ -35,6 +35,23 @@ SUB_BLOCK = SubBlock(
 BGR = noise(40, 50)
 
 
+RGB24 = BGR24[:-1] + b"\x0d"
+
+
+def jpeg_xr(bgr: NDArray[np.uint8], **options: Any) -> bytes:
+    """A picture coded as a microscope does, which differs in one byte from what this encoder writes."""
+    stored: bytes = imagecodecs.jpegxr_encode(bgr[..., ::-1], **options)
+    assert stored.count(RGB24) == 1
+    return stored.replace(RGB24, BGR24)
+
+
+def structured(height: int) -> NDArray[np.uint8]:
+    """A picture of 90 columns with structure from fine to coarse."""
+    rows, columns = np.mgrid[:height, :90]
+    picture = 127 + 60 * np.sin(rows / 3) + 60 * np.cos((rows + columns) / 17)
+    return np.stack([picture] * 3, -1).astype(np.uint8) ^ noise(height, 90) // 16
+
+
 def stored_as(compression: str) -> tuple[bytes, SubBlock]:
     plain = BGR.tobytes()
     codec = pa.Codec("zstd")
@@ -42,7 +59,7 @@ def stored_as(compression: str) -> tuple[bytes, SubBlock]:
         "uncompressed": plain,
         "zstd0": codec.compress(plain, asbytes=True),
         "zstd1": b"\x03\x01\x00" + codec.compress(plain, asbytes=True),
-        "jpeg-xr": imagecodecs.jpegxr_encode(BGR[..., ::-1], level=1.0),
+        "jpeg-xr": jpeg_xr(BGR, level=1.0),
     }[compression]
     return stored, replace(SUB_BLOCK, compression=compression)
 
@@ -124,30 +141,6 @@ def test_another_compression_is_named() -> None:
         unpack(b"", replace(SUB_BLOCK, compression="lzw"))
 
 
-def jpeg_xr(height: int, **options: Any) -> bytes:
-    """A picture with structure from fine to coarse, coded with the options given."""
-    rows, columns = np.mgrid[:height, :90]
-    picture = 127 + 60 * np.sin(rows / 3) + 60 * np.cos((rows + columns) / 17)
-    return bytes(
-        imagecodecs.jpegxr_encode(
-            np.stack([picture] * 3, -1).astype(np.uint8) ^ noise(height, 90) // 16, **options
-        )
-    )
-
-
-@pytest.mark.parametrize("level", [0.1, 0.4, 0.6, 0.8, 0.95, 1.0])
-@pytest.mark.parametrize("height", [16, 100, 128])
-def test_the_upper_rows_of_a_jpeg_xr_image_are_those_of_the_whole(level: float, height: int) -> None:
-    stored = jpeg_xr(height, level=level)
-    whole = imagecodecs.jpegxr_decode(stored)
-    for rows in range(1, height + 1):
-        cut, kept = upper_part(stored, rows, height)
-        found = imagecodecs.jpegxr_decode(cut)
-        assert found.shape == (kept, 90, 3)
-        assert rows <= kept <= min(height, rows + 31)
-        assert np.array_equal(found[:rows], whole[:rows])
-
-
 @pytest.mark.shared
 def test_the_upper_rows_of_a_scanned_jpeg_xr_image_are_those_of_the_whole(shared: Path) -> None:
     with CziSlide.open(shared / "data" / "marrow" / "marrow_jxr.czi") as slide:
@@ -159,25 +152,67 @@ def test_the_upper_rows_of_a_scanned_jpeg_xr_image_are_those_of_the_whole(shared
             assert np.array_equal(upper.stored[:rows], whole.stored[:rows])
 
 
+@pytest.mark.parametrize("level", [0.1, 0.4, 0.6, 0.8, 0.95, 1.0])
+@pytest.mark.parametrize("height", [16, 100, 128])
+def test_the_upper_rows_of_a_jpeg_xr_image_are_those_of_the_whole(level: float, height: int) -> None:
+    stored = jpeg_xr(structured(height), level=level)
+    whole = imagecodecs.jpegxr_decode(stored)[..., ::-1]
+    for rows in range(1, height + 1):
+        found = decode(stored, 90, height, rows)
+        assert found.shape[1:] == (90, 3)
+        assert rows <= len(found) <= min(height, rows + 31)
+        assert np.array_equal(found[:rows], whole[:rows])
+
+
 def changed(stored: bytes, place: int, mask: int) -> bytes:
     return stored[:place] + bytes([stored[place] ^ mask]) + stored[place + 1 :]
 
 
-def test_a_jpeg_xr_image_of_another_form_is_left_as_it_is() -> None:
-    plain = jpeg_xr(100)
+def test_a_jpeg_xr_image_of_another_form_is_decoded_whole() -> None:
+    plain = jpeg_xr(structured(100), level=0.9)
     stream = plain.index(SIGNATURE)
-    assert upper_part(plain, 1, 100)[1] < 100
+    assert headers_of(plain).rows_to_decode(1) < 100
     odd = {
-        "no container": plain[4:],
-        "cut off": plain[:20],
-        "no signature": changed(plain, stream, 1),
         "tiles": changed(plain, stream + 9, 0x80),
         "order of frequency": changed(plain, stream + 9, 0x40),
         "turned": changed(plain, stream + 9, 0x08),
         "an index": changed(plain, stream + 9, 0x04),
         "margins": changed(plain, stream + 10, 0x20),
     }
-    assert upper_part(plain, 1, 101) == (plain, 101), "of another height than the slide's directory says"
-    assert {why: upper_part(stored, 1, 100) == (stored, 100) for why, stored in odd.items()} == dict.fromkeys(
-        odd, True
-    )
+    found = {why: headers_of(stored).rows_to_decode(1) for why, stored in odd.items()}
+    assert found == dict.fromkeys(odd, 100)
+
+
+def test_a_jpeg_xr_image_of_another_kind_is_refused() -> None:
+    plain = jpeg_xr(structured(100), level=0.9)
+    stream = plain.index(SIGNATURE)
+    wrong = {
+        "it is no JPEG-XR image": changed(plain, stream, 1),
+        "its JPEG-XR headers cannot be read": plain[:20],
+        "its pixels are not 24-bit BGR": plain.replace(BGR24, RGB24),
+        "it is of 90 x 104 px, not 90 x 100": changed(plain, stream + 15, 99 ^ 103),
+    }
+    for reason, stored in wrong.items():
+        with pytest.raises(ValueError, match=f"^{reason}$"):
+            decode(stored, 90, 100, 100)
+    with pytest.raises(ValueError, match=r"^it is of 90 x 100 px, not 90 x 101$"):
+        decode(plain, 90, 101, 1)
+
+
+def test_a_jpeg_xr_image_whose_codestream_is_damaged_is_refused() -> None:
+    plain = jpeg_xr(structured(100), level=0.9)
+    with pytest.raises(ValueError, match=r"."):
+        decode(changed(plain, plain.index(SIGNATURE) + 8, 0xF0), 90, 100, 100)
+
+
+def open_files() -> list[str]:
+    return [entry.name for entry in Path("/proc/self/fd").iterdir()]
+
+
+def test_decoding_leaves_no_file_open() -> None:
+    plain = jpeg_xr(structured(100), level=0.9)
+    before = open_files()
+    decode(plain, 90, 100, 50)
+    with pytest.raises(ValueError, match=r"."):
+        decode(changed(plain, plain.index(SIGNATURE) + 8, 0xF0), 90, 100, 100)
+    assert open_files() == before

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config import CELL_TYPES, CellType, load_config
+from pipeline.errors import UsageError
 from pipeline.gallery.options import SiteOptions
 from pipeline.gallery.site import build_site
 from pipeline.learn import convert, train, validate
@@ -41,6 +42,8 @@ from pipeline.store.manifest import Manifest
 LABELS_PER_SLIDE: Mapping[CellType, int] = {"mk": 40, "hspc": 150}
 """How many cells of each slide the simulated annotator labels: a few hours of a real one's work."""
 TITLE = "Simulated bone marrow"
+MARK = "SIMULATED.txt"
+"""Lies in every folder that the demo wrote, and in no other: it replaces files of its names there."""
 Say = Callable[..., object]
 """Takes the words of a command, the program left out."""
 
@@ -111,7 +114,11 @@ def run_demo(
     Args:
         say: told, before each stage, the words of the command by which a user would call it.
         tell: takes lines about what the run does beyond the command's wish.
+
+    Raises:
+        UsageError: the folder holds something else.
     """
+    _take(root)
     paths, skill = DemoPaths(root), AnnotatorSkill()
     slides = write_demo_slides(paths.slides, progress=progress)
     atomic.write_text(paths.study, study_toml(slides))
@@ -133,6 +140,17 @@ def run_demo(
     say("report", "--run", paths.run, "--out", paths.report)
     write_report(make_report(layout), paths.report)
     return DemoResult(paths, slides, skill, match_truth(truth, found), labels, verdicts)
+
+
+def _take(root: Path) -> None:
+    """Makes the folder the demo's; a study of the same names is not written over."""
+    if (root / MARK).exists():
+        return
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise UsageError("is not empty and holds no demo", where=root, fix="give another folder with --out")
+    atomic.write_text(
+        root / MARK, "Made by `mkhspc demo`: the slides, the labels and all that follows from them.\n"
+    )
 
 
 def study_toml(slides: Sequence[DemoSlide]) -> str:

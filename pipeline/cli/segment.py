@@ -30,6 +30,9 @@ def segment(shard: str | None, only: tuple[str, ...], as_json: bool, **options: 
       mkhspc segment --czi-path slide.czi --output-dir run --sample-fraction 0.02
       mkhspc segment --config study.toml
     """
+    from pipeline.engine.limits import refuse_hopeless
+
+    refuse_hopeless()  # before anything large is loaded
     from pipeline import run
     from pipeline.engine.schedule import Shard
     from pipeline.engine.workers import interruptible

@@ -17,6 +17,8 @@ TAKEN_FROM = 0.25
 idle, and a little more or less in use changes no plan."""
 SOFTER = {"memory.max": ("memory.high",)}
 """Beyond it a control group's processes are slowed down until they have less."""
+LEAST_GB = 0.2
+"""Below this not even the libraries of a run fit, so that who loads them is killed before it can refuse."""
 UNLIMITED_BYTES = 2**60
 """Version 1 of the control groups writes a number near 2**63 for 'no limit'."""
 
@@ -47,6 +49,17 @@ def memory_limit(
     if not limits:
         raise UsageError("the machine's memory is unknown", fix="give it with --memory-gb")
     return min(limits, key=lambda limit: limit.limit_bytes)
+
+
+def refuse_hopeless(environment: Mapping[str, str] = os.environ, root: Path = Path("/")) -> None:
+    """Raises `UsageError` where there is too little memory even to find out how much is needed."""
+    for limit_bytes, set_by in _all_limits(None, environment, root):
+        if limit_bytes < LEAST_GB * GB:
+            raise UsageError(
+                f"a run needs at least {LEAST_GB:.1f} GB of memory and the limit is"
+                f" {limit_bytes / GB:.3g} GB, set by {set_by}",
+                fix="give more memory: `mkhspc plan` says how much, elsewhere",
+            )
 
 
 def _all_limits(

@@ -24,7 +24,17 @@ sys.path[:0] = [str(ROOT / "tests" / "bench"), str(ROOT / "tests")]
 
 Row = dict[str, object]
 PARTS: dict[str, tuple[str, ...]] = {
-    "engine": ("detection", "features", "journey", "reading", "throughput", "merge", "crash", "limits"),
+    "engine": (
+        "detection",
+        "features",
+        "journey",
+        "reading",
+        "throughput",
+        "merge",
+        "crash",
+        "limits",
+        "cluster",
+    ),
     "gallery": ("cards",),
     "learn": ("labels",),
     "models": ("models_sam2", "models_mk", "models_cellpose", "models_embed", "models_learn"),

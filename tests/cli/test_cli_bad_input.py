@@ -209,6 +209,16 @@ def test_a_directory_that_is_no_run(slide: Path, tmp_path: Path, capsys: pytest.
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["thesis.tex"]
 
 
+def test_the_demo_does_not_write_over_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = tmp_path / "study.toml"
+    study.write_text("[run]")
+    code, message = refused(capsys, ["demo", "--out", tmp_path])
+    assert (code, study.read_text()) == (2, "[run]")
+    assert message == (
+        f"mkhspc: {tmp_path}: is not empty and holds no demo\n  give another folder with --out"
+    )
+
+
 def test_what_a_killed_creation_leaves_does_not_block_the_run(
     tiny_slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from pipeline.engine.limits import machine_free_share, memory_limit, usable_cores
+from pipeline.engine.limits import machine_free_share, memory_limit, refuse_hopeless, usable_cores
 from pipeline.errors import UsageError
 
 GB = 1_000_000_000
@@ -35,6 +38,30 @@ def test_the_smallest_limit_counts_and_is_named(tmp_path: Path) -> None:
     assert memory_limit(8, {}, root).set_by == "--memory-gb"
     assert memory_limit(800, {}, root).set_by.startswith("the control group")
     assert memory_limit(None, {"SLURM_MEM_PER_NODE": "4096"}, root).limit_bytes == 4096 * 1024**2
+
+
+def test_where_the_libraries_do_not_fit_it_is_said_before_they_are_loaded(tmp_path: Path) -> None:
+    root = machine(tmp_path)
+    refuse_hopeless({"SLURM_MEM_PER_NODE": "200"}, root)
+    with pytest.raises(UsageError, match=r"needs at least 0\.2 GB of memory.*SLURM_MEM_PER_NODE"):
+        refuse_hopeless({"SLURM_MEM_PER_NODE": "60"}, root)
+
+
+def test_the_early_refusal_has_loaded_nothing_large() -> None:
+    code = (
+        "import sys; from pipeline.cli import run_command;"
+        "run_command(['segment', '--czi-path', 'a.czi', '--output-dir', 'a']);"
+        "print('numpy' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"SLURM_MEM_PER_NODE": "60"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "False"
+    assert "needs at least 0.2 GB of memory" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,6 @@ import json
 import shlex
 import shutil
 import signal
-import socket
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +16,7 @@ import psutil
 import pytest
 from conftest import skip_or_fail
 from processes import mkhspc
+from slurmcluster import NotInstalledError, running_slurm, slurm
 
 from pipeline.engine.sacct import FIELDS, parse_sacct
 from pipeline.engine.schedule import Shard
@@ -29,7 +27,6 @@ from pipeline.store.layout import RunLayout
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
-NOT_INSTALLED = 77
 STUDY = """
 [run]
 output_dir = "the run"
@@ -50,32 +47,11 @@ HOSTILE = rf"{HOSTILE_JOBS} a\b\\n"
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Path]:
     """A running Slurm; its folder holds its logs. The environment points Slurm's commands at it."""
-    folder = Path(tempfile.mkdtemp(prefix="mkhspc-slurm-"))  # a socket's path has to be short
-    up = subprocess.run(
-        [HERE / "up.sh", folder, str(three_free_ports())], capture_output=True, text=True, check=False
-    )
     try:
-        if up.returncode == NOT_INSTALLED:
-            skip_or_fail("REQUIRE_SLURM", up.stderr.strip())
-        assert up.returncode == 0, up.stderr
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+        with running_slurm() as folder:
             yield folder
-    finally:
-        subprocess.run([HERE / "down.sh", folder], check=False)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def three_free_ports() -> int:
-    for first in range(16800, 20000, 3):
-        with socket.socket() as a, socket.socket() as b, socket.socket() as c:
-            try:
-                for number, held in enumerate((a, b, c)):
-                    held.bind(("127.0.0.1", first + number))
-            except OSError:
-                continue
-            return first
-    raise AssertionError("no free ports")
+    except NotInstalledError as error:
+        skip_or_fail("REQUIRE_SLURM", str(error))
 
 
 def make_study(folder: Path, slides: dict[str, Path], slurm: str) -> Path:
@@ -142,10 +118,6 @@ class Chain:
             return found if found.keys() == expected and not going_on else None
 
         return until(ended, 20)
-
-
-def slurm(*words: str) -> str:
-    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
 def until(look: Callable[[], Any], seconds: float) -> Any:
@@ -294,10 +266,12 @@ def test_a_partition_that_is_not_there_queues_nothing(
     assert slurm("squeue", "--noheader") == ""
 
 
+@pytest.mark.parametrize("memory", ["60M", "250M"])
 def test_a_job_with_too_little_memory_is_refused_before_it_can_die(
-    cluster: Path, small_slides: dict[str, Path], tmp_path: Path
+    cluster: Path, small_slides: dict[str, Path], tmp_path: Path, memory: str
 ) -> None:
-    config = make_study(tmp_path, {"DEMO_A": small_slides["DEMO_A"]}, 'extra = ["--mem=250M"]')
+    """Before the libraries are loaded, and when it is known what the slide takes."""
+    config = make_study(tmp_path, {"DEMO_A": small_slides["DEMO_A"]}, f'extra = ["--mem={memory}"]')
     chain = Chain(config)
     ended = chain.wait(1, 60)
     assert ended[f"{chain.segment}_0"][0] == "FAILED"

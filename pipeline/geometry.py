@@ -71,11 +71,6 @@ def area_um2(area_px: float, um_per_px: float) -> float:
     return area_px * um_per_px * um_per_px
 
 
-def equivalent_diameter(area: float) -> float:
-    """Diameter of the circle of this area, in the square root of the area's unit."""
-    return math.sqrt(4.0 * area / math.pi)
-
-
 def normalise_mask(mask: BoolMask) -> BoolMask:
     """The largest 4-connected piece of `mask` with its holes filled, shape (h, w) bool.
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
-
-from pipeline.geometry import equivalent_diameter
 
 CellType = Literal["mk", "hspc"]
 CELL_TYPES: tuple[CellType, ...] = ("mk", "hspc")
@@ -39,9 +38,19 @@ class AreaRange:
         return self.min_um2 <= other.min_um2 and other.max_um2 <= self.max_um2
 
     @property
+    def min_diameter_um(self) -> float:
+        """Of the disc of the smallest area."""
+        return _diameter(self.min_um2)
+
+    @property
     def max_length_um(self) -> float:
         """The longest a cell of this range may be: an area alone bounds no length."""
-        return LENGTH_PER_DIAMETER * equivalent_diameter(self.max_um2)
+        return LENGTH_PER_DIAMETER * _diameter(self.max_um2)
+
+
+def _diameter(area: float) -> float:
+    """Of the disc of this area, in the square root of the area's unit."""
+    return math.sqrt(4.0 * area / math.pi)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from pipeline.detect.classical import ClassicalMk
 from pipeline.detect.classical.masks import fits, normalised, tight
 from pipeline.detect.classical.proposals import PROPOSAL_REACH_UM, proposals
 from pipeline.detect.contract import MIDDLE_SHARE, Detection, Window
-from pipeline.geometry import BoolMask, Box, equivalent_diameter, mask_centroid, shared_px, um_to_px
+from pipeline.geometry import BoolMask, Box, mask_centroid, shared_px, um_to_px
 from pipeline.models.service import Asker, Message, array_of
 
 Floats = NDArray[np.float32]
@@ -237,7 +237,7 @@ class Sam2Mk:
 def prompts(window: Window, area: AreaRange) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Points to ask at, (n, 2) x, y in level-0 pixels, and the area of each one's proposal, 0 without one."""
     found = proposals(window)
-    step_px = max(1, math.floor(equivalent_diameter(area.min_um2) / window.um_per_px))
+    step_px = max(1, math.floor(area.min_diameter_um / window.um_per_px))
     grid_px = found.grid_points(step_px)
     areas_px = np.concatenate([found.areas_px, np.zeros(len(grid_px))])
     return np.concatenate([found.points_px, grid_px]), areas_px

@@ -37,7 +37,7 @@ DARK = Theme("#16191d", "#e6e8ea", "#3d444c")
 
 def pictures_of(cells: Predictions, theme: Theme = LIGHT) -> dict[str, bytes]:
     """PNG files by name, one panel each, so that a page can put them side by side or below each other."""
-    groups_inches = 1.4 + 0.32 * len(np.unique(cells.groups))
+    groups_inches = 1.6 + 0.32 * len(np.unique(cells.groups))
     return {
         "roc": _png(_roc, SQUARE_INCHES, cells, theme),
         "precision_recall": _png(_precision_recall, SQUARE_INCHES, cells, theme),
@@ -116,7 +116,7 @@ def _groups(axes: Axes, cells: Predictions, theme: Theme) -> None:
         parse_math=False,  # a `$` in the name of a group is no mathematics
     )
     axes.set(xlim=(-0.02, 1.02), ylim=(len(names) - 0.5, -0.5))
-    axes.set_title("By group not seen (cells): recall blue, precision orange", loc="left")
+    axes.set_title("By group not seen (cells):\nrecall blue, precision orange", loc="left")
 
 
 def calibration_bins(cells: Predictions) -> list[tuple[float, float, int]]:

@@ -361,6 +361,12 @@ def test_titles_can_be_read_on_their_paper(theme: Theme, sign: float) -> None:
         assert contrast.max() > 120, name
 
 
+def test_no_title_runs_off_the_picture_however_long_the_names_of_groups() -> None:
+    for name, png in pictures_of(predictions("a group of a rather long name")).items():
+        grey = np.asarray(Image.open(io.BytesIO(png)).convert("L"))
+        assert (grey[:, -2:] == grey[0, 0]).all(), name
+
+
 def test_calibration_bins_hold_every_cell_once() -> None:
     rng = np.random.default_rng(0)
     n = 100

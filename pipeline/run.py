@@ -30,6 +30,8 @@ from pipeline.store.layout import RunLayout
 from pipeline.store.manifest import Manifest
 from pipeline.store.summary import RunSummary, ShardSummary, refuse_empty, summarise
 
+MOST_NAMED = 5
+
 
 def segment(
     config: RunConfig, *, only: Sequence[str] = (), progress: Progress = silent, tell: Tell = ignore
@@ -49,12 +51,23 @@ def segment(
     """
     with _planned(config, only, None, progress, tell) as work:
         failed = _do_tiles(work, progress, tell)
+    _tell_of_others(work, only, tell)
     with_failures = {outcome.task.slide_id for outcome in failed}
     whole = [s for s in work.share.asked if s not in with_failures]
     summary = merge(work.layout, whole, progress=progress)
     refuse_failures(failed)
     refuse_empty(summary)
     return summary
+
+
+def _tell_of_others(work: _Work, only: Sequence[str], tell: Tell) -> None:
+    """A slide that is no longer named must not look as if its cells were gone."""
+    others = [s.slide_id for s in work.manifest.slides if s.slide_id not in work.share.asked]
+    if others and not only:
+        names = ", ".join(others[:MOST_NAMED]) + (" ..." if len(others) > MOST_NAMED else "")
+        tell(
+            f"the run also holds slides that were not named now, which stay and are not counted here: {names}"
+        )
 
 
 def segment_shard(

@@ -143,6 +143,18 @@ def test_running_again_does_nothing_anew(whole: Path, small_slides: Slides, tmp_
     assert tables_digest(root) == digest
 
 
+def test_slides_that_are_no_longer_named_are_told_of_and_stay(
+    whole: Path, small_slides: Slides, tmp_path: Path
+) -> None:
+    root = copied(whole, tmp_path)
+    digest, (left_out, *named) = tables_digest(root), small_slides
+    done = segment(root, {name: small_slides[name] for name in named})
+    assert done.returncode == 0, done.stderr
+    assert f"which stay and are not counted here: {left_out}\n" in done.stderr
+    assert tables_digest(root) == digest
+    assert "not counted" not in segment(root, small_slides).stderr
+
+
 def test_a_higher_fraction_only_adds(whole: Path, small_slides: Slides, tmp_path: Path) -> None:
     root = tmp_path / "run"
     seen: dict[str, object] = {}

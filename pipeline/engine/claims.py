@@ -2,7 +2,7 @@
 
 A claim is advice, never a lock: whoever links a tile's part first has done it, with or without
 one. Claims only keep two processes from doing the same tile side by side. A claim counts while its
-process lives: where that can be done the process is looked for, and anywhere the claim must have been
+process lives: where that can be done the process is looked for, and elsewhere the claim must have been
 renewed within `STALE_S`, by the clock of the file server that holds both.
 """
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from pipeline.store.atomic import Owner, give_name, here, now_of, temporary_name
+from pipeline.store.atomic import Owner, give_name, here, now_of, start_of, temporary_name
 from pipeline.store.layout import RunLayout
 
 log = logging.getLogger(__name__)
@@ -39,8 +39,8 @@ class Writing:
     """A claim as it was found: one that was renewed or made anew since is another.
 
     Attributes:
-        text: `<place> <process id> <8 random digits>`, the place as `atomic.here` tells it; empty while it
-            is being written.
+        text: `<place> <process id> <its start> <8 random digits>`, the place as `atomic.here` and the start
+            as `atomic.start_of` tell it; empty while it is being written.
     """
 
     text: str
@@ -53,9 +53,18 @@ class Writing:
 
     @property
     def owner(self) -> Owner | None:
-        place, _, rest = self.text.partition(" ")
-        pid = rest.partition(" ")[0]
+        place, pid, _ = self._words
         return Owner(place, int(pid)) if pid.isdecimal() else None
+
+    @property
+    def start(self) -> str:
+        """When its process began; empty if that was not known."""
+        return self._words[2]
+
+    @property
+    def _words(self) -> tuple[str, str, str]:
+        place, pid, start = [*self.text.split(" "), "", "", ""][:3]
+        return place, pid, start
 
 
 class Claims:
@@ -63,7 +72,7 @@ class Claims:
 
     def __init__(self, layout: RunLayout) -> None:
         self._layout = layout
-        self._holder = f"{here()} {os.getpid()} {secrets.token_hex(4)}"
+        self._holder = f"{here()} {os.getpid()} {start_of(os.getpid())} {secrets.token_hex(4)}"
         self._has_complained = False
         self._held: set[Path] = set()
         self._lock = threading.Lock()
@@ -169,7 +178,12 @@ class Claims:
 def is_living(claim: Path, found: Writing) -> bool:
     """Whether the process that wrote a claim is still at work, as far as can be told."""
     owner = found.owner
-    if owner is not None and owner.is_here and (owner.pid == os.getpid() or not owner.is_running):
-        return False
-    # Here too it must be young: the number of a process that is gone is given to others.
+    if owner is not None and owner.is_here:
+        if owner.pid == os.getpid() or not owner.is_running:
+            return False
+        if (
+            found.start
+        ):  # however old the claim is: a computer that slept, or a clock that was set, kills nobody
+            return start_of(owner.pid) == found.start
+    # Where it is not known which process began it, its number may be another's by now.
     return now_of(claim.parent) - found.written_ns / 1e9 < STALE_S

@@ -64,6 +64,22 @@ def test_a_tile_of_a_living_process_is_theirs_until_it_is_given_back(layout: Run
     assert ours.take(*TILE) is Claim.OURS
 
 
+def test_a_living_process_keeps_its_tile_however_old_its_claim_is(layout: RunLayout) -> None:
+    """A computer that slept, or a file server whose clock was set."""
+    ready, go = multiprocessing.Event(), multiprocessing.Event()
+    other = multiprocessing.get_context("fork").Process(target=_hold, args=(layout, ready, go))
+    other.start()
+    assert ready.wait(10)
+    path = layout.claim(*TILE)
+    os.utime(path, (time.time() - 10 * STALE_S,) * 2)
+    assert Claims(layout).take(*TILE) is Claim.THEIRS
+    assert other.pid is not None
+    path.write_text(path.read_text().replace(atomic.start_of(other.pid), "1"))
+    assert Claims(layout).take(*TILE) is Claim.OURS, "its number is another process's now"
+    go.set()
+    other.join()
+
+
 def _hold(layout: RunLayout, ready: Event, go: Event) -> None:
     claims = Claims(layout)
     claims.take(*TILE)

@@ -146,7 +146,9 @@ def _take(root: Path) -> None:
     """Makes the folder the demo's; a study of the same names is not written over."""
     if (root / MARK).exists():
         return
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+    if root.exists() and not root.is_dir():
+        raise UsageError("is no folder", where=root, fix="give another one with --out")
+    if root.exists() and any(root.iterdir()):
         raise UsageError("is not empty and holds no demo", where=root, fix="give another folder with --out")
     atomic.write_text(
         root / MARK, "Made by `mkhspc demo`: the slides, the labels and all that follows from them.\n"

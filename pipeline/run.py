@@ -54,7 +54,8 @@ def segment(
     _tell_of_others(work, only, tell)
     with_failures = {outcome.task.slide_id for outcome in failed}
     whole = [s for s in work.share.asked if s not in with_failures]
-    summary = merge(work.layout, whole, progress=progress)
+    with resumable(work.layout):
+        summary = _merged(work.layout, whole, progress)
     refuse_failures(failed)
     refuse_empty(summary)
     return summary
@@ -94,7 +95,9 @@ def merge(
             disk takes no tables.
     """
     with resumable(layout):
-        return _merged(layout, slide_ids, progress)
+        summary = _merged(layout, slide_ids, progress)
+    _draw(layout, progress)  # a cluster's tasks end side by side, or are killed before they draw
+    return summary
 
 
 def _merged(layout: RunLayout, slide_ids: Sequence[str] | None, progress: Progress) -> RunSummary:
@@ -102,13 +105,14 @@ def _merged(layout: RunLayout, slide_ids: Sequence[str] | None, progress: Progre
     manifest = manifests.update(layout, lambda found: with_precisions(found, read_journals(layout)))
     slide_ids = [s.slide_id for s in manifest.slides] if slide_ids is None else slide_ids
     planned = [s for s in slide_ids if layout.plan(s).exists()]
-    plans = {s: read_plan(layout, s, manifest.config_hash) for s in planned}
-    refuse_missing(
-        {s: missing_tiles(layout, s, chosen_tiles(manifest, plan)) for s, plan in plans.items()},
-        unplanned=[s for s in slide_ids if s not in plans],
-    )
+    missing, tiles = {}, {}
+    for slide_id in planned:
+        plan = read_plan(layout, slide_id, manifest.config_hash)  # its masks are large: one at a time
+        missing[slide_id] = missing_tiles(layout, slide_id, chosen_tiles(manifest, plan))
+        tiles[slide_id] = plan.tiles
+    refuse_missing(missing, unplanned=[s for s in slide_ids if s not in tiles])
     for done, slide_id in enumerate(slide_ids, start=1):
-        merge_slide(layout, manifest, slide_id, plans[slide_id].tiles)
+        merge_slide(layout, manifest, slide_id, tiles[slide_id])
         progress("merge", done, len(slide_ids), slide=slide_id)
     if classifiers := _classifiers(manifest.config):
         apply_classifiers(layout, manifest, slide_ids, classifiers, progress)

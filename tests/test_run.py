@@ -288,8 +288,10 @@ def test_shards_merge_into_the_bytes_of_one_run(whole: Path, small_slides: Slide
     assert "tiles are missing: DEMO_" in early.stderr
     assert not (root / "cells").exists()
     assert segment(root, small_slides, "--shard", "1/3").returncode == 0
+    (root / "logs" / "run-summary.html").unlink()  # as if the last task was killed before it drew
     assert mkhspc("merge", root).returncode == 0
     assert tables_digest(root) == tables_digest(whole)
+    assert (root / "logs" / "run-summary.html").exists()
 
 
 def test_a_shard_without_tiles_is_no_error(small_slides: Slides, tmp_path: Path) -> None:

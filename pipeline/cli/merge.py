@@ -24,12 +24,13 @@ def merge(run_dir: Path, as_json: bool) -> None:
     Example:
       mkhspc merge run
     """
-    from pipeline.engine.workers import interruptible
-    from pipeline.run import merge as run_merge
-    from pipeline.store.layout import RunLayout
-    from pipeline.store.summary import refuse_empty
+    from pipeline.engine.stopping import interruptible
 
     with progress.shown() as show, interruptible():
+        from pipeline.run import merge as run_merge
+        from pipeline.store.layout import RunLayout
+        from pipeline.store.summary import refuse_empty
+
         summary = run_merge(RunLayout(run_dir), progress=show)
     refuse_empty(summary)
     print_summary(summary, as_json)

@@ -42,11 +42,13 @@ def plan(
       mkhspc plan --czi-path slide.czi --sample-fraction 0.1
       mkhspc plan --config study.toml --memory-gb 128 --cores 32 --gpus 2 --gpu-memory-gb 40
     """
-    from pipeline.engine.planner import forecast, machine_for
+    from pipeline.engine.stopping import interruptible
 
-    config = resolved(options)
-    machine = machine_for(config.compute.memory_gb, cores, gpus, gpu_memory_gb)
-    with progress.shown() as show:
+    with progress.shown() as show, interruptible():  # what it does in passing is thrown away however it ends
+        from pipeline.engine.planner import forecast, machine_for
+
+        config = resolved(options)
+        machine = machine_for(config.compute.memory_gb, cores, gpus, gpu_memory_gb)
         found = forecast(config, machine, show, note)
     if as_json:
         print_json(found.to_dict())

@@ -31,15 +31,15 @@ def segment(shard: str | None, only: tuple[str, ...], as_json: bool, **options: 
       mkhspc segment --config study.toml
     """
     from pipeline.engine.limits import refuse_hopeless
+    from pipeline.engine.stopping import interruptible
 
-    refuse_hopeless()  # before anything large is loaded
-    from pipeline import run
-    from pipeline.engine.schedule import Shard
-    from pipeline.engine.workers import interruptible
-
-    config = resolved(options)
-    part = Shard.parse(shard) if shard else None
+    refuse_hopeless()
     with progress.shown() as show, interruptible():
+        from pipeline import run  # only now: what is loaded takes a second, and memory
+        from pipeline.engine.schedule import Shard
+
+        config = resolved(options)
+        part = Shard.parse(shard) if shard else None
         summary = (
             run.segment(config, only=only, progress=show, tell=note)
             if part is None

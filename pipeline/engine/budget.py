@@ -173,7 +173,7 @@ def layout_of(demand: Demand, workers: int, limit: MemoryLimit) -> Budget:
     """The budget of so many workers, whether it fits or not."""
     threads = max(demand.read_threads, math.ceil(workers / TILES_PER_READ_THREAD))
     slots = min(demand.tiles, workers + threads)
-    blocks_ahead = (AHEAD_PER_THREAD + 3) * threads  # one under way: as stored, decoded and handed over
+    blocks_ahead = (AHEAD_PER_THREAD + 4) * threads  # one under way, with what the decoder needs besides
     peak = (
         PARENT_BYTES
         + demand.owner_bytes

@@ -24,7 +24,7 @@ from typing import Any
 from pipeline.engine.limits import usable_cores
 from pipeline.engine.mailbox import Fault, LostGpu, Mailbox, Note, Question, anonymous_file
 from pipeline.engine.memory import tree_rss_bytes
-from pipeline.engine.workers import STOP_SIGNALS
+from pipeline.engine.stopping import STOP_SIGNALS
 from pipeline.errors import MkhspcError
 from pipeline.models.device import (
     FREE_MEMORY,

@@ -52,8 +52,11 @@ def memory_limit(
 
 
 def refuse_hopeless(environment: Mapping[str, str] = os.environ, root: Path = Path("/")) -> None:
-    """Raises `UsageError` where there is too little memory even to find out how much is needed."""
-    for limit_bytes, set_by in _all_limits(None, environment, root):
+    """Raises `UsageError` where there is too little memory even to find out how much is needed.
+
+    What others use of it does not count: the user may say with --memory-gb that it will be free.
+    """
+    for limit_bytes, set_by in _all_limits(LEAST_GB, environment, root):
         if limit_bytes < LEAST_GB * GB:
             raise UsageError(
                 f"a run needs at least {LEAST_GB:.1f} GB of memory and the limit is"

@@ -28,9 +28,10 @@ from pipeline.engine.limits import MemoryLimit, memory_limit, usable_cores
 from pipeline.engine.owners import Owners
 from pipeline.engine.prepare import Tell, ignore
 from pipeline.engine.slots import Slots
+from pipeline.engine.stopping import StopFlag
 from pipeline.engine.tasks import TileWork
 from pipeline.engine.tile import Recipe
-from pipeline.engine.workers import Outcome, Pool, StopFlag
+from pipeline.engine.workers import Outcome, Pool
 from pipeline.errors import IncompleteError, InterruptedRunError, UsageError
 from pipeline.measure.deep import column_names
 from pipeline.models.choice import RunModels, devices_for

@@ -110,7 +110,8 @@ def check_section(config: RunConfig) -> None:
                 f"{value} is out of range", where=f"slurm.{key}", fix=f"it takes {least} or more"
             )
     for option in slurm.extra:
-        if not option.startswith("--") or option.split("=")[0] in OURS:
+        name = option.partition("=")[0]  # which Slurm takes abbreviated, too
+        if not name.startswith("--") or any(ours.startswith(name) for ours in OURS):
             raise InputError(
                 f"'{option}' cannot be given here", where="slurm.extra", fix='it takes such as "--qos=long"'
             )

@@ -20,10 +20,10 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
 from pipeline.engine.disk import NO_ROOM
-from pipeline.errors import InterruptedRunError, MkhspcError
+from pipeline.engine.stopping import STOP_SIGNALS, StopFlag
+from pipeline.errors import MkhspcError
 
 TRIES = 2
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 FRUGAL = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "2000000", "MALLOC_TRIM_THRESHOLD_": "16000000"}
 """For glibc in a worker: give large arrays back to the system at once, so that a worker needs no more
 for its hundredth task than for its first."""
@@ -109,64 +109,6 @@ class Listed:
 
 def _nothing(*_: object) -> None:
     pass
-
-
-@dataclass
-class StopFlag:
-    """Set by a signal: no further task is begun, those under way are finished.
-
-    Attributes:
-        tell: takes a line that says so.
-    """
-
-    tell: Callable[[str], object] = _nothing
-    signal_name: str = ""
-    _untold: bool = False
-
-    @property
-    def is_set(self) -> bool:
-        return bool(self.signal_name)
-
-    def install(self) -> Callable[[], None]:
-        """Catches SIGINT, SIGTERM and SIGUSR1; returns what puts the old handlers back."""
-        old = {number: signal.signal(number, self._caught) for number in STOP_SIGNALS}
-
-        def restore() -> None:
-            for number, handler in old.items():
-                signal.signal(number, handler)
-
-        return restore
-
-    def _caught(self, number: int, _frame: object) -> None:
-        self.signal_name = signal.Signals(number).name
-        self._untold = True
-
-    def look(self) -> None:
-        """Tells of a signal that came since the last look; a handler could come in the middle of a line."""
-        if self._untold:
-            self._untold = False
-            self.tell(f"stopping ({self.signal_name}): finishing the tiles under way")
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Makes a stop signal an `InterruptedRunError` there and then, for work that is all or nothing.
-
-    Inside, a `StopFlag` may take over for a while.
-    """
-
-    def stop(number: int, _frame: object) -> None:
-        raise InterruptedRunError(
-            f"stopped by {signal.Signals(number).name}",
-            fix="nothing is lost: run the same command again to go on",
-        )
-
-    old = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 @dataclass

@@ -217,6 +217,8 @@ class CziSlide:
         try:
             extent = self._extent(block)
             stored = os.pread(self._file.fileno(), extent.length_bytes, extent.position_bytes)
+            if len(stored) < extent.length_bytes:
+                raise ValueError("the file was cut short meanwhile")
             return unpack(stored, block, rows)
         except (ValueError, OSError) as error:  # no image, or a disk or a server that does not answer
             raise self._undecodable(block.box, str(error)) from error

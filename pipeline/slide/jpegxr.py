@@ -8,8 +8,10 @@ JPEG-XR is what reading such a slide costs.
 
 from __future__ import annotations
 
+import errno
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,15 +22,19 @@ from pipeline.slide.one_image import one_image
 
 CONTAINER = b"II\xbc\x01"
 FORMAT_TAG, TURN_TAG, WIDTH_TAG, HEIGHT_TAG = 0xBC01, 0xBC02, 0xBC80, 0xBC81
-STREAM_TAG, ALPHA_TAG = 0xBCC0, 0xBCC2
+STREAM_TAG, LENGTH_TAG, ALPHA_TAG = 0xBCC0, 0xBCC1, 0xBCC2
 BGR24 = bytes.fromhex("24c3dd6f034efe4bb1853d77768dc90c")
 SIGNATURE = b"WMPHOTO\0"
 MACROBLOCK_PX = 16
 _LONG = 4
-_NUMBERS = {1: "<B", 3: "<H", _LONG: "<I"}
-"""By the type of a directory's entry, the numbers that fit into one."""
+"""The type of a directory's entry that is a 32-bit number."""
 _OVERLAP = 0x03
 """The bits of the image header that tell how far pixels are smoothed across the borders of blocks."""
+_RGB_OF_8_BITS = 0x71
+"""OUTPUT_CLR_FMT and OUTPUT_BITDEPTH. The decoder believes this byte and the next one: of another image it
+gives what happens to lie in memory, or dies."""
+_YUV = (1, 2, 3)
+"""INTERNAL_CLR_FMT: 4:2:0, 4:2:2 and 4:4:4."""
 
 
 def decode(stored: bytes, width: int, height: int, rows: int) -> NDArray[np.uint8]:
@@ -45,20 +51,34 @@ def decode(stored: bytes, width: int, height: int, rows: int) -> NDArray[np.uint
 
     Raises:
         ValueError: it is no such image.
+        OSError: the system has no room for another file.
     """
     headers = headers_of(stored)
     for found in ((headers.width, headers.height), (headers.stream_width, headers.stream_height)):
         if found != (width, height):  # libCZI would cut it, or fill it up
             raise ValueError(f"it is of {found[0]} x {found[1]} px, not {width} x {height}")
-    if headers.pixel_format != BGR24:
+    if not headers.is_bgr24:
         raise ValueError("its pixels are not 24-bit BGR")
+    if headers.end > len(stored):  # the decoder would go on with what it finds
+        raise ValueError(f"it ends {headers.end - len(stored):,} bytes early")
     kept = headers.rows_to_decode(rows)
     changes = headers.with_height(kept) if kept < height else {}
+    with one_image(stored, width, kept, changes) as path:
+        return _read(path)
+
+
+def _read(path: Path) -> NDArray[np.uint8]:
+    """The pixels of a file of one image; `ValueError` if it cannot be decoded."""
     try:
-        with one_image(stored, width, kept, changes) as path, czi.open_czi(str(path)) as file:
-            pixels: NDArray[np.uint8] = file.read(plane={"C": 0})
-    except RuntimeError as error:  # all that pylibCZIrw raises for an image that cannot be decoded
+        reader = czi.CziReader(str(path))
+    except RuntimeError as error:  # nothing is wrong with the file: no further one may be opened
+        raise OSError(errno.EIO, f"libCZI cannot open {path} ({error})") from error
+    try:
+        pixels: NDArray[np.uint8] = reader.read(plane={"C": 0})
+    except RuntimeError as error:  # whatever libCZI says of an image
         raise ValueError(str(error)) from error
+    finally:
+        reader.close()
     return pixels
 
 
@@ -67,6 +87,8 @@ class Headers:
     """What the container and the codestream say of the image, and where; the latter's names begin with it.
 
     Attributes:
+        end: of the codestream, in bytes.
+        is_bgr24: it is of 24-bit BGR by both.
         is_in_rows: it is coded row after row, and nothing but the heights tells how many there are.
         is_overlapped: pixels depend on the next row of macroblocks.
     """
@@ -74,11 +96,12 @@ class Headers:
     width: int
     height: int
     height_at: int
-    pixel_format: bytes
     stream_width: int
     stream_height: int
     stream_height_at: int
+    end: int
     is_short: bool
+    is_bgr24: bool
     is_in_rows: bool
     is_overlapped: bool
 
@@ -98,30 +121,36 @@ def headers_of(stored: bytes) -> Headers:
     """`ValueError` if these are no headers of JPEG-XR."""
     try:
         entries = _entries(stored)
-        width, height, stream = (_number(stored, entries[tag]) for tag in (WIDTH_TAG, HEIGHT_TAG, STREAM_TAG))
-        format_at = _offset(stored, entries[FORMAT_TAG])
-        signature, _, order, form, _ = struct.unpack_from(">8s4B", stored, stream)
+        width, height, stream, length = (
+            _number(stored, entries[tag]) for tag in (WIDTH_TAG, HEIGHT_TAG, STREAM_TAG, LENGTH_TAG)
+        )
+        is_turned = TURN_TAG in entries and _number(stored, entries[TURN_TAG]) != 0
+        (format_at,) = struct.unpack_from("<I", stored, entries[FORMAT_TAG].value_at)
+        signature, _, order, form, output = struct.unpack_from(">8s4B", stored, stream)
         is_short = bool(form & 0x80)
         sizes_at = stream + 12
-        last_column, last_row = struct.unpack_from(">HH" if is_short else ">II", stored, sizes_at)
+        sizes = struct.Struct(">HH" if is_short else ">II")
+        last_column, last_row = sizes.unpack_from(stored, sizes_at)
+        (plane,) = struct.unpack_from("B", stored, sizes_at + sizes.size)
     except (KeyError, struct.error) as error:
         raise ValueError("its JPEG-XR headers cannot be read") from error
     if not stored.startswith(CONTAINER) or signature != SIGNATURE:
         raise ValueError("it is no JPEG-XR image")
-    is_turned = TURN_TAG in entries and _number(stored, entries[TURN_TAG]) != 0
-    is_usual = ALPHA_TAG not in entries and entries[HEIGHT_TAG].kind == _LONG
     has_margins = bool(form & 0x20)
-    is_plain = order & ~_OVERLAP == 0  # no tiles, no order of frequency, not turned, no index
+    # Neither tiles, order of frequency, an index, nor turned; then the plane's header follows the sizes.
+    is_plain = order & ~_OVERLAP == 0 and not has_margins
+    is_yuv = plane >> 5 in _YUV or not is_plain
     return Headers(
         width=width,
         height=height,
         height_at=entries[HEIGHT_TAG].value_at,
-        pixel_format=stored[format_at : format_at + len(BGR24)],
         stream_width=last_column + 1,
         stream_height=last_row + 1,
-        stream_height_at=sizes_at + (2 if is_short else 4),
+        stream_height_at=sizes_at + sizes.size // 2,
+        end=stream + length,
         is_short=is_short,
-        is_in_rows=is_plain and is_usual and not has_margins and not is_turned,
+        is_bgr24=stored[format_at : format_at + len(BGR24)] == BGR24 and output == _RGB_OF_8_BITS and is_yuv,
+        is_in_rows=is_plain and ALPHA_TAG not in entries and not is_turned,
         is_overlapped=bool(order & _OVERLAP),
     )
 
@@ -132,15 +161,11 @@ class _Entry(NamedTuple):
 
 
 def _number(stored: bytes, entry: _Entry) -> int:
-    """A value that fits into an entry; `KeyError` if it is none."""
-    number: int = struct.unpack_from(_NUMBERS[entry.kind], stored, entry.value_at)[0]
+    """The value of an entry; `KeyError` if it is not of the one type that fits into it and is in use."""
+    if entry.kind != _LONG:
+        raise KeyError(entry.kind)
+    number: int = struct.unpack_from("<I", stored, entry.value_at)[0]
     return number
-
-
-def _offset(stored: bytes, entry: _Entry) -> int:
-    """Where a value lies that does not fit into an entry."""
-    offset: int = struct.unpack_from("<I", stored, entry.value_at)[0]
-    return offset
 
 
 def _entries(stored: bytes) -> dict[int, _Entry]:

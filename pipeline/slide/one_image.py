@@ -7,6 +7,7 @@ Layout as in `slide.directory`.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from pathlib import Path
 from pipeline.slide.directory import COMPRESSIONS, DIMENSION, ENTRY, PARTS, PIXEL_TYPES, SEGMENT
 
 ALIGNED_BYTES = 32
+HEADER_BYTES = 512
 _FILE_HEADER = struct.Struct("<4i16s16siqq")  # version, spare, file id, its parent's, part, positions
 _XML = b"<ImageDocument><Metadata/></ImageDocument>"
 
@@ -28,24 +30,34 @@ def one_image(stored: bytes, width: int, height: int, changes: dict[int, bytes])
         stored: the image's bytes.
         width, height: of the image, in pixels.
         changes: bytes to put in place of others, by offset in `stored`.
+
+    Raises:
+        OSError: there is no room for it in memory, or no further file may be opened.
     """
-    entry = _entry(width, height, position=ALIGNED_BYTES + 512)
+    image_at = SEGMENT.size + HEADER_BYTES
+    entry = _entry(width, height, image_at)
     image = (PARTS.pack(0, 0, len(stored)) + entry).ljust(256, b"\0")
-    image_at = ALIGNED_BYTES + 512
+    stored_at = image_at + SEGMENT.size + len(image)
+    directory_at = _aligned(stored_at + len(stored))
     directory = struct.pack("<i", 1).ljust(128, b"\0") + entry
-    directory_at = _aligned(image_at + SEGMENT.size + len(image) + len(stored))
-    metadata = struct.pack("<ii", len(_XML), 0).ljust(256, b"\0") + _XML
     metadata_at = _aligned(directory_at + SEGMENT.size + len(directory))
+    metadata = struct.pack("<ii", len(_XML), 0).ljust(256, b"\0") + _XML
     header = _FILE_HEADER.pack(1, 0, 0, 0, bytes(16), bytes(16), 0, directory_at, metadata_at)
+    pieces = [
+        _segment(b"ZISRAWFILE", header.ljust(HEADER_BYTES, b"\0")),
+        _segment(b"ZISRAWSUBBLOCK", image, len(stored)),
+        stored,
+        bytes(directory_at - stored_at - len(stored)),
+        _segment(b"ZISRAWDIRECTORY", directory).ljust(metadata_at - directory_at, b"\0"),
+        _segment(b"ZISRAWMETADATA", metadata),
+    ]
     # In memory and without a name: nothing is left behind, whatever becomes of the process.
     file = os.memfd_create("one-image.czi")
     try:
-        os.pwrite(file, _segment(b"ZISRAWFILE", header.ljust(512, b"\0")), 0)
-        os.pwritev(file, [_segment(b"ZISRAWSUBBLOCK", image, len(stored)), stored], image_at)
-        os.pwrite(file, _segment(b"ZISRAWDIRECTORY", directory), directory_at)
-        os.pwrite(file, _segment(b"ZISRAWMETADATA", metadata), metadata_at)
+        if os.writev(file, pieces) != sum(map(len, pieces)):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         for offset, change in changes.items():
-            os.pwrite(file, change, image_at + SEGMENT.size + len(image) + offset)
+            os.pwrite(file, change, stored_at + offset)
         yield Path(f"/proc/self/fd/{file}")
     finally:
         os.close(file)

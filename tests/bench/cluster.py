@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shlex
 import sys
 import tempfile
 import time
@@ -10,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from large import mirrored_marrow
+from processes import command
 from slurmcluster import NotInstalledError, running_slurm, slurm
 
 from pipeline.engine.sacct import FIELDS, JobRecord, parse_sacct
@@ -40,7 +42,9 @@ def rows(shared: Path | None, full: bool) -> list[Row]:
         except NotInstalledError as error:
             print(f"jobs under Slurm are left out: {error}", file=sys.stderr)
             return []
-        return [_row(records, {job_id: path.read_text() for job_id, path in outputs.items()})]
+        return [
+            _row(records, {job: path.read_text() if path.exists() else "" for job, path in outputs.items()})
+        ]
 
 
 def _submitted(folder: Path, slides: Sequence[Path]) -> dict[str, Path]:
@@ -54,14 +58,14 @@ def _submitted(folder: Path, slides: Sequence[Path]) -> dict[str, Path]:
     for nth in range(JOBS):
         least, most = MEMORY_MB
         memory_mb = round(least * (most / least) ** dice.random())
-        line = (
-            f"{sys.executable} -m pipeline segment --czi-path {dice.choice(slides)}"
-            f" --output-dir {folder / f'run-{nth}'} --tile-size {TILE_PX}"
-        )
+        line = command(
+            "segment", "--czi-path", dice.choice(slides), "--output-dir", folder / f"run-{nth}",
+            "--tile-size", TILE_PX,
+        )  # fmt: skip
         output = folder / f"job-{nth}.out"
         job_id = slurm(
             "sbatch", "--parsable", f"--mem={memory_mb}M", f"--cpus-per-task={dice.choice((1, 2))}",
-            f"--output={output}", "--no-requeue", "--wrap", line,
+            f"--output={output}", "--no-requeue", "--wrap", shlex.join(line),
         )  # fmt: skip
         outputs[job_id.strip()] = output
     return outputs
@@ -82,7 +86,7 @@ def _ended(ids: Sequence[str]) -> list[JobRecord]:
 
 def _row(records: Sequence[JobRecord], said: Mapping[str, str]) -> Row:
     completed = [r for r in records if r.state == "COMPLETED"]
-    refused = [r for r in records if r.exit_code == REFUSED and REFUSAL in said[r.job_id]]
+    refused = [r for r in records if r.exit_code == REFUSED and REFUSAL in said.get(r.job_id, "")]
     others = len(records) - len(completed) - len(refused)
     least, most = MEMORY_MB
     jobs = f"{len(records)} jobs of a real Slurm with --mem of {least} MB to {most} MB"

@@ -27,9 +27,10 @@ from pipeline.engine.journal import read_journals
 from pipeline.engine.prepare import chosen_tiles, open_run, prepare_plan
 from pipeline.engine.schedule import plan_job, recipe_of
 from pipeline.engine.slots import Slots
+from pipeline.engine.stopping import StopFlag
 from pipeline.engine.tasks import TileWork
 from pipeline.engine.tile import Recipe
-from pipeline.engine.workers import Pool, StopFlag
+from pipeline.engine.workers import Pool
 from pipeline.geometry import Box
 from pipeline.models.choice import RunModels
 from pipeline.slide.czi import CziSlide

@@ -15,7 +15,8 @@ from ownerdoubles import WAIT_S, Asking, Loading, ask, ask_together
 
 from pipeline.engine.owner_client import OwnerLostError
 from pipeline.engine.owners import RESTARTS, Owners
-from pipeline.engine.workers import HopelessError, Listed, Pool, StopFlag
+from pipeline.engine.stopping import StopFlag
+from pipeline.engine.workers import HopelessError, Listed, Pool
 from pipeline.errors import InputError, MkhspcError, UsageError
 from pipeline.models.device import FREE_MEMORY, INSTALL, LOOK_AT_GPU, DeviceMemoryError
 from pipeline.models.service import Message

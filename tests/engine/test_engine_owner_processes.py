@@ -18,7 +18,8 @@ from ownerdoubles import WAIT_S, Asking, Loading, wait_for
 
 from pipeline.engine.owner_client import OwnerLostError
 from pipeline.engine.owners import CLOSE_S, Owners
-from pipeline.engine.workers import Listed, Pool, StopFlag
+from pipeline.engine.stopping import StopFlag
+from pipeline.engine.workers import Listed, Pool
 
 
 def test_owners_tell_what_they_take(owners: Owners) -> None:

@@ -18,7 +18,8 @@ from ownerdoubles import WAIT_S, Asking, Doing, Loading, ask, ask_together, mess
 from pipeline.engine.mailbox import Fault, Letter, Mailbox, Place, Question
 from pipeline.engine.owner_client import address_path
 from pipeline.engine.owners import Owners
-from pipeline.engine.workers import Listed, Pool, StopFlag
+from pipeline.engine.stopping import StopFlag
+from pipeline.engine.workers import Listed, Pool
 from pipeline.errors import InputError, MkhspcError
 from pipeline.models.device import DeviceMemoryError
 from pipeline.models.service import Local, Message

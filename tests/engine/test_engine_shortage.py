@@ -14,7 +14,8 @@ import pytest
 from pipeline.engine.guard import MemoryGuard
 from pipeline.engine.limits import MemoryLimit
 from pipeline.engine.memory import tree_rss_bytes
-from pipeline.engine.workers import Listed, Pool, StopFlag
+from pipeline.engine.stopping import StopFlag
+from pipeline.engine.workers import Listed, Pool
 
 MB = 1_000_000
 TASK_MB, STEP_MB, STEP_S = 240, 4, 0.08

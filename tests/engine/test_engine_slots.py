@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from pipeline.engine.slots import Slots
-from pipeline.engine.workers import Listed, Pool, StopFlag
+from pipeline.engine.stopping import StopFlag
+from pipeline.engine.workers import Listed, Pool
 
 
 @dataclass

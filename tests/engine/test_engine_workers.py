@@ -3,6 +3,8 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -11,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.engine.workers import Listed, Pool, StopFlag, interruptible
+from pipeline.engine.stopping import StopFlag, interruptible
+from pipeline.engine.workers import Listed, Pool
 from pipeline.errors import InputError, InterruptedRunError
 
 
@@ -130,6 +133,32 @@ def test_all_or_nothing_work_ends_at_once_with_a_signal() -> None:
 def _interrupted_work() -> None:
     os.kill(os.getpid(), signal.SIGUSR1)
     time.sleep(5)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["segment", "--czi-path", "a.czi", "--output-dir", "a"],
+        ["merge", "a"],
+        ["plan", "--czi-path", "a.czi"],
+    ],
+)
+def test_commands_catch_signals_before_they_load_what_takes_long(words: list[str], tmp_path: Path) -> None:
+    code = """
+import signal, sys
+from pipeline.cli import run_command
+install, loaded = signal.signal, {}
+def noted(number, handler):
+    loaded.setdefault(number, "numpy" in sys.modules)
+    return install(number, handler)
+signal.signal = noted
+run_command(sys.argv[1:])
+print([loaded.get(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert done.stdout.strip() == "[False, False, False]"
 
 
 def test_workers_end_with_the_pool(tmp_path: Path) -> None:

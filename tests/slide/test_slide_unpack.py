@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from numpy.typing import NDArray
 from pipeline.geometry import Box
 from pipeline.slide.czi import CziSlide
 from pipeline.slide.directory import SubBlock, read_directory
-from pipeline.slide.jpegxr import BGR24, SIGNATURE, decode, headers_of
+from pipeline.slide.jpegxr import BGR24, SIGNATURE, TURN_TAG, decode, headers_of
 from pipeline.slide.unpack import unpack
 
 SUB_BLOCK = SubBlock(
@@ -168,7 +171,7 @@ def changed(stored: bytes, place: int, mask: int) -> bytes:
     return stored[:place] + bytes([stored[place] ^ mask]) + stored[place + 1 :]
 
 
-def test_a_jpeg_xr_image_of_another_form_is_decoded_whole() -> None:
+def test_of_a_jpeg_xr_image_of_another_form_all_rows_are_asked_for() -> None:
     plain = jpeg_xr(structured(100), level=0.9)
     stream = plain.index(SIGNATURE)
     assert headers_of(plain).rows_to_decode(1) < 100
@@ -186,13 +189,19 @@ def test_a_jpeg_xr_image_of_another_form_is_decoded_whole() -> None:
 def test_a_jpeg_xr_image_of_another_kind_is_refused() -> None:
     plain = jpeg_xr(structured(100), level=0.9)
     stream = plain.index(SIGNATURE)
-    wrong = {
-        "it is no JPEG-XR image": changed(plain, stream, 1),
-        "its JPEG-XR headers cannot be read": plain[:20],
-        "its pixels are not 24-bit BGR": plain.replace(BGR24, RGB24),
-        "it is of 90 x 104 px, not 90 x 100": changed(plain, stream + 15, 99 ^ 103),
-    }
-    for reason, stored in wrong.items():
+    turned = plain.index(struct.pack("<HHI", TURN_TAG, 4, 1))
+    wrong = [
+        ("it is no JPEG-XR image", changed(plain, stream, 1)),
+        ("its JPEG-XR headers cannot be read", plain[:20]),
+        ("its JPEG-XR headers cannot be read", changed(plain, turned + 2, 4 ^ 5)),
+        ("its pixels are not 24-bit BGR", plain.replace(BGR24, RGB24)),
+        ("its pixels are not 24-bit BGR", changed(plain, stream + 11, 0x01)),
+        ("its pixels are not 24-bit BGR", changed(plain, stream + 11, 0x40)),
+        ("its pixels are not 24-bit BGR", changed(plain, stream + 16, 0x80)),
+        ("it is of 90 x 104 px, not 90 x 100", changed(plain, stream + 15, 99 ^ 103)),
+        ("it ends 1,000 bytes early", plain[:-1000]),
+    ]
+    for reason, stored in wrong:
         with pytest.raises(ValueError, match=f"^{reason}$"):
             decode(stored, 90, 100, 100)
     with pytest.raises(ValueError, match=r"^it is of 90 x 100 px, not 90 x 101$"):
@@ -203,6 +212,32 @@ def test_a_jpeg_xr_image_whose_codestream_is_damaged_is_refused() -> None:
     plain = jpeg_xr(structured(100), level=0.9)
     with pytest.raises(ValueError, match=r"."):
         decode(changed(plain, plain.index(SIGNATURE) + 8, 0xF0), 90, 100, 100)
+
+
+def test_a_system_without_room_is_not_taken_for_damage(tmp_path: Path) -> None:
+    """Damage is left white where tissue is looked for: a slide would become empty."""
+    code = """
+import resource, sys
+from pathlib import Path
+from pipeline.slide.jpegxr import decode
+stored = Path(sys.argv[1]).read_bytes()
+decode(stored, 90, 100, 100)
+for most in range(3, 9):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, 99))
+    try:
+        decode(stored, 90, 100, 100)
+        print("done")
+    except OSError:
+        print("OSError")
+"""
+    (tmp_path / "image.jxr").write_bytes(jpeg_xr(structured(100), level=0.9))
+    found = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "image.jxr"], capture_output=True, text=True, check=True
+    )
+    lines = found.stdout.split()
+    assert len(lines) == 6
+    assert set(lines) == {"OSError", "done"}
+    assert lines.index("done") >= 2, "with a descriptor for the image, and none to open it by"
 
 
 def open_files() -> list[str]:

@@ -168,8 +168,6 @@ def _planned(
     with resumable(there), ExitStack() as models:
         with proposed(config, only, accept=accept, tell=tell) as proposal:
             layout, wanted = proposal.layout, proposal.wanted
-            if proposal.choices:
-                progress("detectors", 1, 1, chosen="; ".join(proposal.choices))
             tiles = {}
             for done, slide_id in enumerate(wanted, start=1):
                 tiles[slide_id] = chosen_tiles(proposal.manifest, proposal.plan(slide_id))

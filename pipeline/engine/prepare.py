@@ -70,7 +70,8 @@ def proposed(
     Args:
         only: ids of the slides wanted, or none for all. A run that is there is opened without
             a look at the others, so that one bad slide does not stop the rest.
-        tell: takes lines on where the run is not what the command asked for.
+        tell: takes lines on where the run is not what the command asked for, and on what 'auto' stands for in
+            one that is new.
         jobs_gpus: that the jobs of a cluster get, where they do the work; None when this machine does.
 
     Raises:
@@ -90,7 +91,8 @@ def proposed(
     else:
         manifest = agreement.grown(layout, there, config, entries, jobs_gpus)
     accept(manifest)
-    for line in agreement.surprises(manifest, config, jobs_gpus):
+    chosen = [] if there else agreement.choices(manifest, config)
+    for line in (*chosen, *agreement.surprises(manifest, config, jobs_gpus)):
         tell(line)
     known = frozenset(s.slide_id for s in there.slides) if there else frozenset()
     with TemporaryDirectory(prefix="mkhspc-") as drafts:
@@ -119,11 +121,6 @@ class Proposal:
     drafts: RunLayout
     accept: Accept
     jobs_gpus: int | None
-
-    @property
-    def choices(self) -> list[str]:
-        """What 'auto' stands for, and why, in a run that is new."""
-        return [] if self.known else agreement.choices(self.manifest, self.config)
 
     def plan(self, slide_id: str) -> TilePlan:
         """The tile plan of a slide, which does not depend on whether the proposal is taken."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import mkhspc
 from runs import put_manifest
 
 from pipeline.config import RunConfig, load_config
@@ -35,19 +36,34 @@ def study(tiny_slide: Path, tmp_path: Path) -> Study:
 
 
 def told(config: RunConfig) -> list[str]:
-    """What a command says of a run that is not what it asked for."""
+    """What a command says of a run that is not what it asked for; of a new one, what was chosen, too."""
     lines: list[str] = []
     open_run(config, tell=lines.append)
     return lines
 
 
+def surprises(config: RunConfig) -> list[str]:
+    return [line for line in told(config) if " by the detector '" not in line]
+
+
 def test_which_detectors_were_chosen_and_why_is_known_when_a_run_begins(study: Study) -> None:
-    with proposed(study(hspc__detector="classical")) as proposal:
-        (line,) = proposal.choices
-        assert line.startswith("MK by the detector 'classical': no weights of sam2 are here")
-        proposal.take()
-    with proposed(study()) as proposal:
-        assert not proposal.choices
+    (line,) = told(study(hspc__detector="classical"))
+    assert line.startswith("MK by the detector 'classical': no weights of sam2 are here")
+    assert told(study()) == []
+
+
+def test_commands_print_which_detectors_were_chosen_and_why(tiny_slide: Path, tmp_path: Path) -> None:
+    """Whole lines: on a terminal the live view has no room for them."""
+    study = tmp_path / "study.toml"
+    study.write_text(f'[run]\noutput_dir = "run"\nslides = ["{tiny_slide}"]\n')
+    for words in (
+        ("segment", "--czi-path", tiny_slide, "--output-dir", tmp_path / "a", "--shard", "99/100"),
+        ("slurm", "--config", study, "--out", tmp_path / "jobs"),
+        ("plan", "--czi-path", tiny_slide),
+    ):
+        said = mkhspc(*words).stderr
+        for cell_type, model in (("MK", "sam2"), ("HSPC", "cellpose")):
+            assert f"mkhspc: {cell_type} by the detector 'classical': no weights of {model} are here" in said
 
 
 def test_the_run_of_a_clusters_jobs_is_for_their_gpus_and_not_for_those_here(
@@ -81,7 +97,7 @@ def test_a_later_edit_of_what_decides_no_cell_is_taken(study: Study, tmp_path: P
 def test_a_later_command_that_says_nothing_changes_nothing(study: Study) -> None:
     layout, first, _ = open_run(study('[gallery]\norder = "area"\n[compute]\nnum_workers = 3'))
     before = layout.manifest.read_bytes()
-    assert told(study()) == []
+    assert surprises(study()) == []
     assert layout.manifest.read_bytes() == before
     assert first.config.gallery.order == "area"
 
@@ -107,22 +123,22 @@ def test_a_setting_given_as_its_default_is_given(study: Study) -> None:
 def test_a_command_that_asks_for_less_than_the_run_is_told_so(
     study: Study, first: dict[str, object], later: dict[str, object], words: str
 ) -> None:
-    assert told(study(**first)) == []
-    (line,) = told(study(**later))
+    assert surprises(study(**first)) == []
+    (line,) = surprises(study(**later))
     assert words in line
     assert "\n" not in line
 
 
 def test_a_command_that_asks_for_more_is_told_nothing(study: Study) -> None:
-    assert told(study(run__sample_fraction=0.1, run__scenes=(0,))) == []
-    assert told(study()) == []
+    assert surprises(study(run__sample_fraction=0.1, run__scenes=(0,))) == []
+    assert surprises(study()) == []
 
 
 def test_other_versions_than_the_run_began_with_are_told(study: Study) -> None:
     layout, manifest, _ = open_run(study())
     old = {**manifest.versions, "numpy": "0.1", "pillow": "0.2"}
     put_manifest(layout, replace(manifest, versions=old))
-    (line,) = told(study())
+    (line,) = surprises(study())
     assert "numpy 0.1 (here " in line
     assert "pillow" not in line, "only what can move a cell"
 
@@ -139,8 +155,8 @@ def test_groups_of_a_slide_that_the_run_has_not_are_told(
     study: Study, groups: str, words: str | None
 ) -> None:
     expected = [] if words is None else [words]
-    assert told(study(f"[groups]\n{groups} = {{sex = 'F'}}")) == expected
-    assert told(study("[groups]\nTINY = {sex = 'F'}")) == [], (
+    assert surprises(study(f"[groups]\n{groups} = {{sex = 'F'}}")) == expected
+    assert surprises(study("[groups]\nTINY = {sex = 'F'}")) == [], (
         "a name that was corrected is not held against it"
     )
 

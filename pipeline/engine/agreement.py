@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -37,6 +38,7 @@ SHARED_SECTIONS = ("run", "compute")
 """Sections whose options do not carry their name."""
 MODELS = "model_hashes"
 SHOWN_DIGITS = 12
+ON_CPU = "cpu"
 MODEL_LIBRARIES = ("torch", "torchvision", "sam2", "cellpose")
 NUMERIC = (
     "mkhspc", "numpy", "scipy", "opencv-python-headless", "pylibCZIrw", "reader",
@@ -126,12 +128,19 @@ def with_precisions(manifest: Manifest, journals: Sequence[Journal]) -> Manifest
         f"{precision} on {facts['device']}"
         for facts in loaded
         for precision in facts["precision"].values()
-        if precision not in told
+        if not _is_told(precision, str(facts["device"]), told)
     }
     if not found:
         return manifest
     words = "; ".join([*([told] if told else []), *sorted(found)])
     return replace(manifest, versions={**manifest.versions, "precision": words})
+
+
+def _is_told(precision: str, device: str, told: str) -> bool:
+    """Whether it is among what was told, of a GPU under any name; of the CPU under its own."""
+    if device == ON_CPU:
+        return f"{precision} on {ON_CPU}" in told
+    return precision in re.sub(rf"\w+ on {ON_CPU}\b", "", told)
 
 
 def surprises(manifest: Manifest, config: RunConfig, jobs_gpus: int | None = None) -> list[str]:
@@ -329,7 +338,8 @@ def _other_versions(manifest: Manifest, config: RunConfig, jobs_gpus: int | None
 def _agree(name: str, there: str | None, here: str) -> bool:
     """Whether the numbers are the same; in what networks compute is not known before a merge has told it."""
     if name == "precision":
-        return there is None or all(part.partition(" on ")[0] in there for part in here.split(", "))
+        parts = (part.partition(" on ") for part in here.split(", "))
+        return there is None or all(_is_told(precision, device, there) for precision, _, device in parts)
     return there == here
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from runs import make_run
 
-from pipeline.engine.agreement import with_precisions
+from pipeline.engine.agreement import _agree, with_precisions
 from pipeline.engine.journal import read_journals
 from pipeline.store.layout import RunLayout
 
@@ -28,3 +28,18 @@ def test_a_manifest_tells_in_what_the_jobs_of_a_cluster_computed(tmp_path: Path)
     assert with_precisions(known, read_journals(run.layout)).versions["precision"] == (
         "bfloat16 on an A100; float32 on cuda:1"
     )
+
+
+def test_what_the_cpu_computed_in_is_told_though_a_gpu_had_the_same_for_another_model(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", slide_ids=("A",), cells_per_type=4)
+    began = "sam2 bfloat16, resnet50 float32 on an A100"
+    known = replace(run.manifest, versions={**run.manifest.versions, "precision": began})
+    event = '{"event": "models", "at_s": 1.0, "device": "cpu", "precision": {"sam2": "float32"}}'
+    written(run.layout, "one", event)
+    told = with_precisions(known, read_journals(run.layout))
+    assert told.versions["precision"] == f"{began}; float32 on cpu"
+    assert with_precisions(told, read_journals(run.layout)) == told
+    assert not _agree("precision", began, "float32 on cpu")
+    assert _agree("precision", told.versions["precision"], "float32 on cpu")
+    assert _agree("precision", began, "sam2 bfloat16, resnet50 float32 on an H100")
+    assert not _agree("precision", "float32 on cpu", "bfloat16 on an H100")

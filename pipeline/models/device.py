@@ -99,8 +99,8 @@ def device_names(asked: str | torch.device, gpus: Sequence[Gpu]) -> list[str]:
     """The devices that are meant, each as 'cpu' or 'cuda:N'.
 
     Args:
-        asked: 'auto' (every GPU, else the CPU), 'cpu', 'cuda' (the first GPU), 'cuda:1', several of these
-            with commas between, or a `torch.device`.
+        asked: 'auto' (every GPU that this torch can compute on, else every one, else the CPU), 'cpu', 'cuda'
+            (the first GPU), 'cuda:1', several of these with commas between, or a `torch.device`.
         gpus: those that there are.
 
     Raises:
@@ -108,8 +108,10 @@ def device_names(asked: str | torch.device, gpus: Sequence[Gpu]) -> list[str]:
     """
     there = ["cpu", *(f"cuda:{number}" for number in range(len(gpus)))]
     if str(asked) == "auto":
-        return there[1:] or there
-    names = ["cuda:0" if name.strip() == "cuda" else name.strip() for name in str(asked).split(",")]
+        usable = [f"cuda:{n}" for n, gpu in enumerate(gpus) if not gpu.fault or gpu.is_in_use]
+        return usable or there[1:] or there
+    numbered = {"cuda": "cuda:0", "cpu:0": "cpu"}
+    names = [numbered.get(name.strip(), name.strip()) for name in str(asked).split(",")]
     for name in names:
         if name not in there:
             raise UsageError(f"there is no device '{name}'", fix=f"there are: {', '.join(there)}, or auto")
@@ -167,7 +169,11 @@ class Batch:
 
 
 def in_batches(
-    items: Sequence[Item], run: Callable[[Sequence[Item], int], Sequence[Answer]], batch: Batch
+    items: Sequence[Item],
+    run: Callable[[Sequence[Item], int], Sequence[Answer]],
+    batch: Batch,
+    *,
+    pads: bool = True,
 ) -> list[Answer]:
     """What `run` gives for all items, in their order, `batch` of them at a time.
 
@@ -179,6 +185,7 @@ def in_batches(
         run: gives one answer an item. It is told the batch too, to fill the last items up to it: kernels,
             and with them the last bits of an answer, depend on the shape of what they are given, and that
             must not depend on what else is asked.
+        pads: whether it does so; of one that does not, a few items take no more in a large batch.
 
     Raises:
         DeviceMemoryError: the memory does not even do for one.
@@ -196,7 +203,7 @@ def in_batches(
                 f"the device's memory does not do for a single item: {reason}", fix=FREE_MEMORY
             )
         else:
-            size //= 2
+            size = (size if pads else min(size, len(part))) // 2
     return answers
 
 

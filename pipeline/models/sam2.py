@@ -291,7 +291,7 @@ class Sam2:
         def pooled(some: Sequence[Floats], _: int) -> list[Floats]:
             return list(_pooled(embedding, torch.from_numpy(np.stack(some)).to(self._device)))
 
-        rows = in_batches(list(weights), pooled, self._pool_batch)
+        rows = in_batches(list(weights), pooled, self._pool_batch, pads=False)
         return {"features": np.array(rows, np.float32).reshape(-1, FEATURES)}
 
     @property

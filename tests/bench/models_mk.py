@@ -85,8 +85,8 @@ def _stage(
     faster, smaller = theirs["wall_s"] / ours["wall_s"], ours["extra_bytes"] / theirs["extra_bytes"]
     windows, prompted, passed = (f"{ours[name]:g}" for name in ("windows", "prompts", "survivors"))
     asked = f"{windows} x the encoder, {prompted} prompts, {passed} masks passed"
-    # Without a window, or with hardly a prompt in it, there is nothing to be fast at.
-    is_work = ours["windows"] == 1 and ours["prompts"] >= LEAST_PROMPTS
+    # Without a window, with hardly a prompt in it or no mask to cut out, there is nothing to be fast at.
+    is_work = ours["windows"] == 1 and ours["prompts"] >= LEAST_PROMPTS and ours["survivors"] >= 1
     grid = f"`SAM2AutomaticMaskGenerator`, {DEFAULT_GRID} x {DEFAULT_GRID} prompts"
     return [
         {
@@ -143,7 +143,7 @@ def _prompts(scratch: Path) -> Row:
             default_hit += _with_a_point(contours, _default_grid(scene.box))
             count += len(contours)
     return {
-        "name": f"{count} simulated MK and their like of {LEAST_UM2:g} µm² and more: with a prompt inside",
+        "name": f"{count} simulated MK of {LEAST_UM2:g} µm² and more: with a prompt inside",
         "value": hit / count,
         "unit": "share",
         "baseline": f"the default grid on a tile of {GRID_TILE_PX} px: {default_hit / count:.3f}",
@@ -153,11 +153,11 @@ def _prompts(scratch: Path) -> Row:
 
 
 def _large_cells(truth: pa.Table, slide_id: str, scene: int) -> list[NDArray[np.float32]]:
-    """(n, 2) outlines x, y of those that a detector should find."""
+    """(n, 2) outlines x, y of megakaryocytes that can be found; of nothing that looks like them."""
     wanted = (
         (pc.field("slide_id") == slide_id)
         & (pc.field("scene") == scene)
-        & (pc.field("target") == "mk")
+        & (pc.field("kind") == "mk")
         & pc.field("clear")
         & (pc.field("area_um2") >= LEAST_UM2)
     )

@@ -23,6 +23,8 @@ from pipeline.models.sam2 import Sam2, Sam2Loader
 from pipeline.models.service import Local, Message, array_of
 
 STORED = RunConfig().mk.stored
+CELL_RADIUS_PX = 9.0
+"""In the decoder's image, whose pixels are of a µm in a window of 256 µm: a cell of 254 µm²."""
 
 
 class Counted:
@@ -44,8 +46,31 @@ class Counted:
         return answers
 
 
+def with_round_cells(model: Sam2) -> None:
+    """Puts a disc at its prompt in the place of each mask, once that has been computed.
+
+    Masks of random weights reach from border to border and would all be rejected, which spares what comes
+    after: here they are cut out, enlarged and pooled as in a run.
+    """
+    decode = model._decode
+
+    def decoded(embedding: Any, coordinates: Any, labels: Any, batch: int) -> tuple[Any, Any]:
+        import torch
+
+        logits, score = decode(embedding, coordinates, labels, batch)
+        side = logits.shape[-1]
+        centres = torch.from_numpy(coordinates[:, 0] * side / model.net.image_size)
+        rows, columns = torch.meshgrid(torch.arange(side) + 0.5, torch.arange(side) + 0.5, indexing="ij")
+        x, y = (centre[:, None, None] for centre in centres.T)
+        discs = 2.0 * (CELL_RADIUS_PX - torch.hypot(columns - x, rows - y))
+        return discs[:, None].expand_as(logits).contiguous(), score
+
+    model._decode = decoded  # type: ignore[method-assign]
+
+
 def stage(model: Sam2, window: Window) -> dict[str, int]:
     """The detector with nothing rejected by score: with random weights they say nothing of a mask."""
+    with_round_cells(model)
     counted = Counted(model)
     detector = Sam2Mk(
         Local({"sam2": counted}), "random", STORED.max_length_um, min_score=0.0, min_stability=0.0

@@ -189,6 +189,20 @@ def test_the_network_sees_one_shape_whoever_else_asks(
     assert np.array_equal(list(model._flows.values())[-1], alone)
 
 
+def test_the_network_computes_in_what_the_manifest_states(model: Cellpose) -> None:
+    """As on a GPU that is made for it; what is handed on is float32 all the same."""
+    seen: set[Any] = set()
+    layer = next(layer for layer in model.net.modules() if isinstance(layer, torch.nn.Linear))
+    layer.register_forward_hook(lambda _layer, _given, found: seen.add(found.dtype))
+    for precision, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
+        seen.clear()
+        model._flows.clear()
+        model.precision = precision
+        (said,) = answer(model, request(picture(300, seed=1)))
+        assert seen == {dtype}
+        assert said["scores"].dtype == np.float32
+
+
 def test_half_the_precision_in_the_file_is_none_in_the_network(weights: Path, tmp_path: Path) -> None:
     halved = {name: value.half() for name, value in torch.load(weights, weights_only=True).items()}
     torch.save(halved, tmp_path / "half")

@@ -138,11 +138,13 @@ def test_a_gpu_that_this_torch_cannot_use_is_none(
     weights_here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(weights_here, "sam2.1-tiny")
-    fine = Gpu("A100", 42 * GB, "bfloat16")
-    monkeypatch.setattr(choice, "gpus_here", lambda: [fine, Gpu("P40", 24 * GB, "float16", fault="too old")])
-    assert fitness("sam2", compute(device="cuda:0")).is_fit
-    found = fitness("sam2", compute())
-    assert found == Fitness(False, "the weights of sam2 are here, but P40: too old")
+    fine, old = Gpu("A100", 42 * GB, "bfloat16"), Gpu("P40", 24 * GB, "float16", fault="too old")
+    unfit = Fitness(False, "the weights of sam2 are here, but P40: too old")
+    monkeypatch.setattr(choice, "gpus_here", lambda: [fine, old])
+    assert fitness("sam2", compute()).is_fit
+    assert fitness("sam2", compute(device="cuda:1")) == unfit
+    monkeypatch.setattr(choice, "gpus_here", lambda: [old])
+    assert fitness("sam2", compute()) == unfit
 
 
 @pytest.mark.parametrize(

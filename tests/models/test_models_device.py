@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,13 @@ def test_names_of_devices(asked: str, gpus: int, expected: list[str]) -> None:
     assert device_names(asked, [A100] * gpus) == expected
 
 
+def test_auto_leaves_out_what_torch_cannot_compute_on() -> None:
+    old, taken = replace(V100, fault="no kernel image"), replace(A100, fault="CUDA error: out of memory")
+    assert device_names("auto", [old, A100]) == ["cuda:1"]
+    assert device_names("auto", [old, taken]) == ["cuda:1"], "what others hold now can be used later"
+    assert device_names("auto", [old, old]) == ["cuda:0", "cuda:1"], "so that the fault is told"
+
+
 @pytest.mark.parametrize(
     ("asked", "gpus", "what", "fix"),
     [
@@ -71,7 +79,7 @@ def test_a_device_that_is_not_there_is_an_error_that_names_those_that_are(
 def test_devices_of_torch_are_taken_as_they_are(torch: Any) -> None:
     assert device_names(torch.device("cuda:1"), [A100, V100]) == ["cuda:1"]
     assert device_names(torch.device("cuda"), [A100]) == ["cuda:0"]
-    for asked in ("cpu", torch.device("cpu")):
+    for asked in ("cpu", torch.device("cpu"), torch.device("cpu", 0)):
         assert device.torch_device(asked) == torch.device("cpu")
 
 
@@ -177,6 +185,12 @@ def test_the_batch_that_fits_is_kept_for_later_calls(torch: Any) -> None:
     in_batches(range(9), run, batch)
     assert batch.size == 4
     assert run.told == [8, 4, 4, 4, 4, 4, 4]
+
+
+def test_few_items_that_are_not_filled_up_are_halved_themselves(torch: Any) -> None:
+    run = Small(1, torch)
+    assert in_batches(range(3), run, Batch(1024), pads=False) == [0, 10, 20]
+    assert run.tried == [3, 1, 1, 1]
 
 
 def test_what_does_not_fit_alone_changes_no_batch(torch: Any) -> None:

@@ -478,6 +478,34 @@ def test_a_file_without_the_weights_of_sam2_is_refused(sam2_checkpoint, tmp_path
         Sam2Loader(changed(tmp_path, content)).load("cpu")
 
 
+def test_the_network_computes_in_what_the_manifest_states(
+    model: Sam2, rgb: np.ndarray, official: Official, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU that is made for it; what is handed on is float32 all the same."""
+    seen: dict[str, set[Any]] = {}
+
+    def noted(part: str) -> Any:
+        return lambda _layer, _given, found: seen.setdefault(part, set()).add(found.dtype)
+
+    hooks = [
+        next(
+            layer for layer in network.modules() if isinstance(layer, torch.nn.Linear)
+        ).register_forward_hook(noted(part))
+        for part, network in (("encoder", model.net.image_encoder), ("decoder", model.net.sam_mask_decoder))
+    ]
+    try:
+        for precision, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
+            seen.clear()
+            monkeypatch.setattr(model, "precision", precision)
+            said = answer(model, request(rgb, official.points, key=precision, kind="refine"))
+            assert seen == {"encoder": {dtype}, "decoder": {dtype}}
+            assert {said[name].dtype for name in ("logits", "score", "features")} == {np.dtype(np.float32)}
+            assert len(said["prompt"]) == len(official.points)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def test_half_the_precision_in_the_file_is_none_in_the_network(sam2_checkpoint, tmp_path):
     halved = {name: tensor.half() for name, tensor in tensors(sam2_checkpoint).items()}
     path = changed(tmp_path, {"model": halved})

@@ -28,7 +28,7 @@ FRUGAL = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "2000000", "MALLOC_
 """For glibc in a worker: give large arrays back to the system at once, so that a worker needs no more
 for its hundredth task than for its first."""
 TICK_S = 0.5
-"""The pool looks around at least this often, even when no task ends."""
+"""The pool looks around at least this often, even when no task ends, unless it is told another time."""
 
 
 class HopelessError(MkhspcError):
@@ -124,9 +124,10 @@ class Pool:
     """Runs tasks in up to `size` processes started by 'spawn', so no lock or handle is inherited.
 
     `size` may be changed at any time: more workers are started at once, and superfluous ones end
-    when their task does. `on_tick` is called every `TICK_S` or more often.
+    when their task does.
 
     Attributes:
+        on_tick: called every `tick_s` or more often.
         is_short: of memory: idle workers get no task while another is at work.
     """
 
@@ -134,6 +135,7 @@ class Pool:
     size: int
     stop: StopFlag
     on_tick: Callable[[], object] = _nothing
+    tick_s: float = TICK_S
     is_short: bool = False
     _workers: list[_Worker] = field(default_factory=list)
     _again: deque[Any] = field(default_factory=deque)
@@ -224,7 +226,7 @@ class Pool:
         busy = {w.connection: w for w in self._workers if w.task is not None}
         is_anyone_free = len(busy) < len(self._workers) and not self.stop.is_set and not self._must_wait
         news = list(source.news()) if is_anyone_free else []
-        found = wait([*busy, *news], timeout=TICK_S)
+        found = wait([*busy, *news], timeout=self.tick_s)
         return [busy[one] for one in found if isinstance(one, Connection) and one in busy]
 
     def _collect(self, worker: _Worker) -> Outcome:

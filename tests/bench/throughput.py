@@ -35,6 +35,7 @@ from pipeline.geometry import Box
 from pipeline.models.choice import RunModels
 from pipeline.slide.czi import CziSlide
 from pipeline.slide.stains import SceneCalibration
+from pipeline.slide.tiles import Tile
 from pipeline.store import manifest as manifests
 from pipeline.store.layout import RunLayout
 
@@ -122,18 +123,26 @@ class _Windows:
     """The windows of a run's tiles, read."""
 
     pixels: Sequence[NDArray[np.uint8]]
-    boxes: Sequence[Box]
+    tiles: Sequence[Tile]
     calibration: SceneCalibration
     recipe: Recipe
+
+    @property
+    def boxes(self) -> list[Box]:
+        return [tile.read_box(self.recipe.halo_px(UM_PER_PX)) for tile in self.tiles]
 
     def window(self, nth: int) -> Window:
         """A window anew: it keeps the stains that it has separated."""
         return Window(self.pixels[nth], self.boxes[nth], UM_PER_PX, self.calibration)
 
     def detect_all(self) -> None:
-        for window in map(self.window, range(len(self.boxes))):
+        """Each detector on as much of the window as it needs, which a run does not exceed either."""
+        for nth, tile in enumerate(self.tiles):
+            window = self.window(nth)
             for cell_type, detector in self.recipe.detectors.items():
-                detector.detect(window, self.recipe.stored[cell_type])
+                box = tile.read_box(self.recipe.detector_halo_px(cell_type, UM_PER_PX))
+                part = window.part(box, self.recipe.wanted(cell_type, tile.core, UM_PER_PX))
+                detector.detect(part, self.recipe.stored[cell_type])
 
 
 def _windows(slide: Path, root: Path) -> _Windows:
@@ -143,7 +152,8 @@ def _windows(slide: Path, root: Path) -> _Windows:
     plan = prepare_plan(layout, manifest, slide.stem)
     boxes = [tile.read_box(recipe.halo_px(UM_PER_PX)) for tile in plan.tiles]
     with CziSlide.open(slide) as opened:
-        return _Windows([opened.read(0, box) for box in boxes], boxes, plan.calibration[0], recipe)
+        pixels = [opened.read(0, box) for box in boxes]
+    return _Windows(pixels, plan.tiles, plan.calibration[0], recipe)
 
 
 def _on_core_0(work: Callable[[], object]) -> float:

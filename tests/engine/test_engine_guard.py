@@ -11,9 +11,10 @@ import pytest
 from pipeline.engine import guard, schedule
 from pipeline.engine.budget import MEASURED_MARGIN, Demand, layout_of, plan_workers
 from pipeline.engine.feed import NO_SLOT, SlideReads, TileTask
-from pipeline.engine.guard import MEMORY_LOOK_S, MemoryGuard
+from pipeline.engine.guard import CLOSE_LOOK_S, MEMORY_LOOK_S, MemoryGuard
 from pipeline.engine.limits import GB, MemoryLimit
 from pipeline.engine.schedule import Crew, Job
+from pipeline.engine.workers import TICK_S
 from pipeline.geometry import Box
 from pipeline.slide.read_plan import ReadPlan, Visit
 from pipeline.slide.tiles import Tile
@@ -35,6 +36,7 @@ class Seen:
     free_share: float = 1.0
     now_s: float = 0.0
     is_short: bool = False
+    tick_s: float = TICK_S
     given_up: int = 0
     told: list[tuple[int, int]] = field(default_factory=list)
 
@@ -73,6 +75,17 @@ def look_at(seen: Seen, watching: MemoryGuard, *memory_gb: float) -> None:
         watching.look()
 
 
+def test_a_process_that_is_being_begun_raises_no_alarm(seen: Seen) -> None:
+    """For a moment it has, as it seems, all that its parent has."""
+    looks = iter([7.9, 4.0, 7.9, 7.9])
+    watching = seen.guard()
+    watching.now_bytes = lambda: int(next(looks) * GB)
+    look_at(seen, watching, 0.0)
+    assert (seen.is_short, seen.size, seen.told) == (False, 4, [(4 * GB, 4)])
+    look_at(seen, watching, 0.0)
+    assert (seen.is_short, seen.size) == (True, 3)
+
+
 def test_workers_go_one_by_one_before_the_limit_is_reached(seen: Seen) -> None:
     watching = seen.guard()
     look_at(seen, watching, 7.5)
@@ -100,7 +113,8 @@ def test_memory_is_looked_at_once_a_second_until_it_gets_short(seen: Seen) -> No
     look_at(seen, watching, 7.0)
     watching.look()
     assert len(seen.told) == 2, "it has just been looked at"
-    seen.now_s += 0.3
+    assert seen.tick_s == CLOSE_LOOK_S
+    seen.now_s += CLOSE_LOOK_S
     watching.look()
     assert len(seen.told) == 3
 
@@ -119,16 +133,36 @@ def test_growth_counts_by_the_time_that_it_took(seen: Seen) -> None:
     seen.now_s += 10.0
     seen.memory_gb = 7.5
     watching.look()
-    assert not seen.is_short, "0.03 GB until the pool looks around again"
-    seen.now_s += 0.3
-    seen.memory_gb = 7.55
+    assert not seen.is_short, "0.03 GB in the next half second"
+    seen.now_s += 0.5
+    seen.memory_gb = 7.56
     watching.look()
     assert seen.is_short
-    assert seen.given_up == 0
-    seen.now_s += 0.3
+    assert (seen.size, seen.given_up) == (4, 0)
+    seen.now_s += 0.1
     seen.memory_gb = 7.7
     watching.look()
-    assert seen.given_up == 1
+    assert (seen.size, seen.given_up) == (3, 1)
+
+
+def test_growth_that_leads_over_the_limit_is_stopped_while_there_is_room(seen: Seen) -> None:
+    watching = seen.guard()
+    look_at(seen, watching, 1.0, 6.0)
+    assert not seen.is_short, "what a run begins with comes at once"
+    assert seen.tick_s == CLOSE_LOOK_S, "but it is looked at closely from then on"
+    for _ in range(30):
+        seen.now_s += CLOSE_LOOK_S
+        seen.memory_gb += 0.13
+        watching.look()
+        if seen.given_up:
+            break
+    assert (seen.size, seen.given_up) == (3, 1)
+    assert seen.memory_gb < 0.95 * 8
+    seen.memory_gb -= 2.0
+    for _ in range(10):
+        seen.now_s += MEMORY_LOOK_S
+        watching.look()
+    assert (seen.size, seen.given_up, seen.tick_s) == (3, 1, TICK_S)
 
 
 def test_no_second_worker_goes_while_the_first_is_still_ending(

@@ -8,9 +8,9 @@ import struct
 import zlib
 from collections.abc import Sequence
 
-import imagecodecs
 import numpy as np
 import pyarrow as pa
+from isal import isal_zlib
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
@@ -33,6 +33,8 @@ WHITE = 255
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 TRUE_COLOUR, LEFT_FILTER = 2, 1
 """Of PNG (ISO/IEC 15948), with its signature and chunks."""
+PACKING = 2
+"""A level of ISA-L: one version of it gives the same bytes on every x86-64 that has SSE4.2."""
 
 CHUNK_BYTES = 1 << 26
 """About how much of a column of crops lies in one piece, far below the 2 GiB that its offsets reach."""
@@ -60,9 +62,9 @@ def cut_crop(window: Window, box: Box) -> RgbImage:
 def encode_crop(rgb: RgbImage) -> bytes:
     """An (h, w, 3) uint8 image as PNG; the same pixels always give the same bytes.
 
-    Rows of differences to the pixel on the left, packed by libdeflate at its fastest: about half the time of
-    lossless WebP at its fastest and a fifth more space (taken by hand, on marrow: 28 kB a crop). Pillow's and
-    OpenCV's own PNG take as long as WebP and more. Crops are a third of the work on a tile.
+    Rows of differences to the pixel on the left, packed by ISA-L: a third of the time of lossless WebP at its
+    fastest, less than half of libdeflate's, and a fifth more space (taken by hand, on marrow: 30 kB a crop).
+    Pillow's and OpenCV's own PNG take as long as WebP and more.
     """
     height, width = rgb.shape[:2]
     samples = rgb.reshape(height, 3 * width)
@@ -71,7 +73,7 @@ def encode_crop(rgb: RgbImage) -> bytes:
     rows[:, 1:4] = samples[:, :3]
     np.subtract(samples[:, 3:], samples[:, :-3], out=rows[:, 4:])
     header = struct.pack(">2I5B", width, height, 8, TRUE_COLOUR, 0, 0, 0)
-    packed = bytes(imagecodecs.deflate_encode(rows.tobytes(), level=1))
+    packed = isal_zlib.compress(rows, PACKING)
     return SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", packed) + _chunk(b"IEND", b"")
 
 

@@ -68,9 +68,10 @@ def _check_gallery(gallery: GallerySection) -> None:
 
 
 def _check_slurm(slurm: SlurmSection) -> None:
-    for name, least in (("shards_per_slide", 1), ("time_min", 1), ("cpus", 1), ("gpus", 0)):
+    for name, least in (("shards_per_slide", 1), ("time_min", 1), ("gpus", 0)):
         value = getattr(slurm, name)
         _demand(value >= least, f"slurm.{name}", value, f"{least} or more")
+    _demand(slurm.cpus == "auto" or slurm.cpus >= 1, "slurm.cpus", slurm.cpus, "1 or more, or 'auto'")
     memory_gb = slurm.memory_gb
     _demand(
         memory_gb == "auto" or memory_gb > 0, "slurm.memory_gb", memory_gb, "a size above 0 GB, or 'auto'"

@@ -128,7 +128,7 @@ class SlurmSection:
     shards_per_slide: int = 1
     time_min: int = 720
     memory_gb: float | Literal["auto"] = "auto"
-    cpus: int = 8
+    cpus: int | Literal["auto"] = "auto"
     gpus: int = 0
     account: str | None = None
     extra: tuple[str, ...] = ()

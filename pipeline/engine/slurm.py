@@ -31,7 +31,7 @@ from pipeline.resources import resource_dir
 from pipeline.slide.directory import read_directory
 from pipeline.store import atomic
 from pipeline.store.layout import RunLayout
-from pipeline.store.manifest import Manifest, SlideEntry
+from pipeline.store.manifest import Manifest
 
 PROGRAM = (sys.executable, "-P", "-m", "pipeline")
 """`mkhspc` as a node calls it, whatever its PATH and working directory are."""
@@ -43,6 +43,7 @@ LATER_MEMORY_GB = 8
 WIDE_PX, ROOM_OF_WIDE_BYTES = 2_000_000_000, 600_000_000
 """A scene of more pixels is decoded twice and more where less than this can be kept: 1.88 times 20 Gpx with
 125 MB, 1.10 times with 600. A task on a single core would be given less, were it only to fit."""
+USUAL_CPUS = 8
 OURS = ("--array", "--chdir", "--dependency", "--output", "--signal", "--wrap")
 """Options of sbatch that hold the chain together, so no `extra` may change them."""
 
@@ -66,7 +67,7 @@ class JobPlan:
         config: of the study; its paths are absolute.
         config_file: read by every task, so it must stay as it is while jobs wait.
         jobs_dir: where the batch files and their logs lie; the jobs' working directory.
-        memory_gb: of one task of the array.
+        cpus, memory_gb: of one task of the array.
         program: the words that call `mkhspc` on a node.
     """
 
@@ -74,6 +75,7 @@ class JobPlan:
     config_file: Path
     jobs_dir: Path
     tasks: tuple[ArrayTask, ...]
+    cpus: int
     memory_gb: float
     program: tuple[str, ...]
 
@@ -102,7 +104,7 @@ def check_section(config: RunConfig) -> None:
     for key, value, least in (
         ("shards_per_slide", slurm.shards_per_slide, 1),
         ("time_min", slurm.time_min, 1),
-        ("cpus", slurm.cpus, 1),
+        ("cpus", 1 if slurm.cpus == "auto" else slurm.cpus, 1),
         ("gpus", slurm.gpus, 0),
     ):
         if value < least:
@@ -142,15 +144,30 @@ def plan_jobs(
         config_file=config_file.absolute(),
         jobs_dir=jobs_dir.absolute(),
         tasks=tuple(ArrayTask(s, Shard(i, shards)) for s in slide_ids for i in range(shards)),
+        cpus=task_cpus(config, wanted),
         memory_gb=_task_memory_gb(config, wanted),
         program=PROGRAM,
     )
 
 
+def task_cpus(config: RunConfig, manifest: Manifest) -> int:
+    """CPUs of one task, one a worker: `USUAL_CPUS` if nothing is asked for, or fewer in the memory given."""
+    asked, workers, memory = config.slurm.cpus, config.compute.num_workers, config.slurm.memory_gb
+    if asked != "auto":
+        return asked
+    if workers != "auto":
+        return workers
+    if memory == "auto":
+        return USUAL_CPUS
+    block_bytes = _largest_block_bytes(manifest)  # once: it reads the directories of all slides
+    fitting = [n for n in range(2, USUAL_CPUS + 1) if memory_gb(config, manifest, n, block_bytes) <= memory]
+    return max(fitting, default=1)
+
+
 def _task_memory_gb(config: RunConfig, manifest: Manifest) -> float:
     asked, workers = config.slurm.memory_gb, config.compute.num_workers
     if asked == "auto":
-        workers = config.slurm.cpus if workers == "auto" else workers
+        workers = task_cpus(config, manifest) if workers == "auto" else workers
         return memory_gb(config, manifest, workers, room_wanted=_room_wanted(manifest))
     needed = memory_gb(config, manifest, 1 if workers == "auto" else workers)
     if asked < needed:
@@ -169,10 +186,18 @@ def _room_wanted(manifest: Manifest) -> int:
     return ROOM_OF_WIDE_BYTES if is_wide else 0
 
 
-def memory_gb(config: RunConfig, manifest: Manifest, workers: int, *, room_wanted: int = 0) -> int:
+def memory_gb(
+    config: RunConfig,
+    manifest: Manifest,
+    workers: int,
+    block_bytes: int | None = None,
+    *,
+    room_wanted: int = 0,
+) -> int:
     """The least memory, in whole GB, in which a task on any slide can keep so many workers busy.
 
     Args:
+        block_bytes: of the largest image of all slides, if it is known.
         room_wanted: bytes of decoded images that it must be able to keep.
     """
     models = RunModels.of(manifest.config)
@@ -181,7 +206,7 @@ def memory_gb(config: RunConfig, manifest: Manifest, workers: int, *, room_wante
     inner_px = max(recipe.stained_halo_px(slide.um_per_px) for slide in manifest.slides)
     window_px, stained_px = ((config.run.tile_size + 2 * px) ** 2 for px in (halo_px, inner_px))
     largest_mask_px = max(map(mask_px, manifest.slides))
-    block_bytes = max(map(_largest_block_bytes, manifest.slides))
+    largest_block_bytes = _largest_block_bytes(manifest) if block_bytes is None else block_bytes
     planning_bytes = max(survey_bytes(slide, config.run.calibration_samples) for slide in manifest.slides)
 
     def is_enough(limit: MemoryLimit) -> bool:
@@ -192,7 +217,7 @@ def memory_gb(config: RunConfig, manifest: Manifest, workers: int, *, room_wante
             2 * workers,
             window_px,
             room,
-            block_bytes,
+            largest_block_bytes,
             mask_px=largest_mask_px,
             owner_bytes=max(1, config.slurm.gpus) * models.resident_bytes,
             deep_columns=len(column_names(manifest.config.compute.embedders)),
@@ -204,9 +229,9 @@ def memory_gb(config: RunConfig, manifest: Manifest, workers: int, *, room_wante
     return next(gb for gb in count(1) if is_enough(MemoryLimit(gb * GB, "Slurm")))
 
 
-def _largest_block_bytes(slide: SlideEntry) -> int:
-    """Of a slide's images as they are when decoded, told by its directory."""
-    blocks = read_directory(Path(slide.path)).level_0
+def _largest_block_bytes(manifest: Manifest) -> int:
+    """Of all slides' images as they are when decoded, told by their directories."""
+    blocks = (block for slide in manifest.slides for block in read_directory(Path(slide.path)).level_0)
     return max(3 * block.stored_width_px * block.stored_height_px for block in blocks)
 
 
@@ -247,7 +272,7 @@ def _options(plan: JobPlan, job: str) -> list[str]:
         f"--output={logs}/{job}-%A_%a.out" if of_array else f"--output={logs}/{job}-%j.out",
         "--open-mode=append",
         f"--time={slurm.time_min}",
-        f"--cpus-per-task={1 if job == MERGE else slurm.cpus}",
+        f"--cpus-per-task={1 if job == MERGE else plan.cpus}",
         f"--mem={math.ceil(memory * GB / MIB)}M",
         "--requeue",
         "--kill-on-invalid-dep=yes",

@@ -19,7 +19,7 @@ from pipeline.slide.demo import SlideSpec, write_demo_slides
 
 Row = dict[str, object]
 
-JOBS = 16
+JOBS, JOBS_IN_SHORT = 24, 8
 MEMORY_MB = (60, 2000)
 DENSE_PX = 2048
 TILE_PX = 512
@@ -37,7 +37,7 @@ def rows(shared: Path | None, full: bool) -> list[Row]:
             slides.append(mirrored_marrow(shared, folder / "dense.czi", DENSE_PX, DENSE_PX))
         try:
             with running_slurm():
-                outputs = _submitted(folder, slides)
+                outputs = _submitted(folder, slides, JOBS if full else JOBS_IN_SHORT)
                 records = _ended(list(outputs))
         except NotInstalledError as error:
             print(f"jobs under Slurm are left out: {error}", file=sys.stderr)
@@ -47,7 +47,7 @@ def rows(shared: Path | None, full: bool) -> list[Row]:
         ]
 
 
-def _submitted(folder: Path, slides: Sequence[Path]) -> dict[str, Path]:
+def _submitted(folder: Path, slides: Sequence[Path], jobs: int) -> dict[str, Path]:
     """Jobs that segment a slide each, with memory drawn evenly on a scale of ratios.
 
     Returns:
@@ -55,7 +55,7 @@ def _submitted(folder: Path, slides: Sequence[Path]) -> dict[str, Path]:
     """
     dice = random.Random(70)
     outputs = {}
-    for nth in range(JOBS):
+    for nth in range(jobs):
         least, most = MEMORY_MB
         memory_mb = round(least * (most / least) ** dice.random())
         line = command(

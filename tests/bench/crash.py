@@ -12,10 +12,11 @@ from pipeline.slide.demo import SlideSpec, write_demo_slides
 
 Row = dict[str, object]
 
-KILLS = 100
+KILLS, KILLS_IN_SHORT = 100, 25
 
 
 def rows(shared: Path | None, full: bool) -> list[Row]:
+    kills = KILLS if full else KILLS_IN_SHORT
     with tempfile.TemporaryDirectory() as scratch:
         spec = SlideSpec("TINY", "F", "GC", sizes_um=((140.0, 130.0),))
         (slide,) = write_demo_slides(Path(scratch), seed=3, specs=(spec,))
@@ -24,7 +25,7 @@ def rows(shared: Path | None, full: bool) -> list[Row]:
         if whole.start().wait():
             raise RuntimeError(whole.errors.read_text())
         wall_s = time.monotonic() - begun_s
-        toll = killed_at_random(slide.path, digest(whole.root), wall_s, Path(scratch), KILLS, seed=100)
+        toll = killed_at_random(slide.path, digest(whole.root), wall_s, Path(scratch), kills, seed=100)
     return _rows(toll)
 
 

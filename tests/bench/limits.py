@@ -14,7 +14,7 @@ from pipeline.slide.demo import SlideSpec, write_demo_slides
 
 Row = dict[str, object]
 
-RUNS = 50
+RUNS, RUNS_IN_SHORT = 50, 15
 DENSE_PX = 2048
 SPECS = (
     SlideSpec("TINY", "F", "GC", sizes_um=((140.0, 130.0),)),
@@ -29,7 +29,7 @@ def rows(shared: Path | None, full: bool) -> list[Row]:
         slides = [slide.path for slide in write_demo_slides(folder / "slides", seed=3, specs=SPECS)]
         if shared is not None:
             slides.append(mirrored_marrow(shared, folder / "dense.czi", DENSE_PX, DENSE_PX))
-        trials = drawn_trials(slides, RUNS, seed=50)
+        trials = drawn_trials(slides, RUNS if full else RUNS_IN_SHORT, seed=50)
         verdicts = [trial.run(folder / str(nth)) for nth, trial in enumerate(trials)]
         return _rows(verdicts)
 

@@ -11,6 +11,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, Literal
 
 import pytest
 from processes import mkhspc
@@ -140,7 +141,7 @@ def test_memory_follows_the_largest_image_of_the_slides(
     _, manifest, _ = open_run(config, jobs_gpus=0)
     blocks = [b for path in small_slides.values() for b in read_directory(path).level_0]
     largest = max(3 * b.box.width * b.box.height for b in blocks)
-    assert max(map(slurm._largest_block_bytes, manifest.slides)) == largest < 13_000_000
+    assert slurm._largest_block_bytes(manifest) == largest < 13_000_000
     before = slurm.memory_gb(config, manifest, 2)
     frame = SimpleNamespace(stored_width_px=14_000, stored_height_px=14_000)
     monkeypatch.setattr(slurm, "read_directory", lambda path: SimpleNamespace(level_0=(frame,)))
@@ -160,6 +161,27 @@ def test_a_wide_slide_gets_the_memory_to_be_decoded_once(
     assert slurm._task_memory_gb(config, manifest) < given
     less = replace(config, slurm=replace(config.slurm, memory_gb=given - 1))
     assert slurm._task_memory_gb(less, wide) == given - 1, "whoever names less may: it fits"
+
+
+def test_a_task_gets_as_many_cpus_as_have_work_in_its_memory(
+    small_slides: dict[str, Path], tmp_path: Path
+) -> None:
+    config = load_config(write_study(tmp_path, small_slides))
+    _, manifest, _ = open_run(config, jobs_gpus=0)
+
+    def cpus(workers: int | Literal["auto"] = "auto", **asked: Any) -> int:
+        changed = replace(config, slurm=replace(config.slurm, **{"cpus": "auto", **asked}))
+        return slurm.task_cpus(
+            replace(changed, compute=replace(config.compute, num_workers=workers)), manifest
+        )
+
+    assert cpus() == slurm.USUAL_CPUS
+    assert cpus(cpus=3) == 3
+    assert cpus(12) == 12
+    config = replace(config, run=replace(config.run, tile_size=4096))
+    three_gb = slurm.memory_gb(config, manifest, 3)
+    assert slurm.memory_gb(config, manifest, 4) > three_gb
+    assert [cpus(memory_gb=float(gb)) for gb in (1, three_gb, 1000)] == [1, 3, slurm.USUAL_CPUS]
 
 
 def test_a_slide_that_is_gone_and_not_asked_for_is_not_looked_at(

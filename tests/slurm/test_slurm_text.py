@@ -33,7 +33,8 @@ def job_plan(root: Path = Path("/data/marrow study"), **settings: object) -> Job
     )
     tasks = [ArrayTask(s, Shard(i, 2)) for s in ("FGC1", "MHU2") for i in range(2)]
     program = ("/opt/venv/bin/python", "-P", "-m", "pipeline")
-    return JobPlan(config, root / "study.toml", root / "jobs", tuple(tasks), 16.0, program)
+    cpus = 8 if config.slurm.cpus == "auto" else config.slurm.cpus
+    return JobPlan(config, root / "study.toml", root / "jobs", tuple(tasks), cpus, 16.0, program)
 
 
 def options(plan: JobPlan, job: str) -> list[str]:
@@ -127,6 +128,7 @@ def test_no_option_stands_below_the_first_command() -> None:
         ({"extra": ("-q", "long")}, "slurm.extra"),
         ({"extra": ("--array=0-3%2",)}, "slurm.extra"),
         ({"extra": ("--dependency=singleton",)}, "slurm.extra"),
+        ({"extra": ("--arr=0-3",)}, "slurm.extra"),
     ],
 )
 def test_a_value_that_no_job_could_have_is_refused(settings: dict[str, object], named: str) -> None:

@@ -38,7 +38,7 @@ MEASURED_MARGIN = 1.1
 """Over what a worker was seen to need, for tiles with more cells."""
 SURVEY_BYTES = 190_000_000
 """The first process with its libraries and a sub-block under its hands, before there are workers."""
-MASK_BYTES_PER_PX = 42
+MASK_BYTES_PER_PX = 28
 """What finding the tissue of a scene takes for each pixel of its mask ..."""
 HELD_MASK_BYTES_PER_PX = 20
 """... and what is held of every scene's while the stains are calibrated."""

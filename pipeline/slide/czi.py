@@ -272,9 +272,13 @@ class CziSlide:
                 corners = running[np.ix_(rows - part.y0, columns - part.x0)]
                 sums[grid.cells(part)] += np.diff(np.diff(corners, axis=0), axis=1)
                 gaps[grid.cells(part)] -= grid.areas(part)
-        for channel in np.moveaxis(sums, 2, 0):  # in place: the sums of a whole slide are large
-            channel += WHITE * gaps + areas // 2
+        # In place: the sums of a whole slide are large. Rounded to the nearest.
+        gaps *= WHITE
+        gaps += areas // 2
+        for channel in np.moveaxis(sums, 2, 0):
+            channel += gaps
             channel //= areas
+        del gaps, areas
         return sums.astype(np.uint8)
 
     def _usable_level(

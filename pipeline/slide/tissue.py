@@ -59,6 +59,9 @@ if TYPE_CHECKING:
 _MAGIC = b"mkhspc-tissue-1\n"
 
 
+BAND_PX = 4_000_000
+
+
 def mask_factor(um_per_px: float) -> int:
     """Level-0 pixels per mask pixel, for a mask of about 4 µm a pixel."""
     aim = MASK_UM_PER_PX / um_per_px
@@ -287,16 +290,28 @@ def _touched(boxes: Sequence[Box], shape: tuple[int, ...], factor: int) -> BoolM
 
 
 def _stained(rgb: NDArray[np.uint8]) -> tuple[BoolMask, BoolMask]:
-    """Pixels stained by haematoxylin or eosin, and pixels dark for another reason."""
-    # A table of 256 densities for each channel: the picture may have 17 million pixels.
+    """Pixels stained by haematoxylin or eosin, and pixels dark for another reason.
+
+    Densities take four times as much memory as the picture, which of a wide slide has a hundred million
+    pixels: they are made for a band of rows at a time.
+    """
+    # A table of 256 densities for each channel.
     tables = np.log10(_white(rgb)[None, :] / np.maximum(np.arange(256), 1)[:, None])
-    density = cv2.LUT(rgb, np.maximum(tables, 0).astype(np.float32)[None])
-    red, green, blue = cv2.split(density)
-    mean = (red + green + blue) / 3
+    tables = np.maximum(tables, 0).astype(np.float32)[None]
+    height, width = rgb.shape[:2]
+    step = max(1, BAND_PX // width)
+    bands = [slice(top, min(top + step, height)) for top in range(0, height, step)]
+    mean = np.empty((height, width), np.float32)
+    for band in bands:
+        red, green, blue = cv2.split(cv2.LUT(rgb[band], tables))
+        mean[band] = (red + green + blue) / 3
     sure = mean[mean > SURELY_STAINED_OD]
-    typical = float(np.median(sure)) if sure.size else 0.0
-    dark = mean > np.clip(STAINED_SHARE * typical, *STAINED_OD_RANGE)
-    ink = dark & ((blue > MAX_BLUE_TO_GREEN * green) | (red > MAX_RED_TO_GREEN * green))
+    typical = float(np.median(sure, overwrite_input=True)) if sure.size else 0.0
+    dark: BoolMask = mean > np.clip(STAINED_SHARE * typical, *STAINED_OD_RANGE)
+    ink = np.empty_like(dark)
+    for band in bands:
+        red, green, blue = cv2.split(cv2.LUT(rgb[band], tables))
+        ink[band] = dark[band] & ((blue > MAX_BLUE_TO_GREEN * green) | (red > MAX_RED_TO_GREEN * green))
     return dark & ~ink, ink
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.geometry import Box
+from pipeline.slide import tissue
 from pipeline.slide.czi import CziSlide
 from pipeline.slide.tissue import MASK_FACTORS, MASK_UM_PER_PX, TissueMask, find_tissue, mask_factor, survey
 
@@ -40,6 +41,17 @@ def found_in(picture: NDArray[np.uint8]) -> TissueMask:
 
 
 class TestFinding:
+    def test_bands_of_rows_leave_no_trace(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        picture = glass()
+        disc(picture, 150, 100, 60, FLESH)
+        disc(picture, 150, 100, 10, (20, 20, 20))
+        whole = found_in(picture)
+        monkeypatch.setattr(tissue, "BAND_PX", 7 * picture.shape[1])
+        banded = found_in(picture)
+        assert 0 < whole.fat_free.sum() < whole.tissue.size
+        assert (banded.tissue == whole.tissue).all()
+        assert (banded.fat_free == whole.fat_free).all()
+
     def test_glass_holds_no_tissue(self) -> None:
         assert not found_in(glass()).tissue.any()
 

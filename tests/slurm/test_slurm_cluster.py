@@ -213,6 +213,35 @@ def test_time_limits_and_preemption_cost_nothing(
     assert told_dead(chain.layout) == {}
 
 
+def test_a_job_that_is_preempted_and_whose_node_fails_goes_on_after_its_last_tile(
+    cluster: Path, small_slides: dict[str, Path], whole: dict[str, str], tmp_path: Path
+) -> None:
+    chain = Chain(make_study(tmp_path, small_slides, ""))
+    node = slurm("sinfo", "--noheader", "--format=%n").split()[0]
+    job_id = f"{chain.segment}_0"
+
+    def preempt() -> None:
+        slurm("sbatch", "--partition=urgent", "--cpus-per-task=4", "--output=/dev/null", "--wrap", "sleep 3")
+
+    def fail() -> None:
+        slurm("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
+        until(lambda: "Restarts=2 " in slurm("scontrol", "show", "job", job_id), 30)
+        slurm("scontrol", "update", f"NodeName={node}", "State=RESUME")
+
+    for happens in (preempt, fail):
+        process = chain.task_process(0)
+        process.suspend()  # does not get to the next tile border
+        finished = parts(chain.layout)
+        happens()
+        until(lambda gone=process: not gone.is_running(), 60)
+        assert finished.items() <= parts(chain.layout).items()
+
+    assert set(chain.wait(2, 120).values()) == {("COMPLETED", 0)}
+    assert finished.items() <= parts(chain.layout).items(), "a finished tile was done again"
+    assert " Restarts=2 " in slurm("scontrol", "show", "job", job_id)
+    assert tables_digest(chain.layout) == whole
+
+
 def test_what_dies_is_named_and_a_second_submission_completes_it(
     cluster: Path, small_slides: dict[str, Path], whole: dict[str, str], tmp_path: Path
 ) -> None:

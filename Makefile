@@ -23,7 +23,7 @@ demo: install
 	@$(BIN)/mkhspc demo --out demo-out
 
 test: install-dev tools
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: install-dev
 	$(BIN)/ruff check .

@@ -91,14 +91,12 @@ def proposed(
     else:
         manifest = agreement.grown(layout, there, config, entries, jobs_gpus)
     accept(manifest)
-    chosen = [] if there else agreement.choices(manifest, config)
-    for line in (*chosen, *agreement.surprises(manifest, config, jobs_gpus)):
+    for line in agreement.surprises(manifest, config, jobs_gpus):
         tell(line)
     known = frozenset(s.slide_id for s in there.slides) if there else frozenset()
     with TemporaryDirectory(prefix="mkhspc-") as drafts:
-        yield Proposal(
-            config, layout, manifest, wanted, entries, known, RunLayout(Path(drafts)), accept, jobs_gpus
-        )
+        drafted = RunLayout(Path(drafts))
+        yield Proposal(config, layout, manifest, wanted, entries, known, drafted, accept, jobs_gpus, tell)
 
 
 @dataclass(frozen=True)
@@ -121,6 +119,7 @@ class Proposal:
     drafts: RunLayout
     accept: Accept
     jobs_gpus: int | None
+    tell: Tell
 
     def plan(self, slide_id: str) -> TilePlan:
         """The tile plan of a slide, which does not depend on whether the proposal is taken."""
@@ -140,7 +139,11 @@ class Proposal:
         """The manifest, written; or the one that another process wrote first, grown."""
         _refuse_foreign_files(self.layout)
         created = manifests.create(self.layout, self.manifest)
-        return created if created is self.manifest else self._reopened()
+        if created is not self.manifest:
+            return self._reopened()
+        for line in agreement.choices(self.manifest, self.config):
+            self.tell(line)
+        return created
 
     def _reopened(self) -> Manifest:
         """The manifest on disk, grown by what this command asks for beyond it."""

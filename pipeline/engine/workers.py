@@ -281,7 +281,7 @@ def _serve(connection: Connection, work: Work) -> None:
     while True:
         try:
             task = connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):  # the latter where the parent had not read the last answer
             return
         answer = _answer(work, task)
         try:

@@ -203,7 +203,9 @@ def in_batches(
                 f"the device's memory does not do for a single item: {reason}", fix=FREE_MEMORY
             )
         else:
-            size = (size if pads else min(size, len(part))) // 2
+            size //= 2
+            while not pads and size >= len(part):  # which would be the same again
+                size //= 2
     return answers
 
 

@@ -47,7 +47,8 @@ def segment(slides: list[Path], root: Path) -> subprocess.CompletedProcess[str]:
 
 def spoken(done: subprocess.CompletedProcess[str]) -> list[str]:
     """What a command said to people."""
-    return [line for line in done.stderr.splitlines() if not line.startswith("{")]
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("{")]
+    return [line for line in lines if " by the detector '" not in line]  # which is said of every new run
 
 
 def plan_of(layout: RunLayout, slide_id: str = SLIDE) -> TilePlan:

@@ -190,7 +190,7 @@ def test_the_batch_that_fits_is_kept_for_later_calls(torch: Any) -> None:
 def test_few_items_that_are_not_filled_up_are_halved_themselves(torch: Any) -> None:
     run = Small(1, torch)
     assert in_batches(range(3), run, Batch(1024), pads=False) == [0, 10, 20]
-    assert run.tried == [3, 1, 1, 1]
+    assert run.tried == [3, 2, 1, 1, 1]
 
 
 def test_what_does_not_fit_alone_changes_no_batch(torch: Any) -> None:

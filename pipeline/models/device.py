@@ -29,6 +29,8 @@ BF16_CAPABILITY = (8, 0)
 """Ampere, the first GPUs that compute in bfloat16 rather than emulate it."""
 INSTALL = "install them with: pip install 'mkhspc[models]'"
 FREE_MEMORY = "free its memory of other programs, or take a smaller model, fewer of them, or another --device"
+ANSWER_S = 300.0
+"""It takes torch some seconds to start, from a cold disk a minute; a driver that hangs never answers."""
 LOOK_AT_GPU = "look at it with nvidia-smi; leave it out with --device, or start again: what is done is kept"
 _FULL = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
 """What errors say when memory is full: of torch's own allocators, CUDA, cuBLAS and cuDNN."""
@@ -49,7 +51,7 @@ class DeviceMemoryError(MkhspcError):
 
 
 class TorchError(UsageError):
-    """torch is not installed, or does not start."""
+    """torch is not installed, does not start, or does not answer."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,19 @@ def find_gpus() -> list[Gpu]:
     """The GPUs that torch sees, asked in a process of its own: this one never imports torch.
 
     Raises:
-        TorchError: torch is not installed, or does not start.
+        TorchError: torch is not installed, does not start, or does not answer.
     """
     if importlib.util.find_spec("torch") is None:
         raise TorchError("the models need torch, which is not installed", fix=INSTALL)
     # -P: what lies in the working directory, a folder `pipeline` or a `json.py`, is not what is meant.
     command = [sys.executable, "-P", "-m", __name__]
-    asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=ANSWER_S)
+    except subprocess.TimeoutExpired as error:
+        raise TorchError(
+            f"torch does not tell in {ANSWER_S:g} s which GPUs there are",
+            fix="look whether `nvidia-smi` answers, or give --device cpu",
+        ) from error
     if asked.returncode:
         reason = (asked.stderr.strip().splitlines() or [f"exit code {asked.returncode}"])[-1]
         raise TorchError(f"torch does not start: {reason}", fix=INSTALL)

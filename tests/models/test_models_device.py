@@ -438,3 +438,10 @@ def test_without_torch_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(UsageError, match="torch, which is not installed") as caught:
         device.find_gpus()
     assert "pip install 'mkhspc[models]'" in caught.value.fix
+
+
+def test_a_driver_that_hangs_is_told_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    need("torch")
+    monkeypatch.setattr(device, "ANSWER_S", 0.01)
+    with pytest.raises(device.TorchError, match=r"does not tell in 0\.01 s which GPUs there are"):
+        device.find_gpus()

@@ -7,6 +7,7 @@ import json
 import shlex
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -226,7 +227,14 @@ def test_a_job_that_is_preempted_and_whose_node_fails_goes_on_after_its_last_til
     def fail() -> None:
         slurm("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
         until(lambda: "Restarts=2 " in slurm("scontrol", "show", "job", job_id), 30)
-        slurm("scontrol", "update", f"NodeName={node}", "State=RESUME")
+        until(is_back, 60)
+
+    def is_back() -> bool:
+        """It returns by itself when its daemon is heard again; else it is told to."""
+        if "State=DOWN" not in slurm("scontrol", "show", "node", node):
+            return True
+        subprocess.run(["scontrol", "update", f"NodeName={node}", "State=RESUME"], check=False)
+        return False
 
     for happens in (preempt, fail):
         process = chain.task_process(0)

@@ -45,7 +45,10 @@ def create_table(
 
 
 def _write(path: Path, table: pa.Table, config_hash: str, metadata: Mapping[str, str]) -> None:
-    stored = table.replace_schema_metadata({CONFIG_HASH_KEY: config_hash, **metadata}).combine_chunks()
+    # Pictures stay in their pieces: a copy of a tile's would be the most that a worker ever needs.
+    columns = [c if pa.types.is_binary(c.type) else c.combine_chunks() for c in table.columns]
+    schema = table.schema.with_metadata({CONFIG_HASH_KEY: config_hash, **metadata})
+    stored = pa.Table.from_arrays(columns, schema=schema)
     pq.write_table(stored, path, row_group_size=rows_per_group(stored.schema), **_encoding(stored.schema))
 
 

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes sure that the programs which the tests drive are there: Chromium for the gallery, Node for
-# its modules, git for publishing, Slurm (with the database behind `sacct`) for the cluster's jobs.
+# its modules, git for publishing, openssl for a server that nobody trusts, Slurm (with the database behind `sacct`) for the cluster's jobs.
 # Installs them on Debian as root; says how to get them otherwise. Starts no daemon.
 set -eu
 
@@ -8,6 +8,7 @@ PATH=$PATH:/usr/sbin:/sbin
 missing=""
 need() { command -v "$1" >/dev/null || missing="$missing $2"; }
 need git git
+need openssl openssl
 need node nodejs
 command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || need chromium chromium
 need munged munge

@@ -7,13 +7,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from crashes import Segment, empty_directories, leftovers
+from mounts import tmpfs
 from processes import mkhspc
 
 from pipeline.cli import run_command
@@ -158,25 +157,13 @@ def test_a_slide_that_vanishes_in_the_middle_costs_its_own_tiles(
     assert any("no such file" in reason for reason in shown["GONE"]["failed_tiles"].values())
 
 
-@contextmanager
-def read_only(folder: Path) -> Iterator[None]:
-    """Makes a folder a file system in memory that takes nothing."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount")
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,size=1m", "mkhspc-test", folder], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", folder], check=True)
-
-
 @pytest.mark.parametrize("place", ["", "new"])
 def test_an_output_that_cannot_be_written_is_said_in_a_line(
     tiny_slide: Path, tmp_path: Path, place: str
 ) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    with read_only(disk):
+    with tmpfs(disk, "ro,size=1m"):
         done = segment([tiny_slide], disk / place)
         assert done.returncode == 3, done.stderr
         assert 1 <= len(spoken(done)) <= 2
@@ -188,7 +175,7 @@ def test_an_output_that_cannot_be_written_is_said_in_a_line(
 def test_a_run_whose_disk_became_read_only_keeps_what_it_has(tiny_slide: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    with read_only(disk):
+    with tmpfs(disk, "ro,size=1m"):
         subprocess.run(["mount", "-o", "remount,rw,size=1g", disk], check=True)
         layout = RunLayout(disk)
         first = mkhspc(

@@ -23,6 +23,7 @@ from crashes import (
     killed_at_random,
     leftovers,
 )
+from mounts import tmpfs
 from processes import mkhspc
 
 from pipeline.store import atomic
@@ -157,19 +158,6 @@ def test_shards_in_any_mixture_end_in_the_same_bytes(
     assert run.begun_in_all() == TILES
 
 
-@contextmanager
-def small_disk(folder: Path, options: str) -> Iterator[Path]:
-    """A file system in memory, mounted on a folder."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small disk")
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "mkhspc-test", folder], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", folder], check=True)
-
-
 def test_what_a_process_killed_before_its_first_file_left_is_tidied_by_the_next(
     tiny_slide: Path, tmp_path: Path
 ) -> None:
@@ -196,7 +184,7 @@ def test_a_full_disk_is_said_and_loses_nothing(
         "tables": f"size={undisturbed.size_bytes * 5 // 4}",
         "no inodes": "size=1g,nr_inodes=14",
     }[moment]
-    with small_disk(tmp_path / "disk", options) as disk:
+    with tmpfs(tmp_path / "disk", options) as disk:
         run = Segment(tiny_slide, disk)  # the notes of its workers lie beside it, on another disk
         assert run.start().wait() == (4 if (disk / "manifest.json").exists() else 3)
         assert (disk / "manifest.json").exists() == (moment != "manifest")

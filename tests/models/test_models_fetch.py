@@ -11,14 +11,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import need
+from conftest import need, skip_or_fail
+from mounts import tmpfs
 from weightserver import (
     SMALL_BYTES,
     Served,
@@ -235,7 +234,9 @@ def test_an_untrusted_certificate_is_said_at_once(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if shutil.which("openssl") is None:
-        pytest.skip("makes its certificate with openssl")
+        skip_or_fail(
+            "REQUIRE_MODELS", "no openssl found (Debian: apt-get install openssl)"
+        )
     pem = tmp_path / "server.pem"
     words = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -keyout - -out -"
     pem.write_bytes(subprocess.run(words.split(), capture_output=True, check=True).stdout)
@@ -380,22 +381,8 @@ def test_progress_is_told_in_megabytes_from_what_was_there(models: Path) -> None
     assert told == sorted(told)
 
 
-@contextmanager
-def small_disk(folder: Path, size_bytes: int) -> Iterator[Path]:
-    """A file system in memory, mounted on a folder."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small disk")
-    folder.mkdir()
-    options = f"size={size_bytes}"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "mkhspc-test", folder], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", folder], check=True)
-
-
 def test_too_small_a_disk_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", 2_000_000) as disk, serving(Served(DATA)) as served:
+    with tmpfs(tmp_path / "disk", "size=2000000") as disk, serving(Served(DATA)) as served:
         with pytest.raises(IncompleteError, match=r"small needs 3 MB more, and 2 MB are free"):
             take(served, disk)
         assert served.asked == []
@@ -403,7 +390,7 @@ def test_too_small_a_disk_is_refused_before_anything_is_asked(tmp_path: Path) ->
 
 
 def test_a_disk_that_fills_up_on_the_way_keeps_what_came(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", 5_000_000) as disk:
+    with tmpfs(tmp_path / "disk", "size=5000000") as disk:
         filler, part = disk / "filler", disk / "small.pt.part"
 
         def fill() -> None:

@@ -234,9 +234,7 @@ def test_an_untrusted_certificate_is_said_at_once(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if shutil.which("openssl") is None:
-        skip_or_fail(
-            "REQUIRE_MODELS", "no openssl found (Debian: apt-get install openssl)"
-        )
+        skip_or_fail("REQUIRE_MODELS", "no openssl found (Debian: apt-get install openssl)")
     pem = tmp_path / "server.pem"
     words = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -keyout - -out -"
     pem.write_bytes(subprocess.run(words.split(), capture_output=True, check=True).stdout)

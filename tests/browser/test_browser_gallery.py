@@ -631,7 +631,7 @@ def test_a_link_to_a_cell_leads_there_from_any_page(open_page: Callable[..., Pag
         page.goto("about:blank")
         page.goto(f"{address}{start}#cell={wanted}")
         page.wait_for_url(f"**/hspc/page-003.html#cell={wanted}")
-        page.wait_for_function("id => document.activeElement.dataset.cellId === id", arg=wanted)
+        page.wait_for_function("id => document.activeElement?.dataset.cellId === id", arg=wanted)
         box = page.locator(f'article[data-cell-id="{wanted}"]').bounding_box()
         assert box is not None
         assert box["y"] >= 0
@@ -644,7 +644,7 @@ def test_a_link_to_a_repeated_cell_leads_to_its_own_card(
     page = open_page("hspc/page-003.html")
     wanted = page.locator("article[data-repeat-of]").first.get_attribute("data-repeat-of")
     page.goto(f"{address}hspc/page-003.html#cell={wanted}")
-    page.wait_for_function("id => document.activeElement.dataset.cellId === id", arg=wanted)
+    page.wait_for_function("id => document.activeElement?.dataset.cellId === id", arg=wanted)
     assert "page-003" not in page.url
 
 

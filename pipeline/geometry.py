@@ -14,7 +14,6 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 BoolMask = NDArray[np.bool_]
 IntArray = NDArray[np.int32]
@@ -78,13 +77,17 @@ def normalise_mask(mask: BoolMask) -> BoolMask:
     touches itself, so its contour is a simple polygon. Empty in, empty out. Of pieces of equal
     size the first in raster order wins.
     """
-    labels, count = ndimage.label(mask)
-    if count > 1:
+    pixels = mask.view(np.uint8)
+    pieces, labels = cv2.connectedComponents(pixels, connectivity=4)
+    if pieces > 2:
         sizes = np.bincount(labels.ravel())
         sizes[0] = 0
-        mask = labels == int(sizes.argmax())
-    filled: BoolMask = ndimage.binary_fill_holes(mask)
-    return filled
+        pixels = (labels == sizes.argmax()).view(np.uint8)
+    around = cv2.copyMakeBorder(1 - pixels, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1)
+    gaps, labels = cv2.connectedComponents(around, connectivity=4)
+    if gaps > 2:
+        return np.asarray(labels[1:-1, 1:-1] != labels[0, 0], np.bool_)
+    return pixels.view(np.bool_)
 
 
 def mask_to_contour(mask: BoolMask, x0_px: int = 0, y0_px: int = 0) -> IntArray:
@@ -168,3 +171,19 @@ def mask_length_px(mask: BoolMask) -> float:
     """Longest distance between two pixel corners of a non-empty mask (maximum Feret diameter)."""
     hull = cv2.convexHull(mask_to_contour(mask))[:, 0, :].astype(np.float64)
     return float(np.hypot(*(hull[:, None, :] - hull[None, :, :]).T).max())
+
+
+def close_pairs(x: NDArray[np.number], y: NDArray[np.number], radius: float) -> NDArray[np.int64]:
+    """(n, 2) indices of the points that are no farther apart than a radius, each pair once.
+
+    Of every point all are looked at that lie no more than the radius below it.
+    """
+    order = np.argsort(y, kind="stable")
+    x, y = x[order], y[order]
+    nth = np.arange(len(y))
+    below = np.searchsorted(y, y + radius, side="right") - nth - 1
+    one = np.repeat(nth, below)
+    other = one + 1 + np.arange(len(one)) - np.repeat(np.cumsum(below) - below, below)
+    is_close = (x[other] - x[one]) ** 2 + (y[other] - y[one]) ** 2 <= radius**2
+    pairs: NDArray[np.int64] = order[np.stack([one[is_close], other[is_close]], axis=1)]
+    return pairs

@@ -26,3 +26,11 @@ class SmallCellposeLoader(CellposeLoader):
 def small_loader(model: str, weights: WeightFile) -> Loader:
     """In the place of `pipeline.models.choice._loader`."""
     return SmallCellposeLoader(weights) if model == "cellpose" else _usual_loader(model, weights)
+
+
+def run(words: list[str]) -> int:
+    """`mkhspc` with that loader."""
+    from pipeline.cli import run_command  # owners import this module too, and need no commands
+
+    choice._loader = small_loader
+    return run_command(words)

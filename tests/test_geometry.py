@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
+from scipy.spatial import KDTree
 from shapely.geometry import Polygon
 
 from pipeline import geometry
@@ -19,7 +20,22 @@ def test_a_normalised_mask_is_one_piece_without_holes(mask: np.ndarray) -> None:
     cell = geometry.normalise_mask(mask)
     assert ndimage.label(cell)[1] == 1
     assert np.array_equal(cell, ndimage.binary_fill_holes(cell))
-    assert cell.sum() >= np.bincount(ndimage.label(mask)[0].ravel())[1:].max()
+    pieces = ndimage.label(mask)[0]
+    largest = pieces == 1 + np.bincount(pieces.ravel())[1:].argmax()  # of equals the first
+    assert np.array_equal(cell, ndimage.binary_fill_holes(largest))
+
+
+def test_of_nothing_nothing_is_left() -> None:
+    assert not geometry.normalise_mask(np.zeros((3, 4), bool)).any()
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=60), st.floats(0.5, 30.0))
+def test_close_pairs_are_those_of_a_tree(points: list[tuple[int, int]], radius: float) -> None:
+    x, y = np.array(points, float).reshape(-1, 2).T
+    found = {frozenset(pair) for pair in geometry.close_pairs(x, y, radius).tolist()}
+    assert len(found) == len(geometry.close_pairs(x, y, radius))
+    expected = KDTree(np.stack([x, y], axis=1)).query_pairs(radius) if points else set()
+    assert found == {frozenset(pair) for pair in expected}
 
 
 @given(masks, offsets, offsets)

@@ -16,14 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
-from scipy.spatial import KDTree
 
 from pipeline.config import AreaRange, CellType
-from pipeline.detect.classical.masks import fits, normalised, tight
+from pipeline.detect.classical.masks import fits, label_boxes, tight
 from pipeline.detect.contract import Detection, Window
 from pipeline.errors import UsageError
-from pipeline.geometry import BoolMask, Box, iou, mask_centroid
+from pipeline.geometry import BoolMask, Box, close_pairs, iou, mask_centroid, normalise_mask
 from pipeline.models.cellpose import BLOCK_PX, NATIVE_DIAMETER_PX
 from pipeline.models.service import Asker, Message, array_of
 
@@ -45,8 +43,9 @@ SLACK_PX = 4
 """A cell seen by two fields may differ so much between them that it has its centroid in neither's core, or in
 both. So cells are taken from this far outside the core, and of two that are the same one is left."""
 SAME_IOU = 0.5
-CANVAS_BLOCKS = 256
-"""A request's canvas has room for so many: with their flows, 200 MB, it does not grow with the tile."""
+CANVAS_BLOCKS = 64
+"""A request's canvas has room for so many, two batches of a GPU: what a worker sends and gets, 13 and 22 MB,
+does not grow with the tile. Blocks that two of its requests share go through the network once."""
 
 Bytes = NDArray[np.uint8]
 Labels = NDArray[np.int32]
@@ -186,7 +185,7 @@ def _may_hold_cells(window: Window, grid: _Grid, place: Place, area: AreaRange) 
     (x0, x1), (y0, y1) = (
         grid.needed(index * STEP_PX + CORE_START_PX - MARGIN_PX, STEP_PX + 2 * MARGIN_PX) for index in place
     )
-    stain = window.stains.haematoxylin[Box(x0, y0, x1, y1).slices_in(window.box)]
+    stain = window.haematoxylin[Box(x0, y0, x1, y1).slices_in(window.box)]
     nuclear = np.count_nonzero(stain >= window.calibration.levels.haematoxylin_at(0.5))
     return bool(nuclear * window.um_per_px**2 >= area.min_um2)
 
@@ -240,22 +239,19 @@ def _owned(answer: Message, fields: Sequence[Place]) -> Iterator[_NativeCell]:
 def _cells_of(labels: Labels, logits: Sequence[float], place: Place) -> Iterator[_NativeCell]:
     x0, y0 = (index * STEP_PX + CORE_START_PX - MARGIN_PX for index in place)
     height, width = labels.shape
-    pieces = ndimage.find_objects(labels, max_label=len(logits))
-    for label, (piece, logit) in enumerate(zip(pieces, logits, strict=True), 1):
-        if piece is None:
+    boxes = label_boxes(labels, len(logits)).tolist()
+    for label, ((left, top, right, bottom), logit) in enumerate(zip(boxes, logits, strict=True), 1):
+        if not right:
             continue
-        rows, columns = piece
-        mask = labels[rows, columns] == label
+        mask = labels[top:bottom, left:right] == label
         x, y = mask_centroid(mask)
         yield _NativeCell(
-            box=Box(x0 + columns.start, y0 + rows.start, x0 + columns.stop, y0 + rows.stop),
+            box=Box(left, top, right, bottom).shifted(x0, y0),
             mask=mask,
             score=1.0 / (1.0 + math.exp(-logit)),
-            centre=(x0 + columns.start + x, y0 + rows.start + y),
+            centre=(x0 + left + x, y0 + top + y),
             place=place,
-            is_cut=bool(
-                rows.start == 0 or columns.start == 0 or rows.stop == height or columns.stop == width
-            ),
+            is_cut=left == 0 or top == 0 or right == width or bottom == height,
         )
 
 
@@ -264,7 +260,8 @@ def _without_doubles(cells: Sequence[_NativeCell]) -> list[_NativeCell]:
     doubtful = [cell for cell in cells if abs(cell.outside_px()) <= 2 * SLACK_PX]
     if not doubtful:
         return list(cells)
-    near = KDTree([cell.centre for cell in doubtful]).query_pairs(MARGIN_PX)
+    x, y = np.array([cell.centre for cell in doubtful]).T
+    near = close_pairs(x, y, MARGIN_PX).tolist()
     beaten: set[int] = set()
     for one, other in ((doubtful[i], doubtful[j]) for i, j in near):
         beaten |= {id(loser) for winner, loser in ((one, other), (other, one)) if winner.beats(loser)}
@@ -281,7 +278,7 @@ def _at_level_0(cell: _NativeCell, grid: _Grid) -> Detection | None:
     mask = values > 0.5
     if not mask.any():
         return None
-    return Detection(*tight(normalised(mask), x0, y0), cell.score)
+    return Detection(*tight(normalise_mask(mask), x0, y0), cell.score)
 
 
 def _between(start: int, count: int, scale: float) -> tuple[int, NDArray[np.int64], NDArray[np.float64]]:

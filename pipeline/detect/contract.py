@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import AreaRange, CellType
 from pipeline.geometry import BoolMask, Box
-from pipeline.slide.stains import SceneCalibration, Stains, separate
+from pipeline.slide.stains import SceneCalibration, Stain, separate
 
 MIDDLE_SHARE = 2 / 3
 """A cell's centroid is no farther from any of its points than this share of its length: so it is of a convex
@@ -40,11 +40,23 @@ class Window:
     _whole: Window | None = field(default=None, init=False, repr=False, compare=False)
 
     @cached_property
-    def stains(self) -> Stains:
-        """Haematoxylin and eosin of every pixel, separated once for all who need them."""
+    def haematoxylin(self) -> NDArray[np.uint8]:
+        """(height, width) in 1/128 OD, separated once for all who need it, and not before."""
+        return self._amounts("haematoxylin")
+
+    @cached_property
+    def eosin(self) -> NDArray[np.uint8]:
+        """Like `haematoxylin`."""
+        return self._amounts("eosin")
+
+    def amounts(self, stain: Stain) -> NDArray[np.uint8]:
+        """`haematoxylin` or `eosin`."""
+        return self.haematoxylin if stain == "haematoxylin" else self.eosin
+
+    def _amounts(self, stain: Stain) -> NDArray[np.uint8]:
         if self._whole is None:
-            return separate(self.rgb, self.calibration)
-        return self._whole.stains.part(self.box.slices_in(self._whole.box))
+            return separate(self.rgb, self.calibration, stain)
+        return self._whole.amounts(stain)[self.box.slices_in(self._whole.box)]
 
     def part(self, box: Box, wanted: Box | None = None) -> Window:
         """The part of this window inside `box`: views of its pixels and, once asked for, of its stains.

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from pipeline.config import AreaRange, CellType
-from pipeline.detect.classical.masks import fits, normalised, tight
+from pipeline.detect.classical.masks import fits, tight
 from pipeline.detect.contract import Detection, Detector, Window
 from pipeline.detect.sam2 import WindowGrid, masks_of
-from pipeline.geometry import BoolMask, Box, iou, mask_centroid, um_to_px
+from pipeline.geometry import BoolMask, Box, iou, mask_centroid, normalise_mask, um_to_px
 from pipeline.models.service import Asker, array_of
 
 SQUARE_UM, SQUARE_MARGIN_UM = 96.0, 16.0
@@ -114,7 +114,7 @@ def _judged(
     if refined is None or not refined[1].any():
         return "no_mask", cell
     part, mask = refined
-    box, mask = tight(normalised(mask), seen.x0 + part.x0, seen.y0 + part.y0)
+    box, mask = tight(normalise_mask(mask), seen.x0 + part.x0, seen.y0 + part.y0)
     if box.clipped(seen.grown(-1)) != box or not fits(mask, area, um_per_px):
         return "unfit", cell
     ratio = int(mask.sum()) / int(cell.mask.sum())

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from pipeline.config import AreaRange, CellType
 from pipeline.detect.classical import ClassicalMk
-from pipeline.detect.classical.masks import fits, normalised, tight
+from pipeline.detect.classical.masks import fits, tight
 from pipeline.detect.classical.proposals import PROPOSAL_REACH_UM, proposals
 from pipeline.detect.contract import MIDDLE_SHARE, Detection, Window
-from pipeline.geometry import BoolMask, Box, mask_centroid, shared_px, um_to_px
+from pipeline.geometry import BoolMask, Box, mask_centroid, normalise_mask, shared_px, um_to_px
 from pipeline.models.service import Asker, Message, array_of
 
 Floats = NDArray[np.float32]
@@ -207,7 +207,7 @@ class Sam2Mk:
             if not mask.any():
                 self.rejected["empty"] += 1
                 continue
-            inside, cell = tight(normalised(mask), part.x0, part.y0)
+            inside, cell = tight(normalise_mask(mask), part.x0, part.y0)
             x, y = mask_centroid(cell)
             centre = (inside.x0 + x, inside.y0 + y)
             # The model took the whole mask; here it is its largest piece, whose middle may be elsewhere.

@@ -31,6 +31,9 @@ on dense marrow at 12 and 34 million pixels, and rounded up. The tiles that are 
 figure in its place."""
 DEEP_BYTES_PER_PX = 3 * 4 * 10_000 / 4096**2
 """For each deep feature: three copies of a number of 4 bytes for each of 10,000 cells in a dense tile."""
+MESSAGE_BYTES = 25_000_000
+"""What lies between a worker and the owner of a model at most, in nobody's memory: the answer to a canvas of
+Cellpose, which is the largest message (`detect.cellpose.CANVAS_BLOCKS`)."""
 SHARE_OF_OTHERS = 0.85
 """Of the most that a worker needs: what each of the others has while one has that. With it the plan for two
 workers on dense marrow, with a tile measured, is 6 % below the peak of 7 tiles."""
@@ -177,6 +180,7 @@ def layout_of(demand: Demand, workers: int, limit: MemoryLimit) -> Budget:
     peak = (
         PARENT_BYTES
         + demand.owner_bytes
+        + (workers * MESSAGE_BYTES if demand.owner_bytes else 0)
         + demand.held_bytes
         + blocks_ahead * demand.block_bytes
         + slots * demand.slot_bytes

@@ -9,12 +9,16 @@ from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
+
 from pipeline.config import RunConfig
 from pipeline.engine import agreement
 from pipeline.errors import InputError, UsageError
 from pipeline.geometry import Box
 from pipeline.slide.czi import CziSlide, is_damage
+from pipeline.slide.read_plan import Visit, mosaics_of, plan_reads
 from pipeline.slide.stains import SceneCalibration, calibrate
+from pipeline.slide.stream import WindowStream
 from pipeline.slide.tiles import Tile, TilePlan, calibration_boxes, plan_tiles, read_plan, sampled, write_plan
 from pipeline.slide.tissue import TissueMask, survey
 from pipeline.slide.unpack import Pixels
@@ -25,6 +29,8 @@ from pipeline.store.manifest import Manifest, SceneEntry, SlideEntry
 
 CALIBRATION_WINDOW_UM = 110.0
 """Side of a calibration window: some ten nuclei across, so each holds nuclei and what lies between."""
+CALIBRATION_ROOM_BYTES = 64_000_000
+"""Of decoded images that are kept for other windows; less than what calibration takes afterwards."""
 SPARE_WINDOWS = 2
 """So many times the calibration windows asked for are drawn where some of them cannot be decoded."""
 Accept = Callable[[Manifest], object]
@@ -272,28 +278,51 @@ def _calibration_windows(slide: CziSlide, scene: int, mask: TissueMask, manifest
     def drawn(count: int) -> list[Box]:  # more windows begin with those of fewer
         return calibration_boxes(mask, count, side_px, run.seed, slide.info.slide_id, scene)
 
-    faults: list[InputError] = []
     boxes = drawn(run.calibration_samples)
-    windows = list(_decodable(slide, scene, boxes, faults))
+    windows, faults = _decodable(slide, scene, boxes)
     if faults:
         spare = drawn(SPARE_WINDOWS * run.calibration_samples)[len(boxes) :]
-        windows += islice(_decodable(slide, scene, spare, faults), len(faults))
+        windows += islice(_each_decodable(slide, scene, spare), len(faults))
     if faults and not windows:
         raise faults[0]
     return windows
 
 
-def _decodable(
-    slide: CziSlide, scene: int, boxes: Sequence[Box], faults: list[InputError]
-) -> Iterator[Pixels]:
-    """Pixels of those boxes in which no image is damaged; `faults` takes the errors of the others."""
+def _decodable(slide: CziSlide, scene: int, boxes: Sequence[Box]) -> tuple[list[Pixels], list[InputError]]:
+    """Pixels of those boxes in which no image is damaged, in their order, and the errors of the others.
+
+    They lie all over the scene, and on a small one many in the same images: those are decoded once.
+    """
+    visits = [Visit(scene, box) for box in boxes]
+    plan = plan_reads(mosaics_of(slide, visits), visits, CALIBRATION_ROOM_BYTES)
+    found: dict[int, Pixels] = {}
+    faults: list[InputError] = []
+    in_order = [visits[nth] for nth in plan.order]
+    with WindowStream(
+        slide.info.path, slide.um_per_px, in_order, room_bytes=plan.room_bytes, threads=1
+    ) as stream:
+        while (step := stream.next_window()) is not None:
+            box = in_order[step].box
+            pixels = np.empty((box.height, box.width, 3), np.uint8)
+            try:
+                stream.read_into(pixels)
+            except InputError as error:
+                if not is_damage(error):
+                    raise
+                faults.append(error)
+            else:
+                found[plan.order[step]] = pixels
+    return [found[nth] for nth in sorted(found)], faults
+
+
+def _each_decodable(slide: CziSlide, scene: int, boxes: Sequence[Box]) -> Iterator[Pixels]:
+    """Pixels of those boxes in which no image is damaged, as long as they are asked for."""
     for box in boxes:
         try:
             yield slide.read(scene, box)
         except InputError as error:
             if not is_damage(error):
                 raise
-            faults.append(error)
 
 
 def chosen_tiles(manifest: Manifest, plan: TilePlan) -> list[Tile]:

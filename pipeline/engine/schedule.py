@@ -25,6 +25,7 @@ from pipeline.engine.feed import SlideReads, TileTask, WindowFeed, plan_slide
 from pipeline.engine.guard import MemoryGuard
 from pipeline.engine.journal import RunLog, SlideTiles, TileWatch
 from pipeline.engine.limits import MemoryLimit, memory_limit, usable_cores
+from pipeline.engine.memory import give_back_gaps
 from pipeline.engine.owners import Owners
 from pipeline.engine.prepare import Tell, ignore
 from pipeline.engine.slots import Slots
@@ -300,6 +301,7 @@ def _on_tiles(
     owners = job.owners
     for loaded in owners.loaded if owners else ():
         watch.models(loaded)
+    give_back_gaps()
     slots = Slots(job.most_slots, job.demand.slot_bytes)
     work = TileWork(
         root=layout.root,

@@ -43,6 +43,8 @@ class Slots:
 
     def close(self) -> None:
         """Gives the memory back; views are not to be used any more."""
+        for slot in range(self.count):
+            self.forget(slot)  # the mapping itself lives as long as any view of it
         os.close(self._descriptor)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -23,11 +23,12 @@ from pipeline.engine.memory import peak_bytes
 from pipeline.engine.owner_client import OwnerClient
 from pipeline.engine.owners import Owners
 from pipeline.engine.slots import SlotReader, Slots
-from pipeline.engine.tile import Recipe, find_cells
+from pipeline.engine.tile import PIECE_ROWS, Recipe, find_cells, with_pictures
 from pipeline.models.choice import RunModels
 from pipeline.slide.tiles import Tile, TilePlan, read_plan
 from pipeline.store import tables
 from pipeline.store.layout import RunLayout
+from pipeline.store.schema import feature_columns, part_schema
 
 
 @dataclass
@@ -79,8 +80,12 @@ class TileWork:
         tissue = plan.tissue[tile.scene].part(task.window)
         cells = find_cells(task.slide_id, window, tissue, tile, self._recipe)
         with suppress(FileExistsError):  # another process of the same run was first: same bytes
-            tables.create_table(
-                RunLayout(self.root).part(task.slide_id, task.tile_id), cells, self.config_hash
+            tables.create_stream(
+                RunLayout(self.root).part(task.slide_id, task.tile_id),
+                part_schema(feature_columns(cells.column_names)),
+                with_pictures(cells, window),
+                self.config_hash,
+                group_rows=PIECE_ROWS,
             )
         del window
         if isinstance(self.slots, SlotReader):

@@ -7,8 +7,8 @@ same way, by the tile that owns it, whatever the size or place of the tiles.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -26,8 +26,10 @@ from pipeline.models.choice import RunModels
 from pipeline.models.service import Asker, Nobody
 from pipeline.slide.tiles import Tile
 from pipeline.slide.tissue import TissueMask
-from pipeline.store.schema import cell_names, part_schema
+from pipeline.store.schema import cell_names, feature_columns, found_schema, part_schema
 
+PIECE_ROWS = 512
+"""Of a part that are made at a time, and lie in a row group of their own."""
 MOSTLY_INSIDE = 0.5
 """An HSPC with more than this share of its pixels in an MK candidate is marked as inside it. Their centroids
 are no farther apart than `MIDDLE_SHARE` of the longest MK allowed: so far around its core a tile knows MK."""
@@ -106,20 +108,44 @@ class _Found:
 
 
 def find_cells(slide_id: str, window: Window, tissue: TissueMask, tile: Tile, recipe: Recipe) -> pa.Table:
-    """The part of a tile: one row per cell that the tile owns.
+    """One row per cell that the tile owns; `with_pictures` makes the tile's part of them.
 
     Rows are ordered by type, then by y and x of the centroid; the schema is that of
-    `store.schema.part_schema`. A tile without cells gives a table without rows.
+    `store.schema.found_schema`. A tile without cells gives a table without rows.
 
     Args:
-        window: of `tile.read_box(recipe.halo_px(um_per_px))`.
+        window: of `tile.read_box(recipe.halo_px(um_per_px))`; what is derived from it is not kept.
         tissue: of the tile's scene.
     """
-    search = _Search(slide_id, window, tissue, tile, recipe)
+    search = _Search(slide_id, replace(window), tissue, tile, recipe)
     hspc = _find(search, "hspc", search.near)  # first: they take most memory, and least of the pixels
-    mk = _find(search, "mk", window)
+    mk = _find(search, "mk", search.window)
     rows = [_rows(search, mk, {}), _rows(search, hspc, _inside_mk(mk, hspc, search))]
     return pa.concat_tables(rows)
+
+
+def with_pictures(cells: pa.Table, window: Window) -> Iterator[pa.Table]:
+    """The part of a tile, some of its rows at a time: a dense tile's pictures take more than its pixels.
+
+    The schema is that of `store.schema.part_schema`.
+
+    Args:
+        cells: from `find_cells`.
+        window: that they were found in.
+    """
+    schema = part_schema(feature_columns(cells.column_names))
+    for start in range(0, len(cells), PIECE_ROWS):
+        piece = cells.slice(start, PIECE_ROWS)
+        names = ("x_px", "y_px", "cell_type")
+        places = zip(*(piece[name].to_pylist() for name in names), strict=True)
+        boxes = [crop_box(x, y, cell_type, window.um_per_px) for x, y, cell_type in places]
+        pictures = {
+            "crop_image": encoded_crops(window, boxes),
+            "crop_x0_px": np.array([box.x0 for box in boxes], np.int32),
+            "crop_y0_px": np.array([box.y0 for box in boxes], np.int32),
+            "crop_um_per_px": np.full(len(boxes), window.um_per_px),
+        }
+        yield pa.table(dict(zip(piece.column_names, piece.columns, strict=True)) | pictures, schema)
 
 
 @dataclass(frozen=True)
@@ -195,7 +221,6 @@ def _rows(search: _Search, found: _Found, inside: Mapping[int, str]) -> pa.Table
     count = len(cells)
     x_px, y_px = found.centroids_px[owned, 0], found.centroids_px[owned, 1]
     um_per_px = window.um_per_px
-    crops = [crop_box(x, y, found.cell_type, um_per_px) for x, y in zip(x_px, y_px, strict=True)]
     columns = {
         "cell_id": [found.ids[i] for i in owned.tolist()],
         "slide_id": [search.slide_id] * count,
@@ -213,10 +238,6 @@ def _rows(search: _Search, found: _Found, inside: Mapping[int, str]) -> pa.Table
         "touches_tissue_edge": search.tissue.near_edge([c.box for c in cells]),
         "detector": [found.detector] * count,
         "detector_score": np.array([c.score for c in cells], np.float32),
-        "crop_image": encoded_crops(search.near, crops),
-        "crop_x0_px": np.array([box.x0 for box in crops], np.int32),
-        "crop_y0_px": np.array([box.y0 for box in crops], np.int32),
-        "crop_um_per_px": np.full(count, um_per_px),
         **features.measure(search.near, cells),
         **deep.measure(
             window,
@@ -228,7 +249,7 @@ def _rows(search: _Search, found: _Found, inside: Mapping[int, str]) -> pa.Table
             tile.tile_id,
         ),
     }
-    return pa.table(columns, part_schema(feature_names(recipe.embedders)))
+    return pa.table(columns, found_schema(feature_names(recipe.embedders)))
 
 
 def feature_names(embedders: Sequence[str]) -> list[str]:

@@ -12,8 +12,7 @@ from pipeline.geometry import um_to_px
 from pipeline.measure.colour import WHITE
 from pipeline.measure.regions import Floats
 from pipeline.measure.strips import Bytes, Strip
-from pipeline.measure.texture import STAINS
-from pipeline.slide.stains import OD_UNIT
+from pipeline.slide.stains import OD_UNIT, STAINS
 
 CONTEXT_NAMES = (
     "colour_relative_brightness",
@@ -42,7 +41,7 @@ def ring_means(window: Window, strip: Strip) -> dict[str, Floats]:
     ring = _ring(strip, RING_UM / window.um_per_px)
     count = strip.frame_sums(ring & 1)
     rgb = cv2.bitwise_and(colours := strip.cut(window.rgb, WHITE), colours, mask=ring)
-    stains = {name: strip.cut(getattr(window.stains, name), 0) & ring for name in STAINS}
+    stains = {name: strip.cut(window.amounts(name), 0) & ring for name in STAINS}
     return {
         "gray": strip.frame_sums(np.asarray(rgb, np.uint8)) / (3 * count),
         **{name: strip.frame_sums(image) / count / OD_UNIT for name, image in stains.items()},

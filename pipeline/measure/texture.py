@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from pipeline.detect.contract import Window
 from pipeline.measure.regions import Floats, Ints
 from pipeline.measure.strips import Bytes, Strip, variances
-from pipeline.slide.stains import OD_UNIT
+from pipeline.slide.stains import OD_UNIT, STAINS
 
 NUCLEUS_SHARE = 0.5
 """Nucleus begins half-way from the scene's typical cytoplasm to its typical nucleus."""
-STAINS = ("haematoxylin", "eosin")
 SCALES_NM = (500, 1000)
 """Sizes of chromatin clumps and of nucleoli, which scans of 0.15 to 0.5 µm a pixel resolve."""
 
@@ -61,7 +60,7 @@ def texture_features(window: Window, strip: Strip) -> dict[str, Floats]:
     features: dict[str, Floats] = {}
     pairs = {scale: _Pairs.inside(strip, _step_px(scale, window.um_per_px)) for scale in SCALES_NM}
     for stain in STAINS:
-        image = strip.cut(getattr(window.stains, stain), 0)
+        image = strip.cut(window.amounts(stain), 0)
         counts = histograms(image.ravel()[strip.pixels], strip.counts)
         found = _distribution(counts)
         for scale in SCALES_NM:

@@ -25,6 +25,9 @@ FloatArray = NDArray[np.float64]
 Histogram = NDArray[np.int64]
 Triple = tuple[float, float, float]
 VectorSource = Literal["estimated", "published"]
+Stain = Literal["haematoxylin", "eosin"]
+
+STAINS: tuple[Stain, ...] = ("haematoxylin", "eosin")
 
 OD_UNIT = 128
 """Stain amounts are whole numbers of 1/128 OD: 255 stands for 1.99 OD and more."""
@@ -96,14 +99,10 @@ class SceneCalibration:
 
 @dataclass(frozen=True)
 class Stains:
-    """Haematoxylin and eosin of every pixel of a window, (h, w) uint8 in 1/128 OD."""
+    """Haematoxylin and eosin of every pixel of an image, (h, w) uint8 in 1/128 OD."""
 
     haematoxylin: NDArray[np.uint8]
     eosin: NDArray[np.uint8]
-
-    def part(self, rows_columns: tuple[slice, slice]) -> Stains:
-        """Views of a rectangle."""
-        return Stains(self.haematoxylin[rows_columns], self.eosin[rows_columns])
 
 
 def _triple(values: Sequence[float] | NDArray[Any]) -> Triple:
@@ -116,15 +115,14 @@ _STRIP_ROWS = 32
 """Strips of this height keep the intermediate sums in the processor's cache."""
 
 
-def separate(rgb: RgbImage, calibration: SceneCalibration) -> Stains:
-    """Stain amounts of an (h, w, 3) uint8 RGB image.
+def separate(rgb: RgbImage, calibration: SceneCalibration, stain: Stain) -> NDArray[np.uint8]:
+    """(h, w) amounts in 1/128 OD of a stain in an (h, w, 3) uint8 RGB image.
 
     A table look-up per channel and sums of integers: a pixel's answer depends on its colour and on
     the calibration alone, to the last bit, wherever it lies in the array.
     """
     vectors = (calibration.haematoxylin, calibration.eosin)
-    haematoxylin, eosin = (_apply(rgb, table) for table in _tables(calibration.white, vectors))
-    return Stains(haematoxylin, eosin)
+    return _apply(rgb, _tables(calibration.white, vectors)[STAINS.index(stain)])
 
 
 def _tables(white: Triple, vectors: tuple[Triple, Triple]) -> NDArray[np.int16]:

@@ -37,6 +37,8 @@ CELL_FIELDS: tuple[pa.Field, ...] = (
     pa.field("detector_score", pa.float32(), nullable=False),
 )
 
+_PART_CELL_FIELDS = tuple(field for field in CELL_FIELDS if field.name != "in_filter")
+
 CROP_FIELDS: tuple[pa.Field, ...] = (
     pa.field("cell_id", pa.string(), nullable=False),
     pa.field("image", pa.binary(), nullable=False),
@@ -79,9 +81,13 @@ def cells_schema(feature_names: list[str]) -> pa.Schema:
 
 def part_schema(feature_names: list[str]) -> pa.Schema:
     """The schema of a tile's part: its cells with their crops, without the view `in_filter`."""
-    cells = [field for field in CELL_FIELDS if field.name != "in_filter"]
     crops = [pa.field(f"crop_{field.name}", field.type, field.nullable) for field in CROP_FIELDS[1:]]
-    return pa.schema([*cells, *crops, *_feature_fields(feature_names)])
+    return pa.schema([*_PART_CELL_FIELDS, *crops, *_feature_fields(feature_names)])
+
+
+def found_schema(feature_names: list[str]) -> pa.Schema:
+    """`part_schema` without the crops."""
+    return pa.schema([*_PART_CELL_FIELDS, *_feature_fields(feature_names)])
 
 
 def feature_columns(names: list[str]) -> list[str]:

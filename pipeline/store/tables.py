@@ -6,10 +6,11 @@ host name is stored.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,6 +25,8 @@ GROUP_BYTES = 64_000_000
 NOT_MADE = "run `mkhspc segment` to its end, or `mkhspc merge` once all shards are done"
 """What to do for a table that is not there."""
 CONFIG_HASH_KEY = "mkhspc:config_hash"
+ROWS_AT_ONCE = 64
+"""That the writer packs before it looks if a page is full; of 1024 pictures it would hold 30 MB twice."""
 READ_BUFFER_BYTES = 1 << 18
 """A column is read through a buffer of this size, never a whole tile's pictures at once."""
 
@@ -45,10 +48,8 @@ def create_table(
 
 
 def _write(path: Path, table: pa.Table, config_hash: str, metadata: Mapping[str, str]) -> None:
-    # Pictures stay in their pieces: a copy of a tile's would be the most that a worker ever needs.
-    columns = [c if pa.types.is_binary(c.type) else c.combine_chunks() for c in table.columns]
     schema = table.schema.with_metadata({CONFIG_HASH_KEY: config_hash, **metadata})
-    stored = pa.Table.from_arrays(columns, schema=schema)
+    stored = pa.Table.from_arrays(table.combine_chunks().columns, schema=schema)
     pq.write_table(stored, path, row_group_size=rows_per_group(stored.schema), **_encoding(stored.schema))
 
 
@@ -79,17 +80,47 @@ def write_stream(
     Returns:
         The number of rows written.
     """
+    with atomic.replacing(path) as temporary:
+        return _write_stream(temporary, schema, pieces, config_hash, metadata or {}, group_rows)
+
+
+def create_stream(
+    path: Path, schema: pa.Schema, pieces: Iterable[pa.Table], config_hash: str, *, group_rows: int
+) -> int:
+    """Like `write_stream`; raises `FileExistsError` when another process was first."""
+    with atomic.creating(path) as temporary:
+        return _write_stream(temporary, schema, pieces, config_hash, {}, group_rows)
+
+
+def _write_stream(
+    path: Path,
+    schema: pa.Schema,
+    pieces: Iterable[pa.Table],
+    config_hash: str,
+    metadata: Mapping[str, str],
+    group_rows: int | None,
+) -> int:
     length = group_rows or rows_per_group(schema)
-    stored = schema.with_metadata({CONFIG_HASH_KEY: config_hash, **(metadata or {})})
-    rows = 0
-    with (
-        atomic.replacing(path) as temporary,
-        pq.ParquetWriter(temporary, stored, **_encoding(stored)) as writer,
-    ):
+    stored = schema.with_metadata({CONFIG_HASH_KEY: config_hash, **metadata})
+    rows = begun = 0
+    with path.open("wb") as file, pq.ParquetWriter(file, stored, **_encoding(stored)) as writer:
         for group in _regrouped(pieces, length):
             writer.write_table(group.cast(stored), row_group_size=length)
             rows += len(group)
+            begun = _begin_to_store(file, begun)
     return rows
+
+
+def _begin_to_store(file: BinaryIO, begun: int) -> int:
+    """Has the system write what was added since `begun` to the disk, while the next group is made.
+
+    Else all of it is written at the end, and whoever syncs the file waits.
+    """
+    file.flush()
+    end = file.tell()
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file.fileno(), begun, end - begun, os.POSIX_FADV_DONTNEED)
+    return end
 
 
 def _encoding(schema: pa.Schema) -> dict[str, Any]:
@@ -104,6 +135,7 @@ def _encoding(schema: pa.Schema) -> dict[str, Any]:
         "column_encoding": {_leaf(f): "BYTE_STREAM_SPLIT" for f in schema if _holds_numbers(f.type)},
         "compression": {_leaf(f): "none" if pa.types.is_binary(f.type) else "lz4" for f in schema},
         "write_statistics": False,
+        "write_batch_size": ROWS_AT_ONCE,
     }
 
 
@@ -120,6 +152,9 @@ def _holds_numbers(kind: pa.DataType) -> bool:
 def _regrouped(pieces: Iterable[pa.Table], length: int) -> Iterator[pa.Table]:
     held: list[pa.Table] = []
     for piece in pieces:
+        if not any(map(len, held)) and len(piece) == length and _is_whole(piece):
+            yield piece  # as it is: what follows would copy it
+            continue
         held.append(piece)
         if sum(map(len, held)) >= length:
             joined = pa.concat_tables(held).combine_chunks()
@@ -130,6 +165,10 @@ def _regrouped(pieces: Iterable[pa.Table], length: int) -> Iterator[pa.Table]:
     rest = [piece for piece in held if len(piece)]
     if rest:
         yield pa.concat_tables(rest).combine_chunks()
+
+
+def _is_whole(table: pa.Table) -> bool:
+    return all(column.num_chunks == 1 for column in table.columns)
 
 
 def read_table(path: Path, config_hash: str, *, columns: list[str] | None = None) -> pa.Table:

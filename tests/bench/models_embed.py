@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +18,8 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
+from conecells import save_cone_finder
 from numpy.typing import NDArray
-from processes import started
 from sam2_scenes import random_weights
 
 from pipeline.models.cache import WeightFile, weights_for
@@ -40,6 +44,11 @@ WIDE_TILE_ID = "s0_4096_0"
 WORKERS = 2
 TARGET_MEMORY = 1.15
 SAMPLE_S = 0.05
+NARROW = (
+    "-c",
+    "import sys; from smallcellpose import run; sys.exit(run(sys.argv[1:]))",
+)
+"""In the place of `-m pipeline`: the same with Cellpose's classes on a narrow backbone."""
 
 
 def rows(shared: Path | None, full: bool) -> list[Row]:
@@ -51,6 +60,7 @@ def rows(shared: Path | None, full: bool) -> list[Row]:
             _speed("resnet50", resnet),
             _speed("efficientnet-lite0", wheel),
             *_memory(scratch),
+            _memory_with_cellpose(scratch),
             _memory_with_sam2(scratch),
         ]
 
@@ -126,7 +136,8 @@ class _Watched:
 
     Attributes:
         owner_pids: those that had torch in their memory, the short question for GPUs left out.
-        peak_bytes: the highest sum of the others' memory, pages that several share counted once (PSS).
+        peak_bytes: the highest sum of the others' memory, pages that several share counted once (PSS), and of
+            the messages under way.
         owner_bytes: of the owner at its highest.
     """
 
@@ -151,6 +162,17 @@ def _memory(scratch: Path) -> list[Row]:
             "ok": len(with_model.owner_pids) == 1,
         },
     ]
+
+
+def _memory_with_cellpose(scratch: Path) -> Row:
+    """Of HSPC by Cellpose with a narrow backbone: the owner is small, and the messages are of full size."""
+    slide, weights = scratch / "DEMO_MEMORY" / "DEMO_MEMORY.czi", scratch / "cones"
+    save_cone_finder(weights)
+    tiles = ("--tile-size", TILE_PX, "--num-workers", WORKERS)
+    by_cellpose = ("--hspc-detector", "cellpose", "--cellpose-weights", weights, "--device", "cpu")
+    without = _watch(slide, scratch / "cells-without", *tiles)
+    with_model = _watch(slide, scratch / "cells-with", *tiles, *by_cellpose, entry=NARROW)
+    return _beside(f"{WORKERS} workers", "Cellpose", TILE_PX, without, with_model)
 
 
 def _memory_with_sam2(scratch: Path) -> Row:
@@ -185,9 +207,16 @@ def _beside(workers: str, model: str, tile_px: int, without: _Watched, with_mode
     }
 
 
-def _watch(slide: Path, root: Path, *options: object) -> _Watched:
+def _watch(slide: Path, root: Path, *options: object, entry: Sequence[str] = ("-m", "pipeline")) -> _Watched:
     seen = _Watched()
-    process = started("segment", "--czi-path", slide, "--output-dir", root, *options)
+    words = [sys.executable, *entry, "segment", "--czi-path", slide, "--output-dir", root, *options]
+    process = subprocess.Popen(
+        [str(word) for word in words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
     watcher = threading.Thread(target=_sample, args=(process.pid, seen), daemon=True)
     watcher.start()
     _, said = process.communicate()
@@ -201,6 +230,7 @@ def _sample(pid: int, seen: _Watched) -> None:
     """Until the process has ended."""
     while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
         owners_bytes = others_bytes = 0
+        messages_bytes: dict[int, int] = {}
         root = psutil.Process(pid)
         for process in (root, *root.children(recursive=True)):
             try:
@@ -208,6 +238,7 @@ def _sample(pid: int, seen: _Watched) -> None:
                 asks_for_gpus = "pipeline.models.device" in process.cmdline()
                 # Of an owner the plain figure does: to share its pages out takes the time of a processor.
                 held_bytes = process.memory_info().rss if has_torch else process.memory_full_info().pss
+                messages_bytes |= _messages_bytes(process.pid)
             except (psutil.NoSuchProcess, psutil.AccessDenied, FileNotFoundError, ProcessLookupError):
                 continue  # it ended between the listing and the look
             if asks_for_gpus:
@@ -218,6 +249,17 @@ def _sample(pid: int, seen: _Watched) -> None:
                 owners_bytes += held_bytes
             else:
                 others_bytes += held_bytes
-        seen.peak_bytes = max(seen.peak_bytes, others_bytes)
+        seen.peak_bytes = max(seen.peak_bytes, others_bytes + sum(messages_bytes.values()))
         seen.owner_bytes = max(seen.owner_bytes, owners_bytes)
         time.sleep(SAMPLE_S)
+
+
+def _messages_bytes(pid: int) -> dict[int, int]:
+    """By file, the messages that a process has open: written and read as files, nobody maps them."""
+    found = {}
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # it was closed between the listing and the look
+            if "mkhspc-message" in str(link.readlink()):
+                status = link.stat()
+                found[status.st_ino] = 512 * status.st_blocks
+    return found

@@ -16,7 +16,7 @@ from marrow import expert_dots, match_points, mk_candidates
 from stained import NUCLEUS_OD, Field
 
 from pipeline.config import AreaRange, CellType, RunConfig
-from pipeline.detect.classical import ClassicalHspc, ClassicalMk
+from pipeline.detect.classical import ClassicalHspc, ClassicalMk, hspc, masks, split
 from pipeline.detect.contract import Detection, Detector, Window
 from pipeline.geometry import BoolMask, Box, mask_centroid, mask_to_contour, normalise_mask
 from pipeline.slide.czi import CziSlide
@@ -99,6 +99,23 @@ def test_sizes_and_lengths_outside_the_range_are_left_out():
     assert sorted(round(cell.box.x0 * 0.22 + 0.3) for cell in found("hspc", window)) == [17, 40, 81]
     only_small = ClassicalHspc().detect(window, AreaRange(10.0, 50.0))  # none longer than 11 µm
     assert [round(cell.box.x0 * 0.22 + 0.3) for cell in only_small] == [17]
+
+
+@pytest.mark.parametrize("rows", [1, 37, 100])
+def test_nuclei_are_the_same_however_the_window_is_cut_into_bands(rows, monkeypatch):
+    field = Field(60.0, 60.0)
+    rng = np.random.default_rng(rows)
+    for x, y in rng.uniform(0.0, 60.0, (40, 2)):
+        field.nucleus(x, y, *rng.uniform(1.5, 4.5, 2))
+    window = field.window()
+    whole = found("hspc", window)
+    assert len(whole) > 10
+    assert window.box.height > max(2 * rows, 200)
+    for module in (masks, split, hspc):
+        monkeypatch.setattr(module, "BAND_ROWS", rows)
+    cut = found("hspc", window)
+    assert [(d.box, d.score) for d in cut] == [(d.box, d.score) for d in whole]
+    assert all(np.array_equal(one.mask, other.mask) for one, other in zip(cut, whole, strict=True))
 
 
 @pytest.mark.parametrize("um_per_px", [0.1725, 0.22, 0.35, 0.5])

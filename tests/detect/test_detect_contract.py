@@ -26,9 +26,9 @@ def test_a_part_shows_the_stains_of_the_whole(window):
     part = window.part(BOX)
     assert part.box == BOX
     assert np.shares_memory(part.rgb, window.rgb)
-    assert np.shares_memory(part.stains.haematoxylin, window.stains.haematoxylin)
-    assert np.array_equal(part.stains.eosin, window.stains.eosin[BOX.slices_in(window.box)])
-    assert part.stains.haematoxylin.any()
+    assert np.shares_memory(part.haematoxylin, window.haematoxylin)
+    assert np.array_equal(part.eosin, window.eosin[BOX.slices_in(window.box)])
+    assert part.haematoxylin.any()
 
 
 def test_no_stains_are_separated_until_someone_asks(window, monkeypatch):
@@ -38,19 +38,19 @@ def test_no_stains_are_separated_until_someone_asks(window, monkeypatch):
     monkeypatch.setattr(contract, "separate", never)
     part = window.part(BOX).apart(BOX.grown(-5))
     with pytest.raises(AssertionError, match="nobody"):
-        _ = part.stains
+        _ = part.eosin
 
 
 def test_what_is_apart_separates_its_own_stains_alone(window):
     apart = window.apart(BOX)
-    assert np.array_equal(apart.stains.eosin, window.stains.eosin[BOX.slices_in(window.box)])
-    assert not np.shares_memory(apart.stains.eosin, window.stains.eosin)
+    assert np.array_equal(apart.eosin, window.eosin[BOX.slices_in(window.box)])
+    assert not np.shares_memory(apart.eosin, window.eosin)
 
 
 def test_a_part_with_other_pixels_has_other_stains(window):
     part = window.part(BOX)
     white = replace(part, rgb=np.full_like(part.rgb, 255))
-    assert not white.stains.haematoxylin.any()
+    assert not white.haematoxylin.any()
 
 
 def test_parts_are_clipped_and_want_what_they_are_told(window):

@@ -1,20 +1,36 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy import ndimage
 
 from pipeline.config import AreaRange
+from pipeline.detect.classical import blocks, masks
 from pipeline.detect.classical.blocks import BlockGrid
-from pipeline.detect.classical.masks import HoleLimit, disc, fill_holes, fits, normalised, odd_size, tight
-from pipeline.geometry import Box, normalise_mask
+from pipeline.detect.classical.masks import HoleLimit, disc, fill_holes, fits, label_boxes, odd_size, tight
+from pipeline.geometry import Box
 
 small_masks = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=14))
 
 
-@given(small_masks.filter(np.any))
-def test_the_quick_way_to_normalise_gives_the_same_mask(mask):
-    assert np.array_equal(normalised(mask), normalise_mask(mask))
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
+@given(
+    labels=hnp.arrays(
+        np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 14)), elements=st.integers(0, 6)
+    ),
+    rows=st.integers(1, 40),
+)
+def test_boxes_of_labels_are_those_of_scipy_however_they_are_cut(dtype, labels, rows):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(masks, "BAND_ROWS", rows)
+        found = label_boxes(labels.astype(dtype), 6).tolist()
+    for (x0, y0, x1, y1), piece in zip(found, ndimage.find_objects(labels, max_label=6), strict=True):
+        if piece is None:
+            assert x1 == 0
+        else:
+            assert (slice(y0, y1), slice(x0, x1)) == piece
 
 
 @given(small_masks.filter(np.any), st.integers(-50, 50), st.integers(-50, 50))
@@ -41,6 +57,20 @@ def test_only_small_holes_away_from_the_border_are_filled():
     assert not filled[12:26, 10:24].any()
     assert not filled[0:2, 30:32].any()
     assert not filled[15, 28:38].any()
+
+
+@given(
+    hnp.arrays(np.uint8, st.tuples(st.integers(1, 60), st.integers(1, 12)), elements=st.integers(0, 1)),
+    st.integers(1, 30),
+    st.integers(1, 8),
+    st.integers(1, 20),
+)
+def test_holes_are_the_same_however_the_mask_is_cut_into_bands(mask, area_px, side_px, rows):
+    limit = HoleLimit(area_px, side_px)
+    whole = fill_holes(mask, limit)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(masks, "BAND_ROWS", rows)
+        assert np.array_equal(fill_holes(mask, limit), whole)
 
 
 def test_a_disc_holds_the_offsets_within_its_radius():
@@ -91,6 +121,15 @@ def test_blocks_lie_where_they_do_in_the_scene(x0, y0, width, height, size, seed
         block = Box(x, y, x + size, y + size)
         assert block == block.clipped(box)
         assert mean == int(scene[block.slices_in(scene_box)].mean() + 0.5)
+
+
+def test_blocks_are_the_same_however_the_window_is_cut_into_bands(monkeypatch):
+    box = Box(3, 5, 90, 120)
+    pixels = np.random.default_rng(0).integers(0, 256, (box.height, box.width), dtype=np.uint8)
+    grid = BlockGrid.over(box, 0.1, 0.3)
+    whole = grid.mean(pixels, box)
+    monkeypatch.setattr(blocks, "_BAND_ROWS", 7)
+    assert np.array_equal(grid.mean(pixels, box), whole)
 
 
 def test_every_whole_block_of_the_window_is_there():

@@ -38,14 +38,14 @@ from pipeline.detect.sam2 import (
     masks_of,
     prompts,
 )
-from pipeline.engine.tile import Recipe, find_cells
+from pipeline.engine.tile import Recipe, find_cells, with_pictures
 from pipeline.errors import MkhspcError
 from pipeline.geometry import Box, mask_centroid, normalise_mask, um_to_px
 from pipeline.models.sam2_masks import REASONS, Gate, SmallMask, cropped, one_of_each_cell
 from pipeline.models.service import Local, Message
 from pipeline.slide.czi import CziSlide
 from pipeline.slide.demo import SlideSpec, write_demo_slides
-from pipeline.slide.stains import SceneCalibration, Stains, calibrate
+from pipeline.slide.stains import SceneCalibration, Stain, calibrate
 from pipeline.slide.tiles import Tile
 from pipeline.slide.tissue import TissueMask
 
@@ -504,7 +504,9 @@ def table_of(scene: Window, core: Box, recipe: Recipe) -> pa.Table:
     assert box.clipped(scene.box) == box
     everywhere = np.ones((-(-scene.box.height // 8), -(-scene.box.width // 8)), np.bool_)
     tissue = TissueMask(everywhere, everywhere, 8, scene.um_per_px, scene.box.width, scene.box.height)
-    return find_cells("S", scene.apart(box), tissue, tile, recipe)
+    window = scene.apart(box)
+    cells = find_cells("S", window, tissue, tile, recipe)
+    return pa.concat_tables(with_pictures(cells, window))
 
 
 def test_a_tiles_table_does_not_depend_on_the_tiling():
@@ -574,10 +576,10 @@ def test_the_stains_of_a_window_are_never_all_separated(scene, monkeypatch):
     largest = 0
     separate = contract.separate
 
-    def watched(rgb: np.ndarray, calibration: SceneCalibration) -> Stains:
+    def watched(rgb: np.ndarray, calibration: SceneCalibration, stain: Stain) -> np.ndarray:
         nonlocal largest
         largest = max(largest, rgb.shape[0] * rgb.shape[1])
-        return separate(rgb, calibration)
+        return separate(rgb, calibration, stain)
 
     monkeypatch.setattr(contract, "separate", watched)
     assert detector(DarkDiscs()).detect(scene.apart(scene.box), STORED)

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import math
 import re
+from dataclasses import replace
 from typing import Literal
 
+import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from pipeline.engine.budget import SAFE_SHARE, Demand, layout_of, plan_workers
+from pipeline.detect.cellpose import CANVAS_BLOCKS, MARGIN_PX, STEP_PX
+from pipeline.engine.budget import MESSAGE_BYTES, SAFE_SHARE, Demand, layout_of, plan_workers
 from pipeline.engine.limits import GB, MemoryLimit
 from pipeline.errors import UsageError
+from pipeline.models.cellpose import BLOCK_PX
 
 DEMAND = Demand(tiles=100, window_px=5850**2, held_bytes=200_000_000, block_bytes=12_000_000)
 
@@ -55,3 +60,15 @@ def test_a_plan_is_never_above_the_limit(tiles: int, gb: float, cores: int) -> N
         assert budget.peak_bytes <= SAFE_SHARE * gb * GB
         assert 1 <= budget.workers <= min(cores, tiles)
         assert budget.workers <= budget.slots <= max(tiles, budget.workers)
+
+
+def test_messages_to_the_owner_of_a_model_are_planned_with() -> None:
+    alone, owned = DEMAND, replace(DEMAND, owner_bytes=1)
+    more = layout_of(owned, 3, limit(64)).peak_bytes - layout_of(alone, 3, limit(64)).peak_bytes
+    assert more == 3 * MESSAGE_BYTES + 1
+
+
+def test_the_largest_canvas_of_cellpose_fits_into_what_is_planned_for_a_message() -> None:
+    most_fields = (math.isqrt(CANVAS_BLOCKS) - 1) ** 2  # a square canvas has most of them
+    labels_bytes = most_fields * (STEP_PX + 2 * MARGIN_PX) ** 2 * np.dtype(np.int32).itemsize
+    assert max(labels_bytes, CANVAS_BLOCKS * 3 * BLOCK_PX**2) <= MESSAGE_BYTES

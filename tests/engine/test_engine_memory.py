@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 import textwrap
@@ -170,3 +171,25 @@ def test_the_peak_is_that_of_this_process_and_outlives_what_was_freed() -> None:
     assert peak - first > 140 * MB
     assert now < peak - 140 * MB
     assert (peak_bytes() or 0) > len(held)
+
+
+GAPS = """
+    from pipeline.engine.memory import give_back_gaps, tree_memory
+    kept, freed = [], []
+    for _ in range(2000):
+        freed.append(bytes(60_000))
+        kept.append(bytes(2_000))
+    del freed
+    before = tree_memory().rss_bytes
+    give_back_gaps()
+    print(before, tree_memory().rss_bytes)
+"""
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="only glibc keeps what was freed, and can give it back"
+)
+def test_gaps_between_what_is_kept_are_given_back() -> None:
+    words = [sys.executable, "-c", textwrap.dedent(GAPS)]
+    before, after = map(int, subprocess.run(words, capture_output=True, text=True, check=True).stdout.split())
+    assert before - after > 60 * MB

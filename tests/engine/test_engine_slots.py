@@ -107,3 +107,13 @@ def test_a_slot_that_is_forgotten_takes_no_memory_until_it_is_written_again() ->
     slots.pixels(0, 1000, 2000)[...] = 9
     assert (slots.pixels(0, 1000, 2000) == 9).all()
     slots.close()
+
+
+def test_closed_slots_take_no_memory_even_while_something_holds_a_view() -> None:
+    slots = Slots(2, 8_000_000)
+    view = slots.pixels(1, 1000, 2000)
+    view[...] = 7
+    before_bytes = _shared_bytes()
+    slots.close()
+    assert before_bytes - _shared_bytes() >= 5_900_000
+    assert view.shape == (1000, 2000, 3)

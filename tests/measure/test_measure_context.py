@@ -40,9 +40,9 @@ def test_contrasts_are_the_cell_minus_its_ring() -> None:
     cell, distance_um = a_cell()
     rgb = np.full((SIDE, SIDE, 3), (200, 150, 190), np.uint8)
     rgb[distance_um == 0.0] = (110, 80, 150)
-    stains = window_of(rgb).stains
+    window = window_of(rgb)
     inside, around = (50 + cell.mask.shape[1] // 2, 45 + cell.mask.shape[0] // 2), (2, 2)
-    for name, image in (("haematoxylin", stains.haematoxylin), ("eosin", stains.eosin)):
+    for name, image in (("haematoxylin", window.haematoxylin), ("eosin", window.eosin)):
         ring, contrast = (context(rgb, cell)[f"colour_ring_{name}_{what}"] for what in ("mean", "contrast"))
         assert ring == pytest.approx(image[around] / 128)
         assert contrast == pytest.approx((float(image[inside[::-1]]) - float(image[around])) / 128)

@@ -12,13 +12,13 @@ from skimage.feature import graycomatrix, graycoprops
 from pipeline.detect.contract import Detection, Window
 from pipeline.measure.features import measure
 from pipeline.measure.texture import LEVELS_PER_BIN, ROUNDING_VARIANCE, SCALES_NM
-from pipeline.slide.stains import OD_UNIT, Stains
+from pipeline.slide.stains import OD_UNIT
 
 
 def window_with(levels: NDArray[np.uint8], um_per_px: float = UM_PER_PX) -> Window:
     """A window whose haematoxylin, and eosin, are these levels."""
     window = window_of(np.zeros((*levels.shape, 3), np.uint8), um_per_px=um_per_px)
-    window.__dict__["stains"] = Stains(levels, levels)
+    window.__dict__.update(haematoxylin=levels, eosin=levels)
     return window
 
 
@@ -42,7 +42,7 @@ def test_levels_of_a_cell_are_described_as_numpy_and_scipy_do(stain: str) -> Non
     rng = np.random.default_rng(6)
     window, cells = row_of([blob(rng, diameter) for diameter in (7, 30, 44)])
     for cell in cells:
-        levels = getattr(window.stains, stain)[cell.box.slices_in(window.box)][cell.mask].astype(float)
+        levels = window.amounts(stain)[cell.box.slices_in(window.box)][cell.mask].astype(float)
         found = texture(window, cell, stain)
         assert found["mean"] == pytest.approx(levels.mean() / OD_UNIT)
         assert found["std"] == pytest.approx(levels.std() / OD_UNIT)
@@ -72,10 +72,10 @@ def test_co_occurrence_is_haralicks(scale_nm: int, distance_px: int) -> None:
 def test_pairs_lie_inside_the_cell() -> None:
     window, cells = row_of([blob(np.random.default_rng(8), 40.0)])
     cell = cells[0]
-    other = window.stains.haematoxylin.copy()
+    other = window.haematoxylin.copy()
     other[cell.box.slices_in(window.box)][~cell.mask] = 255
     changed = texture(window_with(other), cell)
-    for name, value in texture(window_with(window.stains.haematoxylin), cell).items():
+    for name, value in texture(window_with(window.haematoxylin), cell).items():
         if name.startswith(("contrast", "homogeneity", "correlation")):
             assert changed[name] == value, name
 

@@ -11,7 +11,7 @@ from skimage.filters import threshold_otsu
 from stained import CALIBRATION, CYTOPLASM_OD, EOSIN, EOSIN_OD, HAEMATOXYLIN, NUCLEUS_OD, Field, mixed, unit
 
 from pipeline.errors import InputError
-from pipeline.slide.stains import OD_UNIT, SceneCalibration, calibrate, otsu, separate, smooth
+from pipeline.slide.stains import OD_UNIT, STAINS, SceneCalibration, Stains, calibrate, otsu, separate, smooth
 
 UM_PER_PX = 0.22
 
@@ -30,16 +30,20 @@ def tissue(seed: int = 0, haematoxylin: float = 1.0, eosin: float = 1.0) -> np.n
     return mixed(haematoxylin * field.haematoxylin_od * noise[0], eosin * field.eosin_od * noise[1])
 
 
+def both(rgb: np.ndarray) -> Stains:
+    return Stains(*(separate(rgb, CALIBRATION, stain) for stain in STAINS))
+
+
 def test_amounts_of_a_known_mixture_are_recovered():
     haematoxylin, eosin = np.meshgrid(np.linspace(0.0, 0.7, 30), np.linspace(0.0, 0.5, 30))
-    found = separate(mixed(haematoxylin, eosin), CALIBRATION)
+    found = both(mixed(haematoxylin, eosin))
     # One grey level of a dark pixel is up to 0.02 OD.
     assert np.abs(found.haematoxylin / OD_UNIT - haematoxylin).max() < 0.03
     assert np.abs(found.eosin / OD_UNIT - eosin).max() < 0.03
 
 
 def test_clear_pixels_hold_no_stain():
-    found = separate(np.full((3, 5, 3), 255, np.uint8), CALIBRATION)
+    found = both(np.full((3, 5, 3), 255, np.uint8))
     assert not found.haematoxylin.any()
     assert not found.eosin.any()
 
@@ -50,7 +54,7 @@ def test_clear_pixels_hold_no_stain():
 )
 def test_a_pixel_is_separated_alike_wherever_it_lies(x, y, width, height, seed):
     rgb = np.random.default_rng(seed).integers(0, 256, (131, 131, 3), dtype=np.uint8)
-    whole, part = separate(rgb, CALIBRATION), separate(rgb[y : y + height, x : x + width], CALIBRATION)
+    whole, part = both(rgb), both(rgb[y : y + height, x : x + width])
     assert np.array_equal(whole.haematoxylin[y : y + height, x : x + width], part.haematoxylin)
     assert np.array_equal(whole.eosin[y : y + height, x : x + width], part.eosin)
 

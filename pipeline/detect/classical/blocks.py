@@ -40,8 +40,7 @@ class BlockGrid:
 
     def means(self, window: Window) -> Stains:
         """The window's stains in blocks."""
-        stains = window.stains
-        return Stains(self.mean(stains.haematoxylin, window.box), self.mean(stains.eosin, window.box))
+        return Stains(self.mean(window.haematoxylin, window.box), self.mean(window.eosin, window.box))
 
     def means_by_bands(self, window: Window) -> Stains:
         """`means`, of one band of the window after the other, so that no more is separated at a time."""
@@ -62,8 +61,16 @@ class BlockGrid:
     def mean(self, pixels: ByteImage, box: Box) -> ByteImage:
         """Mean of each block of an (h, w) uint8 image of the window `box`, rounded half up."""
         skip_x, skip_y = self.origin[0] - box.x0, self.origin[1] - box.y0
-        sums = cv2.boxFilter(pixels, cv2.CV_32S, (self.size, self.size), anchor=(0, 0), normalize=False)
         rows, columns = self.shape[0] * self.size, self.shape[1] * self.size
-        picked = sums[skip_y : skip_y + rows : self.size, skip_x : skip_x + columns : self.size]
+        whole = pixels[skip_y : skip_y + rows, skip_x : skip_x + columns]
+        means = np.empty(self.shape, np.uint8)
+        for row in range(0, self.shape[0], _BAND_ROWS):
+            band = whole[row * self.size : (row + _BAND_ROWS) * self.size]
+            means[row : row + _BAND_ROWS] = self._means_of(band)
+        return means
+
+    def _means_of(self, whole: ByteImage) -> ByteImage:
+        """Means of an image of whole blocks."""
+        sums = cv2.boxFilter(whole, cv2.CV_32S, (self.size, self.size), anchor=(0, 0), normalize=False)
         count = self.size * self.size
-        return ((picked + count // 2) // count).astype(np.uint8)
+        return ((sums[:: self.size, :: self.size] + count // 2) // count).astype(np.uint8)

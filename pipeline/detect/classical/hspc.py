@@ -13,14 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from pipeline.config import AreaRange, CellType
-from pipeline.detect.classical.masks import ByteImage, LabelImage, dilate, fits, normalised, tight
+from pipeline.detect.classical.masks import BAND_ROWS, ByteImage, LabelImage, dilate, fits, label_boxes, tight
 from pipeline.detect.classical.nuclei import MASK_REACH_UM, nuclear_mask
 from pipeline.detect.classical.split import SPLIT_REACH_UM, find_seeds, power_labels
 from pipeline.detect.contract import Detection, Window
-from pipeline.geometry import area_um2, um_to_px
+from pipeline.geometry import area_um2, normalise_mask, um_to_px
 
 RIM_UM = 0.8
 """The surroundings of a nucleus: what lies this near to it and is no nucleus."""
@@ -49,21 +48,22 @@ class ClassicalHspc:
 
 
 def _detections(window: Window, area: AreaRange) -> Iterator[Detection]:
-    haematoxylin, um_per_px = window.stains.haematoxylin, window.um_per_px
+    haematoxylin, um_per_px = window.haematoxylin, window.um_per_px
     levels = window.calibration.levels
     mask = nuclear_mask(haematoxylin, levels, um_per_px)
     seeds = find_seeds(mask, um_per_px)
     rim = dilate(mask, um_to_px(RIM_UM, um_per_px))
     labels = power_labels(rim, seeds, um_per_px)
     pixels, excess = _contents(labels, rim, mask, haematoxylin, len(seeds.x))
+    del rim
     chromatin_um2 = area_um2(1.0, um_per_px) * excess / levels.nuclear_contrast
     wanted = (chromatin_um2 >= MIN_CHROMATIN_UM2) & (area_um2(1.0, um_per_px) * pixels >= area.min_um2)
-    labels[mask == 0] = 0
-    pieces = ndimage.find_objects(labels, max_label=len(seeds.x))
+    np.copyto(labels, 0, where=mask == 0)
+    boxes = label_boxes(labels, len(seeds.x)).tolist()
     for index in np.flatnonzero(wanted).tolist():
-        rows, columns = pieces[index]
-        whole = normalised(labels[rows, columns] == index + 1)
-        box, cell = tight(whole, window.box.x0 + columns.start, window.box.y0 + rows.start)
+        x0, y0, x1, y1 = boxes[index]
+        whole = normalise_mask(labels[y0:y1, x0:x1] == index + 1)
+        box, cell = tight(whole, window.box.x0 + x0, window.box.y0 + y0)
         if fits(cell, area, um_per_px):
             yield Detection(box, cell, _score(float(chromatin_um2[index])))
 
@@ -75,12 +75,16 @@ def _contents(
 
     All labels lie in the domain, and what lies in the domain outside the mask is rim.
     """
-    inside = domain.view(np.bool_)
-    code = 2 * labels[inside].astype(np.int64) + mask[inside]
-    pixels = np.bincount(code, minlength=2 * count + 2).reshape(-1, 2)[1:]
-    amount = np.bincount(code, haematoxylin[inside], 2 * count + 2).reshape(-1, 2)[1:]
-    rim_mean = amount[:, 0] / np.maximum(pixels[:, 0], 1)
-    return pixels[:, 1], amount[:, 1] - rim_mean * pixels[:, 1]
+    pixels = np.zeros((count + 1, 2), np.int64)
+    amount = np.zeros((count + 1, 2))
+    for top in range(0, len(labels), BAND_ROWS):  # sums of whole numbers: the same however they are cut
+        band = slice(top, top + BAND_ROWS)
+        inside = domain[band].view(np.bool_)
+        code = 2 * labels[band][inside].astype(np.int32) + mask[band][inside]
+        pixels += np.bincount(code, minlength=pixels.size).reshape(-1, 2)
+        amount += np.bincount(code, haematoxylin[band][inside], pixels.size).reshape(-1, 2)
+    rim_mean = amount[1:, 0] / np.maximum(pixels[1:, 0], 1)
+    return pixels[1:, 1], amount[1:, 1] - rim_mean * pixels[1:, 1]
 
 
 def _score(chromatin_um2: float) -> float:

@@ -18,11 +18,11 @@ from pipeline.config import AreaRange, CellType
 from pipeline.detect.classical import outline
 from pipeline.detect.classical.blocks import BlockGrid
 from pipeline.detect.classical.evidence import SUREST, SURROUNDINGS_UM, Patch, gather
-from pipeline.detect.classical.masks import ByteImage, dilate, erode, fits, normalised, tight
+from pipeline.detect.classical.masks import ByteImage, dilate, erode, fits, tight
 from pipeline.detect.classical.nuclei import THRESHOLD_REACH_UM, nuclear_pixels
 from pipeline.detect.classical.split import summits
 from pipeline.detect.contract import Detection, Window
-from pipeline.geometry import Box
+from pipeline.geometry import Box, normalise_mask
 from pipeline.slide.stains import StainLevels, Stains, smooth
 
 BLOCK_UM = 0.44
@@ -224,5 +224,5 @@ def _detection(grid: BlockGrid, candidate: Candidate) -> Detection:
     """A candidate's outline drawn in level-0 pixels."""
     left, top, mask = outline.filled(candidate.radii, grid.size)
     x, y = (origin + c * grid.size for origin, c in zip(grid.origin, candidate.centre, strict=True))
-    box, cell = tight(normalised(mask), x + left, y + top)
+    box, cell = tight(normalise_mask(mask), x + left, y + top)
     return Detection(box, cell, candidate.score)

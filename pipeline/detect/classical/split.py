@@ -8,18 +8,16 @@ neck between two touching nuclei. Unlike a watershed, it has no flooding order a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
-from pipeline.detect.classical.masks import ByteImage, LabelImage, dilate, disc
-from pipeline.geometry import um_to_px
+from pipeline.detect.classical.masks import BAND_ROWS, ByteImage, IntVector, LabelImage, dilate, disc
+from pipeline.geometry import close_pairs, um_to_px
 from pipeline.slide.stains import smooth
-
-IntVector = NDArray[np.int64]
 
 DEPTH_PER_UM = 32
 """Distances to the edge are whole numbers of 1/32 µm in uint8: they end at 7.97 µm."""
@@ -69,12 +67,23 @@ def find_seeds(mask: ByteImage, um_per_px: float) -> Seeds:
 
 def _depth(mask: ByteImage, um_per_px: float) -> ByteImage:
     """Distance to the mask's edge, (h, w) uint8 in 1/32 µm."""
+    depth = np.empty_like(mask)
+    margin = math.ceil(MAX_DEPTH_UM / um_per_px) + 1  # edges farther away are beyond all bounds
+    for top in range(0, len(mask), BAND_ROWS):
+        first = max(0, top - margin)
+        band = _depth_of(mask[first : top + BAND_ROWS + margin], um_per_px)
+        depth[top : top + BAND_ROWS] = band[top - first :][:BAND_ROWS]
+    return depth
+
+
+def _depth_of(mask: ByteImage, um_per_px: float) -> ByteImage:
     # The 5x5 chamfer is a sum of whole numbers, so it does not depend on where the window begins;
     # the "precise" transform does. numpy rounds every pixel alike, cv2 may not at the end of a row.
     distance = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_5)
     np.minimum(distance, np.float32(255.0), out=distance)  # no edge in the window: beyond all bounds
     np.multiply(distance, np.float32(DEPTH_PER_UM * um_per_px), out=distance)
-    return np.minimum(np.rint(distance, out=distance), np.float32(255.0)).astype(np.uint8)
+    np.minimum(np.rint(distance, out=distance), np.float32(255.0), out=distance)
+    return distance.astype(np.uint8)
 
 
 def summits(depth: ByteImage, mask: ByteImage, radius_px: int) -> tuple[IntVector, IntVector]:
@@ -87,21 +96,13 @@ def summits(depth: ByteImage, mask: ByteImage, radius_px: int) -> tuple[IntVecto
     return x, y
 
 
-def _pairs_within(radius_px: int, x: IntVector, y: IntVector) -> IntVector:
-    """(n, 2) indices of points no farther apart than the radius."""
-    if len(x) < 2:
-        return np.zeros((0, 2), np.int64)
-    pairs: IntVector = cKDTree(np.column_stack([x, y])).query_pairs(radius_px, output_type="ndarray")
-    return pairs
-
-
 _STEPS = 32
 
 
 def _behind_no_saddle(depth: ByteImage, x: IntVector, y: IntVector, radius_px: int) -> NDArray[np.bool_]:
     """Which summits are mere bumps on the slope of a higher one (of equals, of an earlier one)."""
     is_bump = np.zeros(len(x), bool)
-    pairs = np.sort(_pairs_within(radius_px, x, y), axis=1)
+    pairs = np.sort(close_pairs(x, y, radius_px), axis=1)
     height = depth[y, x].astype(np.int64)
     swap = height[pairs[:, 1]] > height[pairs[:, 0]]
     pairs[swap] = pairs[swap][:, ::-1]
@@ -119,26 +120,48 @@ def power_labels(domain: ByteImage, seeds: Seeds, um_per_px: float) -> LabelImag
     """Divides an (h, w) domain of 0 and 1 among seeds.
 
     Returns:
-        (h, w) int32: 1 + the index of the seed with the smallest |p - seed|² - radius², the first of
-        equals; 0 outside the domain and beyond the arm of every seed.
+        (h, w), unsigned and as narrow as their number allows: 1 + the index of the seed with the smallest
+        |p - seed|² - radius², the first of equals; 0 outside the domain and beyond the arm of every seed.
     """
-    height, width = domain.shape
-    labels = np.zeros(domain.shape, np.int32)
-    power = np.full(domain.shape, np.iinfo(np.int32).max, np.int32)
-    arms = um_to_px(ARM_UM, um_per_px), np.ceil(ARM_PER_RADIUS * seeds.radius_px).astype(int)
-    arm = np.maximum(*arms)
-    longest = int(arm.max(initial=0))
+    labels = np.zeros(domain.shape, np.min_scalar_type(len(seeds.x)))
+    reach = np.maximum(um_to_px(ARM_UM, um_per_px), np.ceil(ARM_PER_RADIUS * seeds.radius_px).astype(int))
+    longest = int(reach.max(initial=0))
     offset = np.arange(-longest, longest + 1, dtype=np.int32)
     square = np.add.outer(offset**2, offset**2)
-    disc_square = np.rint(seeds.radius_px**2).astype(np.int32)
-    seed_of_label = zip(seeds.x.tolist(), seeds.y.tolist(), arm.tolist(), disc_square.tolist(), strict=True)
-    for label, (x, y, reach, radius_square) in enumerate(seed_of_label, start=1):
-        top, bottom = max(0, y - reach), min(height, y + reach + 1)
-        left, right = max(0, x - reach), min(width, x + reach + 1)
-        from_seed = square[top - y + longest : bottom - y + longest, left - x + longest : right - x + longest]
-        own, best = from_seed - radius_square, power[top:bottom, left:right]
+    for top in range(0, len(domain), BAND_ROWS):
+        band = labels[top : top + BAND_ROWS]
+        _divide(band, top, seeds, reach, square)
+        np.copyto(band, 0, where=domain[top : top + BAND_ROWS] == 0)
+    return labels
+
+
+def _divide(band: LabelImage, top: int, seeds: Seeds, reach: IntVector, square: NDArray[np.int32]) -> None:
+    """Divides a band of rows, the first of which is `top`, among all seeds within reach of it.
+
+    Args:
+        square: squared distances from its middle, as wide as the longest reach.
+    """
+    height, width = band.shape
+    power = np.full(band.shape, np.iinfo(np.int32).max, np.int32)
+    middle = len(square) // 2
+    near = np.flatnonzero((seeds.y + reach >= top) & (seeds.y - reach < top + height))
+    own_square = np.rint(seeds.radius_px[near] ** 2).astype(np.int32)
+    seed_of = zip(
+        near.tolist(),
+        seeds.x[near].tolist(),
+        (seeds.y[near] - top).tolist(),
+        reach[near].tolist(),
+        own_square.tolist(),
+        strict=True,
+    )
+    for nth, x, y, arm, radius_square in seed_of:
+        rows = slice(max(0, y - arm), min(height, y + arm + 1))
+        columns = slice(max(0, x - arm), min(width, x + arm + 1))
+        from_seed = square[
+            rows.start - y + middle : rows.stop - y + middle,
+            columns.start - x + middle : columns.stop - x + middle,
+        ]
+        own, best = from_seed - radius_square, power[rows, columns]
         nearer = own < best
         np.copyto(best, own, where=nearer)
-        np.copyto(labels[top:bottom, left:right], label, where=nearer)
-    labels[domain == 0] = 0
-    return labels
+        np.copyto(band[rows, columns], nth + 1, where=nearer)

@@ -30,7 +30,7 @@ from pipeline.store.layout import RunLayout
 from pipeline.store.manifest import Manifest, SlideEntry, blind_codes, dataset_name
 
 LIBRARIES = (
-    "numpy", "scipy", "opencv-python-headless", "aicspylibczi", "pylibCZIrw", "zlib-ng", "pyarrow",
+    "numpy", "scipy", "opencv-python-headless", "aicspylibczi", "pylibCZIrw", "pyarrow",
     "pillow",
 )  # fmt: skip
 STORED_SHARES = (STORED_BELOW_MIN, STORED_ABOVE_MAX)

@@ -14,10 +14,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image, UnidentifiedImageError, features
+from PIL import Image, features
 
 from pipeline.config import CellType
 from pipeline.errors import InputError, MkhspcError
+from pipeline.store.picture import decode_picture
 
 MAX_SIDE_PX: dict[CellType, int] = {"mk": 256, "hspc": 128}
 """Largest side of a display picture; a smaller crop is never enlarged."""
@@ -97,11 +98,9 @@ def draw_sheets(images: Sequence[bytes], plan: SheetPlan) -> DrawnSheets:
 
 def _open(image: bytes) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(image), formats=("WEBP", "PNG")).convert("RGB")
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise InputError(
-            f"a crop of the run is damaged ({error})", fix="make it anew with `mkhspc merge`"
-        ) from error
+        return Image.fromarray(decode_picture(image))
+    except InputError as error:
+        raise InputError(f"in the run {error.what}", fix="make it anew with `mkhspc merge`") from error
 
 
 def encode_sheet(sheet: Image.Image) -> bytes:

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from pipeline.config import CellType
 from pipeline.detect.contract import Detection, Window
 from pipeline.errors import IncompleteError
-from pipeline.measure.crops import RgbImage, crop_box, cut_crop
+from pipeline.measure.crops import crop_box, cut_crop
 from pipeline.measure.regions import PackedMasks
 from pipeline.models.embedders import ARCHITECTURES, INPUT_SIDE_PX
 from pipeline.models.service import Asker, told_at
+from pipeline.store.picture import RgbImage
 
 MAX_ASKED = 512
 """Crops in one request: 25 MB, so that a tile of ten thousand nuclei never holds all of them."""

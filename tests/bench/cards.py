@@ -16,10 +16,10 @@ from processes import mkhspc
 
 from pipeline.gallery.options import SiteOptions
 from pipeline.gallery.site import build_site
-from pipeline.measure.crops import decode_crop
 from pipeline.slide.demo import DEMO_SLIDES, write_demo_slides
 from pipeline.store import cells, manifest as manifests
 from pipeline.store.layout import RunLayout
+from pipeline.store.picture import decode_picture
 
 Row = dict[str, object]
 
@@ -80,7 +80,7 @@ def _old_card_bytes(layout: RunLayout, cell_type: str) -> Iterator[int]:
     for slide in manifest.slides:
         for crop in cells.iter_crops(layout, manifest, slide.slide_id):
             if f"_{cell_type}_" in crop.cell_id and left:
-                picture = Image.fromarray(decode_crop(crop.image)).resize((OLD_SIDE_PX, OLD_SIDE_PX))
+                picture = Image.fromarray(decode_picture(crop.image)).resize((OLD_SIDE_PX, OLD_SIDE_PX))
                 buffer = io.BytesIO()
                 picture.save(buffer, "JPEG", quality=OLD_QUALITY)
                 yield len(base64.b64encode(buffer.getvalue()))

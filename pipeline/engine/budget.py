@@ -18,25 +18,25 @@ from pipeline.slide.stream import AHEAD_PER_THREAD
 from pipeline.slide.tissue import mask_factor
 from pipeline.store.manifest import SlideEntry
 
-PARENT_BYTES = 245_000_000
-"""The first process with its libraries and plans, and what a survey leaves behind, windows and sub-blocks
-left out; with the process that multiprocessing keeps beside it."""
-WORKER_BYTES = 130_000_000
+PARENT_BYTES = 165_000_000
+"""The first process with its libraries and plans, windows and sub-blocks left out; with the process that
+multiprocessing keeps beside it."""
+WORKER_BYTES = 150_000_000
 """A worker with its libraries loaded and no tile."""
 PLAN_BYTES_PER_PX = 3
 """What a worker holds for each pixel of a slide's tissue masks: two masks, and they come packed."""
-RGB_BYTES_PER_PX, STAINED_BYTES_PER_PX = 3, 16
+RGB_BYTES_PER_PX, STAINED_BYTES_PER_PX = 3, 7
 """What a worker needs for each pixel of its window, and on top for each where stains are separated: measured
-on dense marrow at 12 and 34 million pixels, and rounded up. The tiles that are done put the run's own
+on dense marrow at 14 and 34 million pixels, and rounded up. The tiles that are done put the run's own
 figure in its place."""
 DEEP_BYTES_PER_PX = 3 * 4 * 10_000 / 4096**2
 """For each deep feature: three copies of a number of 4 bytes for each of 10,000 cells in a dense tile."""
 MESSAGE_BYTES = 25_000_000
 """What lies between a worker and the owner of a model at most, in nobody's memory: the answer to a canvas of
 Cellpose, which is the largest message (`detect.cellpose.CANVAS_BLOCKS`)."""
-SHARE_OF_OTHERS = 0.85
-"""Of the most that a worker needs: what each of the others has while one has that. With it the plan for two
-workers on dense marrow, with a tile measured, is 6 % below the peak of 7 tiles."""
+SHARE_OF_OTHERS = 0.9
+"""Of the most that a worker needs: what each of the others has while one has that, as two workers had on 64
+tiles of dense marrow."""
 MEASURED_MARGIN = 1.1
 """Over what a worker was seen to need, for tiles with more cells."""
 SURVEY_BYTES = 190_000_000

@@ -19,7 +19,7 @@ from pipeline.slide.czi import CziSlide
 from pipeline.slide.directory import SubBlock
 from pipeline.slide.mosaic import SceneMosaic, uncovered
 
-WORTH_CUTTING_BYTES = 2_000_000
+WORTH_CUTTING_BYTES = 200_000
 """The rows of a block that later windows need are copied out if so much can be forgotten then."""
 ENOUGH = 1.08
 """Decoding so many times the bytes that are touched is as good as less: reading is a fourteenth of the work

@@ -20,7 +20,7 @@ from pipeline.slide.read_plan import ReadPlan, Visit
 from pipeline.slide.tiles import Tile
 
 LIMIT = MemoryLimit(8 * GB, "the test")
-CORES = 12
+CORES = 16
 TILE_PX = 5850
 FULL_UM2 = 1000.0
 DEMAND = Demand(tiles=100, window_px=TILE_PX**2, held_bytes=200_000_000, block_bytes=12_000_000)

@@ -6,11 +6,10 @@ host name is stored.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -102,25 +101,12 @@ def _write_stream(
 ) -> int:
     length = group_rows or rows_per_group(schema)
     stored = schema.with_metadata({CONFIG_HASH_KEY: config_hash, **metadata})
-    rows = begun = 0
-    with path.open("wb") as file, pq.ParquetWriter(file, stored, **_encoding(stored)) as writer:
+    rows = 0
+    with pq.ParquetWriter(path, stored, **_encoding(stored)) as writer:
         for group in _regrouped(pieces, length):
             writer.write_table(group.cast(stored), row_group_size=length)
             rows += len(group)
-            begun = _begin_to_store(file, begun)
     return rows
-
-
-def _begin_to_store(file: BinaryIO, begun: int) -> int:
-    """Has the system write what was added since `begun` to the disk, while the next group is made.
-
-    Else all of it is written at the end, and whoever syncs the file waits.
-    """
-    file.flush()
-    end = file.tell()
-    if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(file.fileno(), begun, end - begun, os.POSIX_FADV_DONTNEED)
-    return end
 
 
 def _encoding(schema: pa.Schema) -> dict[str, Any]:

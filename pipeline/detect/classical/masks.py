@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -49,18 +50,23 @@ def odd_size(length_px: float) -> int:
     return 2 * round((length_px - 1.0) / 2.0) + 1
 
 
+def in_bands(image: ByteImage, margin_px: int, work: Callable[[ByteImage], ByteImage]) -> ByteImage:
+    """What `work` makes of an (h, w) image, band by band of rows, each with a margin on either side."""
+    done = np.empty_like(image)
+    for top in range(0, len(image), BAND_ROWS):
+        first = max(0, top - margin_px)
+        band = work(image[first : top + BAND_ROWS + margin_px])
+        done[top : top + BAND_ROWS] = band[top - first :][:BAND_ROWS]
+    return done
+
+
 def fill_holes(mask: ByteImage, limit: HoleLimit) -> ByteImage:
     """`mask` (h, w, 0 or 1) with its 4-connected background pieces within `limit` filled.
 
     A gap that touches the border of the window may be part of something larger: it stays open.
     """
-    filled = np.empty_like(mask)
-    margin = limit.side_px + 1  # a gap that reaches from a band through its margin is too long for a hole
-    for top in range(0, len(mask), BAND_ROWS):
-        first = max(0, top - margin)
-        band = _filled(mask[first : top + BAND_ROWS + margin], limit)
-        filled[top : top + BAND_ROWS] = band[top - first :][:BAND_ROWS]
-    return filled
+    # A gap that reaches from a band through its margin is too long for a hole.
+    return in_bands(mask, limit.side_px + 1, lambda band: _filled(band, limit))
 
 
 def _filled(mask: ByteImage, limit: HoleLimit) -> ByteImage:

@@ -8,14 +8,21 @@ neck between two touching nuclei. Unlike a watershed, it has no flooding order a
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.detect.classical.masks import BAND_ROWS, ByteImage, IntVector, LabelImage, dilate, disc
+from pipeline.detect.classical.masks import (
+    BAND_ROWS,
+    ByteImage,
+    IntVector,
+    LabelImage,
+    dilate,
+    disc,
+    in_bands,
+)
 from pipeline.geometry import close_pairs, um_to_px
 from pipeline.slide.stains import smooth
 
@@ -67,13 +74,8 @@ def find_seeds(mask: ByteImage, um_per_px: float) -> Seeds:
 
 def _depth(mask: ByteImage, um_per_px: float) -> ByteImage:
     """Distance to the mask's edge, (h, w) uint8 in 1/32 µm."""
-    depth = np.empty_like(mask)
-    margin = math.ceil(MAX_DEPTH_UM / um_per_px) + 1  # edges farther away are beyond all bounds
-    for top in range(0, len(mask), BAND_ROWS):
-        first = max(0, top - margin)
-        band = _depth_of(mask[first : top + BAND_ROWS + margin], um_per_px)
-        depth[top : top + BAND_ROWS] = band[top - first :][:BAND_ROWS]
-    return depth
+    # Edges farther away than the deepest that is told make no difference.
+    return in_bands(mask, um_to_px(MAX_DEPTH_UM, um_per_px) + 1, lambda band: _depth_of(band, um_per_px))
 
 
 def _depth_of(mask: ByteImage, um_per_px: float) -> ByteImage:

@@ -66,6 +66,7 @@ class CellposeHspc:
     name: str = "cellpose"
     cell_type: CellType = "hspc"
     needs_all_stains: bool = True
+    longest_um: float = math.inf
 
     @property
     def revision(self) -> str:

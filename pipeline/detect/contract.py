@@ -93,11 +93,11 @@ class Detection:
 class Detector(Protocol):
     """Finds the cells of one type in a window.
 
-    A window that reaches `area.max_length_um + reach_um` beyond a box holds all that the answers for the
-    cells with centroids in that box depend on; and, of MK, the answers for those that may hold such a cell,
-    their centroids `MIDDLE_SHARE` of the longest outside the box at most. So any two windows of a
-    cell that are wide enough find the same cell. A detector uses the thresholds of the window's
-    calibration, never statistics of the window itself.
+    A window that reaches `longest_um + reach_um` beyond a box (with `area.max_length_um` for `longest_um`
+    where that is less) holds all that the answers for the cells with centroids in that box depend on; and,
+    of MK, the answers for those that may hold such a cell, their centroids `MIDDLE_SHARE` of the longest
+    outside the box at most. So any two windows of a cell that are wide enough find the same cell. A detector
+    uses the thresholds of the window's calibration, never statistics of the window itself.
 
     Its `revision` changes with every change of the cells that it finds. A run keeps it, so that no
     table holds cells of two revisions.
@@ -114,6 +114,11 @@ class Detector(Protocol):
 
     @property
     def reach_um(self) -> float: ...
+
+    @property
+    def longest_um(self) -> float:
+        """No cell that it finds is longer, whatever is asked for: `math.inf` where that alone decides."""
+        ...
 
     @property
     def needs_all_stains(self) -> bool:

@@ -59,6 +59,10 @@ class RefinedBySam2:
         return self.found_by.needs_all_stains
 
     @property
+    def longest_um(self) -> float:
+        return math.inf
+
+    @property
     def reach_um(self) -> float:
         return max(self.found_by.reach_um, SQUARE_UM + SQUARE_MARGIN_UM + 2.0)
 

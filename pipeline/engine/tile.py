@@ -19,8 +19,7 @@ from pipeline.config import CELL_TYPES, AreaRange, CellType, RunConfig
 from pipeline.detect.contract import MIDDLE_SHARE, Detection, Detector, Window
 from pipeline.detect.resolve import build_detectors
 from pipeline.geometry import Box, mask_to_contour, shared_px, um_to_px
-from pipeline.measure import deep, features
-from pipeline.measure.crops import CROP_SIZE_UM, crop_box, encoded_crops
+from pipeline.measure import crops, deep, features
 from pipeline.measure.regions import PackedMasks
 from pipeline.models.choice import RunModels
 from pipeline.models.service import Asker, Nobody
@@ -32,7 +31,7 @@ PIECE_ROWS = 512
 """Of a part that are made at a time, and lie in a row group of their own."""
 MOSTLY_INSIDE = 0.5
 """An HSPC with more than this share of its pixels in an MK candidate is marked as inside it. Their centroids
-are no farther apart than `MIDDLE_SHARE` of the longest MK allowed: so far around its core a tile knows MK."""
+are no farther apart than `MIDDLE_SHARE` of the longest MK: so far around its core a tile knows MK."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +63,14 @@ class Recipe:
 
     def halo_px(self, um_per_px: float) -> int:
         """Enough for every detector, every feature and every crop of an owned cell."""
-        embedded_um = deep.reach_um(self.embedders, self._longest_um)
+        embedded_um = deep.reach_um(self.embedders, max(area.max_length_um for area in self.stored.values()))
         seen_px = (self.detector_halo_px(cell_type, um_per_px) for cell_type in CELL_TYPES)
         return max(um_to_px(embedded_um, um_per_px), self.near_halo_px(um_per_px), *seen_px)
 
     def near_halo_px(self, um_per_px: float) -> int:
         """Enough for HSPC, and for all features and crops but those of networks."""
-        measured_um = max(*CROP_SIZE_UM.values(), self._longest_um + features.reach_um(um_per_px))
+        longest_um = max(self.longest_um(cell_type) for cell_type in CELL_TYPES)
+        measured_um = max(crops.reach_um(um_per_px), longest_um + features.reach_um(um_per_px))
         return max(um_to_px(measured_um, um_per_px), self.detector_halo_px("hspc", um_per_px))
 
     def stained_halo_px(self, um_per_px: float) -> int:
@@ -78,19 +78,18 @@ class Recipe:
         is_all = self.detectors["mk"].needs_all_stains
         return self.halo_px(um_per_px) if is_all else self.near_halo_px(um_per_px)
 
-    @property
-    def _longest_um(self) -> float:
-        return max(area.max_length_um for area in self.stored.values())
+    def longest_um(self, cell_type: CellType) -> float:
+        """No cell of the type is longer: by what is stored, or by how it is found."""
+        return min(self.stored[cell_type].max_length_um, self.detectors[cell_type].longest_um)
 
     def wanted(self, cell_type: CellType, core: Box, um_per_px: float) -> Box:
         """Where the centroids of cells lie that matter to a core: of MK those too that may hold an HSPC."""
-        around_um = MIDDLE_SHARE * self.stored["mk"].max_length_um if cell_type == "mk" else 0.0
+        around_um = MIDDLE_SHARE * self.longest_um("mk") if cell_type == "mk" else 0.0
         return core.grown(um_to_px(around_um, um_per_px))
 
     def detector_halo_px(self, cell_type: CellType, um_per_px: float) -> int:
-        """Longest cell of a type allowed plus the reach of its detector; see `Detector`."""
-        reach_um = self.stored[cell_type].max_length_um + self.detectors[cell_type].reach_um
-        return um_to_px(reach_um, um_per_px)
+        """Longest cell of a type plus the reach of its detector; see `Detector`."""
+        return um_to_px(self.longest_um(cell_type) + self.detectors[cell_type].reach_um, um_per_px)
 
 
 @dataclass(frozen=True)
@@ -138,9 +137,9 @@ def with_pictures(cells: pa.Table, window: Window) -> Iterator[pa.Table]:
         piece = cells.slice(start, PIECE_ROWS)
         names = ("x_px", "y_px", "cell_type")
         places = zip(*(piece[name].to_pylist() for name in names), strict=True)
-        boxes = [crop_box(x, y, cell_type, window.um_per_px) for x, y, cell_type in places]
+        boxes = [crops.crop_box(x, y, cell_type, window.um_per_px) for x, y, cell_type in places]
         pictures = {
-            "crop_image": encoded_crops(window, boxes),
+            "crop_image": crops.encoded_crops(window, boxes),
             "crop_x0_px": np.array([box.x0 for box in boxes], np.int32),
             "crop_y0_px": np.array([box.y0 for box in boxes], np.int32),
             "crop_um_per_px": np.full(len(boxes), window.um_per_px),
@@ -193,7 +192,7 @@ def _inside_mk(mk: _Found, hspc: _Found, search: _Search) -> dict[int, str]:
     """For owned HSPC by index: the id of the MK candidate that holds most of it."""
     if not len(hspc.owned) or not len(mk.detections):
         return {}
-    farthest_px = MIDDLE_SHARE * search.recipe.stored["mk"].max_length_um / search.window.um_per_px
+    farthest_px = MIDDLE_SHARE * search.recipe.longest_um("mk") / search.window.um_per_px
     boxes = np.array([_corners(hspc.detections[i].box) for i in hspc.owned])
     best: dict[int, tuple[float, str]] = {}
     for j in np.flatnonzero(mk.in_tissue).tolist():

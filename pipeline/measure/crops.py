@@ -23,6 +23,11 @@ CHUNK_BYTES = 1 << 26
 """About how much of a column of crops lies in one piece, far below the 2 GiB that its offsets reach."""
 
 
+def reach_um(um_per_px: float) -> float:
+    """How far from its centroid a cell's crop reaches."""
+    return max(CROP_SIZE_UM.values()) / 2 + um_per_px
+
+
 def crop_box(x_px: float, y_px: float, cell_type: CellType, um_per_px: float) -> Box:
     """The square of `CROP_SIZE_UM` around a centroid, to the nearest pixel; may leave the scene.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -204,6 +205,7 @@ class Sleeper:
     name: str = "sleeper"
     reach_um: float = 20.0
     needs_all_stains: bool = False
+    longest_um: float = math.inf
 
     def detect(self, window: Window, area: AreaRange) -> Sequence[Detection]:
         time.sleep(self.nap_s)

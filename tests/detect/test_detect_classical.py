@@ -16,9 +16,10 @@ from marrow import expert_dots, match_points, mk_candidates
 from stained import NUCLEUS_OD, Field
 
 from pipeline.config import AreaRange, CellType, RunConfig
-from pipeline.detect.classical import ClassicalHspc, ClassicalMk, hspc, masks, split
+from pipeline.detect.classical import ClassicalHspc, ClassicalMk, hspc, masks, mk, outline, split
+from pipeline.detect.classical.blocks import BlockGrid
 from pipeline.detect.contract import Detection, Detector, Window
-from pipeline.geometry import BoolMask, Box, mask_centroid, mask_to_contour, normalise_mask
+from pipeline.geometry import BoolMask, Box, mask_centroid, mask_length_px, mask_to_contour, normalise_mask
 from pipeline.slide.czi import CziSlide
 from pipeline.slide.demo import SlideSpec, match_truth, read_truth, write_demo_slides
 from pipeline.slide.stains import SceneCalibration, calibrate
@@ -257,6 +258,16 @@ def test_detections_keep_the_contract(simulated, cell_type):
         assert cell.mask[:, 0].any()
         assert cell.mask[:, -1].any()
         assert 0.5 <= cell.score <= 1.0
+
+
+@pytest.mark.parametrize("um_per_px", [0.1, 0.1725, 0.22, 0.35, 0.5, 1.0])
+def test_no_mk_is_longer_than_the_detector_says(um_per_px):
+    """Windows are no wider than that needs: the widest outline that rays allow is drawn here."""
+    grid = BlockGrid.over(Box(0, 0, 2000, 2000), um_per_px, mk.BLOCK_UM)
+    widest = outline.Rays.of(grid.um_per_block).dx.shape[1] - 1
+    cell = mk._detection(grid, mk.Candidate((50, 50), np.full(outline.ANGLES, widest), 1.0))
+    length_um = mask_length_px(cell.mask) * um_per_px
+    assert 0.95 * 2 * outline.RAY_UM < length_um <= ClassicalMk().longest_um
 
 
 # Invariance: any two windows that hold a cell with the detector's reach around it find the same cell.

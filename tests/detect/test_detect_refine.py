@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -77,6 +78,7 @@ class Given:
     cell_type: CellType = "hspc"
     reach_um: float = 20.0
     needs_all_stains: bool = False
+    longest_um: float = math.inf
 
     def detect(self, window: Window, area: AreaRange) -> list[Detection]:
         inside = (box for box in self.cells if box.clipped(window.box) == box)

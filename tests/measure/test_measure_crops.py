@@ -7,7 +7,7 @@ from hypothesis import given, strategies as st
 
 from pipeline.config import CELL_TYPES, CellType
 from pipeline.geometry import Box
-from pipeline.measure.crops import CROP_SIZE_UM, crop_box, cut_crop, encoded_crops
+from pipeline.measure.crops import CROP_SIZE_UM, crop_box, cut_crop, encoded_crops, reach_um
 from pipeline.store.picture import encode_picture
 
 
@@ -21,6 +21,14 @@ def test_a_crop_has_one_physical_size_and_is_centred(
     assert box.width * um_per_px == pytest.approx(CROP_SIZE_UM[cell_type], abs=0.51 * um_per_px)
     assert abs((box.x0 + box.x1) / 2 - x) <= 0.5 + 1e-6
     assert abs((box.y0 + box.y1) / 2 - y) <= 0.5 + 1e-6
+
+
+@given(x_px=st.floats(0, 1e5), y_px=st.floats(0, 1e5), um_per_px=st.floats(0.05, 2.0))
+def test_no_crop_reaches_farther_than_is_said(x_px: float, y_px: float, um_per_px: float) -> None:
+    for cell_type in CELL_TYPES:
+        box = crop_box(x_px, y_px, cell_type, um_per_px)
+        farthest_px = max(x_px - box.x0, box.x1 - x_px, y_px - box.y0, box.y1 - y_px)
+        assert farthest_px * um_per_px <= reach_um(um_per_px)
 
 
 def test_a_crop_shows_the_scene_pixel_by_pixel_and_white_beyond_it() -> None:

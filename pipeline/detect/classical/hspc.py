@@ -8,6 +8,7 @@ cytoplasm.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -37,6 +38,7 @@ class ClassicalHspc:
     cell_type: CellType = "hspc"
     revision: str = "1"
     needs_all_stains: bool = True
+    longest_um: float = math.inf
 
     @property
     def reach_um(self) -> float:

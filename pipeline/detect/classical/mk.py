@@ -88,6 +88,10 @@ class ClassicalMk:
     needs_all_stains: bool = True
 
     @property
+    def longest_um(self) -> float:
+        return 2 * outline.RAY_UM + 2.0  # rounding to pixels
+
+    @property
     def reach_um(self) -> float:
         return _RIVAL_REACH_UM + LAYER_REACH_UM + 2.0
 

@@ -52,6 +52,11 @@ class Box:
         x0, y0 = max(self.x0, outer.x0), max(self.y0, outer.y0)
         return Box(x0, y0, max(x0, min(self.x1, outer.x1)), max(y0, min(self.y1, outer.y1)))
 
+    def joined(self, other: Box) -> Box:
+        """The smallest box that holds both."""
+        x0, y0 = min(self.x0, other.x0), min(self.y0, other.y0)
+        return Box(x0, y0, max(self.x1, other.x1), max(self.y1, other.y1))
+
     def slices_in(self, outer: Box) -> tuple[slice, slice]:
         """Row and column slices of this box inside an array that covers `outer`."""
         return (

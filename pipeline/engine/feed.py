@@ -231,6 +231,7 @@ class WindowFeed:
             slide.visits,
             room_bytes=slide.plan.room_bytes,
             threads=self._threads,
+            packs=slide.plan.is_worth_packing,
             is_wanted=is_wanted,
         ) as stream:
             while (step := stream.next_window()) is not None and (slot := self._next_slot()) is not None:

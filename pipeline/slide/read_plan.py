@@ -2,7 +2,7 @@
 
 Windows overlap by their halos and seldom lie on the sub-blocks' grid, so reading each on its own
 decodes a pixel twice and more. Here the order is known before the first read: decoded blocks are
-kept while another window will need them, no more of their rows than it needs, and when room is short
+kept while another window will need them, no more of them than it needs, and when room is short
 the one needed last goes first (Belady's rule, which no other order of eviction beats).
 """
 
@@ -20,7 +20,7 @@ from pipeline.slide.directory import SubBlock
 from pipeline.slide.mosaic import SceneMosaic, uncovered
 
 WORTH_CUTTING_BYTES = 200_000
-"""The rows of a block that later windows need are copied out if so much can be forgotten then."""
+"""The part of a block that later windows need is copied out if so much can be forgotten then."""
 ENOUGH = 1.08
 """Decoding so many times the bytes that are touched is as good as less: reading is a fourteenth of the work
 on a tile, and what would have to be kept for less is most of what a wide slide needs beyond a narrow one."""
@@ -29,8 +29,6 @@ LEAST_ROOM_BYTES = 64_000_000
 ROOM_STEP = 0.85
 
 Value = TypeVar("Value")
-Rows = tuple[int, int]
-"""Heights in mosaic coordinates, from and to."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +44,19 @@ class BlockKey(NamedTuple):
 
     scene: int
     nth: int
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of a block after a window.
+
+    Attributes:
+        part: of the block, that windows after this one need; in mosaic coordinates.
+        is_far: whether the next window does without.
+    """
+
+    part: Box
+    is_far: bool
 
 
 class Foreseen(Generic[Value]):
@@ -139,14 +150,14 @@ class Assembly:
     Attributes:
         steps: the blocks of each window, bottom to top.
         bytes_of: each block's pixels.
-        later: of each window and block that later windows need too, the rows that are kept for them.
+        later: of each window and block that later windows need too, what is kept for them.
     """
 
     mosaics: Mapping[int, SceneMosaic]
     visits: Sequence[Visit]
     steps: Sequence[Sequence[BlockKey]]
     bytes_of: dict[BlockKey, int] = field(init=False)
-    later: list[dict[BlockKey, Rows]] = field(init=False)
+    later: list[dict[BlockKey, Kept]] = field(init=False)
     _parts: dict[BlockKey, list[Box]] = field(init=False, default_factory=dict)
 
     @classmethod
@@ -162,36 +173,33 @@ class Assembly:
         self.bytes_of = {key: 3 * self.block(key).box.area_px for keys in self.steps for key in keys}
         self.later = self._cut_where_worth_it(self._needed_later())
 
-    def _needed_later(self) -> list[dict[BlockKey, Rows]]:
-        found: list[dict[BlockKey, Rows]] = []
-        needed: dict[BlockKey, Rows] = {}
-        for visit, keys in zip(reversed(self.visits), reversed(self.steps), strict=True):
-            found.append({key: needed[key] for key in keys if key in needed})
-            place = self.place(visit)
+    def _needed_later(self) -> list[dict[BlockKey, Kept]]:
+        found: list[dict[BlockKey, Kept]] = []
+        needed: dict[BlockKey, Box] = {}
+        next_use: dict[BlockKey, int] = {}
+        for step in range(len(self.steps) - 1, -1, -1):
+            keys, place = self.steps[step], self.place(self.visits[step])
+            found.append({key: Kept(needed[key], next_use[key] > step + 1) for key in keys if key in needed})
             for key in keys:
                 seen = self.block(key).box.clipped(place)
-                y0, y1 = needed.get(key, (seen.y0, seen.y1))
-                needed[key] = min(y0, seen.y0), max(y1, seen.y1)
+                needed[key] = seen.joined(needed.get(key, seen))
+                next_use[key] = step
         return found[::-1]
 
-    def _cut_where_worth_it(self, needed: list[dict[BlockKey, Rows]]) -> list[dict[BlockKey, Rows]]:
-        kept: dict[BlockKey, Rows] = {}
-        later: list[dict[BlockKey, Rows]] = []
+    def _cut_where_worth_it(self, needed: list[dict[BlockKey, Kept]]) -> list[dict[BlockKey, Kept]]:
+        parts: dict[BlockKey, Box] = {}
+        later: list[dict[BlockKey, Kept]] = []
         for step in needed:
-            for key, (y0, y1) in step.items():
-                top, foot = kept.setdefault(key, (self.block(key).box.y0, self.block(key).box.y1))
-                row_bytes = 3 * self.block(key).box.width
-                if row_bytes * ((foot - top) - (y1 - y0)) >= WORTH_CUTTING_BYTES:
-                    kept[key] = y0, y1
-            later.append({key: kept[key] for key in step})
+            for key, kept in step.items():
+                part = parts.setdefault(key, self.block(key).box)
+                if 3 * (part.area_px - kept.part.area_px) >= WORTH_CUTTING_BYTES:
+                    parts[key] = kept.part
+            later.append({key: Kept(parts[key], kept.is_far) for key, kept in step.items()})
         return later
 
     def cache(self, room_bytes: int) -> Foreseen[Value]:
         """An empty cache for these windows."""
-        kept_bytes = [
-            {key: 3 * self.block(key).box.width * (y1 - y0) for key, (y0, y1) in step.items()}
-            for step in self.later
-        ]
+        kept_bytes = [{key: 3 * kept.part.area_px for key, kept in step.items()} for step in self.later]
         return Foreseen(self.steps, self.bytes_of, kept_bytes, room_bytes)
 
     def block(self, key: BlockKey) -> SubBlock:
@@ -260,6 +268,11 @@ class ReadPlan:
     def is_enough(self) -> bool:
         """Whether nearly nothing is decoded twice."""
         return self.decoded_bytes <= ENOUGH * self.touched_bytes
+
+    @property
+    def is_worth_packing(self) -> bool:
+        """Whether so much is held that the time for packing it is well spent."""
+        return self.held_bytes > LEAST_ROOM_BYTES
 
 
 def mosaics_of(slide: CziSlide, visits: Sequence[Visit]) -> dict[int, SceneMosaic]:

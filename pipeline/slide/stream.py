@@ -1,7 +1,7 @@
 """Many windows of one slide in a known order, with each sub-block decoded about once (see `read_plan`).
 
 Threads with a handle each decode ahead of the window that is put together, and show what they decoded in
-it themselves.
+it themselves; they also cut and pack what is kept of it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from pipeline.errors import InputError
 from pipeline.geometry import Box
 from pipeline.slide.czi import WHITE, CziSlide
 from pipeline.slide.directory import read_directory
-from pipeline.slide.read_plan import Assembly, BlockKey, Foreseen, Rows, Visit, mosaics_of
+from pipeline.slide.packed import PackedImage
+from pipeline.slide.read_plan import Assembly, BlockKey, Foreseen, Kept, Visit, mosaics_of
 from pipeline.slide.unpack import Image, Pixels
 
 AHEAD_PER_THREAD = 2
@@ -71,11 +72,16 @@ class _View:
 
 
 class _Decoded:
-    """A block's pixels, or what was raised for them, as soon as a thread has decoded it."""
+    """A block's pixels, or what was raised for them, as soon as a thread has decoded it.
 
-    def __init__(self) -> None:
-        self._image: Image | Exception | None = None
-        self._waiting: list[tuple[_View, Sequence[Box], Rows | None]] = []
+    Args:
+        packs: what the next window does without.
+    """
+
+    def __init__(self, packs: bool) -> None:
+        self._image: Image | PackedImage | Exception | None = None
+        self._packs = packs
+        self._waiting: list[tuple[_View, Sequence[Box], Kept | None]] = []
         self._lock = threading.Lock()
 
     def decode(self, read: Callable[[CziSlide], Image], slide: CziSlide) -> None:
@@ -89,7 +95,7 @@ class _Decoded:
         for waiting in self._waiting:
             self._show(*waiting)
 
-    def show_in(self, view: _View, parts: Sequence[Box], later: Rows | None, threads: _Decoders) -> None:
+    def show_in(self, view: _View, parts: Sequence[Box], later: Kept | None, threads: _Decoders) -> None:
         """Lets the thread that decodes the block show it, or another one if that is done.
 
         Args:
@@ -103,16 +109,22 @@ class _Decoded:
         if is_decoded:
             threads.do(lambda _: self._show(view, parts, later))
 
-    def _show(self, view: _View, parts: Sequence[Box], later: Rows | None) -> None:
+    def _show(self, view: _View, parts: Sequence[Box], later: Kept | None) -> None:
         """One window at a time: the next one is begun when this one is whole."""
-        image = self._image
-        assert image is not None
+        held = self._image
+        assert held is not None
         try:
-            if later is not None and isinstance(image, Image) and later != (image.box.y0, image.box.y1):
-                self._image = image.rows(*later)
+            image = held.image() if isinstance(held, PackedImage) else held
+            if later is not None and isinstance(image, Image):
+                self._image = self._kept(image, later)
         except Exception as fault:  # as in `_View.show`: the thread that reads waits for this block
             image = fault
         view.show(image, parts)
+
+    def _kept(self, image: Image, later: Kept) -> Image | PackedImage:
+        part = image if later.part == image.box else image.part(later.part)
+        is_worth_it = self._packs and later.is_far and part.stored.size
+        return PackedImage.of(part) if is_worth_it else part
 
 
 class _Decoders:
@@ -157,7 +169,7 @@ class _Piece:
 
     block: _Decoded
     parts: Sequence[Box]
-    later: Rows | None
+    later: Kept | None
     is_new: bool
 
 
@@ -175,12 +187,14 @@ class WindowStream:
         *,
         room_bytes: int,
         threads: int,
+        packs: bool = False,
         is_wanted: Callable[[int], bool] = lambda step: True,
     ) -> None:
         """Opens `threads` handles of the slide.
 
         Args:
-            room_bytes: of decoded blocks that may be kept for later windows.
+            room_bytes: of decoded blocks that may be kept for later windows, as they are before packing.
+            packs: what is kept for long: less memory for a fiftieth of the time that a tile takes.
             is_wanted: asked shortly before a window is begun; those not wanted are left out.
 
         Raises:
@@ -197,6 +211,7 @@ class WindowStream:
         self._cache: Foreseen[_Decoded] = self._assembly.cache(room_bytes)
         self._decoders = _Decoders([first, *(first.another_handle() for _ in range(threads - 1))])
         self._ahead = AHEAD_PER_THREAD * threads
+        self._packs = packs
         self._is_wanted = is_wanted
         self._pieces = self._foresee()
         self._pending: deque[_Piece | int] = deque()
@@ -279,6 +294,6 @@ class WindowStream:
         stored = self._assembly.block(key)
         foot = max((part.y1 for part in self._assembly.parts(key)), default=stored.box.y0 + 1)
         rows = foot - stored.box.y0
-        block = _Decoded()
+        block = _Decoded(self._packs)
         self._decoders.do(partial(block.decode, lambda slide: slide.decode(stored, rows)))
         return block

@@ -13,6 +13,7 @@ from pipeline.errors import InputError
 from pipeline.geometry import Box
 from pipeline.slide import read_plan
 from pipeline.slide.czi import CziSlide
+from pipeline.slide.packed import PackedImage
 from pipeline.slide.read_plan import BlockKey, Foreseen, Visit, mosaics_of, plan_reads
 from pipeline.slide.stream import WindowStream
 from pipeline.slide.unpack import Image
@@ -51,11 +52,17 @@ def read_all(path: Path, visits: list[Visit], **settings: int) -> tuple[list[NDA
         return pictures, stream.decoded_bytes
 
 
+@pytest.mark.parametrize("packs", [False, True])
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("room_bytes", [0, 20_000, 10**9])
 @pytest.mark.parametrize("worth_cutting_bytes", [1, 10**9])
 def test_windows_are_those_of_a_plain_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int, room_bytes: int, worth_cutting_bytes: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    threads: int,
+    room_bytes: int,
+    worth_cutting_bytes: int,
+    packs: bool,
 ) -> None:
     monkeypatch.setattr(read_plan, "WORTH_CUTTING_BYTES", worth_cutting_bytes)
     path = mosaic(tmp_path)
@@ -63,7 +70,7 @@ def test_windows_are_those_of_a_plain_read(
         scene = slide.scene(0)
         visits = tiled(scene.width_px, scene.height_px, 50, 20)
         expected = [slide.read(0, visit.box) for visit in visits]
-    found, _ = read_all(path, visits, room_bytes=room_bytes, threads=threads)
+    found, _ = read_all(path, visits, room_bytes=room_bytes, threads=threads, packs=packs)
     assert len(found) == len(expected)
     for picture, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(picture, other)
@@ -105,13 +112,13 @@ def test_no_more_is_held_of_a_block_than_later_windows_need(
 ) -> None:
     path = mosaic(tmp_path, 12, 9)
     kept: list[int] = []
-    rows = Image.rows
+    part = Image.part
 
-    def counted(self: Image, y0: int, y1: int) -> Image:
-        kept.append(y1 - y0)
-        return rows(self, y0, y1)
+    def counted(self: Image, box: Box) -> Image:
+        kept.append(box.area_px)
+        return part(self, box)
 
-    monkeypatch.setattr(Image, "rows", counted)
+    monkeypatch.setattr(Image, "part", counted)
     with CziSlide.open(path, 0.22) as slide:
         scene = slide.scene(0)
         visits = tiled(scene.width_px, scene.height_px, 60, 10)
@@ -122,7 +129,52 @@ def test_no_more_is_held_of_a_block_than_later_windows_need(
         read_all(path, visits, room_bytes=10**9, threads=1)
     assert held[1] < 0.9 * held[10**9]
     assert kept
-    assert max(kept) < BLOCK_PX
+    assert max(kept) < BLOCK_PX**2
+
+
+def test_what_the_next_window_does_without_is_packed_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = mosaic(tmp_path, 12, 9)
+    packed: list[Image] = []
+    of = PackedImage.of
+
+    def noted(image: Image) -> PackedImage:
+        packed.append(image)
+        return of(image)
+
+    monkeypatch.setattr(PackedImage, "of", noted)
+    with CziSlide.open(path, 0.22) as slide:
+        scene = slide.scene(0)
+    visits = tiled(scene.width_px, scene.height_px, 60, 10)
+    in_one_row = visits[: -(-scene.width_px // 60)]
+    for some, packs in ((visits, False), (in_one_row, True)):
+        read_all(path, some, room_bytes=10**9, threads=2, packs=packs)
+        assert not packed
+    read_all(path, visits, room_bytes=10**9, threads=2, packs=True)
+    assert packed
+
+
+@given(
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    missing=st.integers(0, 5),
+    seed=st.integers(0, 9),
+)
+def test_packing_loses_nothing(height: int, width: int, missing: int, seed: int) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    image = Image(pixels, Box(3, -4, 3 + width, -4 + height + missing))
+    again = PackedImage.of(image).image()
+    assert again.box == image.box
+    np.testing.assert_array_equal(again.stored, pixels)
+
+
+def test_tissue_takes_less_memory_packed() -> None:
+    rows, columns = np.mgrid[:300, :300]
+    tissue = 160 + 60 * np.sin(rows / 9) * np.cos(columns / 11)
+    grain = np.random.default_rng(0).normal(0, 4, (300, 300))
+    pixels = np.clip(tissue[..., None] * (0.9, 0.6, 0.8) + grain[..., None], 0, 255).astype(np.uint8)
+    assert len(PackedImage.of(Image(pixels, Box(0, 0, 300, 300))).packed) < 0.6 * pixels.nbytes
 
 
 def test_less_room_never_decodes_less(tmp_path: Path) -> None:
@@ -243,10 +295,10 @@ def test_a_fault_while_a_block_is_cut_for_later_fails_its_windows_and_hangs_nobo
         scene = slide.scene(0)
     visits = tiled(scene.width_px, scene.height_px, 60, 10)
 
-    def without_memory(self: Image, y0: int, y1: int) -> Image:
+    def without_memory(self: Image, box: Box) -> Image:
         raise MemoryError("no room")
 
-    monkeypatch.setattr(Image, "rows", without_memory)
+    monkeypatch.setattr(Image, "part", without_memory)
     failed = 0
     with WindowStream(path, 0.22, visits, room_bytes=10**9, threads=2) as stream:
         while (step := stream.next_window()) is not None:

@@ -1,0 +1,55 @@
+"""Decoded sub-blocks that wait for a window far off, in less memory than their pixels take.
+
+A scanned slide is what it is because noise does not pack. Neighbouring pixels are alike, though, and so
+are a pixel's colours: their differences take zstd two thirds of the bytes that it needs for the pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import pyarrow as pa
+
+from pipeline.geometry import Box
+from pipeline.slide.unpack import Image
+
+_ZSTD = pa.Codec("zstd", 1)
+_CHANNELS = 3
+
+
+@dataclass(frozen=True)
+class PackedImage:
+    """An `Image`, packed without loss: about half of its bytes on marrow.
+
+    Attributes:
+        packed: differences to the pixel on the left, of blue less green, of green and of red less green.
+        rows: that the image has.
+    """
+
+    packed: bytes
+    box: Box
+    rows: int
+
+    @classmethod
+    def of(cls, image: Image) -> PackedImage:
+        """Packs an image of one pixel or more."""
+        planes = np.empty((_CHANNELS, *image.stored.shape[:2]), np.uint8)
+        cv2.split(image.stored, list(planes))
+        blue, green, red = planes
+        blue -= green  # modulo 256, as all sums here
+        red -= green
+        changes = planes.copy()
+        changes[:, :, 1:] -= planes[:, :, :-1]
+        return cls(_ZSTD.compress(changes, asbytes=True), image.box, len(image.stored))
+
+    def image(self) -> Image:
+        """The same pixels as were packed."""
+        shape = _CHANNELS, self.rows, self.box.width
+        changes = np.frombuffer(_ZSTD.decompress(self.packed, int(np.prod(shape))), np.uint8)
+        planes = np.add.accumulate(changes.reshape(shape), axis=2, dtype=np.uint8)
+        blue, green, red = planes
+        blue += green
+        red += green
+        return Image(cv2.merge(list(planes)), self.box)

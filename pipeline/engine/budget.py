@@ -45,7 +45,7 @@ MASK_BYTES_PER_PX = 28
 """What finding the tissue of a scene takes for each pixel of its mask ..."""
 HELD_MASK_BYTES_PER_PX = 20
 """... and what is held of every scene's while the stains are calibrated."""
-SAMPLE_BYTES_PER_PX, MOST_SAMPLED_PX = 75, 4_500_000
+SAMPLE_BYTES_PER_PX, MOST_SAMPLED_PX = 52, 4_500_000
 """Calibration works on a sample of its windows' pixels that is never larger than this. Both kinds are
 measured on 4, 67 and 1,074 million pixels of dense marrow, and on masks of up to 67 million."""
 SAFE_SHARE = 0.95

@@ -214,6 +214,7 @@ def _white_point(pixels: RgbImage) -> Triple:
 
 _VECTOR_DENSITY = 0.15
 _MIN_VECTOR_PIXELS = 2000
+_PIXELS_AT_ONCE = 1 << 16
 _EXTREME_PERCENT = 1.0
 _MAX_HAEMATOXYLIN_TURN_DEG = 20.0
 _MAX_EOSIN_TURN_DEG = 35.0
@@ -227,8 +228,7 @@ def _stain_vectors(pixels: RgbImage, white: Triple) -> tuple[Triple, Triple, Vec
     differ more between laboratories than haematoxylins do, so they may turn further from the prior.
     """
     prior_h, prior_e = _unit(PUBLISHED_HAEMATOXYLIN), _unit(PUBLISHED_EOSIN)
-    density = _density(pixels, white)
-    density = density[np.linalg.norm(density, axis=1) > _VECTOR_DENSITY]
+    density = _stained(pixels, white)
     if len(density) >= _MIN_VECTOR_PIXELS:
         h, e = _extreme_directions(density)
         apart = _angle_deg(h, e)
@@ -239,6 +239,17 @@ def _stain_vectors(pixels: RgbImage, white: Triple) -> tuple[Triple, Triple, Vec
         ):
             return _triple(h), _triple(e), "estimated"
     return _triple(prior_h), _triple(prior_e), "published"
+
+
+def _stained(pixels: RgbImage, white: Triple) -> FloatArray:
+    """(n, 3) OD of those pixels that stains darken, worked out a few at a time: they are many."""
+    density = np.empty(pixels.shape, np.float64)
+    is_stained = np.empty(len(pixels), bool)
+    for start in range(0, len(pixels), _PIXELS_AT_ONCE):
+        some = slice(start, start + _PIXELS_AT_ONCE)
+        density[some] = _density(pixels[some], white)
+        is_stained[some] = np.linalg.norm(density[some], axis=1) > _VECTOR_DENSITY
+    return density[is_stained]
 
 
 def _extreme_directions(density: FloatArray) -> tuple[FloatArray, FloatArray]:

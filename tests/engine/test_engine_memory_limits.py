@@ -64,7 +64,7 @@ def test_too_little_for_the_survey_is_refused_before_anything_is_written(
 
 
 def test_the_number_that_a_refusal_names_is_enough(tiny_slide: Path, tmp_path: Path) -> None:
-    too_little = Trial(tiny_slide, "--memory-gb", 400 * MIB, 1).run(tmp_path / "little")
+    too_little = Trial(tiny_slide, "--memory-gb", 360 * MIB, 1).run(tmp_path / "little")
     assert too_little.is_refused, str(too_little)
     enough = Trial(tiny_slide, "--memory-gb", round(too_little.needed_gb * GB), 1).run(tmp_path / "enough")
     assert enough.exit_code == 0, str(enough)

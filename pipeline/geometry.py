@@ -80,8 +80,10 @@ def normalise_mask(mask: BoolMask) -> BoolMask:
 
     A 4-connected region whose 4-connected background holes are filled has an outline that never
     touches itself, so its contour is a simple polygon. Empty in, empty out. Of pieces of equal
-    size the first in raster order wins.
+    size the first in raster order wins. The answer may share the memory of `mask`.
     """
+    if not mask.size:
+        return mask
     pixels = mask.view(np.uint8)
     pieces, labels = cv2.connectedComponents(pixels, connectivity=4)
     if pieces > 2:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from runs import make_run
 from stained import CALIBRATION
 
+from pipeline.engine.tile import PIECE_ROWS
 from pipeline.geometry import Box, mask_to_contour
 from pipeline.measure.features import FEATURE_NAMES
 from pipeline.slide.tiles import Tile, TilePlan, write_plan
@@ -75,7 +76,8 @@ def large_run(
     outlines = _outlines(rng)
     for tile in tiles:
         part = part_of(rng, outlines, tile, cells_per_tile, crop_bytes)
-        tables.create_table(made.layout.part(SLIDE, tile.tile_id), part, made.manifest.config_hash)
+        path = made.layout.part(SLIDE, tile.tile_id)
+        tables.create_stream(path, part.schema, [part], made.manifest.config_hash, group_rows=PIECE_ROWS)
     return LargeRun(made.layout, made.manifest, tiles)
 
 

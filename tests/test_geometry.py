@@ -25,8 +25,11 @@ def test_a_normalised_mask_is_one_piece_without_holes(mask: np.ndarray) -> None:
     assert np.array_equal(cell, ndimage.binary_fill_holes(largest))
 
 
-def test_of_nothing_nothing_is_left() -> None:
-    assert not geometry.normalise_mask(np.zeros((3, 4), bool)).any()
+@pytest.mark.parametrize("shape", [(3, 4), (0, 5), (5, 0), (0, 0)])
+def test_of_nothing_nothing_is_left(shape: tuple[int, int]) -> None:
+    mask = geometry.normalise_mask(np.zeros(shape, bool))
+    assert mask.shape == shape
+    assert not mask.any()
 
 
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=60), st.floats(0.5, 30.0))

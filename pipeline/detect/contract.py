@@ -117,7 +117,7 @@ class Detector(Protocol):
 
     @property
     def longest_um(self) -> float:
-        """No cell that it finds is longer, whatever is asked for: `math.inf` where that alone decides."""
+        """No cell of the sizes that a run stores is found longer: `math.inf` where these alone decide."""
         ...
 
     @property

@@ -70,6 +70,11 @@ class WindowGrid:
         margin_px = um_to_px(longest_um / 2, um_per_px)
         return cls(um_to_px(_window_um(longest_um), um_per_px) - 2 * margin_px, margin_px)
 
+    @property
+    def window_bytes(self) -> int:
+        """Of a window's pixels."""
+        return 3 * (self.cell_px + 2 * self.margin_px) ** 2
+
     def square(self, column: int, row: int) -> Box:
         """The window without its margin, in level-0 pixels of the scene."""
         x, y = column * self.cell_px, row * self.cell_px

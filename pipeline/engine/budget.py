@@ -31,9 +31,10 @@ on dense marrow at 14 and 34 million pixels, and rounded up. The tiles that are 
 figure in its place."""
 DEEP_BYTES_PER_PX = 3 * 4 * 10_000 / 4096**2
 """For each deep feature: three copies of a number of 4 bytes for each of 10,000 cells in a dense tile."""
-MESSAGE_BYTES = 25_000_000
+MESSAGE_BYTES = 26_000_000
 """What lies between a worker and the owner of a model at most, in nobody's memory: the answer to a canvas of
-Cellpose, which is the largest message (`detect.cellpose.CANVAS_BLOCKS`)."""
+Cellpose (`detect.cellpose.CANVAS_BLOCKS`) or the crops that an embedder is asked about at a time
+(`measure.embed.MAX_ASKED`). SAM2's windows may be larger where pixels are small."""
 SHARE_OF_OTHERS = 0.9
 """Of the most that a worker needs: what each of the others has while one has that, as two workers had on 64
 tiles of dense marrow."""
@@ -78,6 +79,7 @@ class Demand:
         mask_px: of the tissue masks of the slide that has most.
         worker_bytes: of one worker at work on the largest window.
         owner_bytes: of the processes that own the models.
+        message_bytes: of the largest message between a worker and the owner of a model.
         deep_columns: features of each cell that networks give.
         read_threads: that read already, and stay.
     """
@@ -89,6 +91,7 @@ class Demand:
     mask_px: int = 0
     worker_bytes: int = 0
     owner_bytes: int = 0
+    message_bytes: int = MESSAGE_BYTES
     deep_columns: int = 0
     stained_px: int | None = None
     read_threads: int = 1
@@ -180,7 +183,7 @@ def layout_of(demand: Demand, workers: int, limit: MemoryLimit) -> Budget:
     peak = (
         PARENT_BYTES
         + demand.owner_bytes
-        + (workers * MESSAGE_BYTES if demand.owner_bytes else 0)
+        + (workers * demand.message_bytes if demand.owner_bytes else 0)
         + demand.held_bytes
         + blocks_ahead * demand.block_bytes
         + slots * demand.slot_bytes

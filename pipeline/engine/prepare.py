@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -282,7 +281,9 @@ def _calibration_windows(slide: CziSlide, scene: int, mask: TissueMask, manifest
     windows, faults = _decodable(slide, scene, boxes)
     if faults:
         spare = drawn(SPARE_WINDOWS * run.calibration_samples)[len(boxes) :]
-        windows += islice(_each_decodable(slide, scene, spare), len(faults))
+        while spare and (wanting := len(boxes) - len(windows)):
+            windows += _decodable(slide, scene, spare[:wanting])[0]
+            spare = spare[wanting:]
     if faults and not windows:
         raise faults[0]
     return windows
@@ -313,16 +314,6 @@ def _decodable(slide: CziSlide, scene: int, boxes: Sequence[Box]) -> tuple[list[
             else:
                 found[plan.order[step]] = pixels
     return [found[nth] for nth in sorted(found)], faults
-
-
-def _each_decodable(slide: CziSlide, scene: int, boxes: Sequence[Box]) -> Iterator[Pixels]:
-    """Pixels of those boxes in which no image is damaged, as long as they are asked for."""
-    for box in boxes:
-        try:
-            yield slide.read(scene, box)
-        except InputError as error:
-            if not is_damage(error):
-                raise
 
 
 def chosen_tiles(manifest: Manifest, plan: TilePlan) -> list[Tile]:

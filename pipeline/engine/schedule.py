@@ -269,6 +269,7 @@ def plan_job(
         block_bytes=max(slide.plan.block_bytes for slide in slides),
         mask_px=max(mask_px(manifest.slide(slide_id)) for slide_id in tiles),
         owner_bytes=len(devices) * models.resident_bytes,
+        message_bytes=max(recipe.message_bytes(manifest.slide(slide_id).um_per_px) for slide_id in tiles),
         deep_columns=len(column_names(manifest.config.compute.embedders)),
         stained_px=stained_px,
     )

@@ -220,6 +220,7 @@ def memory_gb(
             largest_block_bytes,
             mask_px=largest_mask_px,
             owner_bytes=max(1, config.slurm.gpus) * models.resident_bytes,
+            message_bytes=max(recipe.message_bytes(slide.um_per_px) for slide in manifest.slides),
             deep_columns=len(column_names(manifest.config.compute.embedders)),
             stained_px=stained_px,
         )

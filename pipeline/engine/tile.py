@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from pipeline.config import CELL_TYPES, AreaRange, CellType, RunConfig
 from pipeline.detect.contract import MIDDLE_SHARE, Detection, Detector, Window
 from pipeline.detect.resolve import build_detectors
+from pipeline.detect.sam2 import WindowGrid
+from pipeline.engine.budget import MESSAGE_BYTES
 from pipeline.geometry import Box, mask_to_contour, shared_px, um_to_px
 from pipeline.measure import crops, deep, features
 from pipeline.measure.regions import PackedMasks
@@ -77,6 +79,12 @@ class Recipe:
         """Around a core, where stains are separated: not where SAM2 alone looks."""
         is_all = self.detectors["mk"].needs_all_stains
         return self.halo_px(um_per_px) if is_all else self.near_halo_px(um_per_px)
+
+    def message_bytes(self, um_per_px: float) -> int:
+        """Of the largest message between a worker and the owner of a model."""
+        asks_sam2 = deep.SAM2 in self.embedders or self.detectors["mk"].name == deep.SAM2
+        grid = WindowGrid.of(max(area.max_length_um for area in self.stored.values()), um_per_px)
+        return max(MESSAGE_BYTES, grid.window_bytes if asks_sam2 else 0)
 
     def longest_um(self, cell_type: CellType) -> float:
         """No cell of the type is longer: by what is stored, or by how it is found."""
@@ -168,7 +176,7 @@ class _Search:
 def _find(search: _Search, cell_type: CellType, window: Window) -> _Found:
     recipe, tile, tissue = search.recipe, search.tile, search.tissue
     detector, um_per_px = recipe.detectors[cell_type], window.um_per_px
-    # No more than the type needs: nuclei are searched on two thirds of the pixels that MK need.
+    # No more than the type needs: nuclei are searched on fewer of the pixels than MK need.
     seen = window.part(
         tile.read_box(recipe.detector_halo_px(cell_type, um_per_px)),
         recipe.wanted(cell_type, tile.core, um_per_px),

@@ -1,11 +1,12 @@
 """Decoded sub-blocks that wait for a window far off, in less memory than their pixels take.
 
-A scanned slide is what it is because noise does not pack. Neighbouring pixels are alike, though, and so
-are a pixel's colours: their differences take zstd two thirds of the bytes that it needs for the pixels.
+zstd finds little that repeats in the pixels of a scan. But neighbours are alike, and so are the colours of
+a pixel: packed as differences, marrow takes about half of its bytes.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -16,12 +17,13 @@ from pipeline.geometry import Box
 from pipeline.slide.unpack import Image
 
 _ZSTD = pa.Codec("zstd", 1)
+_POOL = pa.system_memory_pool()  # the default one keeps what was freed
 _CHANNELS = 3
 
 
 @dataclass(frozen=True)
 class PackedImage:
-    """An `Image`, packed without loss: about half of its bytes on marrow.
+    """An `Image`, packed without loss.
 
     Attributes:
         packed: differences to the pixel on the left, of blue less green, of green and of red less green.
@@ -47,8 +49,9 @@ class PackedImage:
     def image(self) -> Image:
         """The same pixels as were packed."""
         shape = _CHANNELS, self.rows, self.box.width
-        changes = np.frombuffer(_ZSTD.decompress(self.packed, int(np.prod(shape))), np.uint8)
-        planes = np.add.accumulate(changes.reshape(shape), axis=2, dtype=np.uint8)
+        unpacked = _ZSTD.decompress(self.packed, math.prod(shape), memory_pool=_POOL)
+        changes = np.frombuffer(unpacked, np.uint8).reshape(shape)
+        planes = np.add.accumulate(changes, axis=2, dtype=np.uint8)
         blue, green, red = planes
         blue += green
         red += green

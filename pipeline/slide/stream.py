@@ -122,9 +122,13 @@ class _Decoded:
         view.show(image, parts)
 
     def _kept(self, image: Image, later: Kept) -> Image | PackedImage:
+        held = self._image
+        if isinstance(held, PackedImage) and later.is_far and held.box == later.part:
+            return held
         part = image if later.part == image.box else image.part(later.part)
-        is_worth_it = self._packs and later.is_far and part.stored.size
-        return PackedImage.of(part) if is_worth_it else part
+        # What is seen of a block may end above the part: then nothing was decoded of it.
+        is_packed = self._packs and later.is_far and part.stored.size > 0
+        return PackedImage.of(part) if is_packed else part
 
 
 class _Decoders:

@@ -97,7 +97,10 @@ def _decode_tiff(data: bytes) -> RgbImage:
             and zlib.crc32(packed) == checksum
             and 0 < min(width, height) <= max(width, height) <= MAX_SIDE_PX
         ):
-            rows = _codec().decompress(packed, decompressed_size=height * width * CHANNELS)
+            try:
+                rows = _codec().decompress(packed, decompressed_size=height * width * CHANNELS)
+            except OSError as error:  # of another length, too
+                raise InputError(f"a crop is damaged ({error})") from error
             differences = np.frombuffer(rows, np.uint8).reshape(height, width, CHANNELS)
             return np.cumsum(differences, axis=1, dtype=np.uint8)
     raise InputError("a crop is damaged: its checksum is another, or it was cut")

@@ -9,11 +9,18 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
+from pipeline.config import CELL_TYPES, RunConfig
 from pipeline.detect.cellpose import CANVAS_BLOCKS, MARGIN_PX, STEP_PX
+from pipeline.detect.classical import ClassicalHspc, ClassicalMk
+from pipeline.detect.sam2 import Sam2Mk
 from pipeline.engine.budget import MESSAGE_BYTES, SAFE_SHARE, Demand, layout_of, plan_workers
 from pipeline.engine.limits import GB, MemoryLimit
+from pipeline.engine.tile import Recipe
 from pipeline.errors import UsageError
+from pipeline.measure.embed import MAX_ASKED
 from pipeline.models.cellpose import BLOCK_PX
+from pipeline.models.embedders import INPUT_SIDE_PX
+from pipeline.models.service import Nobody
 
 DEMAND = Demand(tiles=100, window_px=5850**2, held_bytes=200_000_000, block_bytes=12_000_000)
 
@@ -66,6 +73,23 @@ def test_messages_to_the_owner_of_a_model_are_planned_with() -> None:
     alone, owned = DEMAND, replace(DEMAND, owner_bytes=1)
     more = layout_of(owned, 3, limit(64)).peak_bytes - layout_of(alone, 3, limit(64)).peak_bytes
     assert more == 3 * MESSAGE_BYTES + 1
+
+
+def test_the_crops_that_an_embedder_is_asked_about_fit_into_what_is_planned_for_a_message() -> None:
+    assert MAX_ASKED * 3 * INPUT_SIDE_PX**2 <= MESSAGE_BYTES
+
+
+@pytest.mark.parametrize(("um_per_px", "is_more"), [(0.22, False), (0.08, True)])
+def test_a_window_of_sam2_is_planned_with_where_it_is_the_largest_message(
+    um_per_px: float, is_more: bool
+) -> None:
+    stored = {t: RunConfig().cells(t).stored for t in CELL_TYPES}
+    classical = {"mk": ClassicalMk(), "hspc": ClassicalHspc()}
+    mk_by_sam2 = Sam2Mk(Nobody(), "w", stored["mk"].max_length_um)
+    asking = Recipe({**classical, "mk": mk_by_sam2}, stored), Recipe(classical, stored, ("sam2",))
+    assert Recipe(classical, stored).message_bytes(um_per_px) == MESSAGE_BYTES
+    for recipe in asking:
+        assert (recipe.message_bytes(um_per_px) > MESSAGE_BYTES) == is_more
 
 
 def test_the_largest_canvas_of_cellpose_fits_into_what_is_planned_for_a_message() -> None:

@@ -18,8 +18,11 @@ from pipeline.engine.feed import NO_SLOT, SlideReads, TileTask, WindowFeed, plan
 from pipeline.engine.slots import Slots
 from pipeline.engine.workers import Outcome
 from pipeline.geometry import Box
+from pipeline.slide import read_plan
 from pipeline.slide.czi import CziSlide
+from pipeline.slide.packed import PackedImage
 from pipeline.slide.tiles import Tile
+from pipeline.slide.unpack import Image
 from pipeline.store.atomic import here
 from pipeline.store.layout import RunLayout
 
@@ -31,13 +34,16 @@ def layout(tmp_path: Path) -> RunLayout:
     return RunLayout(tmp_path / "run")
 
 
-def slide(tmp_path: Path, name: str = "a", side: int = 4) -> SlideReads:
-    """A slide of noise, in `side` x `side` tiles."""
+def slide(tmp_path: Path, name: str = "a", side: int = 4, images: int = 1) -> SlideReads:
+    """A slide of noise, in `side` x `side` tiles and `images` x `images` sub-blocks."""
     rng = np.random.default_rng(len(name))
     size = CORE_PX * side
     tmp_path.mkdir(exist_ok=True)
     pixels = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
-    path = write_czi(tmp_path / f"{name}.czi", [Block(pixels, 0, 0)])
+    step = size // images
+    corners = [(x, y) for y in range(0, size, step) for x in range(0, size, step)]
+    blocks = [Block(pixels[y : y + step, x : x + step], x, y) for x, y in corners]
+    path = write_czi(tmp_path / f"{name}.czi", blocks)
     cores = [
         Box(x, y, x + CORE_PX, y + CORE_PX) for y in range(0, size, CORE_PX) for x in range(0, size, CORE_PX)
     ]
@@ -91,6 +97,29 @@ def test_every_tile_comes_once_with_its_pixels(tmp_path: Path, layout: RunLayout
             finish(layout, feed, task)
     assert sorted(seen) == sorted((s.slide_id, tile.tile_id) for s in slides for tile in s.tiles)
     assert not list((layout.root / "parts").rglob("*.claim"))
+
+
+@pytest.mark.parametrize("much_bytes", [1, 10**9])
+def test_what_is_held_is_packed_where_it_is_much(
+    tmp_path: Path, layout: RunLayout, monkeypatch: pytest.MonkeyPatch, much_bytes: int
+) -> None:
+    packed: list[Image] = []
+    of = PackedImage.of
+
+    def noted(image: Image) -> PackedImage:
+        packed.append(image)
+        return of(image)
+
+    monkeypatch.setattr(PackedImage, "of", noted)
+    monkeypatch.setattr(read_plan, "LEAST_ROOM_BYTES", much_bytes)
+    reads = slide(tmp_path, images=4)
+    with feeding(layout, reads) as (feed, slots), CziSlide.open(reads.path) as reader:
+        for task in all_of(feed):
+            assert isinstance(task, TileTask)
+            found = slots.pixels(task.slot, task.window.height, task.window.width)
+            np.testing.assert_array_equal(found, reader.read(0, task.window))
+            finish(layout, feed, task)
+    assert bool(packed) == (much_bytes == 1)
 
 
 def test_no_more_windows_are_read_than_there_are_slots(tmp_path: Path, layout: RunLayout) -> None:

@@ -21,6 +21,7 @@ from pipeline.cli import run_command
 from pipeline.engine import merge
 from pipeline.engine.journal import RunLog
 from pipeline.engine.schedule import Shard
+from pipeline.engine.tile import PIECE_ROWS
 from pipeline.errors import InputError
 from pipeline.store import cells, manifest as manifests, tables
 from pipeline.store.schema import CROPS, part_schema
@@ -207,6 +208,9 @@ def test_the_parts_of_these_tests_are_as_segment_writes_them(run: LargeRun) -> N
 
     expected = part_schema(list(FEATURE_NAMES))
     assert pq.read_schema(run.parts[0]).remove_metadata().equals(expected)
+    with pq.ParquetFile(run.parts[0]) as part:
+        groups = [part.metadata.row_group(nth).num_rows for nth in range(part.num_row_groups)]
+    assert groups[:-1] == [PIECE_ROWS] * (len(groups) - 1)
 
 
 def test_a_merge_tells_what_networks_computed_in_where_no_file_can_be_locked(

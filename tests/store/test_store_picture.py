@@ -97,3 +97,12 @@ def test_a_picture_of_an_impossible_size_is_not_unpacked(side: int, monkeypatch:
     monkeypatch.setattr(picture, "_codec", None)
     with pytest.raises(InputError):
         decode_picture(forged)
+
+
+@pytest.mark.parametrize("rows", [None, 1, 3])
+def test_a_head_that_is_right_about_rubbish_or_another_picture_is_refused(rows: int | None) -> None:
+    packed = b"rubbish" * 9
+    if rows is not None:
+        packed = encode_picture(np.zeros((rows, 2, 3), np.uint8))[picture.HEAD.size :]
+    with pytest.raises(InputError, match="damaged"):
+        decode_picture(picture._head(2, 2, len(packed), zlib.crc32(packed)) + packed)

@@ -113,13 +113,15 @@ class ClassicalMk:
 def make_layers(grid: BlockGrid, stains: Stains, levels: StainLevels) -> Layers:
     """Eosin, nuclei and body of a window, in blocks, from the means of its stains over them."""
     sigma = SMOOTHING_UM / grid.um_per_block
-    haematoxylin, eosin = smooth(stains.haematoxylin, sigma), smooth(stains.eosin, sigma)
-    nuclei = nuclear_pixels(haematoxylin, levels, grid.um_per_block)
-    hidden = dilate(nuclei, max(1, round(NUCLEAR_EDGE_UM / grid.um_per_block)))
+    nuclei = nuclear_pixels(smooth(stains.haematoxylin, sigma), levels, grid.um_per_block)
+    eosin = smooth(stains.eosin, sigma)
+    hidden = dilate(nuclei, max(1, round(NUCLEAR_EDGE_UM / grid.um_per_block))).view(np.bool_)
     lobe = round(LARGEST_LOBE_UM / 2 / grid.um_per_block)
-    filled_in = erode(dilate(np.where(hidden, 0, eosin).astype(np.uint8), lobe), lobe)
-    body = smooth(np.where(hidden, filled_in, eosin).astype(np.uint8), sigma)
-    return Layers(grid, eosin, nuclei.view(np.bool_), body)
+    shown = eosin.copy()
+    shown[hidden] = 0
+    body = erode(dilate(shown, lobe), lobe)
+    np.copyto(body, eosin, where=~hidden)
+    return Layers(grid, eosin, nuclei.view(np.bool_), smooth(body, sigma))
 
 
 def plateaus(layers: Layers, width_um: float = PLATEAU_UM) -> ByteImage:

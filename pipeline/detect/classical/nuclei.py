@@ -5,7 +5,15 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from pipeline.detect.classical.masks import ByteImage, HoleLimit, dilate, erode, fill_holes, odd_size
+from pipeline.detect.classical.masks import (
+    ByteImage,
+    HoleLimit,
+    dilate,
+    erode,
+    fill_holes,
+    in_bands,
+    odd_size,
+)
 from pipeline.geometry import area_um2, um_to_px
 from pipeline.slide.stains import SMOOTHING_UM, StainLevels, smooth
 
@@ -26,16 +34,19 @@ MASK_REACH_UM = THRESHOLD_REACH_UM + HOLE_SIDE_UM + 2 * TIP_UM
 
 def nuclear_pixels(haematoxylin: ByteImage, levels: StainLevels, um_per_px: float) -> ByteImage:
     """(h, w) uint8 of 0 and 1 from haematoxylin in 1/128 OD."""
-    smoothed = smooth(haematoxylin, SMOOTHING_UM / um_per_px)
-    size = odd_size(SURROUNDINGS_UM / um_per_px)
-    # The mean of uint8 over an odd number of pixels is never halfway between two whole numbers, so
-    # every code path of cv2 rounds it the same way.
-    mean = cv2.blur(haematoxylin, (size, size))
+    sigma_px, size = SMOOTHING_UM / um_per_px, odd_size(SURROUNDINGS_UM / um_per_px)
     typical = levels.haematoxylin_at(NUCLEUS_SHARE)
     threshold = typical + LOCAL_SHARE * (np.arange(256) - typical)
     threshold = np.maximum(threshold, levels.haematoxylin_at(LOWEST_SHARE))
     table = np.clip(np.ceil(threshold), 1, 255).astype(np.uint8)
-    return (smoothed >= cv2.LUT(mean, table)).view(np.uint8)
+
+    def work(band: ByteImage) -> ByteImage:
+        # The mean of uint8 over an odd number of pixels is never halfway between two whole numbers, so
+        # every code path of cv2 rounds it the same way.
+        mean = cv2.blur(band, (size, size))
+        return (smooth(band, sigma_px) >= cv2.LUT(mean, table)).view(np.uint8)
+
+    return in_bands(haematoxylin, um_to_px(THRESHOLD_REACH_UM, um_per_px) + 1, work)
 
 
 def nuclear_mask(haematoxylin: ByteImage, levels: StainLevels, um_per_px: float) -> ByteImage:

@@ -89,12 +89,17 @@ def _depth_of(mask: ByteImage, um_per_px: float) -> ByteImage:
 
 
 def summits(depth: ByteImage, mask: ByteImage, radius_px: int) -> tuple[IntVector, IntVector]:
-    """Points x, y of the mask with nothing higher within the radius, nor an equal before in raster order."""
-    highest = ((depth == dilate(depth, radius_px)) & (mask > 0)).view(np.uint8)
+    """Points x, y of the mask (of 0 and 1) with nothing higher within the radius, nor an equal before.
+
+    'Before' is meant in raster order.
+    """
+    highest = in_bands(depth, radius_px, lambda band: (band == dilate(band, radius_px)).view(np.uint8))
+    highest &= mask
     before = disc(radius_px)
     before[radius_px, radius_px:] = 0
     before[radius_px + 1 :] = 0
-    y, x = np.divmod(np.flatnonzero(highest > cv2.dilate(highest, before)), depth.shape[1])
+    first = in_bands(highest, radius_px, lambda band: (band > cv2.dilate(band, before)).view(np.uint8))
+    y, x = np.divmod(np.flatnonzero(first), depth.shape[1])
     return x, y
 
 
@@ -119,7 +124,7 @@ def _behind_no_saddle(depth: ByteImage, x: IntVector, y: IntVector, radius_px: i
 
 
 def power_labels(domain: ByteImage, seeds: Seeds, um_per_px: float) -> LabelImage:
-    """Divides an (h, w) domain of 0 and 1 among seeds.
+    """Divides an (h, w) domain, where it is not 0, among seeds.
 
     Returns:
         (h, w), unsigned and as narrow as their number allows: 1 + the index of the seed with the smallest

@@ -223,7 +223,7 @@ def forecast(
         tiles=demand.tiles,
         workers=budget.workers,
         devices=devices,
-        batch=job.models.batches("cuda" if _has_gpus(machine, job) else "cpu"),
+        batch=job.models.batches("cuda" if _has_gpus(machine, job) else "cpu", _gpu_bytes(machine, job)),
         owner_bytes=owner_bytes,
         too_large=_too_large(machine, job),
         queue=budget.slots - budget.workers,
@@ -246,15 +246,20 @@ def _has_gpus(machine: Machine, job: Job) -> bool:
 
 
 def _too_large(machine: Machine, job: Job) -> list[str]:
+    memory_bytes = _gpu_bytes(machine, job)
+    return [] if memory_bytes is None else job.models.too_large_for(memory_bytes)
+
+
+def _gpu_bytes(machine: Machine, job: Job) -> int | None:
+    """Memory of the smallest GPU that the models are to be on; None without one or where nothing is known."""
     if not job.models.weights or not _has_gpus(machine, job):
-        return []
+        return None
     if machine.gpu_memory_gb is not None:
-        return job.models.too_large_for(int(machine.gpu_memory_gb * GB))
+        return int(machine.gpu_memory_gb * GB)
     if machine.gpus is not None:
-        return []  # of that machine's GPUs nothing is known
+        return None
     here = gpus_here()
-    used = [here[int(name.removeprefix("cuda:"))] for name in job.devices if name != "cpu"]
-    return job.models.too_large_for(min(gpu.memory_bytes for gpu in used))
+    return min(here[int(name.removeprefix("cuda:"))].memory_bytes for name in job.devices if name != "cpu")
 
 
 def _workers(config: RunConfig, thought: Demand, measured: Demand, machine: Machine) -> int:

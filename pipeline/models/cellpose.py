@@ -21,7 +21,16 @@ from numpy.typing import NDArray
 from pipeline.errors import InputError, MkhspcError
 from pipeline.models.cache import WeightFile
 from pipeline.models.checkpoint import fill, read_tensors
-from pipeline.models.device import Batch, Precision, autocast, in_batches, precision_of, torch_device
+from pipeline.models.device import (
+    Batch,
+    Footprint,
+    Precision,
+    autocast,
+    batch_on,
+    in_batches,
+    precision_of,
+    torch_device,
+)
 from pipeline.models.service import Message, array_of, told_at
 
 if TYPE_CHECKING:
@@ -59,6 +68,7 @@ class CellposeLoader:
     """Loads Cellpose-SAM from weights in its official format, `cpsam` or trained further by the user."""
 
     weights: WeightFile
+    footprint: Footprint | None = None
     name: str = "cellpose"
 
     @property
@@ -75,7 +85,7 @@ class CellposeLoader:
         with torch.device("meta"):
             net = CPSAM()
         fill(net, tensors, _TITLE, self.weights.path)
-        return Cellpose(net, torch_device(device))
+        return Cellpose(net, torch_device(device), self.footprint)
 
 
 def _refuse_relatives(tensors: Mapping[str, Tensor], weights: WeightFile) -> None:
@@ -141,11 +151,11 @@ class Cellpose:
         precision: what the network computes in; the dynamics are always float32.
     """
 
-    def __init__(self, net: Module, device: torch.device) -> None:
+    def __init__(self, net: Module, device: torch.device, footprint: Footprint | None = None) -> None:
         self.net = net.to(device).eval()
         self.precision = precision_of(device, REDUCED)
         self._device = device
-        self._batch = Batch(BATCH[device.type])
+        self._batch = batch_on(device, BATCH, footprint)
         self._flows: OrderedDict[bytes, Floats] = OrderedDict()
 
     @property

@@ -14,7 +14,7 @@ from pipeline.config import ComputeSection, RunConfig
 from pipeline.models import cellpose, embedders, sam2
 from pipeline.models.cache import Stored, WeightFile, models_dir, stored, weights_for
 from pipeline.models.catalogue import CATALOGUE, Weight, weight_named
-from pipeline.models.device import Gpu, Precision, TorchError, device_names, find_gpus
+from pipeline.models.device import Footprint, Gpu, Precision, TorchError, device_names, find_gpus
 from pipeline.models.service import Loader
 
 BEST_FIRST: Mapping[str, Sequence[str]] = {
@@ -130,11 +130,27 @@ class RunModels:
 
     @property
     def loaders(self) -> list[Loader]:
-        return [_loader(model, weights) for model, weights in self.weights.items()]
+        return [_loader(m, weights, self.footprint(m)) for m, weights in self.weights.items()]
 
-    def batches(self, kind: Literal["cpu", "cuda"]) -> dict[str, int]:
-        """How many prompts, blocks or crops each of them gives to a device at once, while they fit."""
-        return {model: _BATCHES.get(model, embedders.BATCH)[kind] for model in self.weights}
+    def footprint(self, model: str) -> Footprint | None:
+        """What one of them takes of a GPU that holds all of them; None for a file of the user's own."""
+        names = {m: weights.name for m, weights in self.weights.items() if weights.name in CATALOGUE}
+        if model not in names:
+            return None
+        return footprints([CATALOGUE[name] for name in names.values()])[list(names).index(model)]
+
+    def batches(self, kind: Literal["cpu", "cuda"], gpu_memory_bytes: int | None = None) -> dict[str, int]:
+        """How many prompts, blocks or crops each of them gives to a device at once, while they fit.
+
+        Args:
+            gpu_memory_bytes: of the smallest GPU; enough unless said.
+        """
+        sizes = {model: _BATCHES.get(model, embedders.BATCH)[kind] for model in self.weights}
+        if kind == "cuda" and gpu_memory_bytes is not None:
+            for model, usual in sizes.items():
+                if footprint := self.footprint(model):
+                    sizes[model] = footprint.batch_in(gpu_memory_bytes, usual)
+        return sizes
 
     def too_large_for(self, gpu_memory_bytes: int) -> list[str]:
         """Published weights that a GPU of this memory is too small for: some alone, else all together."""
@@ -147,14 +163,15 @@ _BATCHES = {"sam2": sam2.BATCH, "cellpose": cellpose.BATCH}
 _REDUCED = {"sam2": sam2.REDUCED, "cellpose": cellpose.REDUCED}
 
 
-def _loader(model: str, weights: WeightFile) -> Loader:
+def _loader(model: str, weights: WeightFile, footprint: Footprint | None) -> Loader:
     match model:
         case "sam2":
-            return sam2.Sam2Loader(weights.path, weights.name if weights.name in CATALOGUE else None)
+            variant = weights.name if weights.name in CATALOGUE else None
+            return sam2.Sam2Loader(weights.path, variant, footprint)
         case "cellpose":
-            return cellpose.CellposeLoader(weights)
+            return cellpose.CellposeLoader(weights, footprint)
         case _:
-            return embedders.EmbedderLoader(model, weights)
+            return embedders.EmbedderLoader(model, weights, footprint)
 
 
 def devices_for(models: RunModels, asked: str) -> list[str]:
@@ -298,11 +315,15 @@ def _fit(names: Iterable[str], memory_bytes: int) -> bool:
 
 
 def gpu_bytes(weights: Sequence[Weight]) -> int:
-    """What one process with all these weights should find on its GPU; an estimate.
+    """What one process with all these weights should find on its GPU; an estimate: one computes at a time."""
+    return max((f.held_bytes + f.batch_bytes for f in footprints(weights)), default=0)
 
-    One model computes at a time: of one the advice that the catalogue gives, of the others twice their
-    files, for the weights, for copies in fewer bits and for what each keeps until it is asked again.
+
+def footprints(weights: Sequence[Weight]) -> list[Footprint]:
+    """What each of the weights takes of a GPU that holds all of them; estimates.
+
+    Of what the catalogue advises for one alone, twice its file is held: for the weights, for copies in fewer
+    bits and for what it keeps until it is asked again. So much is held of each of the others, too.
     """
-    twice = [2 * weight.size_bytes for weight in weights]
-    needs = [w.gpu_memory_gb * GB + sum(twice) - own for w, own in zip(weights, twice, strict=True)]
-    return max(needs, default=0)
+    held_bytes = sum(2 * weight.size_bytes for weight in weights)
+    return [Footprint(held_bytes, w.gpu_memory_gb * GB - 2 * w.size_bytes) for w in weights]

@@ -12,7 +12,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -174,6 +174,39 @@ class Batch:
     """How many items of one kind a device gets at once; a model keeps it, so that it learns but once."""
 
     size: int
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a model takes of a GPU's memory; estimates.
+
+    Attributes:
+        held_bytes: by its weights and by what the models beside it keep.
+        batch_bytes: by the batch that is usual on a GPU, while it is computed.
+    """
+
+    held_bytes: int
+    batch_bytes: int
+
+    def batch_in(self, memory_bytes: int, usual: int) -> int:
+        """The usual batch, halved as often as it takes to fit a GPU of so much memory; 1 at least."""
+        size = usual
+        while size > 1 and self.held_bytes + self.batch_bytes * size / usual > memory_bytes:
+            size //= 2
+        return size
+
+
+def batch_on(device: torch.device, usual: Mapping[str, int], footprint: Footprint | None) -> Batch:
+    """The batch that a model begins with on a device.
+
+    Args:
+        usual: by the device's type.
+        footprint: None where nothing is known of the model: then only what does not fit makes it smaller.
+    """
+    if device.type == "cpu":
+        return Batch(usual["cpu"])
+    memory_bytes = _visible_gpus()[device.index].memory_bytes
+    return Batch(footprint.batch_in(memory_bytes, usual["cuda"]) if footprint else usual["cuda"])
 
 
 def in_batches(

@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 from pipeline.errors import MkhspcError
 from pipeline.models.cache import WeightFile
 from pipeline.models.checkpoint import fill, read_tensors
-from pipeline.models.device import Batch, Precision, autocast, in_batches, precision_of, torch_device
+from pipeline.models.device import (
+    Footprint,
+    Precision,
+    autocast,
+    batch_on,
+    in_batches,
+    precision_of,
+    torch_device,
+)
 from pipeline.models.service import Message, told_at
 
 if TYPE_CHECKING:
@@ -85,6 +93,7 @@ class EmbedderLoader:
 
     name: str
     weights: WeightFile
+    footprint: Footprint | None = None
 
     @property
     def resident_bytes(self) -> int:
@@ -95,7 +104,7 @@ class EmbedderLoader:
         tensors = read_tensors(self.weights.path, architecture.title)
         net = _empty(self.name)
         fill(net, tensors, architecture.title, self.weights.path)
-        return Embedder(self.name, _features(net), torch_device(device))
+        return Embedder(self.name, _features(net), torch_device(device), self.footprint)
 
 
 class Embedder:
@@ -108,7 +117,9 @@ class Embedder:
         precision: what it computes in.
     """
 
-    def __init__(self, name: str, net: Module, device: torch.device) -> None:
+    def __init__(
+        self, name: str, net: Module, device: torch.device, footprint: Footprint | None = None
+    ) -> None:
         import torch
 
         architecture = ARCHITECTURES[name]
@@ -121,7 +132,7 @@ class Embedder:
         )
         self._size = architecture.size
         self.precision = precision_of(device, REDUCED)
-        self._batch = Batch(BATCH[device.type])
+        self._batch = batch_on(device, BATCH, footprint)
 
     @property
     def batch_size(self) -> int:

@@ -21,9 +21,11 @@ from pipeline.geometry import normalise_mask
 from pipeline.models.checkpoint import fill, read_checkpoint, tensors_in
 from pipeline.models.device import (
     Batch,
+    Footprint,
     Precision,
     as_current,
     autocast,
+    batch_on,
     in_batches,
     precision_of,
     torch_device,
@@ -76,10 +78,12 @@ class Sam2Loader:
     Attributes:
         checkpoint: the file.
         variant: which one it must be, such as 'sam2.1-tiny'; None takes whichever it is.
+        footprint: of these weights, if it is known.
     """
 
     checkpoint: Path
     variant: str | None = None
+    footprint: Footprint | None = None
     name: str = "sam2"
 
     @property
@@ -105,7 +109,7 @@ class Sam2Loader:
             net = build_sam2(f"configs/{family}/{family}_hiera_{_LETTERS[size]}.yaml", device="cpu")
         fill(net, tensors, variant, self.checkpoint)
         make_frugal(net)
-        return Sam2(net, target, variant)
+        return Sam2(net, target, variant, self.footprint)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -175,12 +179,14 @@ class Sam2:
     mask's largest piece with its holes filled; and `rejected_<reason>` for each of `REASONS`.
     """
 
-    def __init__(self, net: Any, device: torch.device, variant: str) -> None:
+    def __init__(
+        self, net: Any, device: torch.device, variant: str, footprint: Footprint | None = None
+    ) -> None:
         self.net = net.to(device).eval()
         self.variant = variant
         self.precision = precision_of(device, REDUCED)
         self._device = device
-        self._batch, self._pool_batch = Batch(BATCH[device.type]), Batch(POOLED)
+        self._batch, self._pool_batch = batch_on(device, BATCH, footprint), Batch(POOLED)
         self._embeddings: OrderedDict[str, Embedding] = OrderedDict()
 
     @property

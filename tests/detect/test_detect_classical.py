@@ -112,8 +112,8 @@ def test_nuclei_are_the_same_however_the_window_is_cut_into_bands(rows, monkeypa
     whole = found("hspc", window)
     assert len(whole) > 10
     assert window.box.height > max(2 * rows, 200)
-    for module in (masks, split, hspc):
-        monkeypatch.setattr(module, "BAND_ROWS", rows)
+    for module, name in ((masks, "BAND_ROWS"), (split, "BAND_ROWS"), (hspc, "CONTENT_ROWS")):
+        monkeypatch.setattr(module, name, rows)
     cut = found("hspc", window)
     assert [(d.box, d.score) for d in cut] == [(d.box, d.score) for d in whole]
     assert all(np.array_equal(one.mask, other.mask) for one, other in zip(cut, whole, strict=True))

@@ -74,6 +74,34 @@ def test_weights_too_large_alone_are_told_alone() -> None:
     assert models_of("sam2.1-tiny", "cpsam").too_large_for(6 * GB) == ["cpsam"]
 
 
+def test_a_gpu_that_is_advised_gets_the_usual_batches_and_a_smaller_one_less() -> None:
+    models = models_of("sam2.1-large", "cpsam", "resnet50")
+    advised_bytes = gpu_bytes([CATALOGUE[name] for name in ("sam2.1-large", "cpsam", "resnet50")])
+    usual = models.batches("cuda")
+    assert models.batches("cuda", advised_bytes) == usual
+    for gb in (10.0, 8.0, 6.0, 5.0):
+        sizes = models.batches("cuda", int(gb * GB))
+        assert sizes["cellpose"] < usual["cellpose"]
+        for model, size in sizes.items():
+            of = models.footprint(model)
+            assert of is not None
+            assert size == 1 or of.held_bytes + of.batch_bytes * size / usual[model] <= gb * GB
+    assert set(models.batches("cuda", 1).values()) == {1}
+    assert models.batches("cpu", 1) == models.batches("cpu")
+
+
+def test_the_owner_of_a_model_knows_what_the_plan_knows() -> None:
+    models = models_of("sam2.1-tiny", "cpsam", "efficientnet-lite0")
+    for model, loader in zip(models.weights, models.loaders, strict=True):
+        assert models.footprint(model) is not None
+        assert vars(loader)["footprint"] == models.footprint(model)
+
+
+def test_a_users_own_weights_get_the_usual_batch() -> None:
+    own = RunModels({"sam2": WeightFile("own.pt", Path("own.pt"), "0" * 64)})
+    assert own.batches("cuda", 1) == own.batches("cuda")
+
+
 def test_nothing_of_ours_needs_no_memory() -> None:
     assert gpu_bytes([]) == 0
     own = RunModels({"sam2": WeightFile("own.pt", Path("own.pt"), "0" * 64)})

@@ -17,8 +17,10 @@ from pipeline.models import device
 from pipeline.models.device import (
     Batch,
     DeviceMemoryError,
+    Footprint,
     Gpu,
     Precision,
+    batch_on,
     device_names,
     in_batches,
     is_full,
@@ -170,6 +172,21 @@ def test_a_full_device_gets_half_as_much_at_once(torch: Any, room: int, tried: l
     run = Small(room, torch)
     assert in_batches(range(20), run, Batch(8)) == [10 * n for n in range(20)]
     assert run.tried == tried
+
+
+@pytest.mark.parametrize(
+    ("memory_bytes", "size"), [(1000, 64), (500, 64), (499, 32), (300, 32), (299, 16), (107, 1), (1, 1)]
+)
+def test_a_gpu_of_less_memory_gets_less_at_once_from_the_start(
+    torch: Any, monkeypatch: pytest.MonkeyPatch, memory_bytes: int, size: int
+) -> None:
+    footprint, usual = Footprint(held_bytes=100, batch_bytes=400), {"cpu": 4, "cuda": 64}
+    gpus = [replace(A100, memory_bytes=10**6), replace(A100, memory_bytes=memory_bytes)]
+    monkeypatch.setattr(device, "_visible_gpus", lambda: gpus)
+    assert batch_on(torch.device("cuda", 1), usual, footprint).size == size
+    assert batch_on(torch.device("cuda", 0), usual, footprint).size == 64
+    assert batch_on(torch.device("cuda", 1), usual, None).size == 64
+    assert batch_on(torch.device("cpu"), usual, footprint).size == 4
 
 
 def test_the_last_items_are_to_fill_the_batch_that_fits(torch: Any) -> None:

@@ -170,9 +170,13 @@ def _on_core_0(work: Callable[[], object]) -> float:
 
 
 def _two_workers(slide: Path, scratch: Path) -> list[Row]:
-    one_s = _segment(slide, scratch / "one", "--num-workers", 1, "--tile-size", 2048, cores="0")
-    two_s = _segment(slide, scratch / "two", "--num-workers", 2, "--tile-size", 2048)
-    events = [e for journal in read_journals(RunLayout(scratch / "two")) for e in journal.events]
+    seconds: dict[int, list[float]] = {1: [], 2: []}
+    for nth in range(ROUNDS):
+        for workers, cores in ((1, "0"), (2, "0,1")):
+            options = ("--num-workers", workers, "--tile-size", 2048)
+            seconds[workers].append(_segment(slide, scratch / f"{workers}-{nth}", *options, cores=cores))
+    one_s, two_s = min(seconds[1]), min(seconds[2])
+    events = [e for journal in read_journals(RunLayout(scratch / "2-0")) for e in journal.events]
     done = [event.facts for event in events if event.name == "done"]
     waited_s = sum(facts["waited_s"] for facts in done)
     worked_s = sum(facts["seconds"] for facts in done)
@@ -181,7 +185,8 @@ def _two_workers(slide: Path, scratch: Path) -> list[Row]:
             "name": "tiles a second of two workers over one worker on one core",
             "value": one_s / two_s,
             "unit": "x",
-            "baseline": f"one worker and its reader pinned to one core: {one_s:.1f} s for {len(done)} tiles",
+            "baseline": f"best of {ROUNDS} in turn: one worker and its reader pinned to one core"
+            f" {one_s:.1f} s for {len(done)} tiles",
             "target": ">= 1.8",
             "ok": one_s / two_s >= 1.8,
         },

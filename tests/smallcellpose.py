@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pipeline.models import choice
 from pipeline.models.cache import WeightFile
 from pipeline.models.cellpose import Cellpose, CellposeLoader
+from pipeline.models.device import Footprint
 from pipeline.models.service import Loader
 
 _usual_loader = choice._loader
@@ -23,9 +24,11 @@ class SmallCellposeLoader(CellposeLoader):
             return super().load(device)
 
 
-def small_loader(model: str, weights: WeightFile) -> Loader:
+def small_loader(model: str, weights: WeightFile, footprint: Footprint | None) -> Loader:
     """In the place of `pipeline.models.choice._loader`."""
-    return SmallCellposeLoader(weights) if model == "cellpose" else _usual_loader(model, weights)
+    if model == "cellpose":
+        return SmallCellposeLoader(weights, footprint)
+    return _usual_loader(model, weights, footprint)
 
 
 def run(words: list[str]) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -22,7 +23,6 @@ from pipeline.slide import read_plan
 from pipeline.slide.czi import CziSlide
 from pipeline.slide.packed import PackedImage
 from pipeline.slide.tiles import Tile
-from pipeline.slide.unpack import Image
 from pipeline.store.atomic import here
 from pipeline.store.layout import RunLayout
 
@@ -103,14 +103,8 @@ def test_every_tile_comes_once_with_its_pixels(tmp_path: Path, layout: RunLayout
 def test_what_is_held_is_packed_where_it_is_much(
     tmp_path: Path, layout: RunLayout, monkeypatch: pytest.MonkeyPatch, much_bytes: int
 ) -> None:
-    packed: list[Image] = []
-    of = PackedImage.of
-
-    def noted(image: Image) -> PackedImage:
-        packed.append(image)
-        return of(image)
-
-    monkeypatch.setattr(PackedImage, "of", noted)
+    packed = Mock(wraps=PackedImage.of)
+    monkeypatch.setattr(PackedImage, "of", packed)
     monkeypatch.setattr(read_plan, "LEAST_ROOM_BYTES", much_bytes)
     reads = slide(tmp_path, images=4)
     with feeding(layout, reads) as (feed, slots), CziSlide.open(reads.path) as reader:
@@ -119,7 +113,7 @@ def test_what_is_held_is_packed_where_it_is_much(
             found = slots.pixels(task.slot, task.window.height, task.window.width)
             np.testing.assert_array_equal(found, reader.read(0, task.window))
             finish(layout, feed, task)
-    assert bool(packed) == (much_bytes == 1)
+    assert packed.called == (much_bytes == 1)
 
 
 def test_no_more_windows_are_read_than_there_are_slots(tmp_path: Path, layout: RunLayout) -> None:

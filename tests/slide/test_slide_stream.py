@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -149,23 +150,17 @@ def test_what_the_next_window_does_without_is_packed_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = mosaic(tmp_path, 12, 9)
-    packed: list[Image] = []
-    of = PackedImage.of
-
-    def noted(image: Image) -> PackedImage:
-        packed.append(image)
-        return of(image)
-
-    monkeypatch.setattr(PackedImage, "of", noted)
+    packed = Mock(wraps=PackedImage.of)
+    monkeypatch.setattr(PackedImage, "of", packed)
     with CziSlide.open(path, 0.22) as slide:
         scene = slide.scene(0)
     visits = tiled(scene.width_px, scene.height_px, 60, 10)
     in_one_row = visits[: -(-scene.width_px // 60)]
     for some, packs in ((visits, False), (in_one_row, True)):
         read_all(path, some, room_bytes=10**9, threads=2, packs=packs)
-        assert not packed
+        assert not packed.called
     read_all(path, visits, room_bytes=10**9, threads=2, packs=True)
-    assert packed
+    assert packed.called
 
 
 @given(

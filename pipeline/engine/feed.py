@@ -233,6 +233,7 @@ class WindowFeed:
             threads=self._threads,
             packs=slide.plan.is_worth_packing,
             is_wanted=is_wanted,
+            has_place=lambda: bool(self._free),
         ) as stream:
             while (step := stream.next_window()) is not None and (slot := self._next_slot()) is not None:
                 read.add(step)

@@ -19,7 +19,7 @@ from pipeline.detect.contract import Window
 from pipeline.detect.refine import RefinedBySam2
 from pipeline.detect.sam2 import Sam2Mk
 from pipeline.engine.feed import TileTask
-from pipeline.engine.memory import peak_bytes
+from pipeline.engine.memory import give_back_gaps, peak_bytes
 from pipeline.engine.owner_client import OwnerClient
 from pipeline.engine.owners import Owners
 from pipeline.engine.slots import SlotReader, Slots
@@ -90,6 +90,7 @@ class TileWork:
         del window
         if isinstance(self.slots, SlotReader):
             self.slots.forget()
+        give_back_gaps()
         self._ended_s = time.monotonic()
         return {
             "cells": len(cells),

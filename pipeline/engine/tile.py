@@ -20,6 +20,7 @@ from pipeline.detect.contract import MIDDLE_SHARE, Detection, Detector, Window
 from pipeline.detect.resolve import build_detectors
 from pipeline.detect.sam2 import WindowGrid
 from pipeline.engine.budget import MESSAGE_BYTES
+from pipeline.engine.memory import give_back_gaps
 from pipeline.geometry import Box, mask_to_contour, shared_px, um_to_px
 from pipeline.measure import crops, deep, features
 from pipeline.measure.regions import PackedMasks
@@ -126,6 +127,7 @@ def find_cells(slide_id: str, window: Window, tissue: TissueMask, tile: Tile, re
     """
     search = _Search(slide_id, replace(window), tissue, tile, recipe)
     hspc = _find(search, "hspc", search.near)  # first: they take most memory, and least of the pixels
+    give_back_gaps()
     mk = _find(search, "mk", search.window)
     rows = [_rows(search, mk, {}), _rows(search, hspc, _inside_mk(mk, hspc, search))]
     return pa.concat_tables(rows)

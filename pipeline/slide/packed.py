@@ -19,6 +19,8 @@ from pipeline.slide.unpack import Image
 _ZSTD = pa.Codec("zstd", 1)
 _POOL = pa.system_memory_pool()  # the default one keeps what was freed
 _CHANNELS = 3
+_BAND_ROWS = 256
+"""Differences begin anew with each band of so many rows, so that few of their sums are there at a time."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class PackedImage:
     """An `Image`, packed without loss.
 
     Attributes:
-        packed: differences to the pixel on the left, of blue less green, of green and of red less green.
+        packed: of blue less green, of green and of red less green, the differences from pixel to pixel along
+            rows, and of these the differences from row to row.
         rows: that the image has.
     """
 
@@ -42,16 +45,24 @@ class PackedImage:
         blue, green, red = planes
         blue -= green  # modulo 256, as all sums here
         red -= green
-        changes = planes.copy()
-        changes[:, :, 1:] -= planes[:, :, :-1]
-        return cls(_ZSTD.compress(changes, asbytes=True), image.box, len(image.stored))
+        along = planes.copy()
+        along[:, :, 1:] -= planes[:, :, :-1]
+        planes[:] = along
+        for top in range(0, planes.shape[1], _BAND_ROWS):
+            band = slice(top, top + _BAND_ROWS)
+            planes[:, band][:, 1:] -= along[:, band][:, :-1]
+        return cls(_ZSTD.compress(planes, asbytes=True), image.box, len(image.stored))
 
     def image(self) -> Image:
         """The same pixels as were packed."""
         shape = _CHANNELS, self.rows, self.box.width
         unpacked = _ZSTD.decompress(self.packed, math.prod(shape), memory_pool=_POOL)
         changes = np.frombuffer(unpacked, np.uint8).reshape(shape)
-        planes = np.add.accumulate(changes, axis=2, dtype=np.uint8)
+        planes = np.empty(shape, np.uint8)
+        for top in range(0, self.rows, _BAND_ROWS):
+            band = slice(top, top + _BAND_ROWS)
+            for plane, plane_changes in zip(planes, changes, strict=True):
+                plane[band] = cv2.integral(plane_changes[band])[1:, 1:]  # the low byte of each sum
         blue, green, red = planes
         blue += green
         red += green

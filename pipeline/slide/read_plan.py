@@ -21,7 +21,7 @@ from pipeline.slide.mosaic import SceneMosaic, uncovered
 
 WORTH_CUTTING_BYTES = 200_000
 """The part of a block that later windows need is copied out if so much can be forgotten then."""
-ENOUGH = 1.08
+ENOUGH = 1.095
 """Decoding so many times the bytes that are touched is as good as less: reading is a fourteenth of the work
 on a tile, and what would have to be kept for less is most of what a wide slide needs beyond a narrow one."""
 LEAST_ROOM_BYTES = 64_000_000
@@ -44,19 +44,6 @@ class BlockKey(NamedTuple):
 
     scene: int
     nth: int
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What is kept of a block after a window.
-
-    Attributes:
-        part: of the block, that windows after this one need; in mosaic coordinates.
-        is_far: whether the next window does without.
-    """
-
-    part: Box
-    is_far: bool
 
 
 class Foreseen(Generic[Value]):
@@ -150,14 +137,15 @@ class Assembly:
     Attributes:
         steps: the blocks of each window, bottom to top.
         bytes_of: each block's pixels.
-        later: of each window and block that later windows need too, what is kept for them.
+        later: of each window and block that later windows need too, the part that is kept for them, in
+            mosaic coordinates.
     """
 
     mosaics: Mapping[int, SceneMosaic]
     visits: Sequence[Visit]
     steps: Sequence[Sequence[BlockKey]]
     bytes_of: dict[BlockKey, int] = field(init=False)
-    later: list[dict[BlockKey, Kept]] = field(init=False)
+    later: list[dict[BlockKey, Box]] = field(init=False)
     _parts: dict[BlockKey, list[Box]] = field(init=False, default_factory=dict)
 
     @classmethod
@@ -173,33 +161,31 @@ class Assembly:
         self.bytes_of = {key: 3 * self.block(key).box.area_px for keys in self.steps for key in keys}
         self.later = self._cut_where_worth_it(self._needed_later())
 
-    def _needed_later(self) -> list[dict[BlockKey, Kept]]:
-        found: list[dict[BlockKey, Kept]] = []
+    def _needed_later(self) -> list[dict[BlockKey, Box]]:
+        found: list[dict[BlockKey, Box]] = []
         needed: dict[BlockKey, Box] = {}
-        next_use: dict[BlockKey, int] = {}
         for step in range(len(self.steps) - 1, -1, -1):
             keys, place = self.steps[step], self.place(self.visits[step])
-            found.append({key: Kept(needed[key], next_use[key] > step + 1) for key in keys if key in needed})
+            found.append({key: needed[key] for key in keys if key in needed})
             for key in keys:
                 seen = self.block(key).box.clipped(place)
                 needed[key] = seen.joined(needed.get(key, seen))
-                next_use[key] = step
         return found[::-1]
 
-    def _cut_where_worth_it(self, needed: list[dict[BlockKey, Kept]]) -> list[dict[BlockKey, Kept]]:
+    def _cut_where_worth_it(self, needed: list[dict[BlockKey, Box]]) -> list[dict[BlockKey, Box]]:
         parts: dict[BlockKey, Box] = {}
-        later: list[dict[BlockKey, Kept]] = []
+        later: list[dict[BlockKey, Box]] = []
         for step in needed:
             for key, kept in step.items():
                 part = parts.setdefault(key, self.block(key).box)
-                if 3 * (part.area_px - kept.part.area_px) >= WORTH_CUTTING_BYTES:
-                    parts[key] = kept.part
-            later.append({key: Kept(parts[key], kept.is_far) for key, kept in step.items()})
+                if 3 * (part.area_px - kept.area_px) >= WORTH_CUTTING_BYTES:
+                    parts[key] = kept
+            later.append({key: parts[key] for key in step})
         return later
 
     def cache(self, room_bytes: int) -> Foreseen[Value]:
         """An empty cache for these windows."""
-        kept_bytes = [{key: 3 * kept.part.area_px for key, kept in step.items()} for step in self.later]
+        kept_bytes = [{key: 3 * part.area_px for key, part in step.items()} for step in self.later]
         return Foreseen(self.steps, self.bytes_of, kept_bytes, room_bytes)
 
     def block(self, key: BlockKey) -> SubBlock:

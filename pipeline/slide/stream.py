@@ -20,7 +20,7 @@ from pipeline.geometry import Box
 from pipeline.slide.czi import WHITE, CziSlide
 from pipeline.slide.directory import read_directory
 from pipeline.slide.packed import PackedImage
-from pipeline.slide.read_plan import Assembly, BlockKey, Foreseen, Kept, Visit, mosaics_of
+from pipeline.slide.read_plan import Assembly, BlockKey, Foreseen, Visit, mosaics_of
 from pipeline.slide.unpack import Image, Pixels
 
 AHEAD_PER_THREAD = 2
@@ -81,7 +81,7 @@ class _Decoded:
     def __init__(self, packs: bool) -> None:
         self._image: Image | PackedImage | Exception | None = None
         self._packs = packs
-        self._waiting: list[tuple[_View, Sequence[Box], Kept | None]] = []
+        self._waiting: list[tuple[_View, Sequence[Box], Box | None]] = []
         self._lock = threading.Lock()
 
     def decode(self, read: Callable[[CziSlide], Image], slide: CziSlide) -> None:
@@ -95,7 +95,7 @@ class _Decoded:
         for waiting in self._waiting:
             self._show(*waiting)
 
-    def show_in(self, view: _View, parts: Sequence[Box], later: Kept | None, threads: _Decoders) -> None:
+    def show_in(self, view: _View, parts: Sequence[Box], later: Box | None, threads: _Decoders) -> None:
         """Lets the thread that decodes the block show it, or another one if that is done.
 
         Args:
@@ -109,7 +109,7 @@ class _Decoded:
         if is_decoded:
             threads.do(lambda _: self._show(view, parts, later))
 
-    def _show(self, view: _View, parts: Sequence[Box], later: Kept | None) -> None:
+    def _show(self, view: _View, parts: Sequence[Box], later: Box | None) -> None:
         """One window at a time: the next one is begun when this one is whole."""
         held = self._image
         assert held is not None
@@ -121,14 +121,13 @@ class _Decoded:
             image = fault
         view.show(image, parts)
 
-    def _kept(self, image: Image, later: Kept) -> Image | PackedImage:
+    def _kept(self, image: Image, later: Box) -> Image | PackedImage:
         held = self._image
-        if isinstance(held, PackedImage) and later.is_far and held.box == later.part:
+        if isinstance(held, PackedImage) and held.box == later:
             return held
-        part = image if later.part == image.box else image.part(later.part)
+        part = image if later == image.box else image.part(later)
         # What is seen of a block may end above the part: then nothing was decoded of it.
-        is_packed = self._packs and later.is_far and part.stored.size > 0
-        return PackedImage.of(part) if is_packed else part
+        return PackedImage.of(part) if self._packs and part.stored.size else part
 
 
 class _Decoders:
@@ -173,7 +172,7 @@ class _Piece:
 
     block: _Decoded
     parts: Sequence[Box]
-    later: Kept | None
+    later: Box | None
     is_new: bool
 
 
@@ -193,13 +192,16 @@ class WindowStream:
         threads: int,
         packs: bool = False,
         is_wanted: Callable[[int], bool] = lambda step: True,
+        has_place: Callable[[], bool] = lambda: True,
     ) -> None:
         """Opens `threads` handles of the slide.
 
         Args:
             room_bytes: of decoded blocks that may be kept for later windows, as they are before packing.
-            packs: what is kept for long: less memory for a fiftieth of the time that a tile takes.
+            packs: what is kept: less memory for a thirtieth of the time that a tile takes.
             is_wanted: asked shortly before a window is begun; those not wanted are left out.
+            has_place: whether blocks of the next window are decoded before it is asked for, for there is a
+                place to show them in; where it would have to wait for one, they only take memory.
 
         Raises:
             InputError: the slide cannot be opened or is no RGB slide.
@@ -217,6 +219,7 @@ class WindowStream:
         self._ahead = AHEAD_PER_THREAD * threads
         self._packs = packs
         self._is_wanted = is_wanted
+        self._has_place = has_place
         self._pieces = self._foresee()
         self._pending: deque[_Piece | int] = deque()
         self._new = 0
@@ -273,6 +276,8 @@ class WindowStream:
     def _look_ahead(self) -> bool:
         """Begins to decode what is needed next; returns whether anything is left to show."""
         while not self._is_drained and (self._new < self._ahead or not self._pending):
+            if self._pending and isinstance(self._pending[-1], int) and not self._has_place():
+                break
             item = next(self._pieces, None)
             if item is None:
                 self._is_drained = True

@@ -146,25 +146,38 @@ def whole_bytes(array: NDArray[np.uint8]) -> int:
     return array.nbytes
 
 
-def test_what_the_next_window_does_without_is_packed_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_kept_is_packed_if_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = mosaic(tmp_path, 12, 9)
     packed = Mock(wraps=PackedImage.of)
     monkeypatch.setattr(PackedImage, "of", packed)
     with CziSlide.open(path, 0.22) as slide:
         scene = slide.scene(0)
     visits = tiled(scene.width_px, scene.height_px, 60, 10)
-    in_one_row = visits[: -(-scene.width_px // 60)]
-    for some, packs in ((visits, False), (in_one_row, True)):
+    for some, packs in ((visits, False), (visits[:1], True)):
         read_all(path, some, room_bytes=10**9, threads=2, packs=packs)
         assert not packed.called
     read_all(path, visits, room_bytes=10**9, threads=2, packs=True)
     assert packed.called
 
 
+@pytest.mark.parametrize("has_place", [False, True])
+def test_no_block_is_decoded_for_a_window_that_has_no_place_yet(tmp_path: Path, has_place: bool) -> None:
+    path = mosaic(tmp_path, 12, 9)
+    with CziSlide.open(path, 0.22) as slide:
+        scene = slide.scene(0)
+        visits = tiled(scene.width_px, scene.height_px, 60, 10)
+        first = plan_reads(mosaics_of(slide, visits[:1]), visits[:1], 10**9)
+    settings = {"room_bytes": 10**9, "threads": 1}
+    with WindowStream(path, 0.22, visits, **settings, has_place=lambda: has_place) as stream:
+        assert stream.next_window() == 0
+        assert (stream.decoded_bytes > 0) == has_place
+        stream.read_into(np.empty((visits[0].box.height, visits[0].box.width, 3), np.uint8))
+        assert (stream.decoded_bytes > first.touched_bytes) == has_place
+        assert stream.next_window() == 1
+
+
 @given(
-    height=st.integers(1, 40),
+    height=st.integers(1, 40) | st.integers(250, 260) | st.integers(510, 520),
     width=st.integers(1, 40),
     missing=st.integers(0, 5),
     seed=st.integers(0, 9),

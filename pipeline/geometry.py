@@ -8,6 +8,7 @@ runs along pixel edges, so that the area inside it is exactly the number of pixe
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +64,32 @@ class Box:
             slice(self.y0 - outer.y0, self.y1 - outer.y0),
             slice(self.x0 - outer.x0, self.x1 - outer.x0),
         )
+
+
+def uncovered(box: Box, others: Sequence[Box]) -> list[Box]:
+    """The part of a box that no other box covers, as boxes that do not overlap."""
+    parts = [box]
+    for other in others:
+        parts = [piece for part in parts for piece in _without(part, other)]
+    return parts
+
+
+def _without(box: Box, hidden: Box) -> list[Box]:
+    """Up to four boxes that cover `box` but for `hidden`."""
+    x0, y0 = max(box.x0, hidden.x0), max(box.y0, hidden.y0)
+    x1, y1 = min(box.x1, hidden.x1), min(box.y1, hidden.y1)
+    if x0 >= x1 or y0 >= y1:
+        return [box]
+    around = []
+    if box.y0 < y0:
+        around.append(Box(box.x0, box.y0, box.x1, y0))
+    if box.x0 < x0:
+        around.append(Box(box.x0, y0, x0, y1))
+    if x1 < box.x1:
+        around.append(Box(x1, y0, box.x1, y1))
+    if y1 < box.y1:
+        around.append(Box(box.x0, y1, box.x1, box.y1))
+    return around
 
 
 def um_to_px(length_um: float, um_per_px: float) -> int:
@@ -180,17 +207,23 @@ def mask_length_px(mask: BoolMask) -> float:
     return float(np.hypot(*(hull[:, None, :] - hull[None, :, :]).T).max())
 
 
+_POINTS_AT_ONCE = 1024
+
+
 def close_pairs(x: NDArray[np.number], y: NDArray[np.number], radius: float) -> NDArray[np.int64]:
     """(n, 2) indices of the points that are no farther apart than a radius, each pair once.
 
-    Of every point all are looked at that lie no more than the radius below it.
+    Of every point all are looked at that lie no more than the radius below it: of some points at a time,
+    for they are many times the pairs.
     """
     order = np.argsort(y, kind="stable")
     x, y = x[order], y[order]
-    nth = np.arange(len(y))
-    below = np.searchsorted(y, y + radius, side="right") - nth - 1
-    one = np.repeat(nth, below)
-    other = one + 1 + np.arange(len(one)) - np.repeat(np.cumsum(below) - below, below)
-    is_close = (x[other] - x[one]) ** 2 + (y[other] - y[one]) ** 2 <= radius**2
-    pairs: NDArray[np.int64] = order[np.stack([one[is_close], other[is_close]], axis=1)]
-    return pairs
+    below = np.searchsorted(y, y + radius, side="right") - np.arange(len(y)) - 1
+    found = [np.zeros((0, 2), np.int64)]
+    for start in range(0, len(y), _POINTS_AT_ONCE):
+        count = below[start : start + _POINTS_AT_ONCE]
+        one = np.repeat(np.arange(start, start + len(count)), count)
+        other = one + 1 + np.arange(len(one)) - np.repeat(np.cumsum(count) - count, count)
+        is_close = (x[other] - x[one]) ** 2 + (y[other] - y[one]) ** 2 <= radius**2
+        found.append(order[np.stack([one[is_close], other[is_close]], axis=1)])
+    return np.concatenate(found)

@@ -65,7 +65,6 @@ class CellposeHspc:
     weights: str
     name: str = "cellpose"
     cell_type: CellType = "hspc"
-    needs_all_stains: bool = True
     longest_um: float = math.inf
 
     @property

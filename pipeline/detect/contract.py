@@ -30,6 +30,8 @@ class Window:
         calibration: stain vectors and thresholds of the scene.
         wanted: what lies outside this box is searched only for the sake of the cells whose centroids lie in
             it, and may be left out; None for a window that is searched all over.
+        stained: a window inside this one whose stains are kept for others too, so that there they are not
+            separated again; None where there is none.
     """
 
     rgb: NDArray[np.uint8]
@@ -37,6 +39,7 @@ class Window:
     um_per_px: float
     calibration: SceneCalibration
     wanted: Box | None = None
+    stained: Window | None = None
     _whole: Window | None = field(default=None, init=False, repr=False, compare=False)
 
     @cached_property
@@ -118,11 +121,6 @@ class Detector(Protocol):
     @property
     def longest_um(self) -> float:
         """No cell of the sizes that a run stores is found longer: `math.inf` where these alone decide."""
-        ...
-
-    @property
-    def needs_all_stains(self) -> bool:
-        """Whether it asks for the stains of all that it sees, which others may then share."""
         ...
 
     def detect(self, window: Window, area: AreaRange) -> Sequence[Detection]:

@@ -55,10 +55,6 @@ class RefinedBySam2:
         return f"1 {self.weights} of {self.found_by.name} {self.found_by.revision}"
 
     @property
-    def needs_all_stains(self) -> bool:
-        return self.found_by.needs_all_stains
-
-    @property
     def longest_um(self) -> float:
         return math.inf
 

@@ -113,7 +113,6 @@ class Sam2Mk:
     rejected: Counter[str] = field(default_factory=Counter, compare=False)
     name: str = "sam2"
     cell_type: CellType = "mk"
-    needs_all_stains: bool = False
 
     @property
     def revision(self) -> str:

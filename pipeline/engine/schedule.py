@@ -258,7 +258,7 @@ def plan_job(
     slides, stained_px = [], 0
     for slide_id, wanted in tiles.items():
         entry = manifest.slide(slide_id)
-        halo_px, inner_px = recipe.halo_px(entry.um_per_px), recipe.stained_halo_px(entry.um_per_px)
+        halo_px, inner_px = recipe.halo_px(entry.um_per_px), recipe.near_halo_px(entry.um_per_px)
         stained_px = max(stained_px, *(tile.read_box(inner_px).area_px for tile in wanted))
         reads = plan_slide(slide_id, Path(entry.path), entry.um_per_px, wanted, halo_px, room)
         slides.append(replace(reads, fingerprint=entry.fingerprint))  # of the slide that the run began with

@@ -203,7 +203,7 @@ def memory_gb(
     models = RunModels.of(manifest.config)
     recipe = recipe_of(manifest, models)
     halo_px = max(recipe.halo_px(slide.um_per_px) for slide in manifest.slides)
-    inner_px = max(recipe.stained_halo_px(slide.um_per_px) for slide in manifest.slides)
+    inner_px = max(recipe.near_halo_px(slide.um_per_px) for slide in manifest.slides)
     window_px, stained_px = ((config.run.tile_size + 2 * px) ** 2 for px in (halo_px, inner_px))
     largest_mask_px = max(map(mask_px, manifest.slides))
     largest_block_bytes = _largest_block_bytes(manifest) if block_bytes is None else block_bytes

@@ -76,11 +76,6 @@ class Recipe:
         measured_um = max(crops.reach_um(um_per_px), longest_um + features.reach_um(um_per_px))
         return max(um_to_px(measured_um, um_per_px), self.detector_halo_px("hspc", um_per_px))
 
-    def stained_halo_px(self, um_per_px: float) -> int:
-        """Around a core, where stains are separated: not where SAM2 alone looks."""
-        is_all = self.detectors["mk"].needs_all_stains
-        return self.halo_px(um_per_px) if is_all else self.near_halo_px(um_per_px)
-
     def message_bytes(self, um_per_px: float) -> int:
         """Of the largest message between a worker and the owner of a model."""
         asks_sam2 = deep.SAM2 in self.embedders or self.detectors["mk"].name == deep.SAM2
@@ -125,10 +120,10 @@ def find_cells(slide_id: str, window: Window, tissue: TissueMask, tile: Tile, re
         window: of `tile.read_box(recipe.halo_px(um_per_px))`; what is derived from it is not kept.
         tissue: of the tile's scene.
     """
-    search = _Search(slide_id, replace(window), tissue, tile, recipe)
+    search = _Search(slide_id, window, tissue, tile, recipe)
     hspc = _find(search, "hspc", search.near)  # first: they take most memory, and least of the pixels
     give_back_gaps()
-    mk = _find(search, "mk", search.window)
+    mk = _find(search, "mk", replace(window, stained=search.near))
     rows = [_rows(search, mk, {}), _rows(search, hspc, _inside_mk(mk, hspc, search))]
     return pa.concat_tables(rows)
 
@@ -169,10 +164,8 @@ class _Search:
 
     @cached_property
     def near(self) -> Window:
-        """The part of the window that HSPC and features need, less than half of what SAM2 sees for MK."""
-        box = self.tile.read_box(self.recipe.near_halo_px(self.window.um_per_px))
-        shares = self.recipe.detectors["mk"].needs_all_stains
-        return self.window.part(box) if shares else self.window.apart(box)
+        """The part of the window that HSPC and features need, whose stains are kept."""
+        return self.window.apart(self.tile.read_box(self.recipe.near_halo_px(self.window.um_per_px)))
 
 
 def _find(search: _Search, cell_type: CellType, window: Window) -> _Found:

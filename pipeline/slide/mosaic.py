@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.geometry import Box
+from pipeline.geometry import Box, uncovered
 from pipeline.slide.directory import CziDirectory, SubBlock
 from pipeline.slide.metadata import index_counts
 from pipeline.slide.model import SceneInfo
@@ -81,14 +81,6 @@ def gather(directory: CziDirectory, scene: SceneInfo) -> SceneMosaic:
     )
 
 
-def uncovered(box: Box, others: Sequence[Box]) -> list[Box]:
-    """The part of a box that no other box covers, as boxes that do not overlap."""
-    parts = [box]
-    for other in others:
-        parts = [piece for part in parts for piece in _without(part, other)]
-    return parts
-
-
 def corners_of(blocks: Sequence[SubBlock]) -> Corners:
     """(n, 4) x0, y0, x1, y1 of the level-0 pixels that blocks cover."""
     return np.array([(b.box.x0, b.box.y0, b.box.x1, b.box.y1) for b in blocks], np.int64).reshape(-1, 4)
@@ -98,24 +90,6 @@ def _meets(corners: Corners, box: Box) -> NDArray[np.bool_]:
     x0, y0, x1, y1 = corners.T
     meets: NDArray[np.bool_] = (x0 < box.x1) & (box.x0 < x1) & (y0 < box.y1) & (box.y0 < y1)
     return meets
-
-
-def _without(box: Box, hidden: Box) -> list[Box]:
-    """Up to four boxes that cover `box` but for `hidden`."""
-    x0, y0 = max(box.x0, hidden.x0), max(box.y0, hidden.y0)
-    x1, y1 = min(box.x1, hidden.x1), min(box.y1, hidden.y1)
-    if x0 >= x1 or y0 >= y1:
-        return [box]
-    around = []
-    if box.y0 < y0:
-        around.append(Box(box.x0, box.y0, box.x1, y0))
-    if box.x0 < x0:
-        around.append(Box(box.x0, y0, x0, y1))
-    if x1 < box.x1:
-        around.append(Box(x1, y0, box.x1, y1))
-    if y1 < box.y1:
-        around.append(Box(box.x0, y1, box.x1, box.y1))
-    return around
 
 
 @dataclass(frozen=True)

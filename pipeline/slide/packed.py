@@ -66,4 +66,4 @@ class PackedImage:
         blue, green, red = planes
         blue += green
         red += green
-        return Image(cv2.merge(list(planes)), self.box)
+        return Image(np.asarray(cv2.merge(list(planes)), np.uint8), self.box)

@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
-from pipeline.geometry import Box
+from pipeline.geometry import Box, uncovered
 from pipeline.slide.czi import CziSlide
 from pipeline.slide.directory import SubBlock
-from pipeline.slide.mosaic import SceneMosaic, uncovered
+from pipeline.slide.mosaic import SceneMosaic
 
 WORTH_CUTTING_BYTES = 200_000
 """The part of a block that later windows need is copied out if so much can be forgotten then."""

@@ -209,7 +209,6 @@ class Sleeper:
     nap_s: float
     name: str = "sleeper"
     reach_um: float = 20.0
-    needs_all_stains: bool = False
     longest_um: float = math.inf
 
     def detect(self, window: Window, area: AreaRange) -> Sequence[Detection]:

@@ -77,7 +77,6 @@ class Given:
     revision: str = "1 abc"
     cell_type: CellType = "hspc"
     reach_um: float = 20.0
-    needs_all_stains: bool = False
     longest_um: float = math.inf
 
     def detect(self, window: Window, area: AreaRange) -> list[Detection]:

@@ -560,15 +560,18 @@ def test_squares_that_no_wanted_cell_depends_on_are_not_asked_about(scene):
 
 
 @pytest.mark.parametrize("rows", [1, 37])
-def test_prompts_do_not_depend_on_the_bands_in_which_stains_are_separated(scene, rows, monkeypatch):
+@pytest.mark.parametrize("stained", [None, Box(400, 300, 901, 640), Box(0, 0, 500, 2000), Box(0, 0, 9, 9)])
+def test_prompts_do_not_depend_on_the_bands_in_which_stains_are_separated(scene, rows, stained, monkeypatch):
     part = scene.apart(Box(13, 7, 1411, 901))
     grid = BlockGrid.over(part.box, part.um_per_px, BLOCK_UM)
-    expected, usual = grid.means(part), prompts(part, STORED)
+    haematoxylin, eosin = grid.mean(part.haematoxylin, part.box), grid.mean(part.eosin, part.box)
+    usual = prompts(part, STORED)
     monkeypatch.setattr(blocks, "_BAND_ROWS", rows)
-    found = grid.means_by_bands(part)
-    assert np.array_equal(found.haematoxylin, expected.haematoxylin)
-    assert np.array_equal(found.eosin, expected.eosin)
-    for one, other in zip(prompts(part, STORED), usual, strict=True):
+    kept = replace(part, stained=stained and scene.apart(stained))
+    found = grid.means(kept)
+    assert np.array_equal(found.haematoxylin, haematoxylin)
+    assert np.array_equal(found.eosin, eosin)
+    for one, other in zip(prompts(kept, STORED), usual, strict=True):
         assert np.array_equal(one, other)
 
 

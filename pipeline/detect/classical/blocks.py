@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.detect.classical.masks import ByteImage
 from pipeline.detect.contract import Window
-from pipeline.geometry import Box
+from pipeline.geometry import Box, uncovered
 from pipeline.slide.stains import Stains
 
 _BAND_ROWS = 128
@@ -34,29 +34,43 @@ class BlockGrid:
     def over(cls, box: Box, um_per_px: float, wanted_um: float) -> BlockGrid:
         """The grid over a window whose blocks are about `wanted_um` wide (at least one pixel)."""
         size = max(1, round(wanted_um / um_per_px))
+        return cls(size, (0, 0), (0, 0), size * um_per_px).inside(box)
+
+    def inside(self, box: Box) -> BlockGrid:
+        """The grid of those of the scene's blocks that lie in a box."""
+        size = self.size
         left, top = -(-box.x0 // size), -(-box.y0 // size)
         shape = max(0, box.y1 // size - top), max(0, box.x1 // size - left)
-        return cls(size, (left * size, top * size), shape, size * um_per_px)
+        return replace(self, origin=(left * size, top * size), shape=shape)
+
+    @property
+    def box(self) -> Box:
+        """What the blocks cover, in level-0 pixels of the scene."""
+        (left, top), (rows, columns) = self.origin, self.shape
+        return Box(left, top, left + columns * self.size, top + rows * self.size)
 
     def means(self, window: Window) -> Stains:
-        """The window's stains in blocks."""
-        return Stains(self.mean(window.haematoxylin, window.box), self.mean(window.eosin, window.box))
+        """The window's stains in blocks: those that it keeps, and others separated for a band at a time."""
+        means = Stains(np.empty(self.shape, np.uint8), np.empty(self.shape, np.uint8))
+        kept: list[Box] = []
+        if window.stained is not None:
+            inner = self.inside(window.stained.box.clipped(window.box))
+            if min(inner.shape) > 0:
+                kept.append(inner.box)
+                self._fill(means, inner, window.stained)
+        for around in uncovered(self.box, kept):
+            for top in range(around.y0, around.y1, _BAND_ROWS * self.size):
+                bottom = min(top + _BAND_ROWS * self.size, around.y1)
+                band = Box(around.x0, top, around.x1, bottom)
+                self._fill(means, self.inside(band), window.apart(band))
+        return means
 
-    def means_by_bands(self, window: Window) -> Stains:
-        """`means`, of one band of the window after the other, so that no more is separated at a time."""
-        bands = [self._means_of_rows(window, row) for row in range(0, self.shape[0], _BAND_ROWS)]
-        return Stains(
-            np.concatenate([band.haematoxylin for band in bands]),
-            np.concatenate([band.eosin for band in bands]),
-        )
-
-    def _means_of_rows(self, window: Window, row: int) -> Stains:
-        rows = min(_BAND_ROWS, self.shape[0] - row)
-        (left, top), columns = self.origin, self.shape[1]
-        top += row * self.size
-        band = Box(left, top, left + columns * self.size, top + rows * self.size)
-        grid = replace(self, origin=(left, top), shape=(rows, columns))
-        return grid.means(window.apart(band))
+    def _fill(self, means: Stains, part: BlockGrid, window: Window) -> None:
+        """Enters the means of a window over some of these blocks."""
+        place = part.box.slices_in(self.box)
+        rows, columns = (slice(s.start // self.size, s.stop // self.size) for s in place)
+        means.haematoxylin[rows, columns] = part.mean(window.haematoxylin, window.box)
+        means.eosin[rows, columns] = part.mean(window.eosin, window.box)
 
     def mean(self, pixels: ByteImage, box: Box) -> ByteImage:
         """Mean of each block of an (h, w) uint8 image of the window `box`, rounded half up."""

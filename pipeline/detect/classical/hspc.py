@@ -26,7 +26,7 @@ RIM_UM = 0.8
 """The surroundings of a nucleus: what lies this near to it and is no nucleus."""
 IN_MASK = 2
 """What marks a pixel of a nucleus, where 1 marks one of its rim."""
-CONTENT_ROWS = 256
+CONTENT_ROWS = 64
 """Are summed up at a time: numpy takes 30 bytes a pixel for that."""
 MIN_CHROMATIN_UM2 = 9.25
 """Least haematoxylin above the surroundings', as the area at a typical nucleus's density that holds
@@ -41,7 +41,6 @@ class ClassicalHspc:
     name: str = "classical"
     cell_type: CellType = "hspc"
     revision: str = "1"
-    needs_all_stains: bool = True
     longest_um: float = math.inf
 
     @property

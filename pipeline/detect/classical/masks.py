@@ -76,7 +76,9 @@ def _filled(mask: ByteImage, limit: HoleLimit) -> ByteImage:
     is_hole = (stats[:, cv2.CC_STAT_AREA] <= limit.area_px) & (np.maximum(width, height) <= limit.side_px)
     is_hole &= (left > 0) & (top > 0) & (left + width < mask.shape[1]) & (top + height < mask.shape[0])
     is_hole[0] = False  # label 0 is the mask itself
-    filled: ByteImage = mask | is_hole.astype(np.uint8)[labels]
+    filled = mask.copy()
+    for row, names in zip(filled, labels, strict=True):  # numpy takes 8 bytes for each name that it looks up
+        row |= is_hole[names]
     return filled
 
 

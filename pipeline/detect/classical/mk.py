@@ -23,7 +23,7 @@ from pipeline.detect.classical.nuclei import THRESHOLD_REACH_UM, nuclear_pixels
 from pipeline.detect.classical.split import summits
 from pipeline.detect.contract import Detection, Window
 from pipeline.geometry import Box, normalise_mask
-from pipeline.slide.stains import StainLevels, Stains, smooth
+from pipeline.slide.stains import smooth
 
 BLOCK_UM = 0.44
 SMOOTHING_UM = 0.44
@@ -85,7 +85,6 @@ class ClassicalMk:
     name: str = "classical"
     cell_type: CellType = "mk"
     revision: str = "1"
-    needs_all_stains: bool = True
 
     @property
     def longest_um(self) -> float:
@@ -100,7 +99,7 @@ class ClassicalMk:
         grid = BlockGrid.over(window.box, window.um_per_px, BLOCK_UM)
         if min(grid.shape) == 0:
             return []
-        layers = make_layers(grid, grid.means(window), window.calibration.levels)
+        layers = make_layers(grid, window)
         level = PLATEAU_LEVEL * window.calibration.levels.cytoplasm_eosin
         centres = find_summits(layers, plateaus(layers), level)
         centres, radii = trace_all(layers, centres)
@@ -110,17 +109,22 @@ class ClassicalMk:
         return [cell for cell in inside if fits(cell.mask, area, window.um_per_px)]
 
 
-def make_layers(grid: BlockGrid, stains: Stains, levels: StainLevels) -> Layers:
-    """Eosin, nuclei and body of a window, in blocks, from the means of its stains over them."""
+def make_layers(grid: BlockGrid, window: Window) -> Layers:
+    """Eosin, nuclei and body of a window, in blocks; an image goes as soon as the next one is made of it."""
     sigma = SMOOTHING_UM / grid.um_per_block
-    nuclei = nuclear_pixels(smooth(stains.haematoxylin, sigma), levels, grid.um_per_block)
-    eosin = smooth(stains.eosin, sigma)
+    stains = grid.means(window)
+    eosin, haematoxylin = smooth(stains.eosin, sigma), smooth(stains.haematoxylin, sigma)
+    del stains
+    nuclei = nuclear_pixels(haematoxylin, window.calibration.levels, grid.um_per_block)
+    del haematoxylin
     hidden = dilate(nuclei, max(1, round(NUCLEAR_EDGE_UM / grid.um_per_block))).view(np.bool_)
     lobe = round(LARGEST_LOBE_UM / 2 / grid.um_per_block)
-    shown = eosin.copy()
-    shown[hidden] = 0
-    body = erode(dilate(shown, lobe), lobe)
+    body = eosin.copy()
+    body[hidden] = 0
+    body = dilate(body, lobe)
+    body = erode(body, lobe)
     np.copyto(body, eosin, where=~hidden)
+    del hidden
     return Layers(grid, eosin, nuclei.view(np.bool_), smooth(body, sigma))
 
 

@@ -33,7 +33,7 @@ GAP_SHARE = 0.6
 GAP_COST_PER_UM = 0.17
 """A µm of gap crossed costs as much as a fall by this share of the cell's level."""
 FIXED_BITS = 4
-_BATCH = 256
+_BATCH = 128
 _FORBIDDEN = -(1 << 20)
 _SCALE = 8
 

@@ -82,7 +82,7 @@ def proposals(window: Window) -> Proposals:
     grid = BlockGrid.over(window.box, window.um_per_px, BLOCK_UM)
     if min(grid.shape) == 0:
         return Proposals(np.zeros((0, 2)), np.zeros(0), grid, np.zeros(grid.shape, np.bool_))
-    layers = make_layers(grid, grid.means_by_bands(window), window.calibration.levels)
+    layers = make_layers(grid, window)
     typical_eosin = window.calibration.levels.cytoplasm_eosin
     height = plateaus(layers, PLATEAU_UM)
     centres, radii = trace_all(layers, find_summits(layers, height, PLATEAU_LEVEL * typical_eosin))

@@ -93,17 +93,25 @@ def summits(depth: ByteImage, mask: ByteImage, radius_px: int) -> tuple[IntVecto
 
     'Before' is meant in raster order.
     """
-    highest = in_bands(depth, radius_px, lambda band: (band == dilate(band, radius_px)).view(np.uint8))
-    highest &= mask
     before = disc(radius_px)
     before[radius_px, radius_px:] = 0
     before[radius_px + 1 :] = 0
-    first = in_bands(highest, radius_px, lambda band: (band > cv2.dilate(band, before)).view(np.uint8))
-    y, x = np.divmod(np.flatnonzero(first), depth.shape[1])
+    found = [np.zeros(0, np.intp)]
+    height, width = depth.shape
+    for top in range(0, height, BAND_ROWS):
+        # An earlier equal lies up to a radius above, and is a summit by what lies a radius farther up.
+        first, end = max(0, top - 2 * radius_px), min(height, top + BAND_ROWS)
+        seen = depth[first : end + radius_px]
+        highest = (seen == dilate(seen, radius_px)).view(np.uint8)[: end - first]
+        highest &= mask[first:end]
+        is_first = (highest > cv2.dilate(highest, before))[top - first :]
+        found.append(np.flatnonzero(is_first) + top * width)
+    y, x = np.divmod(np.concatenate(found), width)
     return x, y
 
 
 _STEPS = 32
+_PAIRS_AT_ONCE = 4096
 
 
 def _behind_no_saddle(depth: ByteImage, x: IntVector, y: IntVector, radius_px: int) -> NDArray[np.bool_]:
@@ -113,13 +121,14 @@ def _behind_no_saddle(depth: ByteImage, x: IntVector, y: IntVector, radius_px: i
     height = depth[y, x].astype(np.int64)
     swap = height[pairs[:, 1]] > height[pairs[:, 0]]
     pairs[swap] = pairs[swap][:, ::-1]
-    high, low = pairs.T
     step = np.arange(_STEPS + 1)
-    # Rounded down the same way for every pair, so that the path does not depend on the window.
-    path_x = x[low, None] + (x[high] - x[low])[:, None] * step // _STEPS
-    path_y = y[low, None] + (y[high] - y[low])[:, None] * step // _STEPS
-    saddle = depth[path_y, path_x].min(axis=1)
-    is_bump[low[saddle >= SADDLE_SHARE * height[low]]] = True
+    for start in range(0, len(pairs), _PAIRS_AT_ONCE):
+        high, low = pairs[start : start + _PAIRS_AT_ONCE].T
+        # Rounded down the same way for every pair, so that the path does not depend on the window.
+        path_x = x[low, None] + (x[high] - x[low])[:, None] * step // _STEPS
+        path_y = y[low, None] + (y[high] - y[low])[:, None] * step // _STEPS
+        saddle = depth[path_y, path_x].min(axis=1)
+        is_bump[low[saddle >= SADDLE_SHARE * height[low]]] = True
     return is_bump
 
 
@@ -134,7 +143,9 @@ def power_labels(domain: ByteImage, seeds: Seeds, um_per_px: float) -> LabelImag
     reach = np.maximum(um_to_px(ARM_UM, um_per_px), np.ceil(ARM_PER_RADIUS * seeds.radius_px).astype(int))
     longest = int(reach.max(initial=0))
     offset = np.arange(-longest, longest + 1, dtype=np.int32)
-    square = np.add.outer(offset**2, offset**2)
+    square: NDArray[np.signedinteger] = np.add.outer(offset**2, offset**2)
+    if 2 * longest**2 < np.iinfo(np.int16).max:
+        square = square.astype(np.int16)  # half the memory
     for top in range(0, len(domain), BAND_ROWS):
         band = labels[top : top + BAND_ROWS]
         _divide(band, top, seeds, reach, square)
@@ -142,17 +153,19 @@ def power_labels(domain: ByteImage, seeds: Seeds, um_per_px: float) -> LabelImag
     return labels
 
 
-def _divide(band: LabelImage, top: int, seeds: Seeds, reach: IntVector, square: NDArray[np.int32]) -> None:
+def _divide(
+    band: LabelImage, top: int, seeds: Seeds, reach: IntVector, square: NDArray[np.signedinteger]
+) -> None:
     """Divides a band of rows, the first of which is `top`, among all seeds within reach of it.
 
     Args:
         square: squared distances from its middle, as wide as the longest reach.
     """
     height, width = band.shape
-    power = np.full(band.shape, np.iinfo(np.int32).max, np.int32)
+    power = np.full(band.shape, np.iinfo(square.dtype).max, square.dtype)
     middle = len(square) // 2
     near = np.flatnonzero((seeds.y + reach >= top) & (seeds.y - reach < top + height))
-    own_square = np.rint(seeds.radius_px[near] ** 2).astype(np.int32)
+    own_square = np.rint(seeds.radius_px[near] ** 2).astype(square.dtype)
     seed_of = zip(
         near.tolist(),
         seeds.x[near].tolist(),

@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from pipeline.engine.claims import RENEW_S, Claim, Claims
+from pipeline.engine.memory import give_back_gaps
 from pipeline.engine.slots import Slots
 from pipeline.engine.workers import Outcome
 from pipeline.errors import InputError, MkhspcError
@@ -238,6 +239,7 @@ class WindowFeed:
             while (step := stream.next_window()) is not None and (slot := self._next_slot()) is not None:
                 read.add(step)
                 self._read_window(stream, slide, step, slot)
+                give_back_gaps()
             self.decoded_bytes += stream.decoded_bytes
 
     def _next_slot(self) -> int | None:

@@ -44,13 +44,14 @@ class _View:
         with self._is_whole:
             self._awaited += 1
 
-    def show(self, image: Image | Exception, parts: Sequence[Box]) -> None:
+    def show(self, image: Image | PackedImage | Exception, parts: Sequence[Box]) -> None:
         """Shows parts of a decoded block, which lie in the window; a fault fails the window."""
         try:
             if isinstance(image, Exception):
                 raise image
-            for part in parts:
-                image.show(part, self._picture, self._box)
+            for piece in image.pieces(parts):
+                for part in parts:
+                    piece.show(part, self._picture, self._box)
         except Exception as fault:  # raised again in the thread that reads, which waits for this block
             self._fault = self._fault or fault
         finally:
@@ -111,23 +112,21 @@ class _Decoded:
 
     def _show(self, view: _View, parts: Sequence[Box], later: Box | None) -> None:
         """One window at a time: the next one is begun when this one is whole."""
-        held = self._image
-        assert held is not None
+        image = self._image
+        assert image is not None
         try:
-            image = held.image() if isinstance(held, PackedImage) else held
-            if later is not None and isinstance(image, Image):
+            if later is not None and not isinstance(image, Exception):
                 self._image = self._kept(image, later)
         except Exception as fault:  # as in `_View.show`: the thread that reads waits for this block
             image = fault
         view.show(image, parts)
 
-    def _kept(self, image: Image, later: Box) -> Image | PackedImage:
-        held = self._image
-        if isinstance(held, PackedImage) and held.box == later:
-            return held
-        part = image if later == image.box else image.part(later)
-        # What is seen of a block may end above the part: then nothing was decoded of it.
-        return PackedImage.of(part) if self._packs and part.stored.size else part
+    def _kept(self, image: Image | PackedImage, later: Box) -> Image | PackedImage:
+        if isinstance(image, PackedImage):
+            return image.part(later)
+        if self._packs:
+            return PackedImage.of(image, later)
+        return image if later == image.box else image.part(later)
 
 
 class _Decoders:

@@ -14,7 +14,7 @@ from pipeline.errors import InputError
 from pipeline.geometry import Box
 from pipeline.slide import read_plan
 from pipeline.slide.czi import CziSlide
-from pipeline.slide.packed import PackedImage
+from pipeline.slide.packed import BAND_ROWS, PackedImage
 from pipeline.slide.read_plan import BlockKey, Foreseen, Visit, mosaics_of, plan_reads
 from pipeline.slide.stream import AHEAD_PER_THREAD, WindowStream
 from pipeline.slide.unpack import Image
@@ -177,17 +177,42 @@ def test_no_block_is_decoded_for_a_window_that_has_no_place_yet(tmp_path: Path, 
 
 
 @given(
-    height=st.integers(1, 40) | st.integers(250, 260) | st.integers(510, 520),
+    height=st.integers(1, 3 * BAND_ROWS),
     width=st.integers(1, 40),
-    missing=st.integers(0, 5),
+    missing=st.integers(0, 70),
+    corners=st.lists(st.tuples(st.integers(0, 250), st.integers(0, 250)), min_size=2, max_size=6),
     seed=st.integers(0, 9),
 )
-def test_packing_loses_nothing(height: int, width: int, missing: int, seed: int) -> None:
+def test_packing_loses_nothing(
+    height: int, width: int, missing: int, corners: list[tuple[int, int]], seed: int
+) -> None:
+    """Of an image without its lowest rows, and of smaller and smaller parts of it."""
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    image = Image(pixels, Box(3, -4, 3 + width, -4 + height + missing))
-    again = PackedImage.of(image).image()
-    assert again.box == image.box
-    np.testing.assert_array_equal(again.stored, pixels)
+    box = Box(3, -4, 3 + width, -4 + height + missing)
+    packed = None
+    for x, y in corners:
+        inside = Box(box.x0 + x % box.width, box.y0 + y % box.height, box.x1, box.y1)
+        later = inside if x % 2 else Box(box.x0, box.y0, inside.x0 + 1, inside.y0 + 1)
+        packed = packed.part(later) if packed else PackedImage.of(Image(pixels, box), later)
+        found = np.zeros((later.height, later.width, 3), np.uint8)
+        for piece in packed.pieces([later]):
+            piece.show(later, found, later)
+        expected = np.zeros_like(found)
+        Image(pixels, Box(3, -4, 3 + width, -4 + height + missing)).show(later, expected, later)
+        np.testing.assert_array_equal(found, expected)
+        assert later.clipped(packed.box) == later
+        assert packed.box.width == later.width
+        assert packed.box.height < later.height + 2 * BAND_ROWS
+        box = later
+
+
+def test_no_band_is_unpacked_that_is_not_shown() -> None:
+    pixels = np.zeros((10 * BAND_ROWS, 5, 3), np.uint8)
+    whole = Box(0, 0, 5, 10 * BAND_ROWS)
+    packed = PackedImage.of(Image(pixels, whole), whole)
+    empty = Box(0, 9 * BAND_ROWS, 5, 9 * BAND_ROWS)
+    parts = [Box(0, 0, 5, 1), Box(2, BAND_ROWS - 1, 4, BAND_ROWS + 1), empty]
+    assert [piece.box.y0 for piece in packed.pieces(parts)] == [0, BAND_ROWS]
 
 
 def test_tissue_takes_less_memory_packed() -> None:
@@ -195,7 +220,8 @@ def test_tissue_takes_less_memory_packed() -> None:
     tissue = 160 + 60 * np.sin(rows / 9) * np.cos(columns / 11)
     grain = np.random.default_rng(0).normal(0, 4, (300, 300))
     pixels = np.clip(tissue[..., None] * (0.9, 0.6, 0.8) + grain[..., None], 0, 255).astype(np.uint8)
-    assert len(PackedImage.of(Image(pixels, Box(0, 0, 300, 300))).packed) < 0.6 * pixels.nbytes
+    box = Box(0, 0, 300, 300)
+    assert sum(map(len, PackedImage.of(Image(pixels, box), box).bands)) < 0.6 * pixels.nbytes
 
 
 def test_less_room_never_decodes_less(tmp_path: Path) -> None:
@@ -307,9 +333,17 @@ def test_a_fault_while_a_block_is_shown_fails_its_window_and_hangs_nobody(
         stream.read_into(np.empty((30, 30, 3), np.uint8))
 
 
-@pytest.mark.parametrize(("kind", "name"), [(Image, "part"), (PackedImage, "of"), (PackedImage, "image")])
+@pytest.mark.parametrize(
+    ("kind", "name", "packs"),
+    [
+        (Image, "part", False),
+        (PackedImage, "of", True),
+        (PackedImage, "part", True),
+        (PackedImage, "pieces", True),
+    ],
+)
 def test_a_fault_while_a_block_is_kept_for_later_fails_its_windows_and_hangs_nobody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type, name: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type, name: str, packs: bool
 ) -> None:
     path = mosaic(tmp_path, 12, 9)
     monkeypatch.setattr(read_plan, "WORTH_CUTTING_BYTES", 1)
@@ -322,7 +356,7 @@ def test_a_fault_while_a_block_is_kept_for_later_fails_its_windows_and_hangs_nob
 
     monkeypatch.setattr(kind, name, without_memory)
     failed = 0
-    with WindowStream(path, 0.22, visits, room_bytes=10**9, threads=2, packs=True) as stream:
+    with WindowStream(path, 0.22, visits, room_bytes=10**9, threads=2, packs=packs) as stream:
         while (step := stream.next_window()) is not None:
             box = visits[step].box
             try:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -35,8 +37,10 @@ def test_of_nothing_nothing_is_left(shape: tuple[int, int]) -> None:
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=60), st.floats(0.5, 30.0))
 def test_close_pairs_are_those_of_a_tree(points: list[tuple[int, int]], radius: float) -> None:
     x, y = np.array(points, float).reshape(-1, 2).T
-    found = {frozenset(pair) for pair in geometry.close_pairs(x, y, radius).tolist()}
-    assert len(found) == len(geometry.close_pairs(x, y, radius))
+    with patch.object(geometry, "_POINTS_AT_ONCE", 7):
+        pairs = geometry.close_pairs(x, y, radius).tolist()
+    found = {frozenset(pair) for pair in pairs}
+    assert len(found) == len(pairs)
     expected = KDTree(np.stack([x, y], axis=1)).query_pairs(radius) if points else set()
     assert found == {frozenset(pair) for pair in expected}
 

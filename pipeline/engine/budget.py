@@ -25,10 +25,14 @@ WORKER_BYTES = 150_000_000
 """A worker with its libraries loaded and no tile."""
 PLAN_BYTES_PER_PX = 3
 """What a worker holds for each pixel of a slide's tissue masks: two masks, and they come packed."""
-RGB_BYTES_PER_PX, STAINED_BYTES_PER_PX = 3, 7
-"""What a worker needs for each pixel of its window, and on top for each where stains are separated: measured
-on dense marrow at 14 and 34 million pixels, and rounded up. The tiles that are done put the run's own
-figure in its place."""
+RGB_BYTES_PER_PX = 3
+"""What a worker needs for each pixel of its window, ..."""
+HSPC_BYTES_PER_NEAR_PX = 7
+"""... for each pixel near to its core (`Recipe.near_halo_px`) while it finds HSPC ..."""
+MK_BYTES_PER_NEAR_PX, MK_BYTES_PER_BLOCK = 4, 8
+"""... and for these and each block of the window while it finds MK, which from 0.3 µm on are its pixels, and
+whose images then are most. Measured on dense marrow at 0.22, 0.3 and 0.5 µm, and rounded up. The tiles that
+are done put the run's own figure in its place."""
 DEEP_BYTES_PER_PX = 3 * 4 * 10_000 / 4096**2
 """For each deep feature: three copies of a number of 4 bytes for each of 10,000 cells in a dense tile."""
 MESSAGE_BYTES = 26_000_000
@@ -73,7 +77,8 @@ class Demand:
     Attributes:
         tiles: left to do.
         window_px: of the largest window.
-        stained_px: of it, those where stains are separated; all unless said.
+        near_px: of it, those near to the core; all unless said.
+        blocks: of it, in which MK are sought.
         held_bytes: decoded sub-blocks kept for later windows, at most.
         block_bytes: of the largest sub-block.
         mask_px: of the tissue masks of the slide that has most.
@@ -93,15 +98,21 @@ class Demand:
     owner_bytes: int = 0
     message_bytes: int = MESSAGE_BYTES
     deep_columns: int = 0
-    stained_px: int | None = None
+    near_px: int | None = None
+    blocks: int = 0
     read_threads: int = 1
 
     def __post_init__(self) -> None:
         if not self.worker_bytes:
-            stained_px = self.window_px if self.stained_px is None else self.stained_px
+            near_px = self.window_px if self.near_px is None else self.near_px
+            finding_bytes = max(
+                HSPC_BYTES_PER_NEAR_PX * near_px,
+                MK_BYTES_PER_NEAR_PX * near_px + MK_BYTES_PER_BLOCK * self.blocks,
+            )
             work_bytes = (
                 RGB_BYTES_PER_PX * self.window_px
-                + (STAINED_BYTES_PER_PX + DEEP_BYTES_PER_PX * self.deep_columns) * stained_px
+                + finding_bytes
+                + DEEP_BYTES_PER_PX * self.deep_columns * near_px
                 + PLAN_BYTES_PER_PX * self.mask_px
             )
             object.__setattr__(self, "worker_bytes", WORKER_BYTES + round(work_bytes))

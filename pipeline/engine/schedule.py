@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.config import CELL_TYPES, ComputeSection
+from pipeline.detect.classical.mk import block_count
 from pipeline.engine.budget import (
     MEASURED_MARGIN,
     Budget,
@@ -255,12 +256,14 @@ def plan_job(
     models = RunModels.of(manifest.config)
     devices = devices_for(models, compute.device)
     recipe = recipe_of(manifest, models)
-    slides, stained_px = [], 0
+    slides, near_px, blocks = [], 0, 0
     for slide_id, wanted in tiles.items():
         entry = manifest.slide(slide_id)
-        halo_px, inner_px = recipe.halo_px(entry.um_per_px), recipe.near_halo_px(entry.um_per_px)
-        stained_px = max(stained_px, *(tile.read_box(inner_px).area_px for tile in wanted))
+        halo_px, near_halo_px = recipe.halo_px(entry.um_per_px), recipe.near_halo_px(entry.um_per_px)
+        near_px = max(near_px, *(tile.read_box(near_halo_px).area_px for tile in wanted))
         reads = plan_slide(slide_id, Path(entry.path), entry.um_per_px, wanted, halo_px, room)
+        largest_px = max(visit.box.area_px for visit in reads.visits)
+        blocks = max(blocks, block_count(largest_px, entry.um_per_px))
         slides.append(replace(reads, fingerprint=entry.fingerprint))  # of the slide that the run began with
     demand = Demand(
         tiles=sum(len(slide.tiles) for slide in slides),
@@ -271,7 +274,8 @@ def plan_job(
         owner_bytes=len(devices) * models.resident_bytes,
         message_bytes=max(recipe.message_bytes(manifest.slide(slide_id).um_per_px) for slide_id in tiles),
         deep_columns=len(column_names(manifest.config.compute.embedders)),
-        stained_px=stained_px,
+        near_px=near_px,
+        blocks=blocks,
     )
     budget = plan_workers(compute.num_workers, demand, usable_cores(), limit)
     return Job(slides, demand, budget, compute.num_workers, models, devices)

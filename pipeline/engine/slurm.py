@@ -21,6 +21,7 @@ from typing import Any
 import jinja2
 
 from pipeline.config import RunConfig
+from pipeline.detect.classical.mk import block_count
 from pipeline.engine.budget import SAFE_SHARE, Demand, layout_of, mask_px, room_bytes, survey_bytes
 from pipeline.engine.limits import GB, MIB, MemoryLimit
 from pipeline.engine.schedule import Shard, recipe_of
@@ -203,8 +204,9 @@ def memory_gb(
     models = RunModels.of(manifest.config)
     recipe = recipe_of(manifest, models)
     halo_px = max(recipe.halo_px(slide.um_per_px) for slide in manifest.slides)
-    inner_px = max(recipe.near_halo_px(slide.um_per_px) for slide in manifest.slides)
-    window_px, stained_px = ((config.run.tile_size + 2 * px) ** 2 for px in (halo_px, inner_px))
+    near_halo_px = max(recipe.near_halo_px(slide.um_per_px) for slide in manifest.slides)
+    window_px, near_px = ((config.run.tile_size + 2 * px) ** 2 for px in (halo_px, near_halo_px))
+    blocks = max(block_count(window_px, slide.um_per_px) for slide in manifest.slides)
     largest_mask_px = max(map(mask_px, manifest.slides))
     largest_block_bytes = _largest_block_bytes(manifest) if block_bytes is None else block_bytes
     planning_bytes = max(survey_bytes(slide, config.run.calibration_samples) for slide in manifest.slides)
@@ -222,7 +224,8 @@ def memory_gb(
             owner_bytes=max(1, config.slurm.gpus) * models.resident_bytes,
             message_bytes=max(recipe.message_bytes(slide.um_per_px) for slide in manifest.slides),
             deep_columns=len(column_names(manifest.config.compute.embedders)),
-            stained_px=stained_px,
+            near_px=near_px,
+            blocks=blocks,
         )
         working_bytes = layout_of(demand, workers, limit).peak_bytes
         return max(planning_bytes, working_bytes) <= SAFE_SHARE * limit.limit_bytes

@@ -76,7 +76,7 @@ class _Decoded:
     """A block's pixels, or what was raised for them, as soon as a thread has decoded it.
 
     Args:
-        packs: what the next window does without.
+        packs: whether what is kept is packed.
     """
 
     def __init__(self, packs: bool) -> None:

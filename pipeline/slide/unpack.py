@@ -49,11 +49,18 @@ class Image:
         return (self,)
 
     def show(self, part: Box, picture: Pixels, place: Box) -> None:
-        """Copies what it holds of a part, as RGB, into a picture that covers `place`."""
+        """Copies what its box holds of a part, as RGB, into a picture that covers `place`.
+
+        Raises:
+            ValueError: the part reaches into rows that were not decoded.
+        """
         part = part.clipped(self.box)
-        source, target = self.stored[part.slices_in(self.box)], picture[part.slices_in(place)]
-        if source.size:
-            cv2.cvtColor(source, cv2.COLOR_BGR2RGB, dst=target[: len(source)])
+        if not part.area_px:
+            return
+        source = self.stored[part.slices_in(self.box)]
+        if len(source) < part.height:  # what lay in the picture before would stay
+            raise ValueError(f"rows of {part} were not decoded")
+        cv2.cvtColor(source, cv2.COLOR_BGR2RGB, dst=picture[part.slices_in(place)])
 
     def part(self, box: Box) -> Image:
         """The image inside a box alone: a copy, so that the rest can be forgotten."""

@@ -575,6 +575,23 @@ def test_prompts_do_not_depend_on_the_bands_in_which_stains_are_separated(scene,
         assert np.array_equal(one, other)
 
 
+def test_stains_that_are_kept_are_not_separated_again(scene, monkeypatch):
+    kept = scene.apart(Box(400, 300, 901, 640))
+    assert kept.haematoxylin.size == kept.eosin.size == kept.box.area_px
+    separated_px = 0
+    separate = contract.separate
+
+    def watched(rgb: np.ndarray, calibration: SceneCalibration, stain: Stain) -> np.ndarray:
+        nonlocal separated_px
+        separated_px += rgb.shape[0] * rgb.shape[1]
+        return separate(rgb, calibration, stain)
+
+    monkeypatch.setattr(contract, "separate", watched)
+    grid = BlockGrid.over(scene.box, scene.um_per_px, BLOCK_UM)
+    grid.means(replace(scene.apart(scene.box), stained=kept))
+    assert separated_px == 2 * (grid.box.area_px - grid.inside(kept.box).box.area_px)
+
+
 def test_the_stains_of_a_window_are_never_all_separated(scene, monkeypatch):
     largest = 0
     separate = contract.separate

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from stained import Field
 
+from pipeline.detect.classical import split
 from pipeline.detect.classical.split import Seeds, find_seeds, power_labels, summits
 
 UM_PER_PX = 0.22
@@ -65,3 +66,46 @@ def test_a_flat_summit_counts_once_and_a_higher_one_beats_it():
     height[10, 30], height[10, 34] = 7, 8
     x, y = summits(height, (height > 0).view(np.uint8), 6)
     assert list(zip(x.tolist(), y.tolist(), strict=True)) == [(10, 10), (34, 10)]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 37])
+def test_summits_are_the_same_in_bands_of_any_height(rows, monkeypatch):
+    rng = np.random.default_rng(rows)
+    depth = rng.integers(0, 12, (120, 50)).astype(np.uint8)
+    depth[30:40, 20] = (0, 0, 0, 9, 0, 5, 0, 5, 0, 0)  # of three in a column the second is none for the first
+    depth[30:40, 17:20] = depth[30:40, 21:24] = 0
+    mask = (rng.random(depth.shape) < 0.8).astype(np.uint8)
+    mask[30:40, 20] = 1
+    whole = summits(depth, mask, 2)
+    assert (20, 37) in zip(*whole, strict=True)
+    monkeypatch.setattr(split, "BAND_ROWS", rows)
+    assert np.array_equal(summits(depth, mask, 2), whole)
+
+
+@pytest.mark.parametrize("um_per_px", [0.1, 0.106, 0.107, 0.22])
+def test_every_pixel_goes_to_the_seed_of_the_nearest_disc(um_per_px):
+    """Whether squared distances fit into 16 bits, as they do up to 127 px, or not."""
+    seeds = Seeds(np.array([30, 200, 215]), np.array([20, 150, 40]), np.array([9.0, 25.0, 4.0]))
+    labels = power_labels(np.ones((190, 260), np.uint8), seeds, um_per_px)
+    y, x = np.mgrid[:190, :260]
+    reach = int(np.ceil(split.ARM_UM / um_per_px - 1e-9))
+    away = np.stack([np.maximum(abs(x - sx), abs(y - sy)) for sx, sy in zip(seeds.x, seeds.y, strict=True)])
+    discs = zip(seeds.x, seeds.y, np.rint(seeds.radius_px**2), strict=True)
+    power = np.stack([(x - sx) ** 2 + (y - sy) ** 2 - square for sx, sy, square in discs])
+    power[away > reach] = np.inf
+    assert (2 * reach**2 < 2**15) == (um_per_px > 0.1063)
+    expected = np.where(np.isinf(power.min(axis=0)), 0, 1 + power.argmin(axis=0))
+    assert np.array_equal(labels, expected)
+
+
+def test_bumps_are_told_however_many_pairs_are_looked_at_at_a_time(monkeypatch):
+    rng = np.random.default_rng(4)
+    mask = mask_of(
+        *((x, y, r) for x, y, r in zip(*rng.uniform((2, 2, 1), (38, 28, 4), (60, 3)).T, strict=True))
+    )
+    whole = find_seeds(mask, UM_PER_PX)
+    assert len(whole.x) > 5
+    monkeypatch.setattr(split, "_PAIRS_AT_ONCE", 2)
+    few = find_seeds(mask, UM_PER_PX)
+    assert np.array_equal(few.x, whole.x)
+    assert np.array_equal(few.y, whole.y)

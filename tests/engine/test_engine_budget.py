@@ -12,8 +12,17 @@ from hypothesis import given, strategies as st
 from pipeline.config import CELL_TYPES, RunConfig
 from pipeline.detect.cellpose import CANVAS_BLOCKS, MARGIN_PX, STEP_PX
 from pipeline.detect.classical import ClassicalHspc, ClassicalMk
+from pipeline.detect.classical.mk import block_count
 from pipeline.detect.sam2 import Sam2Mk
-from pipeline.engine.budget import MESSAGE_BYTES, SAFE_SHARE, Demand, layout_of, plan_workers
+from pipeline.engine.budget import (
+    MESSAGE_BYTES,
+    RGB_BYTES_PER_PX,
+    SAFE_SHARE,
+    WORKER_BYTES,
+    Demand,
+    layout_of,
+    plan_workers,
+)
 from pipeline.engine.limits import GB, MemoryLimit
 from pipeline.engine.tile import Recipe
 from pipeline.errors import UsageError
@@ -67,6 +76,25 @@ def test_a_plan_is_never_above_the_limit(tiles: int, gb: float, cores: int) -> N
         assert budget.peak_bytes <= SAFE_SHARE * gb * GB
         assert 1 <= budget.workers <= min(cores, tiles)
         assert budget.workers <= budget.slots <= max(tiles, budget.workers)
+
+
+@pytest.mark.parametrize(
+    ("um_per_px", "window_px", "near_px", "needed_bytes"),
+    [
+        (0.22, 5520**2, 4806**2, 116e6),
+        (0.30, 5142**2, 4616**2, 225e6),
+        (0.30, 3094**2, 2568**2, 88e6),
+        (0.50, 2162**2, 1848**2, 53e6),
+        (0.30, 3330**2, 1546**2, 85e6),
+    ],
+)
+def test_what_finding_cells_takes_is_planned_with(
+    um_per_px: float, window_px: int, near_px: int, needed_bytes: float
+) -> None:
+    """As measured on dense marrow beyond the window's own pixels; the last row with MK by SAM2."""
+    blocks = block_count(window_px, um_per_px)
+    demand = Demand(9, window_px, 0, 0, near_px=near_px, blocks=blocks)
+    assert demand.worker_bytes - WORKER_BYTES - RGB_BYTES_PER_PX * window_px >= 0.95 * needed_bytes
 
 
 def test_messages_to_the_owner_of_a_model_are_planned_with() -> None:

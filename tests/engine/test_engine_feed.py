@@ -21,8 +21,10 @@ from pipeline.engine.workers import Outcome
 from pipeline.geometry import Box
 from pipeline.slide import read_plan
 from pipeline.slide.czi import CziSlide
+from pipeline.slide.directory import SubBlock
 from pipeline.slide.packed import PackedImage
 from pipeline.slide.tiles import Tile
+from pipeline.slide.unpack import Image
 from pipeline.store.atomic import here
 from pipeline.store.layout import RunLayout
 
@@ -129,6 +131,29 @@ def test_no_more_windows_are_read_than_there_are_slots(tmp_path: Path, layout: R
         assert isinstance(following, TileTask)
         assert following.slot == tasks[1].slot
         assert feed.take() is None
+
+
+def test_nothing_is_decoded_for_a_window_without_a_slot(
+    tmp_path: Path, layout: RunLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[Box] = []
+    plainly = CziSlide.decode
+
+    def noted(reader: CziSlide, block: SubBlock, rows: int | None = None) -> Image:
+        decoded.append(block.box)
+        return plainly(reader, block, rows)
+
+    monkeypatch.setattr(CziSlide, "decode", noted)
+    with feeding(layout, slide(tmp_path, images=8), slots=2) as (feed, _):
+        tasks = taken(feed, 2)
+        time.sleep(0.3)
+        seen = [task.window for task in tasks]
+        assert decoded
+        assert all(any(box.clipped(window).area_px for window in seen) for box in decoded)
+        before = len(decoded)
+        finish(layout, feed, tasks[0])
+        taken(feed, 1)
+        assert len(decoded) > before
 
 
 def test_more_slots_may_be_used_later(tmp_path: Path, layout: RunLayout) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 from pipeline.geometry import Box
-from pipeline.slide import read_plan
+from pipeline.slide import packed, read_plan
 from pipeline.slide.czi import CziSlide
 from pipeline.slide.packed import BAND_ROWS, PackedImage
 from pipeline.slide.read_plan import BlockKey, Foreseen, Visit, mosaics_of, plan_reads
@@ -53,7 +54,7 @@ def read_all(path: Path, visits: list[Visit], **settings: int) -> tuple[list[NDA
         return pictures, stream.decoded_bytes
 
 
-@pytest.mark.parametrize("packs", [False, True])
+@pytest.mark.parametrize("band_rows", [0, 7, BAND_ROWS])
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("room_bytes", [0, 20_000, 10**9])
 @pytest.mark.parametrize("worth_cutting_bytes", [1, 10**9])
@@ -63,15 +64,17 @@ def test_windows_are_those_of_a_plain_read(
     threads: int,
     room_bytes: int,
     worth_cutting_bytes: int,
-    packs: bool,
+    band_rows: int,
 ) -> None:
+    """Kept as they are, or packed in bands of so many rows."""
+    monkeypatch.setattr(packed, "BAND_ROWS", band_rows)
     monkeypatch.setattr(read_plan, "WORTH_CUTTING_BYTES", worth_cutting_bytes)
     path = mosaic(tmp_path)
     with CziSlide.open(path, 0.22) as slide:
         scene = slide.scene(0)
         visits = tiled(scene.width_px, scene.height_px, 50, 20)
         expected = [slide.read(0, visit.box) for visit in visits]
-    found, _ = read_all(path, visits, room_bytes=room_bytes, threads=threads, packs=packs)
+    found, _ = read_all(path, visits, room_bytes=room_bytes, threads=threads, packs=band_rows > 0)
     assert len(found) == len(expected)
     for picture, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(picture, other)
@@ -148,16 +151,16 @@ def whole_bytes(array: NDArray[np.uint8]) -> int:
 
 def test_what_is_kept_is_packed_if_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = mosaic(tmp_path, 12, 9)
-    packed = Mock(wraps=PackedImage.of)
-    monkeypatch.setattr(PackedImage, "of", packed)
+    packing = Mock(wraps=PackedImage.of)
+    monkeypatch.setattr(PackedImage, "of", packing)
     with CziSlide.open(path, 0.22) as slide:
         scene = slide.scene(0)
     visits = tiled(scene.width_px, scene.height_px, 60, 10)
     for some, packs in ((visits, False), (visits[:1], True)):
         read_all(path, some, room_bytes=10**9, threads=2, packs=packs)
-        assert not packed.called
+        assert not packing.called
     read_all(path, visits, room_bytes=10**9, threads=2, packs=True)
-    assert packed.called
+    assert packing.called
 
 
 @pytest.mark.parametrize("has_place", [False, True])
@@ -188,31 +191,40 @@ def test_packing_loses_nothing(
 ) -> None:
     """Of an image without its lowest rows, and of smaller and smaller parts of it."""
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    box = Box(3, -4, 3 + width, -4 + height + missing)
-    packed = None
+    image = Image(pixels, Box(3, -4, 3 + width, -4 + height + missing))
+    box = image.box
+    held = None
     for x, y in corners:
         inside = Box(box.x0 + x % box.width, box.y0 + y % box.height, box.x1, box.y1)
         later = inside if x % 2 else Box(box.x0, box.y0, inside.x0 + 1, inside.y0 + 1)
-        packed = packed.part(later) if packed else PackedImage.of(Image(pixels, box), later)
-        found = np.zeros((later.height, later.width, 3), np.uint8)
-        for piece in packed.pieces([later]):
-            piece.show(later, found, later)
-        expected = np.zeros_like(found)
-        Image(pixels, Box(3, -4, 3 + width, -4 + height + missing)).show(later, expected, later)
+        held = held.part(later) if held else PackedImage.of(image, later)
+        seen = later.clipped(replace(image.box, y1=-4 + height))
+        found, expected = np.zeros((2, seen.height, seen.width, 3), np.uint8)
+        for piece in held.pieces([seen]):
+            piece.show(seen, found, seen)
+        image.show(seen, expected, seen)
         np.testing.assert_array_equal(found, expected)
-        assert later.clipped(packed.box) == later
-        assert packed.box.width == later.width
-        assert packed.box.height < later.height + 2 * BAND_ROWS
+        assert later.clipped(held.box) == later
+        assert held.box.width == later.width
+        assert held.box.height < later.height + 2 * BAND_ROWS
         box = later
+
+
+def test_rows_that_were_not_decoded_are_not_shown_as_if_they_were() -> None:
+    image = Image(np.zeros((3, 5, 3), np.uint8), Box(0, 0, 5, 8))
+    picture = np.zeros((8, 5, 3), np.uint8)
+    image.show(Box(0, 0, 5, 3), picture, image.box)
+    with pytest.raises(ValueError, match="were not decoded"):
+        image.show(Box(0, 0, 5, 4), picture, image.box)
 
 
 def test_no_band_is_unpacked_that_is_not_shown() -> None:
     pixels = np.zeros((10 * BAND_ROWS, 5, 3), np.uint8)
     whole = Box(0, 0, 5, 10 * BAND_ROWS)
-    packed = PackedImage.of(Image(pixels, whole), whole)
+    held = PackedImage.of(Image(pixels, whole), whole)
     empty = Box(0, 9 * BAND_ROWS, 5, 9 * BAND_ROWS)
     parts = [Box(0, 0, 5, 1), Box(2, BAND_ROWS - 1, 4, BAND_ROWS + 1), empty]
-    assert [piece.box.y0 for piece in packed.pieces(parts)] == [0, BAND_ROWS]
+    assert [piece.box.y0 for piece in held.pieces(parts)] == [0, BAND_ROWS]
 
 
 def test_tissue_takes_less_memory_packed() -> None:

@@ -15,6 +15,11 @@ from pipeline.slide.stains import Stains
 _BAND_ROWS = 128
 
 
+def side_px(wanted_um: float, um_per_px: float) -> int:
+    """Of blocks that are about so wide; at least one pixel."""
+    return max(1, round(wanted_um / um_per_px))
+
+
 @dataclass(frozen=True)
 class BlockGrid:
     """Blocks of `size` x `size` level-0 pixels; block edges lie at multiples of `size` in the scene.
@@ -33,7 +38,7 @@ class BlockGrid:
     @classmethod
     def over(cls, box: Box, um_per_px: float, wanted_um: float) -> BlockGrid:
         """The grid over a window whose blocks are about `wanted_um` wide (at least one pixel)."""
-        size = max(1, round(wanted_um / um_per_px))
+        size = side_px(wanted_um, um_per_px)
         return cls(size, (0, 0), (0, 0), size * um_per_px).inside(box)
 
     def inside(self, box: Box) -> BlockGrid:

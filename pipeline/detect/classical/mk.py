@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import AreaRange, CellType
 from pipeline.detect.classical import outline
-from pipeline.detect.classical.blocks import BlockGrid
+from pipeline.detect.classical.blocks import BlockGrid, side_px
 from pipeline.detect.classical.evidence import SUREST, SURROUNDINGS_UM, Patch, gather
 from pipeline.detect.classical.masks import ByteImage, dilate, erode, fits, tight
 from pipeline.detect.classical.nuclei import THRESHOLD_REACH_UM, nuclear_pixels
@@ -107,6 +107,11 @@ class ClassicalMk:
         cells = [_detection(layers.grid, candidate) for candidate in _best_of_each_cell(layers.grid, found)]
         inside = [cell for cell in cells if cell.box.clipped(window.box) == cell.box]  # none is owned here
         return [cell for cell in inside if fits(cell.mask, area, window.um_per_px)]
+
+
+def block_count(window_px: int, um_per_px: float) -> int:
+    """In how many blocks MK are sought, in a window of so many pixels."""
+    return window_px // side_px(BLOCK_UM, um_per_px) ** 2
 
 
 def make_layers(grid: BlockGrid, window: Window) -> Layers:

@@ -25,7 +25,7 @@ CHANNELS: tuple[Channel, ...] = (
     "cgroup v1",
     "cgroup v2",
 )
-LIMIT_GB = (0.2, 2.5)
+LIMIT_GB = (0.2, 1.5)
 WORKERS = ("auto", 1, 2, 4)
 TILE_PX = 512
 MACHINE_KIB = 64 * 1024**2

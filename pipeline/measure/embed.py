@@ -21,8 +21,8 @@ from pipeline.models.embedders import ARCHITECTURES, INPUT_SIDE_PX
 from pipeline.models.service import Asker, told_at
 from pipeline.store.picture import RgbImage
 
-MAX_ASKED = 512
-"""Crops in one request: 25 MB, so that a tile of ten thousand nuclei never holds all of them."""
+MAX_ASKED = 256
+"""Crops in one request: 13 MB, so that a tile of ten thousand nuclei never holds all of them."""
 ENOUGH_CELLS = 8
 """So few cells say nothing of a column."""
 MOST_ZERO_COLUMNS = 0.95
@@ -67,7 +67,9 @@ def embed(
     vectors = np.empty((len(detections), architecture.size), np.float32)
     for start in range(0, len(detections), MAX_ASKED):
         some = detections[start : start + MAX_ASKED]
-        crops = np.stack(list(masked_crops(window, some, cell_type, architecture.background)))
+        crops = np.empty((len(some), INPUT_SIDE_PX, INPUT_SIDE_PX, 3), np.uint8)
+        for nth, crop in enumerate(masked_crops(window, some, cell_type, architecture.background)):
+            crops[nth] = crop
         with told_at(place_of(where)):
             answer = asker.ask(embedder, {"crops": crops})["vectors"]
         vectors[start : start + len(some)] = checked(answer, (len(some), architecture.size), embedder, where)

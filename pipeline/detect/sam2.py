@@ -86,6 +86,11 @@ class WindowGrid:
         rows = range(box.y0 // self.cell_px, -(-box.y1 // self.cell_px))
         return [self.square(column, row) for column in columns for row in rows]
 
+    def spanned(self, box: Box) -> Box:
+        """The squares that share a pixel with a box."""
+        squares = self.squares_that_meet(box)
+        return squares[0].joined(squares[-1])
+
     def squares_of(self, points_px: NDArray[np.float64]) -> NDArray[np.int64]:
         """(n, 2) column and row of the squares that hold (n, 2) points."""
         return np.floor(points_px / self.cell_px).astype(np.int64)
@@ -136,6 +141,14 @@ class Sam2Mk:
         """What must be seen around a square: its window, and all that its prompts depend on."""
         return max(self.longest_um / 2, PROPOSAL_REACH_UM) + 2.0
 
+    def seen_box(self, wanted: Box, um_per_px: float) -> Box:
+        """What the cells with centroids in a box depend on: whole squares with their surroundings.
+
+        It ends where the squares do, seldom as far away as `reach_um`, which holds wherever they end.
+        """
+        squares = WindowGrid.of(self.longest_um, um_per_px).spanned(self._asked_for(wanted, um_per_px))
+        return squares.grown(self._surroundings_px(um_per_px))
+
     def detect(self, window: Window, area: AreaRange) -> list[Detection]:
         """Megakaryocytes of the window; see `Detector.detect`."""
         found: list[_Found] = []
@@ -161,8 +174,7 @@ class Sam2Mk:
         if not squares:
             return
         # Whole squares of a box: all of them, with their surroundings, fill a box again.
-        all_px = Box(squares[0].x0, squares[0].y0, squares[-1].x1, squares[-1].y1)
-        searched = all_px.grown(self._surroundings_px(window))
+        searched = squares[0].joined(squares[-1]).grown(self._surroundings_px(window.um_per_px))
         points_px, prior_area_px = prompts(window.apart(searched), area)
         order = np.lexsort((points_px[:, 0], points_px[:, 1]))
         points_px, prior_area_px = points_px[order], prior_area_px[order]
@@ -189,16 +201,19 @@ class Sam2Mk:
 
     def _seen(self, window: Window) -> Box:
         """Where squares lie that are seen with their surroundings."""
-        return window.box.grown(-self._surroundings_px(window))
+        return window.box.grown(-self._surroundings_px(window.um_per_px))
 
     def _asked(self, window: Window) -> Box:
         """Where the prompts lie that a wanted cell may be of, or a rival of a wanted cell."""
         if window.wanted is None:
             return self._seen(window)
-        return window.wanted.grown(um_to_px(NEAR_UM + SAME_UM, window.um_per_px))
+        return self._asked_for(window.wanted, window.um_per_px)
 
-    def _surroundings_px(self, window: Window) -> int:
-        return um_to_px(self._surroundings_um, window.um_per_px)
+    def _asked_for(self, wanted: Box, um_per_px: float) -> Box:
+        return wanted.grown(um_to_px(NEAR_UM + SAME_UM, um_per_px))
+
+    def _surroundings_px(self, um_per_px: float) -> int:
+        return um_to_px(self._surroundings_um, um_per_px)
 
     def _found(
         self, request: Message, answer: Message, box: Box, square: Box, um_per_px: float

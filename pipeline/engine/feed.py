@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -62,10 +62,19 @@ class SlideReads:
 
 
 def plan_slide(
-    slide_id: str, path: Path, um_per_px: float, tiles: Sequence[Tile], halo_px: int, room_bytes: int
+    slide_id: str,
+    path: Path,
+    um_per_px: float,
+    tiles: Sequence[Tile],
+    window_of: Callable[[Box], Box],
+    room_bytes: int,
 ) -> SlideReads:
-    """Chooses the order in which the windows of a slide's tiles are read."""
-    visits = [Visit(tile.scene, tile.read_box(halo_px)) for tile in tiles]
+    """Chooses the order in which the windows of a slide's tiles are read.
+
+    Args:
+        window_of: what is read for a core.
+    """
+    visits = [Visit(tile.scene, window_of(tile.core)) for tile in tiles]
     with CziSlide.open(path, um_per_px) as slide:
         plan = plan_reads(mosaics_of(slide, visits), visits, room_bytes)
         fingerprint = slide.info.fingerprint
@@ -251,6 +260,7 @@ class WindowFeed:
     def _read_window(self, stream: WindowStream, slide: SlideReads, step: int, slot: int) -> None:
         """Offers a tile with its pixels; a damaged image fails it alone, any other fault is raised too."""
         task = _task(slide, step, slot)
+        self._slots.forget_beyond(slot, 3 * task.window.area_px)
         try:
             stream.read_into(self._slots.pixels(slot, task.window.height, task.window.width))
         except Exception as fault:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
@@ -259,9 +259,10 @@ def plan_job(
     slides, near_px, blocks = [], 0, 0
     for slide_id, wanted in tiles.items():
         entry = manifest.slide(slide_id)
-        halo_px, near_halo_px = recipe.halo_px(entry.um_per_px), recipe.near_halo_px(entry.um_per_px)
-        near_px = max(near_px, *(tile.read_box(near_halo_px).area_px for tile in wanted))
-        reads = plan_slide(slide_id, Path(entry.path), entry.um_per_px, wanted, halo_px, room)
+        near_halo_px = recipe.near_halo_px(entry.um_per_px)
+        near_px = max(near_px, *(tile.core.grown(near_halo_px).area_px for tile in wanted))
+        window_of = partial(recipe.read_box, um_per_px=entry.um_per_px)
+        reads = plan_slide(slide_id, Path(entry.path), entry.um_per_px, wanted, window_of, room)
         largest_px = max(visit.box.area_px for visit in reads.visits)
         blocks = max(blocks, block_count(largest_px, entry.um_per_px))
         slides.append(replace(reads, fingerprint=entry.fingerprint))  # of the slide that the run began with

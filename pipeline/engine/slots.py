@@ -37,9 +37,15 @@ class Slots:
 
     def forget(self, slot: int) -> None:
         """Gives the memory of a slot back until it is written again, where the system can."""
-        if hasattr(mmap, "MADV_REMOVE"):
+        self.forget_beyond(slot, 0)
+
+    def forget_beyond(self, slot: int, used_bytes: int) -> None:
+        """The same for what a smaller window does not need of a slot that held a larger one."""
+        begin = -(-used_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        if begin < self.slot_bytes and hasattr(mmap, "MADV_REMOVE"):
             with suppress(OSError):  # not every kernel and sandbox can for every kind of file
-                self._memory.madvise(mmap.MADV_REMOVE, slot * self.slot_bytes, self.slot_bytes)
+                place = slot * self.slot_bytes + begin
+                self._memory.madvise(mmap.MADV_REMOVE, place, self.slot_bytes - begin)
 
     def close(self) -> None:
         """Gives the memory back; views are not to be used any more."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pipeline.config import CELL_TYPES, AreaRange, CellType, RunConfig
 from pipeline.detect.contract import MIDDLE_SHARE, Detection, Detector, Window
 from pipeline.detect.resolve import build_detectors
-from pipeline.detect.sam2 import WindowGrid
+from pipeline.detect.sam2 import Sam2Mk, WindowGrid
 from pipeline.engine.budget import MESSAGE_BYTES
 from pipeline.engine.memory import give_back_gaps
 from pipeline.geometry import Box, mask_to_contour, shared_px, um_to_px
@@ -65,10 +65,17 @@ class Recipe:
         return cls(detectors, stored, config.compute.embedders, asker)
 
     def halo_px(self, um_per_px: float) -> int:
-        """Enough for every detector, every feature and every crop of an owned cell."""
-        embedded_um = deep.reach_um(self.embedders, max(area.max_length_um for area in self.stored.values()))
+        """Enough for every detector, feature and crop of an owned cell, wherever its tile lies."""
+        embedded_um = deep.reach_um(self.embedders, self._longest_stored_um)
         seen_px = (self.detector_halo_px(cell_type, um_per_px) for cell_type in CELL_TYPES)
         return max(um_to_px(embedded_um, um_per_px), self.near_halo_px(um_per_px), *seen_px)
+
+    def read_box(self, core: Box, um_per_px: float) -> Box:
+        """All that a tile sees: about a core, `halo_px` or less on each side."""
+        box = core.grown(self.near_halo_px(um_per_px))
+        for cell_type in CELL_TYPES:
+            box = box.joined(self.detector_box(cell_type, core, um_per_px))
+        return box.joined(deep.seen_box(self.embedders, core, self._longest_stored_um, um_per_px))
 
     def near_halo_px(self, um_per_px: float) -> int:
         """Enough for HSPC, and for all features and crops but those of networks."""
@@ -79,7 +86,7 @@ class Recipe:
     def message_bytes(self, um_per_px: float) -> int:
         """Of the largest message between a worker and the owner of a model."""
         asks_sam2 = deep.SAM2 in self.embedders or self.detectors["mk"].name == deep.SAM2
-        grid = WindowGrid.of(max(area.max_length_um for area in self.stored.values()), um_per_px)
+        grid = WindowGrid.of(self._longest_stored_um, um_per_px)
         return max(MESSAGE_BYTES, grid.window_bytes if asks_sam2 else 0)
 
     def longest_um(self, cell_type: CellType) -> float:
@@ -90,6 +97,17 @@ class Recipe:
         """Where the centroids of cells lie that matter to a core: of MK those too that may hold an HSPC."""
         around_um = MIDDLE_SHARE * self.longest_um("mk") if cell_type == "mk" else 0.0
         return core.grown(um_to_px(around_um, um_per_px))
+
+    def detector_box(self, cell_type: CellType, core: Box, um_per_px: float) -> Box:
+        """What a detector sees for a core."""
+        detector = self.detectors[cell_type]
+        if isinstance(detector, Sam2Mk):
+            return detector.seen_box(self.wanted(cell_type, core, um_per_px), um_per_px)
+        return core.grown(self.detector_halo_px(cell_type, um_per_px))
+
+    @property
+    def _longest_stored_um(self) -> float:
+        return max(area.max_length_um for area in self.stored.values())
 
     def detector_halo_px(self, cell_type: CellType, um_per_px: float) -> int:
         """Longest cell of a type plus the reach of its detector; see `Detector`."""
@@ -117,7 +135,7 @@ def find_cells(slide_id: str, window: Window, tissue: TissueMask, tile: Tile, re
     `store.schema.found_schema`. A tile without cells gives a table without rows.
 
     Args:
-        window: of `tile.read_box(recipe.halo_px(um_per_px))`; what is derived from it is not kept.
+        window: of `recipe.read_box(tile.core, um_per_px)`; what is derived from it is not kept.
         tissue: of the tile's scene.
     """
     search = _Search(slide_id, window, tissue, tile, recipe)
@@ -165,7 +183,7 @@ class _Search:
     @cached_property
     def near(self) -> Window:
         """The part of the window that HSPC and features need, whose stains are kept."""
-        return self.window.apart(self.tile.read_box(self.recipe.near_halo_px(self.window.um_per_px)))
+        return self.window.apart(self.tile.core.grown(self.recipe.near_halo_px(self.window.um_per_px)))
 
 
 def _find(search: _Search, cell_type: CellType, window: Window) -> _Found:
@@ -173,7 +191,7 @@ def _find(search: _Search, cell_type: CellType, window: Window) -> _Found:
     detector, um_per_px = recipe.detectors[cell_type], window.um_per_px
     # No more than the type needs: nuclei are searched on fewer of the pixels than MK need.
     seen = window.part(
-        tile.read_box(recipe.detector_halo_px(cell_type, um_per_px)),
+        recipe.detector_box(cell_type, tile.core, um_per_px),
         recipe.wanted(cell_type, tile.core, um_per_px),
     )
     detections = detector.detect(seen, recipe.stored[cell_type])

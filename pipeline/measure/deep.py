@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pipeline.config import CellType
 from pipeline.detect.contract import Detection, Window
+from pipeline.geometry import Box
 from pipeline.measure import embed, embed_sam2
 from pipeline.measure.embed import Vectors
 from pipeline.models.service import Asker
@@ -25,6 +26,11 @@ def column_names(embedders: Sequence[str]) -> list[str]:
 def reach_um(embedders: Sequence[str], longest_um: float) -> float:
     """How far from its centroid a cell must be seen, beyond its crop."""
     return embed_sam2.reach_um(longest_um) if SAM2 in embedders else 0.0
+
+
+def seen_box(embedders: Sequence[str], core: Box, longest_um: float, um_per_px: float) -> Box:
+    """What must be seen of the cells with centroids in a box, beyond their crops."""
+    return embed_sam2.seen_box(core, longest_um, um_per_px) if SAM2 in embedders else core
 
 
 def measure(

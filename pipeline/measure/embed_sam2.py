@@ -34,6 +34,12 @@ def reach_um(longest_um: float) -> float:
     return float(grid.cell_px + grid.margin_px + 2)
 
 
+def seen_box(core: Box, longest_um: float, um_per_px: float) -> Box:
+    """The windows of all cells with centroids in a box."""
+    grid = WindowGrid.of(longest_um, um_per_px)
+    return grid.spanned(core).grown(grid.margin_px)
+
+
 def embed(
     window: Window, detections: Sequence[Detection], longest_um: float, asker: Asker, where: str
 ) -> dict[str, Vectors]:

@@ -147,5 +147,5 @@ def _over(value: float | None, unit: float | None) -> float | None:
 def _read_share(tiles: Sequence[Tile], tissue: Mapping[int, TissueMask], halo_px: int) -> float | None:
     """What lies outside the scene is not read."""
     core_px = sum(tile.core.area_px for tile in tiles)
-    read_px = sum(tile.read_box(halo_px).clipped(tissue[tile.scene].scene_box).area_px for tile in tiles)
+    read_px = sum(tile.core.grown(halo_px).clipped(tissue[tile.scene].scene_box).area_px for tile in tiles)
     return read_px / core_px if core_px else None

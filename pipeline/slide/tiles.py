@@ -53,10 +53,6 @@ class Tile:
     fat_free_area_um2: float
     rank: int
 
-    def read_box(self, halo_px: int) -> Box:
-        """What is read to see every owned cell whole; may reach outside the scene."""
-        return self.core.grown(halo_px)
-
 
 @dataclass(frozen=True)
 class TilePlan:

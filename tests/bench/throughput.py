@@ -129,7 +129,7 @@ class _Windows:
 
     @property
     def boxes(self) -> list[Box]:
-        return [tile.read_box(self.recipe.halo_px(UM_PER_PX)) for tile in self.tiles]
+        return [self.recipe.read_box(tile.core, UM_PER_PX) for tile in self.tiles]
 
     def window(self, nth: int) -> Window:
         """A window anew: it keeps the stains that it has separated."""
@@ -140,7 +140,7 @@ class _Windows:
         for nth, tile in enumerate(self.tiles):
             window = self.window(nth)
             for cell_type, detector in self.recipe.detectors.items():
-                box = tile.read_box(self.recipe.detector_halo_px(cell_type, UM_PER_PX))
+                box = self.recipe.detector_box(cell_type, tile.core, UM_PER_PX)
                 part = window.part(box, self.recipe.wanted(cell_type, tile.core, UM_PER_PX))
                 detector.detect(part, self.recipe.stored[cell_type])
 
@@ -150,7 +150,7 @@ def _windows(slide: Path, root: Path) -> _Windows:
     manifest = manifests.read(layout)
     recipe = recipe_of(manifest, RunModels({}))
     plan = prepare_plan(layout, manifest, slide.stem)
-    boxes = [tile.read_box(recipe.halo_px(UM_PER_PX)) for tile in plan.tiles]
+    boxes = [recipe.read_box(tile.core, UM_PER_PX) for tile in plan.tiles]
     with CziSlide.open(slide) as opened:
         pixels = [opened.read(0, box) for box in boxes]
     return _Windows(pixels, plan.tiles, plan.calibration[0], recipe)

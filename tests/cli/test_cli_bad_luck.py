@@ -79,7 +79,7 @@ def damage_first_block(path: Path) -> Box:
 def tiles_that_see(layout: RunLayout, box: Box) -> set[str]:
     manifest = manifests.read(layout)
     halo_px = recipe_of(manifest, RunModels.of(manifest.config)).halo_px(manifest.slide(SLIDE).um_per_px)
-    return {t.tile_id for t in plan_of(layout).tiles if t.read_box(halo_px).clipped(box).area_px}
+    return {t.tile_id for t in plan_of(layout).tiles if t.core.grown(halo_px).clipped(box).area_px}
 
 
 def test_an_image_that_does_not_decode_fails_the_tiles_that_need_it_alone(

@@ -500,7 +500,7 @@ def recipe_of(area: AreaRange) -> Recipe:
 def table_of(scene: Window, core: Box, recipe: Recipe) -> pa.Table:
     """What the engine finds of a core, in a window of the size that it reads."""
     tile = Tile("tile", 0, core, 1.0, 1.0, 0)
-    box = tile.read_box(recipe.halo_px(scene.um_per_px))
+    box = recipe.read_box(tile.core, scene.um_per_px)
     assert box.clipped(scene.box) == box
     everywhere = np.ones((-(-scene.box.height // 8), -(-scene.box.width // 8)), np.bool_)
     tissue = TissueMask(everywhere, everywhere, 8, scene.um_per_px, scene.box.width, scene.box.height)
@@ -531,15 +531,19 @@ def test_a_tiles_window_shows_every_square_that_matters_to_its_core(um_per_px):
     owner = recipe.detectors["mk"]
     assert isinstance(owner, Sam2Mk)
     grid = WindowGrid.of(LONGEST_UM, um_per_px)
-    halo_px = recipe.detector_halo_px("mk", um_per_px)
     surroundings_px = um_to_px(max(LONGEST_UM / 2, PROPOSAL_REACH_UM), um_per_px)
+    read_px = []
     for x, y in np.random.default_rng(5).integers(-9000, 90000, (200, 2)).tolist():
         core = Box(x, y, x + 1024, y + 1024)
-        window = core.grown(halo_px)
+        window = recipe.read_box(core, um_per_px)
+        most = core.grown(recipe.halo_px(um_per_px))
+        assert window.clipped(most) == window
+        read_px.append(window.area_px / most.area_px)
         asked = recipe.wanted("mk", core, um_per_px).grown(um_to_px(NEAR_UM + SAME_UM, um_per_px))
         for square in grid.squares_that_meet(asked):
             seen = square.grown(surroundings_px)
             assert seen.clipped(window) == seen
+    assert np.mean(read_px) < 0.9
 
 
 def test_squares_that_no_wanted_cell_depends_on_are_not_asked_about(scene):

@@ -50,7 +50,7 @@ def slide(tmp_path: Path, name: str = "a", side: int = 4, images: int = 1) -> Sl
         Box(x, y, x + CORE_PX, y + CORE_PX) for y in range(0, size, CORE_PX) for x in range(0, size, CORE_PX)
     ]
     tiles = [Tile(f"s0_{c.x0}_{c.y0}", 0, c, 1.0, 1.0, rank) for rank, c in enumerate(cores)]
-    return plan_slide(name, path, 0.25, tiles, HALO_PX, 10**8)
+    return plan_slide(name, path, 0.25, tiles, grown, 10**8)
 
 
 @contextmanager
@@ -63,6 +63,10 @@ def feeding(
         yield feed, memory
     finally:
         feed.close()
+
+
+def grown(core: Box) -> Box:
+    return core.grown(HALO_PX)
 
 
 def all_of(feed: WindowFeed, timeout_s: float = 20.0) -> Iterator[TileTask | Outcome]:
@@ -329,7 +333,7 @@ def test_a_window_that_cannot_be_read_fails_its_tile_alone(tmp_path: Path, layou
     blocks = [Block(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8), x, 0) for x in (0, 64, 128, 192)]
     path = write_czi(tmp_path / "a.czi", blocks)
     tiles = [Tile(f"s0_{x}_0", 0, Box(x, 0, x + 64, 64), 1.0, 1.0, x) for x in (0, 64, 128, 192)]
-    reads = plan_slide("a", path, 0.25, tiles, 4, 10**8)
+    reads = plan_slide("a", path, 0.25, tiles, lambda core: core.grown(4), 10**8)
     with CziSlide.open(path) as reader:
         position = reader.mosaic(0).level_0[2].position_bytes
     data = bytearray(path.read_bytes())

@@ -59,7 +59,7 @@ def test_four_shards_decode_little_more_than_one_process(tmp_path: Path, seed: i
     plan = tiles(side, side, seed=seed)
 
     def decoded_bytes(part: list[Tile]) -> int:
-        return plan_slide("a", path, 0.25, part, HALO_PX, 10**8).plan.decoded_bytes
+        return plan_slide("a", path, 0.25, part, lambda core: core.grown(HALO_PX), 10**8).plan.decoded_bytes
 
     apart = sum(decoded_bytes(Shard(i, 4).of(plan)) for i in range(4))
     assert apart <= READ_TWICE * decoded_bytes(plan)

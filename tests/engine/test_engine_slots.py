@@ -109,6 +109,19 @@ def test_a_slot_that_is_forgotten_takes_no_memory_until_it_is_written_again() ->
     slots.close()
 
 
+def test_a_slot_takes_no_more_memory_than_its_window_after_a_larger_one() -> None:
+    slots = Slots(2, 8_000_000)
+    for slot in (0, 1):
+        slots.pixels(slot, 1000, 2000)[...] = 7
+    before_bytes = _shared_bytes()
+    slots.forget_beyond(0, 3 * 500 * 2000)
+    assert 2_900_000 <= before_bytes - _shared_bytes() <= 3_000_000
+    assert (slots.pixels(0, 500, 2000) == 7).all()
+    assert (slots.pixels(1, 1000, 2000) == 7).all()
+    slots.forget_beyond(0, slots.slot_bytes)
+    slots.close()
+
+
 def test_closed_slots_take_no_memory_even_while_something_holds_a_view() -> None:
     slots = Slots(2, 8_000_000)
     view = slots.pixels(1, 1000, 2000)

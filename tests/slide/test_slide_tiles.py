@@ -97,10 +97,6 @@ class TestPlanning:
             assert (tile.core.x0 % 512, tile.core.y0 % 512) == (0, 0)
             assert tile.tile_id == f"s{tile.scene}_{tile.core.x0}_{tile.core.y0}"
 
-    def test_the_box_to_read_is_the_core_with_its_halo(self) -> None:
-        tile = Tile("s0_0_0", 0, Box(0, 0, 512, 300), 1.0, 1.0, 0)
-        assert tile.read_box(40) == Box(-40, -40, 552, 340)
-
     def test_ranks_count_from_zero_in_the_order_given(self) -> None:
         assert [tile.rank for tile in plan().tiles] == list(range(len(plan().tiles)))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 PROC = Path("/proc")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
-LARGE_BYTES, SPARE_BYTES = 2_000_000, 16_000_000
+LARGE_BYTES, SPARE_BYTES = 2_000_000, 4_000_000
 """Freed blocks of memory from this size on go back to the system at once; of all others so much is kept."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """In glibc's <malloc.h>."""

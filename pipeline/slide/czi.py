@@ -62,8 +62,10 @@ def read_slide_info(path: Path) -> SlideInfo:
 class CziSlide:
     """An open slide. One thread at a time may use it: open one for each thread."""
 
-    def __init__(self, directory: CziDirectory, um_per_px: float | None = None) -> None:
-        self.info = describe(directory)
+    def __init__(
+        self, directory: CziDirectory, um_per_px: float | None = None, info: SlideInfo | None = None
+    ) -> None:
+        self.info = info or describe(directory)
         self._directory = directory
         self._um_per_px = um_per_px
         self._mosaics: dict[int, SceneMosaic] = {}
@@ -80,7 +82,7 @@ class CziSlide:
 
     def another_handle(self) -> CziSlide:
         """The same slide for another thread; what was found out about it is not found out again."""
-        other = CziSlide(self._directory, self._um_per_px)
+        other = CziSlide(self._directory, self._um_per_px, self.info)
         other._mosaics = dict(self._mosaics)
         return other
 

@@ -26,7 +26,7 @@ ENOUGH = 1.095
 on a tile, and what would have to be kept for less is most of what a wide slide needs beyond a narrow one."""
 LEAST_ROOM_BYTES = 64_000_000
 """Nothing is won by keeping less than this."""
-ROOM_STEP = 0.85
+ROOM_STEP = 0.93
 
 Value = TypeVar("Value")
 

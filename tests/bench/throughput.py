@@ -45,6 +45,9 @@ Row = dict[str, object]
 SMALL_PX = 8192
 LARGE_PX = 32768
 ROUNDS = 2
+SMALL_RUNS = 3
+"""Of four tiles each: how often do two workers need their most at the same moment? In one run hardly ever,
+in the 64 tiles of the large slide for certain."""
 NAP_S = 1.5
 """Of the detector that does nothing but sleep, about a third of a real tile's time."""
 
@@ -272,23 +275,27 @@ def _memory(shared: Path, small: Path, scratch: Path, full: bool) -> list[Row]:
     """Peaks of the whole process tree, and the planner's word for them."""
     large = mirrored_marrow(shared, scratch / "large.czi", LARGE_PX, LARGE_PX)
     fraction = 1.0 if full else 0.1
-    small_run = measured(
-        "segment", "--czi-path", small, "--output-dir", scratch / "mem-small", "--num-workers", 2
-    )
-    options = ("--num-workers", 2, "--sample-fraction", fraction)
+    workers = ("--num-workers", 2)
+    small_runs = [
+        measured("segment", "--czi-path", small, "--output-dir", scratch / f"mem-small{nth}", *workers)
+        for nth in range(SMALL_RUNS)
+    ]
+    options = (*workers, "--sample-fraction", fraction)
     large_run = measured("segment", "--czi-path", large, "--output-dir", scratch / "mem-large", *options)
-    for run in (small_run, large_run):
+    for run in (*small_runs, large_run):
         if run.process.returncode:
             raise RuntimeError(run.process.stderr)
     planned = measured("plan", "--czi-path", large, *options, "--json")
     predicted_bytes = json.loads(planned.process.stdout)["peak_bytes"]
-    ratio = large_run.peak_bytes / small_run.peak_bytes
+    small_bytes = max(run.peak_bytes for run in small_runs)
+    ratio = large_run.peak_bytes / small_bytes
     return [
         {
             "name": f"peak memory on 1.07 Gpx over that on 67 Mpx, two workers, fraction {fraction:g}",
             "value": ratio,
             "unit": "x",
-            "baseline": f"{small_run.peak_bytes / 1e9:.2f} GB (large {large_run.peak_bytes / 1e9:.2f} GB)",
+            "baseline": f"{small_bytes / 1e9:.2f} GB, the most of {SMALL_RUNS} runs"
+            f" (large {large_run.peak_bytes / 1e9:.2f} GB)",
             "target": "<= 1.15",
             "ok": ratio <= 1.15,
         },

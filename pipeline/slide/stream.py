@@ -197,7 +197,7 @@ class WindowStream:
 
         Args:
             room_bytes: of decoded blocks that may be kept for later windows, as they are before packing.
-            packs: what is kept: less memory for a thirtieth of the time that a tile takes.
+            packs: what is kept: half its memory for some 0.1 s a window, a hundredth of a tile's work.
             is_wanted: asked shortly before a window is begun; those not wanted are left out.
             has_place: whether blocks of the next window are decoded before it is asked for, for there is a
                 place to show them in; where it would have to wait for one, they only take memory.

@@ -116,6 +116,23 @@ def test_windows_lie_on_the_grid_of_the_scene_and_each_is_asked_for_once(
         assert ((corner + grid.margin_px) % grid.cell_px == 0).all()
 
 
+@pytest.mark.parametrize("um_per_px", [0.1, 0.22, 0.5])
+def test_what_is_read_for_a_core_holds_the_windows_of_all_its_cells(um_per_px: float) -> None:
+    grid = WindowGrid.of(LONGEST_UM, um_per_px)
+    rng = np.random.default_rng(3)
+    for x, y in rng.integers(-9000, 90000, (50, 2)).tolist():
+        core = Box(x, y, x + 1024, y + 700)
+        read = deep.seen_box(["sam2"], core, LONGEST_UM, um_per_px)
+        most = core.grown(um_to_px(reach_um(LONGEST_UM), um_per_px))
+        assert read.clipped(most) == read
+        corners = np.array([(core.x0, core.y0), (core.x1 - 1e-6, core.y1 - 1e-6)])
+        inside = rng.uniform((core.x0, core.y0), (core.x1, core.y1), (9, 2))
+        for column, row in grid.squares_of(np.concatenate([corners, inside])).tolist():
+            seen = grid.square(column, row).grown(grid.margin_px)
+            assert seen.clipped(read) == seen
+        assert deep.seen_box([], core, LONGEST_UM, um_per_px) == core
+
+
 def _starts(scene: Window, request: Message) -> NDArray[np.bool_]:
     """(h, w) where the scene's pixels go on as the first four of a request's window."""
     first = request["rgb"][0, :4]

@@ -14,6 +14,7 @@ import stat
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -70,7 +71,7 @@ class SubBlock:
     mosaic_index: int
     position_bytes: int
 
-    @property
+    @cached_property
     def is_level_0(self) -> bool:
         return (self.box.width, self.box.height) == (self.stored_width_px, self.stored_height_px)
 
@@ -105,7 +106,7 @@ class CziDirectory:
     metadata_xml: str
     fingerprint: str
 
-    @property
+    @cached_property
     def level_0(self) -> tuple[SubBlock, ...]:
         return tuple(block for block in self.sub_blocks if block.is_level_0)
 
@@ -243,7 +244,7 @@ class _Parser:
         if schema != b"DV" or not 0 < count <= _MOST_DIMENSIONS or end > len(data):
             raise self._damaged("directory of images")
         spans = {
-            name.rstrip(b"\0 ").decode("ascii"): (start, size, stored)
+            _dimension_name(name): (start, size, stored)
             for name, start, size, _, stored in DIMENSION.iter_unpack(data[begin:end])
         }
         if "X" not in spans or "Y" not in spans or min(*spans["X"][1:], *spans["Y"][1:]) <= 0:
@@ -289,6 +290,12 @@ def _fingerprint(*parts: bytes) -> str:
     for part in parts:
         digest.update(len(part).to_bytes(8, "little") + part)
     return digest.hexdigest()[:16]
+
+
+@lru_cache(maxsize=_MOST_DIMENSIONS)
+def _dimension_name(name: bytes) -> str:
+    """Every entry of a directory names the same few."""
+    return name.rstrip(b"\0 ").decode("ascii")
 
 
 def _box(spans: Mapping[str, tuple[int, int, int]]) -> Box:

@@ -169,7 +169,7 @@ class Assembly:
             found.append({key: needed[key] for key in keys if key in needed})
             for key in keys:
                 seen = self.block(key).box.clipped(place)
-                needed[key] = seen.joined(needed.get(key, seen))
+                needed[key] = seen.joined(needed[key]) if key in needed else seen
         return found[::-1]
 
     def _cut_where_worth_it(self, needed: list[dict[BlockKey, Box]]) -> list[dict[BlockKey, Box]]:

@@ -71,10 +71,9 @@ class CellposeHspc:
     def revision(self) -> str:
         return f"1 {self.weights}"
 
-    @property
-    def reach_um(self) -> float:
-        """From a centroid to the far side of a field that may own it, and the resampling's own reach."""
-        return (FIELD_PX - CORE_START_PX + SLACK_PX + 1) * UM_PER_NATIVE_PX + 2.0
+    def halo_um(self, longest_um: float) -> float:
+        """From a cell's far end to that of a field that may own it, and the resampling's own reach."""
+        return longest_um + (FIELD_PX - CORE_START_PX + SLACK_PX + 1) * UM_PER_NATIVE_PX + 2.0
 
     def detect(self, window: Window, area: AreaRange) -> list[Detection]:
         """Cells of the window; see `Detector.detect`.

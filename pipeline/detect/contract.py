@@ -96,11 +96,10 @@ class Detection:
 class Detector(Protocol):
     """Finds the cells of one type in a window.
 
-    A window that reaches `longest_um + reach_um` beyond a box (with `area.max_length_um` for `longest_um`
-    where that is less) holds all that the answers for the cells with centroids in that box depend on; and,
-    of MK, the answers for those that may hold such a cell, their centroids `MIDDLE_SHARE` of the longest
-    outside the box at most. So any two windows of a cell that are wide enough find the same cell. A detector
-    uses the thresholds of the window's calibration, never statistics of the window itself.
+    A window that reaches `halo_um` beyond a box holds all that the answers depend on for the cells of which
+    the centroid or any other point lies in that box. So any two windows of a cell that are wide enough find
+    the same cell. A detector uses the thresholds of the window's calibration, never statistics of the window
+    itself.
 
     Its `revision` changes with every change of the cells that it finds. A run keeps it, so that no
     table holds cells of two revisions.
@@ -116,11 +115,12 @@ class Detector(Protocol):
     def cell_type(self) -> CellType: ...
 
     @property
-    def reach_um(self) -> float: ...
-
-    @property
     def longest_um(self) -> float:
         """No cell of the sizes that a run stores is found longer: `math.inf` where these alone decide."""
+        ...
+
+    def halo_um(self, longest_um: float) -> float:
+        """What must be seen around a cell's points, where no cell that is stored is longer than this."""
         ...
 
     def detect(self, window: Window, area: AreaRange) -> Sequence[Detection]:

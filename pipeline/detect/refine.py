@@ -58,15 +58,15 @@ class RefinedBySam2:
     def longest_um(self) -> float:
         return math.inf
 
-    @property
-    def reach_um(self) -> float:
-        return max(self.found_by.reach_um, SQUARE_UM + SQUARE_MARGIN_UM + 2.0)
+    def halo_um(self, longest_um: float) -> float:
+        return max(self.found_by.halo_um(longest_um), longest_um + SQUARE_UM + SQUARE_MARGIN_UM + 2.0)
 
     def detect(self, window: Window, area: AreaRange) -> list[Detection]:
         """Cells of the window; see `Detector.detect`."""
         um_per_px = window.um_per_px
         grid = WindowGrid(um_to_px(SQUARE_UM, um_per_px), um_to_px(SQUARE_MARGIN_UM, um_per_px))
-        spare_px = math.floor((self.reach_um - self.found_by.reach_um) / um_per_px)
+        spare_um = self.halo_um(area.max_length_um) - self.found_by.halo_um(area.max_length_um)
+        spare_px = math.floor(spare_um / um_per_px)
         cells = self.found_by.detect(window.part(window.box.grown(-spare_px)), area)
         refined: list[Detection] = []
         for box, some in _by_square(cells, grid):

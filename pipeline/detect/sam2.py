@@ -124,17 +124,15 @@ class Sam2Mk:
         """With the classical detector's, of whose layers and outlines the proposals are made."""
         return f"2 by classical {ClassicalMk().revision} {self.weights}"
 
-    @property
-    def reach_um(self) -> float:
+    def halo_um(self, longest_um: float) -> float:
         # The answer for an MK depends on the squares of its own prompt, which is NEAR_UM from its centroid
         # at most, and of its rivals', whose centroids are SAME_UM from its own. Each of these squares begins
         # a square's width beyond its prompt at most, and is known once its surroundings are seen. The mask
-        # itself lies in its square's window, so its length counts for nothing more. What matters are
-        # MK with centroids MIDDLE_SHARE of the longest outside a box, and the window reaches one longest
-        # farther than this anyway. 2 µm are for rounding to pixels.
+        # itself lies in its square's window, so its length counts for nothing more. 2 µm are for rounding to
+        # pixels.
         square_um = _window_um(self.longest_um) - self.longest_um
         from_centroid_um = SAME_UM + NEAR_UM + square_um + self._surroundings_um + 2.0
-        return from_centroid_um - (1.0 - MIDDLE_SHARE) * self.longest_um
+        return MIDDLE_SHARE * longest_um + from_centroid_um
 
     @property
     def _surroundings_um(self) -> float:
@@ -144,7 +142,7 @@ class Sam2Mk:
     def seen_box(self, wanted: Box, um_per_px: float) -> Box:
         """What the cells with centroids in a box depend on: whole squares with their surroundings.
 
-        It ends where the squares do, seldom as far away as `reach_um`, which holds wherever they end.
+        It ends where the squares do, seldom as far away as `halo_um`, which holds wherever they end.
         """
         squares = WindowGrid.of(self.longest_um, um_per_px).spanned(self._asked_for(wanted, um_per_px))
         return squares.grown(self._surroundings_px(um_per_px))

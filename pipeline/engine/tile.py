@@ -110,8 +110,11 @@ class Recipe:
         return max(area.max_length_um for area in self.stored.values())
 
     def detector_halo_px(self, cell_type: CellType, um_per_px: float) -> int:
-        """Longest cell of a type plus the reach of its detector; see `Detector`."""
-        return um_to_px(self.longest_um(cell_type) + self.detectors[cell_type].reach_um, um_per_px)
+        """Enough for cells of a type with centroids in a core, and for MK that hold most of such an HSPC."""
+        around_um = self.detectors[cell_type].halo_um(self.longest_um(cell_type))
+        # The centroid of the part of an HSPC that lies in an MK is nearer to the whole one's than this.
+        held_um = (1.0 - MOSTLY_INSIDE) * self.longest_um("hspc") if cell_type == "mk" else 0.0
+        return um_to_px(around_um + held_um, um_per_px)
 
 
 @dataclass(frozen=True)

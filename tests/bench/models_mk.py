@@ -72,7 +72,7 @@ def _one_tile(scene: Window) -> tuple[Window, Window]:
     """What the detector sees of a tile, and the tile."""
     start = (scene.box.width - TILE_PX) // 2
     core = Box(start, start, start + TILE_PX, start + TILE_PX)
-    halo_px = um_to_px(STORED.max_length_um + _detector().reach_um, scene.um_per_px)
+    halo_px = um_to_px(_detector().halo_um(STORED.max_length_um), scene.um_per_px)
     wanted = core.grown(um_to_px(MIDDLE_SHARE * STORED.max_length_um, scene.um_per_px))
     return replace(part(scene, core.grown(halo_px)), wanted=wanted), part(scene, core)
 

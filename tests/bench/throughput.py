@@ -211,8 +211,10 @@ class Sleeper:
     cell_type: CellType
     nap_s: float
     name: str = "sleeper"
-    reach_um: float = 20.0
     longest_um: float = math.inf
+
+    def halo_um(self, longest_um: float) -> float:
+        return longest_um + 20.0
 
     def detect(self, window: Window, area: AreaRange) -> Sequence[Detection]:
         time.sleep(self.nap_s)

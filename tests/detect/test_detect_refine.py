@@ -76,8 +76,10 @@ class Given:
     name: str = "cellpose"
     revision: str = "1 abc"
     cell_type: CellType = "hspc"
-    reach_um: float = 20.0
     longest_um: float = math.inf
+
+    def halo_um(self, longest_um: float) -> float:
+        return longest_um + 20.0
 
     def detect(self, window: Window, area: AreaRange) -> list[Detection]:
         inside = (box for box in self.cells if box.clipped(window.box) == box)
@@ -162,8 +164,8 @@ def test_prompts_are_the_cells_boxes_in_squares_of_one_size() -> None:
 def test_windows_that_share_a_cell_refine_it_alike() -> None:
     cells = lattice()
     whole, detector = refined(Outliner(grow_px=1.0), cells)
-    reach_px = int(np.ceil(detector.reach_um / UM_PER_PX))
-    assert detector.reach_um >= SQUARE_UM + SQUARE_MARGIN_UM
+    reach_px = int(np.ceil(detector.halo_um(0.0) / UM_PER_PX))
+    assert detector.halo_um(0.0) >= SQUARE_UM + SQUARE_MARGIN_UM
     for box in (Box(0, 0, 1300, 1200), Box(411, 305, 1950, 1900)):
         part, _ = refined(Outliner(grow_px=1.0), cells, window_of(box))
         seen = box.grown(-reach_px)
@@ -178,7 +180,7 @@ def test_windows_that_share_a_cell_refine_it_alike() -> None:
 def test_no_cell_is_given_twice_and_all_that_a_tile_may_own_are_given() -> None:
     cells = lattice(61)
     found, detector = refined(Outliner(grow_px=1.0), cells)
-    seen = SCENE.grown(-int(np.ceil(detector.reach_um / UM_PER_PX)))
+    seen = SCENE.grown(-int(np.ceil(detector.halo_um(0.0) / UM_PER_PX)))
     owned = [box for box in cells if box.clipped(seen) == box]
     centres = np.array([(c.box.x0 + x, c.box.y0 + y) for c in found for x, y in [mask_centroid(c.mask)]])
     for box in owned:

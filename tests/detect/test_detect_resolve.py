@@ -158,7 +158,7 @@ def test_detectors_are_those_asked_for(mk: str, hspc: str) -> None:
     detectors = build_detectors(names, STORED, RunModels(SOME), Nobody())
     assert {t: d.name for t, d in detectors.items()} == names
     assert {t: d.cell_type for t, d in detectors.items()} == {"mk": "mk", "hspc": "hspc"}
-    assert all(d.reach_um > 0 for d in detectors.values())
+    assert all(d.halo_um(20.0) > 20.0 for d in detectors.values())
 
 
 def test_cells_too_long_for_cellpose_are_refused_before_any_work() -> None:

@@ -453,7 +453,7 @@ def test_cells_do_not_depend_on_the_tile(scene, cut):
     first, second = (
         Box(whole.x0 + a, whole.y0 + b, whole.x1 - c, whole.y1 - d) for a, b, c, d in (cut[:4], cut[4:])
     )
-    reach_px = int(np.ceil((LONGEST_UM + detector(DarkDiscs()).reach_um) / scene.um_per_px))
+    reach_px = int(np.ceil(detector(DarkDiscs()).halo_um(LONGEST_UM) / scene.um_per_px))
     common = first.clipped(second).grown(-reach_px)
     parts = [
         replace(scene, rgb=np.ascontiguousarray(scene.rgb[box.slices_in(whole)]), box=box)
@@ -471,7 +471,7 @@ def test_two_tiles_own_each_cell_once():
     scene = marrow(1150.0, 700.0, 50.0)
     area = AreaRange(50.0, 900.0)
     owner = detector(DarkDiscs(), longest_um)
-    halo = int(np.ceil((owner.reach_um + area.max_length_um) / scene.um_per_px))
+    halo = int(np.ceil(owner.halo_um(area.max_length_um) / scene.um_per_px))
     core = scene.box.grown(-halo)
     assert core.width > 100
     middle = (core.x0 + core.x1) // 2

@@ -43,9 +43,8 @@ class ClassicalHspc:
     revision: str = "1"
     longest_um: float = math.inf
 
-    @property
-    def reach_um(self) -> float:
-        return MASK_REACH_UM + SPLIT_REACH_UM + RIM_UM + 2.0
+    def halo_um(self, longest_um: float) -> float:
+        return longest_um + MASK_REACH_UM + SPLIT_REACH_UM + RIM_UM + 2.0
 
     def detect(self, window: Window, area: AreaRange) -> list[Detection]:
         """Nuclei of the window; see `Detector.detect`."""

@@ -90,9 +90,10 @@ class ClassicalMk:
     def longest_um(self) -> float:
         return 2 * outline.RAY_UM + 2.0  # rounding to pixels
 
-    @property
-    def reach_um(self) -> float:
-        return _RIVAL_REACH_UM + LAYER_REACH_UM + 2.0
+    def halo_um(self, longest_um: float) -> float:
+        """To the centre that a cell is traced from, and from there to all that matters."""
+        to_centre_um = min(longest_um, outline.RAY_UM + 1.0)  # a centre lies in its own outline
+        return to_centre_um + _RIVAL_REACH_UM + LAYER_REACH_UM + 2.0
 
     def detect(self, window: Window, area: AreaRange) -> list[Detection]:
         """Megakaryocytes of the window; see `Detector.detect`."""

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import need
 from hypothesis import given, settings, strategies as st
+from numpy.typing import NDArray
 from scipy import ndimage
 from stained import EOSIN_OD, Field
 
@@ -42,7 +43,7 @@ from pipeline.engine.tile import Recipe, find_cells, with_pictures
 from pipeline.errors import MkhspcError
 from pipeline.geometry import Box, mask_centroid, normalise_mask, um_to_px
 from pipeline.models.sam2_masks import REASONS, Gate, SmallMask, cropped, one_of_each_cell
-from pipeline.models.service import Local, Message
+from pipeline.models.service import Local, Message, array_of
 from pipeline.slide.czi import CziSlide
 from pipeline.slide.demo import SlideSpec, write_demo_slides
 from pipeline.slide.stains import SceneCalibration, Stain, calibrate
@@ -561,6 +562,32 @@ def test_squares_that_no_wanted_cell_depends_on_are_not_asked_about(scene):
     assert 0 < len(some.seen) <= len(everything.seen) / 2
     keys = {request["key"]: request["points"].tobytes() for request in everything.seen}
     assert all(keys[request["key"]] == request["points"].tobytes() for request in some.seen)
+
+
+def test_prompts_are_sought_in_few_columns_of_squares_at_a_time_and_are_the_same(scene, monkeypatch):
+    searched: list[Box] = []
+    of = sam2.prompts
+
+    def watched(window: Window, area: AreaRange) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        searched.append(window.box)
+        return of(window, area)
+
+    def asked(columns: int) -> list[tuple[Box, str, bytes, bytes]]:
+        monkeypatch.setattr(sam2, "COLUMNS_AT_A_TIME", columns)
+        return [
+            (square, request["key"], *(array_of(request, name).tobytes() for name in ("points", "prior_area_px")))
+            for square, request in detector(DarkDiscs()).requests(scene, STORED)
+        ]
+
+    monkeypatch.setattr(sam2, "prompts", watched)
+    at_once = asked(100)
+    assert len({square.x0 for square, *_ in at_once}) > 2
+    (whole,) = searched
+    for columns in (1, 2):
+        searched.clear()
+        assert asked(columns) == at_once
+        assert len(searched) > 1
+        assert max(box.width for box in searched) < whole.width
 
 
 @pytest.mark.parametrize("rows", [1, 37])

@@ -572,20 +572,20 @@ def test_prompts_are_sought_in_few_columns_of_squares_at_a_time_and_are_the_same
         searched.append(window.box)
         return of(window, area)
 
-    def asked(columns: int) -> list[tuple[Box, str, bytes, bytes]]:
+    def requests(columns: int) -> list[tuple[Box, str, bytes, bytes]]:
         monkeypatch.setattr(sam2, "COLUMNS_AT_A_TIME", columns)
         return [
-            (square, request["key"], *(array_of(request, name).tobytes() for name in ("points", "prior_area_px")))
-            for square, request in detector(DarkDiscs()).requests(scene, STORED)
+            (square, asked["key"], *(array_of(asked, name).tobytes() for name in ("points", "prior_area_px")))
+            for square, asked in detector(DarkDiscs()).requests(scene, STORED)
         ]
 
     monkeypatch.setattr(sam2, "prompts", watched)
-    at_once = asked(100)
+    at_once = requests(100)
     assert len({square.x0 for square, *_ in at_once}) > 2
     (whole,) = searched
     for columns in (1, 2):
         searched.clear()
-        assert asked(columns) == at_once
+        assert requests(columns) == at_once
         assert len(searched) > 1
         assert max(box.width for box in searched) < whole.width
 

@@ -80,6 +80,8 @@ def _without(box: Box, hidden: Box) -> list[Box]:
         return [box]
     x0, y0 = max(box.x0, hidden.x0), max(box.y0, hidden.y0)
     x1, y1 = min(box.x1, hidden.x1), min(box.y1, hidden.y1)
+    if x0 >= x1 or y0 >= y1:  # one of them is empty
+        return [box]
     around = []
     if box.y0 < y0:
         around.append(Box(box.x0, box.y0, box.x1, y0))

@@ -133,7 +133,7 @@ class Sam2Mk:
         # at most, and of its rivals', whose centroids are SAME_UM from its own. Each of these squares begins
         # a square's width beyond its prompt at most, and is known once its surroundings are seen. The mask
         # itself lies in its square's window, so its length counts for nothing more. 2 µm are for rounding to
-        # pixels.
+        # pixels. From another point of it to the centroid it is as far as `MIDDLE_SHARE` says.
         square_um = _window_um(self.longest_um) - self.longest_um
         from_centroid_um = SAME_UM + NEAR_UM + square_um + self._surroundings_um + 2.0
         return MIDDLE_SHARE * longest_um + from_centroid_um

@@ -1,7 +1,7 @@
 """One tile: pixels in, the finished table of its cells out.
 
 A cell belongs to the tile whose core holds its centroid. The window read is the core with a halo
-that covers the longest cell and the reach of every filter, so each cell is seen whole, and in the
+that holds all that the answers for such cells depend on, so each cell is seen whole, and in the
 same way, by the tile that owns it, whatever the size or place of the tiles.
 """
 
@@ -34,7 +34,8 @@ PIECE_ROWS = 512
 """Of a part that are made at a time, and lie in a row group of their own."""
 MOSTLY_INSIDE = 0.5
 """An HSPC with more than this share of its pixels in an MK candidate is marked as inside it. Their centroids
-are no farther apart than `MIDDLE_SHARE` of the longest MK: so far around its core a tile knows MK."""
+are no farther apart than `MIDDLE_SHARE` of the longest MK. Of MK outside its core a tile knows those that
+hold an HSPC of its own so; others may be missing or cut."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Recipe:
         return min(self.stored[cell_type].max_length_um, self.detectors[cell_type].longest_um)
 
     def wanted(self, cell_type: CellType, core: Box, um_per_px: float) -> Box:
-        """Where the centroids of cells lie that matter to a core: of MK those too that may hold an HSPC."""
+        """Where the centroids of cells lie that matter to a core: of MK those too that may hold its HSPC."""
         around_um = MIDDLE_SHARE * self.longest_um("mk") if cell_type == "mk" else 0.0
         return core.grown(um_to_px(around_um, um_per_px))
 
@@ -111,10 +112,12 @@ class Recipe:
 
     def detector_halo_px(self, cell_type: CellType, um_per_px: float) -> int:
         """Enough for cells of a type with centroids in a core, and for MK that hold most of such an HSPC."""
-        around_um = self.detectors[cell_type].halo_um(self.longest_um(cell_type))
-        # The centroid of the part of an HSPC that lies in an MK is nearer to the whole one's than this.
-        held_um = (1.0 - MOSTLY_INSIDE) * self.longest_um("hspc") if cell_type == "mk" else 0.0
-        return um_to_px(around_um + held_um, um_per_px)
+        detector = self.detectors[cell_type]
+        around_um = detector.halo_um(self.longest_um(cell_type))
+        if cell_type == "mk" and not isinstance(detector, Sam2Mk):  # which sees all `wanted`, and farther
+            # The centroid of the part of an HSPC that lies in an MK is nearer to the whole one's than this.
+            around_um += (1.0 - MOSTLY_INSIDE) * self.longest_um("hspc")
+        return um_to_px(around_um, um_per_px)
 
 
 @dataclass(frozen=True)

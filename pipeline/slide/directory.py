@@ -71,7 +71,7 @@ class SubBlock:
     mosaic_index: int
     position_bytes: int
 
-    @cached_property
+    @property
     def is_level_0(self) -> bool:
         return (self.box.width, self.box.height) == (self.stored_width_px, self.stored_height_px)
 

@@ -16,13 +16,13 @@ from marrow import expert_dots, match_points, mk_candidates
 from stained import NUCLEUS_OD, Field
 
 from pipeline.config import AreaRange, CellType, RunConfig
-from pipeline.detect.classical import ClassicalHspc, ClassicalMk, hspc, masks, mk, outline, split
-from pipeline.detect.classical.blocks import BlockGrid
+from pipeline.detect.classical import ClassicalHspc, ClassicalMk, hspc, masks, mk, nuclei, outline, split
+from pipeline.detect.classical.blocks import BlockGrid, side_px
 from pipeline.detect.contract import Detection, Detector, Window
 from pipeline.geometry import BoolMask, Box, mask_centroid, mask_length_px, mask_to_contour, normalise_mask
 from pipeline.slide.czi import CziSlide
 from pipeline.slide.demo import SlideSpec, match_truth, read_truth, write_demo_slides
-from pipeline.slide.stains import SceneCalibration, calibrate
+from pipeline.slide.stains import SMOOTHING_UM, SceneCalibration, calibrate
 
 DETECTORS: dict[CellType, Detector] = {"hspc": ClassicalHspc(), "mk": ClassicalMk()}
 STORED = {t: RunConfig().cells(t).stored for t in DETECTORS}
@@ -328,6 +328,28 @@ def test_simulated_megakaryocytes_do_not_depend_on_the_window(simulated, x, y, m
 cached_window = cache(scene_window)
 
 
+@pytest.mark.parametrize("um_per_px", [0.1, 0.15, 0.1725, 0.22, 0.25, 0.3, 0.35, 0.44, 0.5, 0.65, 0.8, 1.0])
+@pytest.mark.parametrize("longest_um", [25.0, 66.0, 102.4])
+def test_the_halo_of_mk_holds_all_steps_as_they_are_rounded_to_blocks(um_per_px, longest_um):
+    """Pictures seldom need a third of it. From a point to the centre, to that of a rival, to where the rival
+    was first sought, along the ray by which that was recentred, and what the body depends on there."""
+    size = side_px(mk.BLOCK_UM, um_per_px)
+    um = size * um_per_px
+
+    def kernel(sigma_um: float) -> int:
+        return math.ceil(3.0 * sigma_um / um)  # `smooth`
+
+    smoothing, lobe = kernel(mk.SMOOTHING_UM), round(mk.LARGEST_LOBE_UM / 2 / um)
+    local_mean = masks.odd_size(nuclei.SURROUNDINGS_UM / um) // 2
+    nuclear = smoothing + max(kernel(SMOOTHING_UM), local_mean)
+    body = nuclear + max(1, round(mk.NUCLEAR_EDGE_UM / um)) + 2 * lobe + smoothing
+    samples = outline.Rays.of(um).dx.shape[1]
+    rivals = int(mk.SAME_CELL_UM / um) + mk.RECENTRINGS * round(mk.RECENTRE_UM / um) + samples - 1
+    to_centre_px = min(samples * size, longest_um / um_per_px)
+    needed_um = um_per_px * (to_centre_px + size * (rivals + body) + 1.5 * size)  # to whole blocks
+    assert needed_um <= ClassicalMk().halo_um(longest_um) < needed_um + 14.0
+
+
 @pytest.mark.shared
 @few_examples
 @given(scene=st.integers(0, 2), x=st.floats(0, 1), y=st.floats(0, 1), moves=offsets)
@@ -337,13 +359,32 @@ def test_real_nuclei_do_not_depend_on_the_window(shared, scene, x, y, moves):
 
 
 @pytest.mark.shared
+def test_real_megakaryocytes_are_found_alike_where_no_more_than_their_halo_is_seen(shared):
+    halo_px = math.ceil(ClassicalMk().halo_um(ClassicalMk().longest_um) / 0.22)
+    seen = 0
+    for number in range(3):
+        scene = doubled(real_scene(shared, number))
+        for cell in found("mk", scene):
+            (row, column), *_ = np.argwhere(cell.mask)
+            x, y = cell.box.x0 + int(column), cell.box.y0 + int(row)
+            box = Box(x, y, x + 1, y + 1).grown(halo_px).clipped(scene.box)
+            part = replace(scene, rgb=np.ascontiguousarray(scene.rgb[box.slices_in(scene.box)]), box=box)
+            assert any(c.box == cell.box and np.array_equal(c.mask, cell.mask) for c in found("mk", part))
+            seen += 1
+    assert seen >= 14
+
+
+def doubled(once: Window) -> Window:
+    """A scene laid out twice, one above the other: alone the real ones are too low for the halo of MK."""
+    rgb = np.concatenate([once.rgb, once.rgb[::-1]])
+    return replace(once, rgb=rgb, box=Box(0, 0, once.box.width, 2 * once.box.height))
+
+
+@pytest.mark.shared
 @few_examples
 @given(scene=st.integers(0, 2), x=st.floats(0, 1), moves=offsets)
 def test_real_megakaryocytes_do_not_depend_on_the_window(shared, scene, x, moves):
-    """On a scene laid out twice, one above the other: alone it is too low for the reach."""
-    once = real_scene(shared, scene)
-    rgb = np.concatenate([once.rgb, once.rgb[::-1]])
-    window = replace(once, rgb=rgb, box=Box(0, 0, once.box.width, 2 * once.box.height))
+    window = doubled(real_scene(shared, scene))
     same_inside("mk", window, *shifted_pair(window, 400.0, x, 0.5, moves))
 
 

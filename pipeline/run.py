@@ -18,6 +18,7 @@ from pipeline.engine.memory import give_back_what_is_freed
 from pipeline.engine.merge import merge_slide, missing_tiles, refuse_missing
 from pipeline.engine.prepare import Tell, chosen_tiles, ignore, open_run, prepare_plan, proposed
 from pipeline.engine.schedule import Job, Shard, Share, do_tiles, plan_share, refuse_failures, with_models
+from pipeline.engine.status import state_of
 from pipeline.engine.tile import feature_names
 from pipeline.engine.workers import Outcome
 from pipeline.learn.score import apply_classifiers, check_classifiers, load_classifiers
@@ -200,7 +201,7 @@ def _draw(layout: RunLayout, progress: Progress) -> None:
     """Writes the run's summary; a fault of that is told and must not hide how the run itself ended."""
     try:
         if journals := read_journals(layout):
-            write_run_summary(layout.logs, journals, now_of(layout.logs))
+            write_run_summary(layout.logs, journals, now_of(layout.logs), state_of)
     except Exception as fault:  # whatever it is: the run's own error is under way, or its tiles are done
         words = str(fault) if isinstance(fault, OSError) else f"{type(fault).__name__}: {fault}"
         progress("summary", 0, 1, error=words)

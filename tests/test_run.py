@@ -247,6 +247,8 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
     assert done.returncode == 0, done.stderr
     assert kept.items() <= part_times(root).items()
     assert tables_digest(root) == tables_digest(whole)
+    page = (root / "logs" / "run-summary.html").read_text(encoding="utf-8")
+    assert ">complete</span>" in page, "those that were killed a moment ago are not at work"
 
 
 def test_a_signal_ends_the_run_at_a_tile_border_with_130(small_slides: Slides, tmp_path: Path) -> None:

@@ -53,11 +53,15 @@ def plan(
     if as_json:
         print_json(found.to_dict())
     else:
-        click.echo(describe(found))
+        click.echo(describe(found, gpus or 0))
 
 
-def describe(found: Forecast) -> str:
-    """A forecast as lines for people."""
+def describe(found: Forecast, gpus: int = 0) -> str:
+    """A forecast as lines for people.
+
+    Args:
+        gpus: of the machine meant.
+    """
     cells = ", ".join(f"{n:,} {t.upper()}" for t, n in found.cells.items())
     slides = f"{found.slides}, {found.tiles:,} tile{'' if found.tiles == 1 else 's'}"
     rows = [
@@ -79,7 +83,7 @@ def describe(found: Forecast) -> str:
             f" {found.first_tile.worker_bytes / GB:.2f} GB a worker",
         ),
     ]
-    rows[3:3] = _models(found)
+    rows[3:3] = _models(found, gpus)
     rows += [
         (
             f"{option.workers} workers",
@@ -93,10 +97,11 @@ def describe(found: Forecast) -> str:
 ASKED_AT_ONCE = {"sam2": "{:,} prompts of one window", "cellpose": "{:,} blocks"}
 
 
-def _models(found: Forecast) -> list[tuple[str, str]]:
+def _models(found: Forecast, gpus: int) -> list[tuple[str, str]]:
     """What is on the devices, and what of it is too large for them."""
     if not found.batch:
-        return []
+        idle = f"{gpus} would stand idle: no detector or embedder of this run is a model"
+        return [("GPUs", f"{idle} (mkhspc models list)")] if gpus else []
     batches = ", ".join(
         f"{model} {ASKED_AT_ONCE.get(model, '{:,} crops').format(n)}" for model, n in found.batch.items()
     )

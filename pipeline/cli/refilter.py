@@ -6,10 +6,12 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.options import area_options, json_option, run_argument
+from pipeline.cli.options import area_options, command_line, json_option, note, run_argument
 from pipeline.cli.segment import print_summary
 from pipeline.config import CELL_TYPES
 from pipeline.errors import UsageError
+
+MOST_NAMED = 5
 
 
 @click.command(short_help="Change the size filter of a run; no detector runs again.")
@@ -27,10 +29,17 @@ def refilter(run_dir: Path, as_json: bool, **bounds: float | None) -> None:
       mkhspc refilter run --mk-min-area-um 200 --mk-max-area-um 1800
     """
     from pipeline.store.layout import RunLayout
+    from pipeline.store.manifest import read
     from pipeline.store.refilter import refilter as run_refilter
 
     if all(bound is None for bound in bounds.values()):
         raise UsageError("no area given", fix="give at least one, such as --mk-min-area-um 200")
     given = {t: (bounds[f"{t}_min_area_um"], bounds[f"{t}_max_area_um"]) for t in CELL_TYPES}
-    summary = run_refilter(RunLayout(run_dir), given)
+    layout = RunLayout(run_dir)
+    summary = run_refilter(layout, given)
+    unmerged = [s.slide_id for s in read(layout).slides if not layout.cells(s.slide_id).exists()]
+    if unmerged:
+        names = ", ".join(unmerged[:MOST_NAMED]) + (" ..." if len(unmerged) > MOST_NAMED else "")
+        merge = command_line("merge", run_dir)
+        note(f"these slides have no tables yet, and are not counted ({merge}): {names}")
     print_summary(summary, as_json)

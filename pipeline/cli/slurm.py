@@ -38,6 +38,7 @@ def slurm(config: Path, out: Path, submit: bool, as_json: bool) -> None:
       mkhspc slurm --config study.toml --out jobs --submit
     """
     from pipeline.engine import slurm as jobs
+    from pipeline.models.choice import needed
     from pipeline.run import opened
 
     if submit:
@@ -46,6 +47,9 @@ def slurm(config: Path, out: Path, submit: bool, as_json: bool) -> None:
     jobs.check_section(study)
     jobs.check_jobs_dir(out)
     _, manifest, slide_ids = opened(study, tell=note)
+    if study.slurm.gpus and not needed(manifest.config):
+        idle = f"{study.slurm.gpus} GPUs of each task would stand idle"
+        note(f"{idle}: no detector or embedder of this run is a model")
     plan = jobs.plan_jobs(study, manifest, slide_ids, config, out)
     files = jobs.write_jobs(plan)
     submitted = jobs.submit(plan, files) if submit else None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 
 import numpy as np
 
@@ -92,6 +92,7 @@ def proposed(
     entries = [_slide_entry(s, files[s], config) for s in (files if there is None else wanted)]
     if there is None:
         _refuse_foreign_files(layout)
+        _try_to_write(layout)
         manifest = agreement.new_manifest(config, entries, jobs_gpus)
     else:
         manifest = agreement.grown(layout, there, config, entries, jobs_gpus)
@@ -201,6 +202,12 @@ def _slide_entry(slide_id: str, path: Path, config: RunConfig) -> SlideEntry:
             scenes=scenes,
             code="",
         )
+
+
+def _try_to_write(layout: RunLayout) -> None:
+    """Raises `OSError` where a new run could not be written: a survey may take long, and leaves no trace."""
+    place = next(place for place in (layout.root, *layout.root.absolute().parents) if place.exists())
+    TemporaryFile(dir=place).close()
 
 
 def _refuse_foreign_files(layout: RunLayout) -> None:

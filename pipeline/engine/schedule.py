@@ -62,7 +62,7 @@ class Shard:
         if not 0 <= self.index < self.count:
             raise UsageError(
                 f"shard {self.index}/{self.count} does not exist",
-                fix="shards are counted from 0: --shard 0/4, 1/4, 2/4, 3/4",
+                fix="shards are counted from 0: of three they are --shard 0/3, 1/3 and 2/3",
             )
 
     @classmethod

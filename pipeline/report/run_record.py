@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from pipeline.config import CELL_TYPES
-from pipeline.progress import Event, Journal
+from pipeline.progress import Event, Journal, ProcessState
 from pipeline.report.run_axes import Timeline
 
 TileKey = tuple[str, str]
 """Ids of a slide and a tile."""
 Found = tuple[Journal, Event]
+StateOf = Callable[[Journal, float], ProcessState]
+"""What became of a process, by its journal and the time."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class RunRecord:
 
     Args:
         journals: by their begin; at least one, and none without an event.
-        now_s: decides which processes are still at work.
+        now_s: decides, for `state_of`, which processes are still at work.
 
     Attributes:
         states: of the processes, by the name of their journal.
@@ -54,10 +56,10 @@ class RunRecord:
         given_up: those of them that failed for good and were not done since.
     """
 
-    def __init__(self, journals: Sequence[Journal], now_s: float) -> None:
+    def __init__(self, journals: Sequence[Journal], now_s: float, state_of: StateOf = Journal.state) -> None:
         self.journals = journals
         self.now_s = now_s
-        self.states = {journal.name: journal.state(now_s) for journal in journals}
+        self.states = {journal.name: state_of(journal, now_s) for journal in journals}
         self.ends_s = {journal.name: self._end_s(journal) for journal in journals}
         self.timeline = Timeline((j.events[0].at_s, self.ends_s[j.name]) for j in journals)
         self.done = {tile_of(event): (journal, event) for journal, event in self.named("done")}

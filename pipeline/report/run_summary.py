@@ -13,7 +13,16 @@ from pipeline.config import CELL_TYPES
 from pipeline.errors import printable
 from pipeline.progress import Journal, duration_text, memory_text, rate_text
 from pipeline.report import run_charts
-from pipeline.report.run_record import Found, RunRecord, SlideRow, TileKey, host_of, shares_of, tile_of
+from pipeline.report.run_record import (
+    Found,
+    RunRecord,
+    SlideRow,
+    StateOf,
+    TileKey,
+    host_of,
+    shares_of,
+    tile_of,
+)
 from pipeline.resources import render
 from pipeline.store import atomic
 from pipeline.store.layout import is_simulated
@@ -63,18 +72,21 @@ class ProcessRow:
     note: str
 
 
-def write_run_summary(logs: Path, journals: Sequence[Journal], now_s: float) -> Path | None:
+def write_run_summary(
+    logs: Path, journals: Sequence[Journal], now_s: float, state_of: StateOf = Journal.state
+) -> Path | None:
     """Writes `run-summary.html` into a run's folder of journals.
 
     Args:
-        now_s: decides which processes are still at work.
+        now_s: decides, for `state_of`, which processes are still at work.
+        state_of: by journals alone, unless somebody can look for the processes too.
 
     Returns:
         The page's path, or None when there is no journal, so nothing to tell.
     """
     if not journals:
         return None
-    atomic.write_text(logs / PAGE, render("run_summary.html", page=RunPage(journals, now_s)))
+    atomic.write_text(logs / PAGE, render("run_summary.html", page=RunPage(journals, now_s, state_of)))
     return logs / PAGE
 
 
@@ -85,8 +97,8 @@ class RunPage:
         journals: of all processes, by their begin; at least one, and none without an event.
     """
 
-    def __init__(self, journals: Sequence[Journal], now_s: float) -> None:
-        self._run = RunRecord(journals, now_s)
+    def __init__(self, journals: Sequence[Journal], now_s: float, state_of: StateOf = Journal.state) -> None:
+        self._run = RunRecord(journals, now_s, state_of)
 
     @property
     def dataset(self) -> str:

@@ -66,6 +66,20 @@ def test_commands_to_copy_call_the_program_that_is_there_and_quote_names(
     assert "tiles:" in shown
 
 
+def test_refilter_names_the_slides_that_it_cannot_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "run", slide_ids=("A", "B"), cells_per_type=10)
+    words = ["refilter", str(run.layout.root), "--mk-min-area-um", "120"]
+    assert run_command(words) == 0
+    assert "no tables yet" not in capsys.readouterr().err
+    run.layout.cells("B").unlink()
+    assert run_command(words) == 0
+    said = capsys.readouterr().err
+    assert "no tables yet" in said
+    assert said.strip().endswith(": B")
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_is_documented(name: str, repository: Path) -> None:
     pages = [repository / "README.md", *(repository / "docs").glob("*.md")]

@@ -49,6 +49,13 @@ def test_a_plan_counts_the_owners_of_the_models_and_says_what_they_do_at_once(ti
         assert b["peak_bytes"] - a["peak_bytes"] >= 2 * OWNER_BYTES - 50_000_000
 
 
+def test_a_plan_says_that_gpus_would_stand_idle(tiny_slide: Path) -> None:
+    detectors = ("--mk-detector", "classical", "--hspc-detector", "classical")
+    words = ("plan", "--czi-path", tiny_slide, "--tile-size", 512, *detectors)
+    assert "GPUs        2 would stand idle" in mkhspc(*words, "--gpus", 2, "--gpu-memory-gb", 40).stdout
+    assert "idle" not in mkhspc(*words).stdout
+
+
 def test_a_plan_for_another_machine_may_name_its_devices(tiny_slide: Path) -> None:
     need("torch")
     found = planned(tiny_slide, "--embedder", PACKAGED, "--gpus", 1, "--device", "cuda:0")

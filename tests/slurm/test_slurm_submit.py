@@ -83,6 +83,16 @@ def submitted(config: Path, *more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
 
+@pytest.mark.parametrize("gpus", [0, 2])
+def test_gpus_that_no_model_would_use_are_told(
+    small_slides: dict[str, Path], tmp_path: Path, fake_slurm, gpus: int
+) -> None:
+    fake_slurm()
+    done = submitted(write_study(tmp_path, small_slides, f"gpus = {gpus}"))
+    assert done.returncode == 0, done.stderr
+    assert ("2 GPUs of each task would stand idle" in done.stderr) == bool(gpus)
+
+
 def test_it_writes_the_files_and_freezes_the_run(small_slides: dict[str, Path], tmp_path: Path) -> None:
     config = write_study(tmp_path, small_slides)
     done = mkhspc("slurm", "--config", config, "--out", tmp_path / "jobs")

@@ -163,7 +163,8 @@ def _planned(
     def accept(manifest: Manifest) -> None:
         wanted = [s for s in manifest.slides if not only or s.slide_id in only]
         unplanned = [s for s in wanted if not there.plan(s.slide_id).exists()]
-        refuse_survey(unplanned, manifest.config.run.calibration_samples, limit)
+        samples = manifest.config.run.calibration_samples
+        refuse_survey(unplanned, samples, limit, lambda: _enough_gb(config, manifest))
         _accept_classifiers(manifest)
 
     with resumable(there), ExitStack() as models:
@@ -186,6 +187,13 @@ def _planned(
             )
             job = models.enter_context(with_models(plan_share(layout, manifest, share, config.compute)))
         yield _Work(layout, manifest, share, job)
+
+
+def _enough_gb(config: RunConfig, manifest: Manifest) -> float:
+    """In which one worker can do any tile of a run."""
+    from pipeline.engine.slurm import memory_gb  # which a run that is not refused has no use for
+
+    return memory_gb(config, manifest, 1)
 
 
 def _do_tiles(work: _Work, progress: Progress, tell: Tell) -> list[Outcome]:

@@ -7,7 +7,7 @@ shared by two processes counts twice.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -163,8 +163,16 @@ def survey_bytes(slide: SlideEntry, calibration_samples: int) -> int:
     return SURVEY_BYTES + max(tissue_bytes, stain_bytes)
 
 
-def refuse_survey(slides: Iterable[SlideEntry], calibration_samples: int, limit: MemoryLimit) -> None:
+def refuse_survey(
+    slides: Iterable[SlideEntry],
+    calibration_samples: int,
+    limit: MemoryLimit,
+    enough_gb: Callable[[], float] | None = None,
+) -> None:
     """Stops a run that could not plan these slides' tiles, or not do the smallest of them.
+
+    Args:
+        enough_gb: says what would do for any of their tiles, which no survey has chosen yet.
 
     Raises:
         UsageError: with the memory needed at least.
@@ -177,7 +185,7 @@ def refuse_survey(slides: Iterable[SlideEntry], calibration_samples: int, limit:
         raise UsageError(
             f"the run needs at least {_gb_needed(least_bytes):.1f} GB of memory"
             f" and the limit is {limit.limit_bytes / GB:.3g} GB, set by {limit.set_by}",
-            fix="give it more memory",
+            fix="give it more memory" + (f": {enough_gb():g} GB will do" if enough_gb else ""),
         )
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,14 @@ def test_the_number_that_a_refusal_names_is_enough(tiny_slide: Path, tmp_path: P
     too_little = Trial(tiny_slide, "--memory-gb", 360 * MIB, 1).run(tmp_path / "little")
     assert too_little.is_refused, str(too_little)
     enough = Trial(tiny_slide, "--memory-gb", round(too_little.needed_gb * GB), 1).run(tmp_path / "enough")
+    assert enough.exit_code == 0, str(enough)
+
+
+def test_a_refusal_before_the_survey_names_a_memory_that_does(tiny_slide: Path, tmp_path: Path) -> None:
+    refused = Trial(tiny_slide, "--memory-gb", 100 * MIB, 1).run(tmp_path / "little")
+    said = re.search(r"give it more memory: ([0-9.]+) GB will do", refused.measured.process.stderr)
+    assert said, str(refused)
+    enough = Trial(tiny_slide, "--memory-gb", round(float(said.group(1)) * GB), 1).run(tmp_path / "enough")
     assert enough.exit_code == 0, str(enough)
     assert not enough.is_above, str(enough)
 

@@ -69,6 +69,7 @@ def test_the_number_that_a_refusal_names_is_enough(tiny_slide: Path, tmp_path: P
     assert too_little.is_refused, str(too_little)
     enough = Trial(tiny_slide, "--memory-gb", round(too_little.needed_gb * GB), 1).run(tmp_path / "enough")
     assert enough.exit_code == 0, str(enough)
+    assert not enough.is_above, str(enough)
 
 
 def test_a_refusal_before_the_survey_names_a_memory_that_does(tiny_slide: Path, tmp_path: Path) -> None:

@@ -6,12 +6,18 @@ two lines on stderr and the exit code; nothing else in the package decides exit 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
 def printable(text: str) -> str:
     """A text as it may be shown on a terminal: a file's name can hold line ends and escape codes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def some_of(names: Sequence[str], most: int = 5) -> str:
+    """The first few names of many, in a row."""
+    return ", ".join(names[:most]) + (" ..." if len(names) > most else "")
 
 
 class MkhspcError(Exception):

@@ -13,6 +13,7 @@ from pipeline.engine.budget import refuse_survey
 from pipeline.engine.clean import tidy
 from pipeline.engine.disk import resumable
 from pipeline.engine.journal import read_journals
+from pipeline.engine.least_memory import memory_gb
 from pipeline.engine.limits import memory_limit
 from pipeline.engine.memory import give_back_what_is_freed
 from pipeline.engine.merge import merge_slide, missing_tiles, refuse_missing
@@ -21,7 +22,9 @@ from pipeline.engine.schedule import Job, Shard, Share, do_tiles, plan_share, re
 from pipeline.engine.status import state_of
 from pipeline.engine.tile import feature_names
 from pipeline.engine.workers import Outcome
+from pipeline.errors import some_of
 from pipeline.learn.score import apply_classifiers, check_classifiers, load_classifiers
+from pipeline.models.choice import RunModels, devices_for
 from pipeline.progress import Progress, silent
 from pipeline.report.run_summary import write_run_summary
 from pipeline.slide.tiles import read_plan
@@ -30,8 +33,6 @@ from pipeline.store.atomic import now_of
 from pipeline.store.layout import RunLayout
 from pipeline.store.manifest import Manifest
 from pipeline.store.summary import RunSummary, ShardSummary, refuse_empty, summarise
-
-MOST_NAMED = 5
 
 
 def segment(
@@ -66,7 +67,7 @@ def _tell_of_others(work: _Work, only: Sequence[str], tell: Tell) -> None:
     """A slide that is no longer named must not look as if its cells were gone."""
     others = [s.slide_id for s in work.manifest.slides if s.slide_id not in work.share.asked]
     if others and not only:
-        names = ", ".join(others[:MOST_NAMED]) + (" ..." if len(others) > MOST_NAMED else "")
+        names = some_of(others)
         tell(
             f"the run also holds slides that were not named now, which stay and are not counted here: {names}"
         )
@@ -189,11 +190,10 @@ def _planned(
         yield _Work(layout, manifest, share, job)
 
 
-def _enough_gb(config: RunConfig, manifest: Manifest) -> float:
+def _enough_gb(config: RunConfig, manifest: Manifest) -> int:
     """In which one worker can do any tile of a run."""
-    from pipeline.engine.slurm import memory_gb  # which a run that is not refused has no use for
-
-    return memory_gb(config, manifest, 1)
+    devices = devices_for(RunModels.of(manifest.config), config.compute.device)
+    return memory_gb(config, manifest, 1, owners=len(devices))
 
 
 def _do_tiles(work: _Work, progress: Progress, tell: Tell) -> list[Outcome]:

@@ -77,6 +77,11 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=1, allow_nan=False))
 
 
+def idle_gpus(gpus: str) -> str:
+    """What to tell whoever asks for GPUs where no model runs."""
+    return f"{gpus} would stand idle: no detector or embedder of this run is a model"
+
+
 def note(line: str) -> None:
     """Writes a line to stderr: nothing is wrong, but not as the user may think."""
     click.echo(f"mkhspc: {printable(line)}", err=True)

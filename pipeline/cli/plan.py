@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli import progress
-from pipeline.cli.options import json_option, note, print_json
+from pipeline.cli.options import idle_gpus, json_option, note, print_json
 from pipeline.cli.run_options import resolved, run_options
 
 if TYPE_CHECKING:
@@ -100,8 +100,7 @@ ASKED_AT_ONCE = {"sam2": "{:,} prompts of one window", "cellpose": "{:,} blocks"
 def _models(found: Forecast, gpus: int) -> list[tuple[str, str]]:
     """What is on the devices, and what of it is too large for them."""
     if not found.batch:
-        idle = f"{gpus} would stand idle: no detector or embedder of this run is a model"
-        return [("GPUs", f"{idle} (mkhspc models list)")] if gpus else []
+        return [("GPUs", f"{idle_gpus(str(gpus))} (mkhspc models list)")] if gpus else []
     batches = ", ".join(
         f"{model} {ASKED_AT_ONCE.get(model, '{:,} crops').format(n)}" for model, n in found.batch.items()
     )

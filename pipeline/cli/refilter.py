@@ -9,9 +9,7 @@ import click
 from pipeline.cli.options import area_options, command_line, json_option, note, run_argument
 from pipeline.cli.segment import print_summary
 from pipeline.config import CELL_TYPES
-from pipeline.errors import UsageError
-
-MOST_NAMED = 5
+from pipeline.errors import UsageError, some_of
 
 
 @click.command(short_help="Change the size filter of a run; no detector runs again.")
@@ -39,7 +37,6 @@ def refilter(run_dir: Path, as_json: bool, **bounds: float | None) -> None:
     summary = run_refilter(layout, given)
     unmerged = [s.slide_id for s in read(layout).slides if not layout.cells(s.slide_id).exists()]
     if unmerged:
-        names = ", ".join(unmerged[:MOST_NAMED]) + (" ..." if len(unmerged) > MOST_NAMED else "")
         merge = command_line("merge", run_dir)
-        note(f"these slides have no tables yet, and are not counted ({merge}): {names}")
+        note(f"these slides have no tables yet, and are not counted ({merge}): {some_of(unmerged)}")
     print_summary(summary, as_json)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.cli.options import json_option, note, print_json
+from pipeline.cli.options import idle_gpus, json_option, note, print_json
 from pipeline.config import load_config
 
 if TYPE_CHECKING:
@@ -48,8 +48,7 @@ def slurm(config: Path, out: Path, submit: bool, as_json: bool) -> None:
     jobs.check_jobs_dir(out)
     _, manifest, slide_ids = opened(study, tell=note)
     if study.slurm.gpus and not needed(manifest.config):
-        idle = f"{study.slurm.gpus} GPUs of each task would stand idle"
-        note(f"{idle}: no detector or embedder of this run is a model")
+        note(idle_gpus(f"{study.slurm.gpus} GPUs of each task"))
     plan = jobs.plan_jobs(study, manifest, slide_ids, config, out)
     files = jobs.write_jobs(plan)
     submitted = jobs.submit(plan, files) if submit else None

@@ -39,8 +39,8 @@ SAME_UM = 20.0
 SHARED = 0.5
 """Masks are of one cell if they share this much of the smaller one and their centroids are this near."""
 COLUMNS_AT_A_TIME = 4
-"""Of squares in which prompts are sought: a tile of 4096 px has some eight. All at once would take twice the
-memory and a tenth less of the time that seeking takes, which is little beside the model's."""
+"""Of squares in which prompts are sought: a tile of 4096 px has some eight, which would take nearly twice the
+memory. Strips overlap by their surroundings: an eighth more is looked at, little beside the model's work."""
 MAX_RATIO = 4.0
 """A mask whose area is off its proposal's by more than this, either way, is of something else."""
 

@@ -14,22 +14,17 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from pipeline.config import RunConfig
-from pipeline.detect.classical.mk import block_count
-from pipeline.engine.budget import SAFE_SHARE, Demand, layout_of, mask_px, room_bytes, survey_bytes
-from pipeline.engine.limits import GB, MIB, MemoryLimit
-from pipeline.engine.schedule import Shard, recipe_of
+from pipeline.engine.least_memory import largest_block_bytes, memory_gb
+from pipeline.engine.limits import GB, MIB
+from pipeline.engine.schedule import Shard
 from pipeline.errors import InputError
-from pipeline.measure.deep import column_names
-from pipeline.models.choice import RunModels
 from pipeline.resources import resource_dir
-from pipeline.slide.directory import read_directory
 from pipeline.store import atomic
 from pipeline.store.layout import RunLayout
 from pipeline.store.manifest import Manifest
@@ -160,17 +155,27 @@ def task_cpus(config: RunConfig, manifest: Manifest) -> int:
         return workers
     if memory == "auto":
         return USUAL_CPUS
-    block_bytes = _largest_block_bytes(manifest)  # once: it reads the directories of all slides
-    fitting = [n for n in range(2, USUAL_CPUS + 1) if memory_gb(config, manifest, n, block_bytes) <= memory]
+    block_bytes = largest_block_bytes(manifest)  # once: it reads the directories of all slides
+    owners = _owners(config)
+    fitting = [
+        n
+        for n in range(2, USUAL_CPUS + 1)
+        if memory_gb(config, manifest, n, block_bytes, owners=owners) <= memory
+    ]
     return max(fitting, default=1)
 
 
+def _owners(config: RunConfig) -> int:
+    """Processes of a task that own the models, if it has any: one a GPU, or one without."""
+    return max(1, config.slurm.gpus)
+
+
 def _task_memory_gb(config: RunConfig, manifest: Manifest) -> float:
-    asked, workers = config.slurm.memory_gb, config.compute.num_workers
+    asked, workers, owners = config.slurm.memory_gb, config.compute.num_workers, _owners(config)
     if asked == "auto":
         workers = task_cpus(config, manifest) if workers == "auto" else workers
-        return memory_gb(config, manifest, workers, room_wanted=_room_wanted(manifest))
-    needed = memory_gb(config, manifest, 1 if workers == "auto" else workers)
+        return memory_gb(config, manifest, workers, owners=owners, room_wanted=_room_wanted(manifest))
+    needed = memory_gb(config, manifest, 1 if workers == "auto" else workers, owners=owners)
     if asked < needed:
         raise InputError(
             f"{asked:g} GB are too little: this study needs {needed} GB",
@@ -185,58 +190,6 @@ def _room_wanted(manifest: Manifest) -> int:
     scenes = (scene for slide in manifest.slides for scene in slide.scenes)
     is_wide = max(scene.width_px * scene.height_px for scene in scenes) > WIDE_PX
     return ROOM_OF_WIDE_BYTES if is_wide else 0
-
-
-def memory_gb(
-    config: RunConfig,
-    manifest: Manifest,
-    workers: int,
-    block_bytes: int | None = None,
-    *,
-    room_wanted: int = 0,
-) -> int:
-    """The least memory, in whole GB, in which a task on any slide can keep so many workers busy.
-
-    Args:
-        block_bytes: of the largest image of all slides, if it is known.
-        room_wanted: bytes of decoded images that it must be able to keep.
-    """
-    models = RunModels.of(manifest.config)
-    recipe = recipe_of(manifest, models)
-    halo_px = max(recipe.halo_px(slide.um_per_px) for slide in manifest.slides)
-    near_halo_px = max(recipe.near_halo_px(slide.um_per_px) for slide in manifest.slides)
-    window_px, near_px = ((config.run.tile_size + 2 * px) ** 2 for px in (halo_px, near_halo_px))
-    blocks = max(block_count(window_px, slide.um_per_px) for slide in manifest.slides)
-    largest_mask_px = max(map(mask_px, manifest.slides))
-    largest_block_bytes = _largest_block_bytes(manifest) if block_bytes is None else block_bytes
-    planning_bytes = max(survey_bytes(slide, config.run.calibration_samples) for slide in manifest.slides)
-
-    def is_enough(limit: MemoryLimit) -> bool:
-        room = room_bytes(limit.limit_bytes)
-        if room < room_wanted:
-            return False
-        demand = Demand(
-            2 * workers,
-            window_px,
-            room,
-            largest_block_bytes,
-            mask_px=largest_mask_px,
-            owner_bytes=max(1, config.slurm.gpus) * models.resident_bytes,
-            message_bytes=max(recipe.message_bytes(slide.um_per_px) for slide in manifest.slides),
-            deep_columns=len(column_names(manifest.config.compute.embedders)),
-            near_px=near_px,
-            blocks=blocks,
-        )
-        working_bytes = layout_of(demand, workers, limit).peak_bytes
-        return max(planning_bytes, working_bytes) <= SAFE_SHARE * limit.limit_bytes
-
-    return next(gb for gb in count(1) if is_enough(MemoryLimit(gb * GB, "Slurm")))
-
-
-def _largest_block_bytes(manifest: Manifest) -> int:
-    """Of all slides' images as they are when decoded, told by their directories."""
-    blocks = (block for slide in manifest.slides for block in read_directory(Path(slide.path)).level_0)
-    return max(3 * block.stored_width_px * block.stored_height_px for block in blocks)
 
 
 def sbatch_texts(plan: JobPlan) -> dict[str, str]:

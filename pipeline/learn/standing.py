@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import CellType
-from pipeline.errors import InputError
+from pipeline.errors import InputError, some_of
 from pipeline.learn.card import card_path, read_card
 from pipeline.learn.intervals import Figure
 from pipeline.learn.validate import Limits, checks_of
@@ -59,8 +59,7 @@ def _simulated(slides: list[str], manifest: Manifest) -> list[str]:
     is_real = not all(is_simulated(slide.slide_id) for slide in manifest.slides)
     if not made_up or not is_real:
         return []
-    named = ", ".join(made_up[:3]) + (" ..." if len(made_up) > 3 else "")
-    return [f"learned from simulated slides ({named}): its answers say nothing about real ones"]
+    return [f"learned from simulated slides ({some_of(made_up, 3)}): its answers say nothing about real ones"]
 
 
 def _weak(figures: Mapping[str, Figure | None]) -> list[str]:

@@ -12,8 +12,11 @@ import numpy as np
 from large import mirrored_marrow, repeated_marrow
 from pylibCZIrw import czi
 
+from pipeline.config import CELL_TYPES, RunConfig
+from pipeline.detect.classical import ClassicalHspc, ClassicalMk
 from pipeline.engine.budget import room_bytes
 from pipeline.engine.limits import memory_limit
+from pipeline.engine.tile import Recipe
 from pipeline.geometry import Box
 from pipeline.slide.czi import CziSlide
 from pipeline.slide.directory import SubBlock
@@ -28,8 +31,12 @@ CACHE_BYTES = 1_000_000_000
 REPEATS = 11
 """Of each side, in turn; the best of each counts, which what else a machine does can only make worse."""
 SMALL_JOB_BYTES = 4_000_000_000
-TILE_PX, TILE_HALO_PX = 4096, 624
-"""The default tile, and the halo that the classical detectors ask for at 0.22 µm a pixel."""
+TILE_PX = 4096
+UM_PER_PX = 0.22
+TILE_HALO_PX = Recipe(
+    {"mk": ClassicalMk(), "hspc": ClassicalHspc()}, {t: RunConfig().cells(t).stored for t in CELL_TYPES}
+).halo_px(UM_PER_PX)
+"""What a run of the classical detectors reads around the default tile."""
 
 
 def rows(shared: Path | None, full: bool) -> list[Row]:
@@ -129,7 +136,7 @@ def _decoded_twice(path: Path, side: int) -> Row:
     room = plan.room_bytes
     ordered = [visits[i] for i in plan.order]
     packs = plan.is_worth_packing
-    with WindowStream(path, 0.22, ordered, room_bytes=room, threads=2, packs=packs) as stream:
+    with WindowStream(path, UM_PER_PX, ordered, room_bytes=room, threads=2, packs=packs) as stream:
         while (step := stream.next_window()) is not None:
             box = ordered[step].box
             stream.read_into(np.empty((box.height, box.width, 3), np.uint8))

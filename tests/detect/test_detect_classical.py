@@ -360,10 +360,11 @@ def test_real_nuclei_do_not_depend_on_the_window(shared, scene, x, y, moves):
 
 @pytest.mark.shared
 def test_real_megakaryocytes_are_found_alike_where_no_more_than_their_halo_is_seen(shared):
-    halo_px = math.ceil(ClassicalMk().halo_um(ClassicalMk().longest_um) / 0.22)
+    halo_um = ClassicalMk().halo_um(ClassicalMk().longest_um)
     seen = 0
     for number in range(3):
         scene = doubled(real_scene(shared, number))
+        halo_px = math.ceil(halo_um / scene.um_per_px)
         for cell in found("mk", scene):
             (row, column), *_ = np.argwhere(cell.mask)
             x, y = cell.box.x0 + int(column), cell.box.y0 + int(row)

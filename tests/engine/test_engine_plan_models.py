@@ -13,10 +13,10 @@ from processes import mkhspc
 from pipeline.config import load_config
 from pipeline.engine import planner
 from pipeline.engine.budget import Budget
+from pipeline.engine.least_memory import memory_gb
 from pipeline.engine.limits import MemoryLimit
 from pipeline.engine.planner import FirstTile, _tiles_s, forecast, machine_for
 from pipeline.engine.prepare import open_run
-from pipeline.engine.slurm import memory_gb
 
 PACKAGED = "efficientnet-lite0"
 OWNER_BYTES = 650_000_000
@@ -112,6 +112,6 @@ def test_a_job_asks_for_the_memory_of_its_owners_too(tiny_slide: Path, tmp_path:
         }  # fmt: skip
         config = load_config(None, options)
         _, manifest, _ = open_run(config, jobs_gpus=gpus)
-        return memory_gb(config, manifest, 2)
+        return memory_gb(config, manifest, 2, owners=max(1, gpus))
 
     assert needed_gb(0, "none") < needed_gb(0, PACKAGED) < needed_gb(4, PACKAGED)

@@ -18,7 +18,7 @@ from processes import mkhspc
 
 from pipeline.cli import run_command
 from pipeline.config import load_config
-from pipeline.engine import slurm
+from pipeline.engine import least_memory, slurm
 from pipeline.engine.budget import room_bytes
 from pipeline.engine.limits import GB
 from pipeline.engine.prepare import open_run
@@ -151,11 +151,13 @@ def test_memory_follows_the_largest_image_of_the_slides(
     _, manifest, _ = open_run(config, jobs_gpus=0)
     blocks = [b for path in small_slides.values() for b in read_directory(path).level_0]
     largest = max(3 * b.box.width * b.box.height for b in blocks)
-    assert slurm._largest_block_bytes(manifest) == largest < 13_000_000
-    before = slurm.memory_gb(config, manifest, 2)
+    assert least_memory.largest_block_bytes(manifest) == largest < 13_000_000
+    before = least_memory.memory_gb(config, manifest, 2, owners=1)
     frame = SimpleNamespace(stored_width_px=14_000, stored_height_px=14_000)
-    monkeypatch.setattr(slurm, "read_directory", lambda path: SimpleNamespace(level_0=(frame,)))
-    assert slurm.memory_gb(config, manifest, 2) >= before + 2, "several of 588 MB are decoded ahead"
+    monkeypatch.setattr(least_memory, "read_directory", lambda path: SimpleNamespace(level_0=(frame,)))
+    assert least_memory.memory_gb(config, manifest, 2, owners=1) >= before + 2, (
+        "several of 588 MB are decoded ahead"
+    )
 
 
 def test_a_wide_slide_gets_the_memory_to_be_decoded_once(
@@ -189,7 +191,9 @@ def test_a_task_gets_as_many_cpus_as_have_work_in_its_memory(
     assert cpus(cpus=3) == 3
     assert cpus(12) == 12
     config = replace(config, run=replace(config.run, tile_size=4096))
-    needed_gb = {workers: slurm.memory_gb(config, manifest, workers) for workers in range(1, 8)}
+    needed_gb = {
+        workers: least_memory.memory_gb(config, manifest, workers, owners=1) for workers in range(1, 8)
+    }
     most_in_3_gb = max(workers for workers, gb in needed_gb.items() if gb <= 3)
     assert 1 < most_in_3_gb < 7
     assert [cpus(memory_gb=float(gb)) for gb in (1, 3, 1000)] == [1, most_in_3_gb, slurm.USUAL_CPUS]

@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from pipeline.gallery.serve import address_of, open_server
+from mkhspc.gallery.serve import address_of, open_server
 
 KEYS = "y n y u n y y n y u y n".split()  # noqa: SIM905
 MAX_BYTES = 500_000

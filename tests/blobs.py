@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.detect.contract import Detection, Window
-from pipeline.geometry import BoolMask, Box, normalise_mask
-from pipeline.slide.stains import SceneCalibration, StainLevels
+from mkhspc.detect.contract import Detection, Window
+from mkhspc.geometry import BoolMask, Box, normalise_mask
+from mkhspc.slide.stains import SceneCalibration, StainLevels
 
 CALIBRATION = SceneCalibration(
     white=(240.0, 240.0, 240.0),

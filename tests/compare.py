@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.slide.demo.truth import Outlines, match_outlines
+from mkhspc.simulate.truth import Outlines, match_outlines
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def chromium() -> str:
 @pytest.fixture(scope="session")
 def small_slides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Two small simulated slides by id, one of them with two scenes; `truth.parquet` lies beside them."""
-    from pipeline.slide.demo import SlideSpec, write_demo_slides
+    from mkhspc.simulate import SlideSpec, write_demo_slides
 
     folder = tmp_path_factory.mktemp("slides")
     specs = (
@@ -82,7 +82,7 @@ def small_slides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def tiny_slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The smallest simulated slide on which both types of cells are found: a second's work."""
-    from pipeline.slide.demo import SlideSpec, write_demo_slides
+    from mkhspc.simulate import SlideSpec, write_demo_slides
 
     folder = tmp_path_factory.mktemp("tiny")
     spec = SlideSpec("TINY", "F", "GC", sizes_um=((140.0, 130.0),))
@@ -93,7 +93,7 @@ def tiny_slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def wide_slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A simulated slide of more than four halos a side, so that no window of 1024 px sees much of it."""
-    from pipeline.slide.demo import SlideSpec, write_demo_slides
+    from mkhspc.simulate import SlideSpec, write_demo_slides
 
     folder = tmp_path_factory.mktemp("wide")
     spec = SlideSpec("DEMO_C", "F", "HU", sizes_um=((900.0, 800.0),))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.engine.workers import TRIES
+from mkhspc.pool.pool import TRIES
 
 TILE_PX = 256
 WORKERS = 2

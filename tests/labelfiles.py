@@ -8,10 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mkhspc.store.manifest import Manifest
+from mkhspc.store.schema import parse_cell_id
 from runs import FakeRun
-
-from pipeline.store.manifest import Manifest
-from pipeline.store.schema import parse_cell_id
 
 EXPORTED_AT = "2026-01-31T12:00:00Z"
 

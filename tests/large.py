@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pylibCZIrw import czi
 
-from pipeline.slide.czi import CziSlide
-from pipeline.slide.directory import read_directory
-from pipeline.slide.metadata import describe
+from mkhspc.slide.czi.directory import read_directory
+from mkhspc.slide.czi.metadata import describe
+from mkhspc.slide.czi.slide import CziSlide
 
 UM_PER_PX = 0.22
 BLOCK_PX = 2048

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mkhspc.cluster.journal import read_journals
+from mkhspc.process.limits import GB, MIB
+from mkhspc.store.layout import RunLayout
 from processes import Measured, command, watched
-
-from pipeline.engine.journal import read_journals
-from pipeline.engine.limits import GB, MIB
-from pipeline.store.layout import RunLayout
 
 Channel = Literal["--memory-gb", "SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU", "cgroup v1", "cgroup v2"]
 CHANNELS: tuple[Channel, ...] = (
@@ -32,11 +31,11 @@ MACHINE_KIB = 64 * 1024**2
 
 IN_TREE = """
 import functools, pathlib, runpy, sys
-from pipeline.engine import limits
+from mkhspc.process import limits
 limits.memory_limit = functools.partial(limits.memory_limit, root=pathlib.Path(sys.argv.pop(1)))
-runpy.run_module("pipeline", run_name="__main__", alter_sys=True)
+runpy.run_module("mkhspc", run_name="__main__", alter_sys=True)
 """
-"""`python -m pipeline` for which `proc` and `sys` lie in the folder that comes first."""
+"""`python -P -m mkhspc` for which `proc` and `sys` lie in the folder that comes first."""
 
 GROUPS: Mapping[Channel, tuple[str, str]] = {
     "cgroup v1": ("4:memory:/slurm/job_7\n0::/\n", "sys/fs/cgroup/memory/slurm/memory.limit_in_bytes"),

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from pipeline.errors import MkhspcError
-from pipeline.models.cellpose import BLOCK_PX
-from pipeline.models.sam2_masks import REASONS
-from pipeline.models.service import Message, array_of
+from mkhspc.errors import MkhspcError
+from mkhspc.models.cellpose import BLOCK_PX
+from mkhspc.models.sam2_masks import REASONS
+from mkhspc.models.service import Message, array_of
 
 SIDE = 256
 DARK = 150

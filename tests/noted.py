@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.tasks import TileWork
+from mkhspc.run.work import TileWork
 
 _run = TileWork.run
 _parent = os.getppid()
@@ -24,6 +24,6 @@ def noted(self: TileWork, task: Any) -> dict[str, Any]:
 TileWork.run = noted  # type: ignore[method-assign]
 
 if __name__ == "__main__":
-    from pipeline.cli import main
+    from mkhspc.cli import main
 
     main()

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.engine.owner_client import OwnerClient
-from pipeline.engine.owners import Owners
-from pipeline.errors import InputError, MkhspcError, UsageError
-from pipeline.models.service import Message
+from mkhspc.errors import InputError, MkhspcError, UsageError
+from mkhspc.models.server.client import OwnerClient
+from mkhspc.models.server.owners import Owners
+from mkhspc.models.service import Message
 
 WAIT_S = 30.0
 

@@ -8,20 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from blobs import blob
 from numpy.typing import NDArray
+
+from blobs import blob
+from mkhspc.geometry import Box, mask_to_contour
+from mkhspc.measure.features import FEATURE_NAMES
+from mkhspc.run.tile import PIECE_ROWS
+from mkhspc.slide.tiles import Tile, TilePlan, write_plan
+from mkhspc.slide.tissue import TissueMask
+from mkhspc.store import tables
+from mkhspc.store.layout import RunLayout
+from mkhspc.store.manifest import Manifest
+from mkhspc.store.schema import part_schema
 from runs import make_run
 from stained import CALIBRATION
-
-from pipeline.engine.tile import PIECE_ROWS
-from pipeline.geometry import Box, mask_to_contour
-from pipeline.measure.features import FEATURE_NAMES
-from pipeline.slide.tiles import Tile, TilePlan, write_plan
-from pipeline.slide.tissue import TissueMask
-from pipeline.store import tables
-from pipeline.store.layout import RunLayout
-from pipeline.store.manifest import Manifest
-from pipeline.store.schema import part_schema
 
 SLIDE = "LARGE"
 TILE_PX = 4096

@@ -24,7 +24,7 @@ def mkhspc(
 
 def command(*arguments: object) -> list[str]:
     """The words that start `mkhspc` with these arguments."""
-    return [sys.executable, "-m", "pipeline", *map(str, arguments)]
+    return [sys.executable, "-P", "-m", "mkhspc", *map(str, arguments)]
 
 
 def started(*arguments: object, cwd: Path | None = None, own_session: bool = False) -> subprocess.Popen[str]:

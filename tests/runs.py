@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageDraw
 
-from pipeline.config import CellType, RunConfig, config_hash, identity
-from pipeline.geometry import Box, mask_to_contour
-from pipeline.store import atomic, manifest, tables
-from pipeline.store.cells import with_in_filter
-from pipeline.store.layout import RunLayout
-from pipeline.store.manifest import Manifest, SceneEntry, SlideEntry
-from pipeline.store.schema import CROPS, PLAN, cell_names, cells_schema, feature_columns
+from mkhspc.config import CellType, RunConfig, config_hash, identity
+from mkhspc.geometry import Box, mask_to_contour
+from mkhspc.store import atomic, manifest, tables
+from mkhspc.store.cells import with_in_filter
+from mkhspc.store.layout import RunLayout
+from mkhspc.store.manifest import Manifest, SceneEntry, SlideEntry
+from mkhspc.store.schema import CROPS, PLAN, cell_names, cells_schema, feature_columns
 
 FEATURES = ["shape_area_um2", "shape_circularity", "colour_red_mean", "texture_entropy", "texture_noise"]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.models import choice
-from pipeline.models.cache import WeightFile
-from pipeline.models.cellpose import Cellpose, CellposeLoader
-from pipeline.models.device import Footprint
-from pipeline.models.service import Loader
+from mkhspc.models import choice
+from mkhspc.models.cellpose import Cellpose, CellposeLoader
+from mkhspc.models.device import Footprint
+from mkhspc.models.service import Loader
+from mkhspc.models.weights.cache import WeightFile
 
 _usual_loader = choice._loader
 
@@ -25,7 +25,7 @@ class SmallCellposeLoader(CellposeLoader):
 
 
 def small_loader(model: str, weights: WeightFile, footprint: Footprint | None) -> Loader:
-    """In the place of `pipeline.models.choice._loader`."""
+    """In the place of `mkhspc.models.choice._loader`."""
     if model == "cellpose":
         return SmallCellposeLoader(weights, footprint)
     return _usual_loader(model, weights, footprint)
@@ -33,7 +33,7 @@ def small_loader(model: str, weights: WeightFile, footprint: Footprint | None) -
 
 def run(words: list[str]) -> int:
     """`mkhspc` with that loader."""
-    from pipeline.cli import run_command  # owners import this module too, and need no commands
+    from mkhspc.cli import run_command  # owners import this module too, and need no commands
 
     choice._loader = small_loader
     return run_command(words)

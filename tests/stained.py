@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.detect.contract import Window
-from pipeline.geometry import Box
-from pipeline.slide.stains import SceneCalibration, StainLevels
+from mkhspc.detect.contract import Window
+from mkhspc.geometry import Box
+from mkhspc.slide.stains import SceneCalibration, StainLevels
 
 HAEMATOXYLIN = (0.61, 0.70, 0.37)
 EOSIN = (0.10, 0.90, 0.42)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import config
-from pipeline.config import AreaRange, RunConfig, load_config
-from pipeline.errors import InputError, MkhspcError, UsageError
-from pipeline.gallery import options
+from mkhspc import config
+from mkhspc.config import AreaRange, RunConfig, load_config
+from mkhspc.errors import InputError, MkhspcError, UsageError
+from mkhspc.gallery import options
 
 STUDY = """
 [run]

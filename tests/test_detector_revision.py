@@ -16,17 +16,17 @@ from functools import cache
 
 import numpy as np
 import pytest
+
+from mkhspc.config import RunConfig
+from mkhspc.detect.cellpose import CellposeHspc
+from mkhspc.detect.classical import ClassicalHspc, ClassicalMk
+from mkhspc.detect.contract import Detection, Detector, Window
+from mkhspc.detect.refine import RefinedBySam2
+from mkhspc.detect.sam2 import Sam2Mk, prompts
+from mkhspc.geometry import Box
+from mkhspc.models.service import Local
 from modeldoubles import DarkPieces, DiscsAtPrompts
 from stained import EOSIN_OD, NUCLEUS_OD, Field
-
-from pipeline.config import RunConfig
-from pipeline.detect.cellpose import CellposeHspc
-from pipeline.detect.classical import ClassicalHspc, ClassicalMk
-from pipeline.detect.contract import Detection, Detector, Window
-from pipeline.detect.refine import RefinedBySam2
-from pipeline.detect.sam2 import Sam2Mk, prompts
-from pipeline.geometry import Box
-from pipeline.models.service import Local
 
 CELLS = {
     ("classical mk", "1"): "6c928f50a73772a5",
@@ -140,7 +140,7 @@ def test_an_outline_is_refined_and_another_is_not() -> None:
 def test_a_new_revision_of_the_classical_detector_is_one_of_sam2(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its layers and outlines decide where SAM2 is asked."""
     before = DETECTORS["sam2 mk"].revision
-    monkeypatch.setattr("pipeline.detect.sam2.ClassicalMk", lambda: ClassicalMk(revision="next"))
+    monkeypatch.setattr("mkhspc.detect.sam2.ClassicalMk", lambda: ClassicalMk(revision="next"))
     assert DETECTORS["sam2 mk"].revision != before
 
 

@@ -10,8 +10,8 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 from shapely.geometry import Polygon
 
-from pipeline import geometry
-from pipeline.geometry import Box
+from mkhspc import geometry
+from mkhspc.geometry import Box
 
 masks = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=14)).filter(np.any)
 offsets = st.integers(-(10**6), 10**6)

@@ -33,27 +33,27 @@ def tracked(repository: Path, folder: str) -> set[str]:
 
 def test_the_wheel_holds_every_module_template_style_and_script(repository: Path, wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    modules = {n for n in tracked(repository, "pipeline") if n.endswith(".py")}
+    modules = {n.removeprefix("pipeline/") for n in tracked(repository, "pipeline") if n.endswith(".py")}
     shipped = set.union(
         *(tracked(repository, name) for name in ("site_templates", "static", "scripts/slurm"))
     )
     assert len(shipped) > 5
     assert modules <= names
-    assert {f"pipeline/{name}" for name in shipped} <= names
+    assert {f"mkhspc/{name}" for name in shipped} <= names
 
 
 def test_the_wheel_finds_its_templates_without_the_source_tree(wheel: Path, tmp_path: Path) -> None:
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r});"
-        "from pipeline.resources import PACKAGE, resource_dir;"
+        "from mkhspc.resources import PACKAGE, resource_dir;"
         "print(PACKAGE); print(resource_dir('site_templates')); print(resource_dir('static'))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
     )
     package, templates, static = map(Path, done.stdout.split())
-    assert package == tmp_path / "site" / "pipeline"
+    assert package == tmp_path / "site" / "mkhspc"
     assert templates == package / "site_templates"
     assert static == package / "static"
 

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, strategies as st
 from rich.console import Console
 
-from pipeline.cli.progress import SHOWN_ERRORS, JsonLines, live
-from pipeline.cli.progress_view import View
-from pipeline.progress import (
+from mkhspc.cli.progress import SHOWN_ERRORS, JsonLines, live
+from mkhspc.cli.progress_view import View
+from mkhspc.progress import (
     SILENT_S,
     Event,
     Journal,
@@ -271,7 +271,7 @@ def test_only_the_first_failures_are_told_at_once() -> None:
 
 
 SCRIPT = """
-from pipeline.cli.progress import shown
+from mkhspc.cli.progress import shown
 with shown() as say:
     for done in range(1, 4):
         say("tiles", done, 3, slide="A", mk=1, hspc=2, cells=3)

@@ -12,14 +12,14 @@ from pathlib import Path
 from statistics import fmean
 
 from PIL import Image
-from processes import mkhspc
 
-from pipeline.gallery.options import SiteOptions
-from pipeline.gallery.site import build_site
-from pipeline.slide.demo import DEMO_SLIDES, write_demo_slides
-from pipeline.store import cells, manifest as manifests
-from pipeline.store.layout import RunLayout
-from pipeline.store.picture import decode_picture
+from mkhspc.gallery.options import SiteOptions
+from mkhspc.gallery.site import build_site
+from mkhspc.simulate import DEMO_SLIDES, write_demo_slides
+from mkhspc.store import cells, manifest as manifests
+from mkhspc.store.layout import RunLayout
+from mkhspc.store.picture import decode_picture
+from processes import mkhspc
 
 Row = dict[str, object]
 

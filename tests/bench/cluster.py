@@ -11,11 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from large import mirrored_marrow
+from mkhspc.cluster.sacct import FIELDS, JobRecord, parse_sacct
+from mkhspc.simulate import SlideSpec, write_demo_slides
 from processes import command
 from slurmcluster import NotInstalledError, running_slurm, slurm
-
-from pipeline.engine.sacct import FIELDS, JobRecord, parse_sacct
-from pipeline.slide.demo import SlideSpec, write_demo_slides
 
 Row = dict[str, object]
 

@@ -7,8 +7,7 @@ import time
 from pathlib import Path
 
 from crashes import VICTIMS, WORKERS, Segment, Toll, digest, killed_at_random
-
-from pipeline.slide.demo import SlideSpec, write_demo_slides
+from mkhspc.simulate import SlideSpec, write_demo_slides
 
 Row = dict[str, object]
 

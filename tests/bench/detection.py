@@ -13,11 +13,8 @@ from typing import TypeVar
 import cv2
 import numpy as np
 import pyarrow as pa
-from compare import Agreement, agreement
-from marrow import centroids, expert_dots, match_points, mk_candidates, of_type
 from numpy.typing import NDArray
 from plain_detection import find_hspc, find_mk, stains
-from processes import mkhspc
 from scipy import ndimage
 from skimage.color import rgb2hed
 from skimage.feature import peak_local_max
@@ -26,15 +23,18 @@ from skimage.measure import regionprops
 from skimage.segmentation import watershed
 from threadpoolctl import threadpool_limits
 
-from pipeline.config import CELL_TYPES, CellType, RunConfig
-from pipeline.detect.classical import ClassicalHspc, ClassicalMk
-from pipeline.detect.contract import Detection, Window
-from pipeline.geometry import Box, mask_to_contour
-from pipeline.slide.czi import CziSlide
-from pipeline.slide.demo.truth import Outlines
-from pipeline.slide.stains import calibrate
-from pipeline.store import cells, manifest as manifests
-from pipeline.store.layout import RunLayout
+from compare import Agreement, agreement
+from marrow import centroids, expert_dots, match_points, mk_candidates, of_type
+from mkhspc.config import CELL_TYPES, CellType, RunConfig
+from mkhspc.detect.classical import ClassicalHspc, ClassicalMk
+from mkhspc.detect.contract import Detection, Window
+from mkhspc.geometry import Box, mask_to_contour
+from mkhspc.simulate.truth import Outlines
+from mkhspc.slide.czi.slide import CziSlide
+from mkhspc.slide.stains import calibrate
+from mkhspc.store import cells, manifest as manifests
+from mkhspc.store.layout import RunLayout
+from processes import mkhspc
 
 Row = dict[str, object]
 RgbImage = NDArray[np.uint8]

@@ -8,16 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from blobs import UM_PER_PX, blob, detection, stained_noise, window_of
 from numpy.typing import NDArray
 from skimage.measure import regionprops_table
 
-from pipeline.detect.contract import Detection, Window
-from pipeline.measure.colour import colour_features
-from pipeline.measure.features import measure
-from pipeline.measure.regions import PackedMasks
-from pipeline.measure.shape import perimeters_px, shape_features
-from pipeline.measure.strips import over_strips, strips
+from blobs import UM_PER_PX, blob, detection, stained_noise, window_of
+from mkhspc.detect.contract import Detection, Window
+from mkhspc.measure.colour import colour_features
+from mkhspc.measure.features import measure
+from mkhspc.measure.regions import PackedMasks
+from mkhspc.measure.shape import perimeters_px, shape_features
+from mkhspc.measure.strips import over_strips, strips
 
 Columns = dict[str, NDArray[np.float64]]
 Row = dict[str, object]

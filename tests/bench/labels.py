@@ -7,10 +7,9 @@ import tempfile
 from pathlib import Path
 
 from marrow import labels_from_dots
+from mkhspc.store import cells, manifest as manifests
+from mkhspc.store.layout import RunLayout
 from processes import mkhspc
-
-from pipeline.store import cells, manifest as manifests
-from pipeline.store.layout import RunLayout
 
 Row = dict[str, object]
 

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from large import mirrored_marrow
 from memorylimits import LIMIT_GB, Verdict, drawn_trials
-
-from pipeline.engine.budget import SAFE_SHARE
-from pipeline.slide.demo import SlideSpec, write_demo_slides
+from mkhspc.budget.demand import SAFE_SHARE
+from mkhspc.simulate import SlideSpec, write_demo_slides
 
 Row = dict[str, object]
 

@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import shapely
+
+from mkhspc.measure.features import FEATURE_NAMES
+from mkhspc.run.merge import merge_slide
+from mkhspc.store.schema import part_schema
 from parts import SLIDE, TILE_PX, UM_PER_PX, LargeRun, large_run
 from processes import measured
-
-from pipeline.engine.merge import merge_slide
-from pipeline.measure.features import FEATURE_NAMES
-from pipeline.store.schema import part_schema
 
 Row = dict[str, object]
 

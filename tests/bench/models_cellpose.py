@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from conecells import cones, one_thread, save_cone_finder, small_backbone
 from numpy.typing import NDArray
 
-from pipeline.models.cache import WeightFile
-from pipeline.models.cellpose import BLOCK_PX, CellposeLoader
-from pipeline.models.service import Local, Message, array_of
+from conecells import cones, one_thread, save_cone_finder, small_backbone
+from mkhspc.models.cellpose import BLOCK_PX, CellposeLoader
+from mkhspc.models.service import Local, Message, array_of
+from mkhspc.models.weights.cache import WeightFile
 
 Row = dict[str, object]
 Image = NDArray[np.uint8]

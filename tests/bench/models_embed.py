@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from conecells import save_cone_finder
 from numpy.typing import NDArray
 from sam2_scenes import random_weights
 
-from pipeline.models.cache import WeightFile, weights_for
-from pipeline.models.embedders import ARCHITECTURES, INPUT_SIDE_PX, EmbedderLoader
-from pipeline.slide.demo import SlideSpec, write_demo_slides
+from conecells import save_cone_finder
+from mkhspc.models.embedders import ARCHITECTURES, INPUT_SIDE_PX, EmbedderLoader
+from mkhspc.models.weights.cache import WeightFile, weights_for
+from mkhspc.simulate import SlideSpec, write_demo_slides
 
 Row = dict[str, object]
 Crops = NDArray[np.uint8]
@@ -48,7 +48,7 @@ NARROW = (
     "-c",
     "import sys; from smallcellpose import run; sys.exit(run(sys.argv[1:]))",
 )
-"""In the place of `-m pipeline`: the same with Cellpose's classes on a narrow backbone."""
+"""In the place of `-P -m mkhspc`: the same with Cellpose's classes on a narrow backbone."""
 
 
 def rows(shared: Path | None, full: bool) -> list[Row]:
@@ -207,7 +207,9 @@ def _beside(workers: str, model: str, tile_px: int, without: _Watched, with_mode
     }
 
 
-def _watch(slide: Path, root: Path, *options: object, entry: Sequence[str] = ("-m", "pipeline")) -> _Watched:
+def _watch(
+    slide: Path, root: Path, *options: object, entry: Sequence[str] = ("-P", "-m", "mkhspc")
+) -> _Watched:
     seen = _Watched()
     words = [sys.executable, *entry, "segment", "--czi-path", slide, "--output-dir", root, *options]
     process = subprocess.Popen(
@@ -235,7 +237,7 @@ def _sample(pid: int, seen: _Watched) -> None:
         for process in (root, *root.children(recursive=True)):
             try:
                 has_torch = "libtorch" in Path(f"/proc/{process.pid}/maps").read_text()
-                asks_for_gpus = "pipeline.models.device" in process.cmdline()
+                asks_for_gpus = "mkhspc.models.device" in process.cmdline()
                 # Of an owner the plain figure does: to share its pages out takes the time of a processor.
                 held_bytes = process.memory_info().rss if has_torch else process.memory_full_info().pss
                 messages_bytes |= _messages_bytes(process.pid)

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from marrow import labels_from_dots
-from processes import mkhspc
 
-from pipeline.config import CellType
-from pipeline.demo import drawn_cells
-from pipeline.slide.demo import TRUTH_FILE, read_truth, simulated_annotator, write_demo_slides
-from pipeline.store import cells, manifest as manifests
-from pipeline.store.layout import RunLayout
+from marrow import labels_from_dots
+from mkhspc.config import CellType
+from mkhspc.demo import drawn_cells
+from mkhspc.simulate import TRUTH_FILE, read_truth, simulated_annotator, write_demo_slides
+from mkhspc.store import cells, manifest as manifests
+from mkhspc.store.layout import RunLayout
+from processes import mkhspc
 
 Row = dict[str, object]
 

@@ -21,12 +21,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from sam2_scenes import STORED, large_scene, middle_square, part, random_weights, scenes
 
-from pipeline.detect.contract import MIDDLE_SHARE, Window
-from pipeline.detect.sam2 import Sam2Mk, prompts
-from pipeline.engine.workers import FRUGAL
-from pipeline.geometry import Box, um_to_px
-from pipeline.models.service import Nobody
-from pipeline.slide.demo import TRUTH_FILE, read_truth, write_demo_slides
+from mkhspc.detect.contract import MIDDLE_SHARE, Window
+from mkhspc.detect.sam2 import Sam2Mk, prompts
+from mkhspc.geometry import Box, um_to_px
+from mkhspc.models.service import Nobody
+from mkhspc.process.children import FRUGAL
+from mkhspc.simulate import TRUTH_FILE, read_truth, write_demo_slides
 
 Row = dict[str, object]
 Points = NDArray[np.float64]

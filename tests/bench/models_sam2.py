@@ -18,15 +18,15 @@ from sam2.sam2_image_predictor import SAM2ImagePredictor
 from sam2_scenes import STORED, large_scene, middle_square, random_weights
 from sam2_sides import official
 
-from pipeline.config import RunConfig
-from pipeline.detect.classical import ClassicalHspc
-from pipeline.detect.contract import Detection, Window
-from pipeline.detect.sam2 import masks_of
-from pipeline.geometry import Box, mask_centroid
-from pipeline.measure import embed_sam2
-from pipeline.measure.crops import crop_box, cut_crop
-from pipeline.models.sam2 import Sam2, Sam2Loader
-from pipeline.models.service import Local, array_of
+from mkhspc.config import RunConfig
+from mkhspc.detect.classical import ClassicalHspc
+from mkhspc.detect.contract import Detection, Window
+from mkhspc.detect.sam2 import masks_of
+from mkhspc.geometry import Box, mask_centroid
+from mkhspc.measure import embed_sam2
+from mkhspc.measure.crops import crop_box, cut_crop
+from mkhspc.models.sam2 import Sam2, Sam2Loader
+from mkhspc.models.service import Local, array_of
 
 Row = dict[str, object]
 Predicted = Callable[[int], tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]

@@ -21,12 +21,12 @@ from skimage.morphology import closing, dilation, disk, opening
 from skimage.segmentation import watershed
 from skimage.transform import downscale_local_mean, warp_polar
 
-from pipeline.config import AreaRange
-from pipeline.detect.classical import evidence, hspc, mk, nuclei, outline, split
-from pipeline.detect.classical.masks import fits, odd_size, tight
-from pipeline.detect.contract import Detection, Window
-from pipeline.geometry import normalise_mask, um_to_px
-from pipeline.slide.stains import OD_UNIT, SMOOTHING_UM, SceneCalibration, StainLevels
+from mkhspc.config import AreaRange
+from mkhspc.detect.classical import evidence, hspc, mk, nuclei, outline, split
+from mkhspc.detect.classical.masks import fits, odd_size, tight
+from mkhspc.detect.contract import Detection, Window
+from mkhspc.geometry import normalise_mask, um_to_px
+from mkhspc.slide.stains import OD_UNIT, SMOOTHING_UM, SceneCalibration, StainLevels
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

@@ -9,20 +9,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from large import mirrored_marrow, repeated_marrow
 from pylibCZIrw import czi
 
-from pipeline.config import CELL_TYPES, RunConfig
-from pipeline.detect.classical import ClassicalHspc, ClassicalMk
-from pipeline.engine.budget import room_bytes
-from pipeline.engine.limits import memory_limit
-from pipeline.engine.tile import Recipe
-from pipeline.geometry import Box
-from pipeline.slide.czi import CziSlide
-from pipeline.slide.directory import SubBlock
-from pipeline.slide.mosaic import SceneMosaic
-from pipeline.slide.read_plan import Visit, mosaics_of, plan_reads
-from pipeline.slide.stream import WindowStream
+from large import mirrored_marrow, repeated_marrow
+from mkhspc.budget.demand import room_bytes
+from mkhspc.config import CELL_TYPES, RunConfig
+from mkhspc.detect.classical import ClassicalHspc, ClassicalMk
+from mkhspc.geometry import Box
+from mkhspc.measure.recipe import Recipe
+from mkhspc.process.limits import memory_limit
+from mkhspc.slide.czi.directory import SubBlock
+from mkhspc.slide.czi.mosaic import SceneMosaic
+from mkhspc.slide.czi.read_order import Visit, mosaics_of, plan_reads
+from mkhspc.slide.czi.slide import CziSlide
+from mkhspc.slide.czi.stream import WindowStream
 
 Row = dict[str, object]
 

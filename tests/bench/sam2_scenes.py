@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from sam2.build_sam import build_sam2
 
-from pipeline.config import RunConfig
-from pipeline.detect.contract import Window
-from pipeline.detect.sam2 import WindowGrid
-from pipeline.geometry import Box
-from pipeline.slide.czi import CziSlide
-from pipeline.slide.demo import SlideSpec, write_demo_slides
-from pipeline.slide.stains import calibrate
+from mkhspc.config import RunConfig
+from mkhspc.detect.contract import Window
+from mkhspc.detect.sam2 import WindowGrid
+from mkhspc.geometry import Box
+from mkhspc.simulate import SlideSpec, write_demo_slides
+from mkhspc.slide.czi.slide import CziSlide
+from mkhspc.slide.stains import calibrate
 
 STORED = RunConfig().mk.stored
 SIDE_UM = 1200.0

@@ -15,12 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import RunConfig
-from pipeline.detect.contract import Window
-from pipeline.detect.sam2 import Sam2Mk
-from pipeline.errors import MkhspcError
-from pipeline.models.sam2 import Sam2, Sam2Loader
-from pipeline.models.service import Local, Message, array_of
+from mkhspc.config import RunConfig
+from mkhspc.detect.contract import Window
+from mkhspc.detect.sam2 import Sam2Mk
+from mkhspc.errors import MkhspcError
+from mkhspc.models.sam2 import Sam2, Sam2Loader
+from mkhspc.models.service import Local, Message, array_of
 
 STORED = RunConfig().mk.stored
 CELL_RADIUS_PX = 9.0

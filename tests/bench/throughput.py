@@ -16,29 +16,29 @@ from pathlib import Path
 import cv2
 import numpy as np
 from detection import plainly
-from large import UM_PER_PX, mirrored_marrow
 from numpy.typing import NDArray
-from processes import measured
 
-from pipeline.config import CELL_TYPES, AreaRange, CellType, RunConfig
-from pipeline.detect.contract import Detection, Window
-from pipeline.engine.claims import Claims
-from pipeline.engine.feed import WindowFeed
-from pipeline.engine.journal import read_journals
-from pipeline.engine.prepare import chosen_tiles, open_run, prepare_plan
-from pipeline.engine.schedule import plan_job, recipe_of
-from pipeline.engine.slots import Slots
-from pipeline.engine.stopping import StopFlag
-from pipeline.engine.tasks import TileWork
-from pipeline.engine.tile import Recipe
-from pipeline.engine.workers import Pool
-from pipeline.geometry import Box
-from pipeline.models.choice import RunModels
-from pipeline.slide.czi import CziSlide
-from pipeline.slide.stains import SceneCalibration
-from pipeline.slide.tiles import Tile
-from pipeline.store import manifest as manifests
-from pipeline.store.layout import RunLayout
+from large import UM_PER_PX, mirrored_marrow
+from mkhspc.cluster.claims import Claims
+from mkhspc.cluster.journal import read_journals
+from mkhspc.config import CELL_TYPES, AreaRange, CellType, RunConfig
+from mkhspc.detect.contract import Detection, Window
+from mkhspc.geometry import Box
+from mkhspc.measure.recipe import Recipe, recipe_of
+from mkhspc.models.choice import RunModels
+from mkhspc.pool.feed import WindowFeed
+from mkhspc.pool.pool import Pool
+from mkhspc.pool.slots import Slots
+from mkhspc.process.signals import StopFlag
+from mkhspc.run.open import open_run, prepare_plan
+from mkhspc.run.schedule import plan_job
+from mkhspc.run.work import TileWork
+from mkhspc.slide.czi.slide import CziSlide
+from mkhspc.slide.stains import SceneCalibration
+from mkhspc.slide.tiles import Tile, chosen_tiles
+from mkhspc.store import manifest as manifests
+from mkhspc.store.layout import RunLayout
+from processes import measured
 
 Row = dict[str, object]
 
@@ -72,7 +72,7 @@ def _segment(slide: Path, root: Path, *options: object, cores: str = "0,1") -> f
     command = [
         sys.executable,
         "-m",
-        "pipeline",
+        "mkhspc",
         "segment",
         "--czi-path",
         slide,

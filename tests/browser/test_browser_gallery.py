@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
-from runs import FakeRun, make_run, put_manifest
 
-from pipeline.gallery.options import SiteOptions
-from pipeline.gallery.serve import address_of, open_server
-from pipeline.gallery.site import build_site
+from mkhspc.gallery.options import SiteOptions
+from mkhspc.gallery.serve import address_of, open_server
+from mkhspc.gallery.site import build_site
+from runs import FakeRun, make_run, put_manifest
 
 pytestmark = pytest.mark.browser
 

@@ -9,7 +9,7 @@ import os
 import signal
 from typing import Any
 
-from pipeline.engine.tasks import TileWork
+from mkhspc.run.work import TileWork
 
 _run = TileWork.run
 
@@ -23,6 +23,6 @@ def deadly(self: TileWork, task: Any) -> dict[str, Any]:
 TileWork.run = deadly  # type: ignore[method-assign]
 
 if __name__ == "__main__":
-    from pipeline.cli import main
+    from mkhspc.cli import main
 
     main()

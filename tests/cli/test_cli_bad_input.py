@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from czifiles import Block, noise, write_czi
 from PIL import Image
-from runs import FakeRun, make_run
 
-from pipeline.cli import run_command
+from czifiles import Block, noise, write_czi
+from mkhspc.cli import run_command
+from runs import FakeRun, make_run
 
 
 def refused(capsys: pytest.CaptureFixture[str], arguments: Sequence[object]) -> tuple[int, str]:
@@ -334,7 +334,9 @@ def test_a_classifier_of_another_run_is_refused_before_anything_is_made(
         identity: dict[str, object] = field(default_factory=lambda: {"run.seed": 1})
         feature_names: tuple[str, ...] = ()
 
-    monkeypatch.setattr("pipeline.run.load_classifiers", lambda paths: {t: OfAnotherRun() for t in paths})
+    monkeypatch.setattr(
+        "mkhspc.run.journey.load_classifiers", lambda paths: {t: OfAnotherRun() for t in paths}
+    )
     code, message = refused(capsys, segment(slide, tmp_path / "run", "--mk-classifier", "mk.skops"))
     assert code == 3
     assert "mk.skops: learned from a run with other settings" in message

@@ -11,22 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from crashes import Segment, empty_directories, leftovers
+from mkhspc.cli import run_command
+from mkhspc.cluster.claims import Claims
+from mkhspc.cluster.journal import RunLog
+from mkhspc.errors import IncompleteError, InterruptedRunError, MkhspcError
+from mkhspc.geometry import Box
+from mkhspc.measure.recipe import recipe_of
+from mkhspc.models.choice import RunModels
+from mkhspc.simulate import SlideSpec, write_demo_slides
+from mkhspc.slide.czi.slide import CziSlide
+from mkhspc.slide.tiles import TilePlan, read_plan
+from mkhspc.store import manifest as manifests
+from mkhspc.store.layout import RunLayout
 from mounts import tmpfs
 from processes import mkhspc
-
-from pipeline.cli import run_command
-from pipeline.engine.claims import Claims
-from pipeline.engine.journal import RunLog
-from pipeline.engine.schedule import recipe_of
-from pipeline.errors import IncompleteError, InterruptedRunError, MkhspcError
-from pipeline.geometry import Box
-from pipeline.models.choice import RunModels
-from pipeline.slide.czi import CziSlide
-from pipeline.slide.demo import SlideSpec, write_demo_slides
-from pipeline.slide.tiles import TilePlan, read_plan
-from pipeline.store import manifest as manifests
-from pipeline.store.layout import RunLayout
 
 SLIDE, TILE_PX = "MIDDLE", 512
 
@@ -232,8 +232,8 @@ def test_a_summary_that_cannot_be_drawn_does_not_hide_how_the_run_ended(
         RunLog(layout).write("begin")
         raise error
 
-    monkeypatch.setattr("pipeline.run.write_run_summary", fails)
-    monkeypatch.setattr("pipeline.run.do_tiles", ends)
+    monkeypatch.setattr("mkhspc.run.journey.write_run_summary", fails)
+    monkeypatch.setattr("mkhspc.run.journey.do_tiles", ends)
     words = ["segment", "--czi-path", str(tiny_slide), "--output-dir", str(tmp_path / "run")]
     assert run_command(words) == code
     said = capsys.readouterr().err

@@ -10,10 +10,10 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
-from runs import make_run
 
-from pipeline.cli import COMMANDS, cli, run_command
-from pipeline.cli.options import command_line
+from mkhspc.cli import COMMANDS, cli, run_command
+from mkhspc.cli.options import command_line
+from runs import make_run
 
 
 def command(name: str) -> click.Command:
@@ -53,10 +53,10 @@ def test_commands_to_copy_call_the_program_that_is_there_and_quote_names(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("sys.argv", [str(program)])
     assert command_line("serve", "my site") == f"{program} serve 'my site'"
-    monkeypatch.setattr("sys.argv", ["/lib/pipeline/__main__.py"])
-    assert command_line("serve", "site") == f"{sys.executable} -m pipeline serve site"
+    monkeypatch.setattr("sys.argv", ["/lib/mkhspc/__main__.py"])
+    assert command_line("serve", "site") == f"{sys.executable} -P -m mkhspc serve site"
     monkeypatch.setenv("PATH", str(program.parent))
-    for called in ("/lib/pipeline/__main__.py", str(program), "mkhspc"):
+    for called in ("/lib/mkhspc/__main__.py", str(program), "mkhspc"):
         monkeypatch.setattr("sys.argv", [called])
         assert command_line("serve", "site") == "mkhspc serve site"
     run = make_run(tmp_path / "my run", slide_ids=("A",), cells_per_type=10)
@@ -149,6 +149,6 @@ def test_verbose_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_the_version_is_that_of_the_package() -> None:
-    from pipeline import __version__
+    from mkhspc import __version__
 
     assert __version__ in CliRunner().invoke(cli, ["--version"]).output

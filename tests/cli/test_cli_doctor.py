@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import need
-from processes import mkhspc
 
-from pipeline.models.catalogue import CATALOGUE
+from conftest import need
+from mkhspc.models.weights.catalogue import CATALOGUE
+from processes import mkhspc
 
 
 def test_weights_that_are_here_are_told_from_those_that_are_not(

@@ -9,11 +9,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from czifiles import Block, mosaic_blocks, noise, write_czi
 from numpy.typing import NDArray
-from processes import mkhspc
 
-from pipeline.cli import run_command
+from czifiles import Block, mosaic_blocks, noise, write_czi
+from mkhspc.cli import run_command
+from processes import mkhspc
 
 EVIL_NAME = "<script>alert('x')\" \n\x1b[31m\u202e.czi"
 

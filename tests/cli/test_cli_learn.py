@@ -9,10 +9,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from labelfiles import by_type, export, truth_labels, write
-from runs import FakeRun, make_run
 
-from pipeline.cli import run_command
+from labelfiles import by_type, export, truth_labels, write
+from mkhspc.cli import run_command
+from runs import FakeRun, make_run
 
 SLIDES = ("FGC1", "FHU1", "MGC1", "MHU1")
 

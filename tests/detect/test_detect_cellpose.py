@@ -8,19 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import need
 from numpy.typing import NDArray
-from stained import CALIBRATION
 
-from pipeline.config import AreaRange
-from pipeline.detect import cellpose
-from pipeline.detect.cellpose import CORE_START_PX, FIELD_PX, STEP_PX, UM_PER_NATIVE_PX, CellposeHspc
-from pipeline.detect.contract import Detection, Window
-from pipeline.errors import MkhspcError, UsageError
-from pipeline.geometry import Box
-from pipeline.models.cache import WeightFile
-from pipeline.models.cellpose import CellposeLoader
-from pipeline.models.service import Local, Message, Model
+from conftest import need
+from mkhspc.config import AreaRange
+from mkhspc.detect import cellpose
+from mkhspc.detect.cellpose import CORE_START_PX, FIELD_PX, STEP_PX, UM_PER_NATIVE_PX, CellposeHspc
+from mkhspc.detect.contract import Detection, Window
+from mkhspc.errors import MkhspcError, UsageError
+from mkhspc.geometry import Box
+from mkhspc.models.cellpose import CellposeLoader
+from mkhspc.models.service import Local, Message, Model
+from mkhspc.models.weights.cache import WeightFile
+from stained import CALIBRATION
 
 need("cellpose")
 

@@ -12,17 +12,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from marrow import expert_dots, match_points, mk_candidates
-from stained import NUCLEUS_OD, Field
 
-from pipeline.config import AreaRange, CellType, RunConfig
-from pipeline.detect.classical import ClassicalHspc, ClassicalMk, hspc, masks, mk, nuclei, outline, split
-from pipeline.detect.classical.blocks import BlockGrid, side_px
-from pipeline.detect.contract import Detection, Detector, Window
-from pipeline.geometry import BoolMask, Box, mask_centroid, mask_length_px, mask_to_contour, normalise_mask
-from pipeline.slide.czi import CziSlide
-from pipeline.slide.demo import SlideSpec, match_truth, read_truth, write_demo_slides
-from pipeline.slide.stains import SMOOTHING_UM, SceneCalibration, calibrate
+from marrow import expert_dots, match_points, mk_candidates
+from mkhspc.config import AreaRange, CellType, RunConfig
+from mkhspc.detect.classical import ClassicalHspc, ClassicalMk, hspc, masks, mk, nuclei, outline, split
+from mkhspc.detect.classical.blocks import BlockGrid, side_px
+from mkhspc.detect.contract import Detection, Detector, Window
+from mkhspc.geometry import BoolMask, Box, mask_centroid, mask_length_px, mask_to_contour, normalise_mask
+from mkhspc.simulate import SlideSpec, match_truth, read_truth, write_demo_slides
+from mkhspc.slide.czi.slide import CziSlide
+from mkhspc.slide.stains import SMOOTHING_UM, SceneCalibration, calibrate
+from stained import NUCLEUS_OD, Field
 
 DETECTORS: dict[CellType, Detector] = {"hspc": ClassicalHspc(), "mk": ClassicalMk()}
 STORED = {t: RunConfig().cells(t).stored for t in DETECTORS}

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from stained import Field
 
-from pipeline.detect import contract
-from pipeline.detect.contract import Window
-from pipeline.geometry import Box
+from mkhspc.detect import contract
+from mkhspc.detect.contract import Window
+from mkhspc.geometry import Box
+from stained import Field
 
 BOX = Box(40, 30, 140, 120)
 

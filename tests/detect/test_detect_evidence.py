@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from stained import Field
 
-from pipeline.detect.classical.evidence import SUREST, Evidence, Patch, gather
+from mkhspc.detect.classical.evidence import SUREST, Evidence, Patch, gather
+from stained import Field
 
 UM_PER_BLOCK = 0.44
 TYPICAL = 32.0

@@ -6,11 +6,11 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from pipeline.config import AreaRange
-from pipeline.detect.classical import blocks, masks
-from pipeline.detect.classical.blocks import BlockGrid
-from pipeline.detect.classical.masks import HoleLimit, disc, fill_holes, fits, label_boxes, odd_size, tight
-from pipeline.geometry import Box
+from mkhspc.config import AreaRange
+from mkhspc.detect.classical import blocks, masks
+from mkhspc.detect.classical.blocks import BlockGrid
+from mkhspc.detect.classical.masks import HoleLimit, disc, fill_holes, fits, label_boxes, odd_size, tight
+from mkhspc.geometry import Box
 
 small_masks = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=14))
 

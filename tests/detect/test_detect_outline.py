@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from stained import Field
 
-from pipeline.detect.classical.outline import ANGLES, centroid_shift, filled, trace
+from mkhspc.detect.classical.outline import ANGLES, centroid_shift, filled, trace
+from stained import Field
 
 UM_PER_BLOCK = 0.44
 

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from stained import CALIBRATION
 
-from pipeline.config import AreaRange, CellType
-from pipeline.detect.contract import Detection, Window
-from pipeline.detect.refine import SQUARE_MARGIN_UM, SQUARE_UM, RefinedBySam2
-from pipeline.errors import MkhspcError
-from pipeline.geometry import Box, mask_centroid
-from pipeline.models.service import Local, Message
+from mkhspc.config import AreaRange, CellType
+from mkhspc.detect.contract import Detection, Window
+from mkhspc.detect.refine import SQUARE_MARGIN_UM, SQUARE_UM, RefinedBySam2
+from mkhspc.errors import MkhspcError
+from mkhspc.geometry import Box, mask_centroid
+from mkhspc.models.service import Local, Message
+from stained import CALIBRATION
 
 AREA = AreaRange(5.0, 300.0)
 UM_PER_PX = 0.25

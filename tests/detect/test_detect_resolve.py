@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import CELL_TYPES, AreaRange, CellType, ComputeSection, RunConfig, with_options
-from pipeline.detect.resolve import build_detectors, choose_detectors
-from pipeline.errors import InputError, UsageError
-from pipeline.models import choice
-from pipeline.models.cache import WeightFile
-from pipeline.models.choice import RunModels, fitness, needed, with_weights
-from pipeline.models.device import Gpu
-from pipeline.models.service import Nobody
+from mkhspc.config import CELL_TYPES, AreaRange, CellType, ComputeSection, RunConfig, with_options
+from mkhspc.detect.resolve import build_detectors, choose_detectors
+from mkhspc.errors import InputError, UsageError
+from mkhspc.models import choice
+from mkhspc.models.choice import RunModels, fitness, needed, with_weights
+from mkhspc.models.device import Gpu
+from mkhspc.models.service import Nobody
+from mkhspc.models.weights.cache import WeightFile
 
 STORED = {t: RunConfig().cells(t).stored for t in CELL_TYPES}
 SOME = {name: WeightFile(name, Path(name), f"{name:0<64}") for name in ("sam2", "cellpose")}

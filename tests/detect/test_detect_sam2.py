@@ -16,20 +16,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from conftest import need
 from hypothesis import given, settings, strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
-from stained import EOSIN_OD, Field
 
-from pipeline.config import AreaRange, RunConfig
-from pipeline.detect import contract, sam2
-from pipeline.detect.classical import ClassicalHspc, ClassicalMk, blocks
-from pipeline.detect.classical.blocks import BlockGrid
-from pipeline.detect.classical.mk import BLOCK_UM
-from pipeline.detect.classical.proposals import PROPOSAL_REACH_UM
-from pipeline.detect.contract import Detection, Window
-from pipeline.detect.sam2 import (
+from conftest import need
+from mkhspc.config import AreaRange, RunConfig
+from mkhspc.detect import contract, sam2
+from mkhspc.detect.classical import ClassicalHspc, ClassicalMk, blocks
+from mkhspc.detect.classical.blocks import BlockGrid
+from mkhspc.detect.classical.mk import BLOCK_UM
+from mkhspc.detect.classical.proposals import PROPOSAL_REACH_UM
+from mkhspc.detect.contract import Detection, Window
+from mkhspc.detect.sam2 import (
     NEAR_UM,
     SAME_UM,
     EmbeddedDetection,
@@ -39,16 +38,18 @@ from pipeline.detect.sam2 import (
     masks_of,
     prompts,
 )
-from pipeline.engine.tile import Recipe, find_cells, with_pictures
-from pipeline.errors import MkhspcError
-from pipeline.geometry import Box, mask_centroid, normalise_mask, um_to_px
-from pipeline.models.sam2_masks import REASONS, Gate, SmallMask, cropped, one_of_each_cell
-from pipeline.models.service import Local, Message, array_of
-from pipeline.slide.czi import CziSlide
-from pipeline.slide.demo import SlideSpec, write_demo_slides
-from pipeline.slide.stains import SceneCalibration, Stain, calibrate
-from pipeline.slide.tiles import Tile
-from pipeline.slide.tissue import TissueMask
+from mkhspc.errors import MkhspcError
+from mkhspc.geometry import Box, mask_centroid, normalise_mask, um_to_px
+from mkhspc.measure.recipe import Recipe
+from mkhspc.models.sam2_masks import REASONS, Gate, SmallMask, cropped, one_of_each_cell
+from mkhspc.models.service import Local, Message, array_of
+from mkhspc.run.tile import find_cells, with_pictures
+from mkhspc.simulate import SlideSpec, write_demo_slides
+from mkhspc.slide.czi.slide import CziSlide
+from mkhspc.slide.stains import SceneCalibration, Stain, calibrate
+from mkhspc.slide.tiles import Tile
+from mkhspc.slide.tissue import TissueMask
+from stained import EOSIN_OD, Field
 
 STORED = RunConfig().mk.stored
 LONGEST_UM = STORED.max_length_um
@@ -666,6 +667,6 @@ def test_nothing_as_large_as_the_tile_is_made_of_masks(scene):
 
 
 def test_the_detector_never_imports_torch():
-    code = "import sys, pipeline.detect.sam2; print('torch' in sys.modules)"
+    code = "import sys, mkhspc.detect.sam2; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from stained import Field
 
-from pipeline.detect.classical import split
-from pipeline.detect.classical.split import Seeds, find_seeds, power_labels, summits
+from mkhspc.detect.classical import split
+from mkhspc.detect.classical.split import Seeds, find_seeds, power_labels, summits
+from stained import Field
 
 UM_PER_PX = 0.22
 

@@ -5,10 +5,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from runs import FakeRun, make_run, write_cells
 
-from pipeline.cli import run_command
-from pipeline.store.cells import read_cells
+from mkhspc.cli import run_command
+from mkhspc.store.cells import read_cells
+from runs import FakeRun, make_run, write_cells
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.gallery.outline import UNITS_PER_PX, outline_path
-from pipeline.geometry import mask_to_contour, normalise_mask, polygon_area_px
+from mkhspc.gallery.outline import UNITS_PER_PX, outline_path
+from mkhspc.geometry import mask_to_contour, normalise_mask, polygon_area_px
 
 
 def drawn(path: str) -> NDArray[np.float64]:

@@ -10,14 +10,14 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from runs import FakeRun, make_run
 
-from pipeline.errors import CheckFailedError, IncompleteError, InputError, UsageError
-from pipeline.gallery.git import redacted, target_branch
-from pipeline.gallery.options import SiteOptions
-from pipeline.gallery.publish import PublishOptions, PublishReport, check_site, publish, wait_until_live
-from pipeline.gallery.serve import address_of, open_server
-from pipeline.gallery.site import build_site
+from mkhspc.errors import CheckFailedError, IncompleteError, InputError, UsageError
+from mkhspc.gallery.git import redacted, target_branch
+from mkhspc.gallery.options import SiteOptions
+from mkhspc.gallery.publish import PublishOptions, PublishReport, check_site, publish, wait_until_live
+from mkhspc.gallery.serve import address_of, open_server
+from mkhspc.gallery.site import build_site
+from runs import FakeRun, make_run
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, strategies as st
-from runs import FakeRun, make_run
 
-from pipeline.errors import InputError
-from pipeline.gallery.options import SiteOptions
-from pipeline.gallery.select import allocate, choose_decks, plan_pages, plan_repeats
-from pipeline.store import tables
-from pipeline.store.cells import read_cells
-from pipeline.store.schema import SCORES
+from mkhspc.errors import InputError
+from mkhspc.gallery.options import SiteOptions
+from mkhspc.gallery.select import allocate, choose_decks, plan_pages, plan_repeats
+from mkhspc.store import tables
+from mkhspc.store.cells import read_cells
+from mkhspc.store.schema import SCORES
+from runs import FakeRun, make_run
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,12 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from runs import make_run
 
-from pipeline.errors import InputError, UsageError
-from pipeline.gallery.options import SiteOptions
-from pipeline.gallery.serve import address_of, open_server
-from pipeline.gallery.site import build_site
+from mkhspc.errors import InputError, UsageError
+from mkhspc.gallery.options import SiteOptions
+from mkhspc.gallery.serve import address_of, open_server
+from mkhspc.gallery.site import build_site
+from runs import make_run
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_a_directory_that_is_no_site_is_not_served(tmp_path: Path) -> None:
 
 
 def test_the_command_prints_the_address_and_ends_with_ctrl_c(site: Path) -> None:
-    command = [sys.executable, "-m", "pipeline", "serve", str(site), "--port", "0"]
+    command = [sys.executable, "-P", "-m", "mkhspc", "serve", str(site), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from runs import FakeRun, make_run, put_manifest
 
-from pipeline.config import CELL_TYPES, AreaRange, CellType
-from pipeline.errors import CheckFailedError, InputError, UsageError
-from pipeline.gallery.options import SiteOptions, SiteSummary
-from pipeline.gallery.select import choose_decks
-from pipeline.gallery.site import build_site, cards_that_fit
-from pipeline.store.cells import iter_crops
+from mkhspc.config import CELL_TYPES, AreaRange, CellType
+from mkhspc.errors import CheckFailedError, InputError, UsageError
+from mkhspc.gallery.options import SiteOptions, SiteSummary
+from mkhspc.gallery.select import choose_decks
+from mkhspc.gallery.site import build_site, cards_that_fit
+from mkhspc.store.cells import iter_crops
+from runs import FakeRun, make_run, put_manifest
 
 SLIDES = ("FGC1", "FHU1", "MGC1")
 

@@ -19,12 +19,12 @@ import pytest
 import skops.io
 from sklearn.svm import SVC
 
-from pipeline.errors import InputError, UsageError
-from pipeline.learn import classifier_audit, classifier_file
-from pipeline.learn.classifier_audit import ALLOWED, SCHEMA, AuditError, check_members
-from pipeline.learn.classifier_file import Classifier, check_name, dumps, id_of, read
-from pipeline.learn.fitting import Fitted
-from pipeline.learn.models import MEMBERS, Calibration, components, fit_member
+from mkhspc.errors import InputError, UsageError
+from mkhspc.learn.classifier import audit as classifier_audit, file as classifier_file
+from mkhspc.learn.classifier.audit import ALLOWED, SCHEMA, AuditError, check_members
+from mkhspc.learn.classifier.file import Classifier, check_name, dumps, id_of, read
+from mkhspc.learn.classifier.fit import Fitted
+from mkhspc.learn.classifier.models import MEMBERS, Calibration, components, fit_member
 
 FEATURES = ("shape_a", "shape_b", "colour_c", "texture_d")
 DEEP = 50

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from labelfiles import by_type, export, truth_labels, write
-from runs import FakeRun, make_run
 
-from pipeline.errors import InputError
-from pipeline.learn.convert import Request, convert
-from pipeline.learn.dataset import Samples, morphology, read_training
-from pipeline.learn.groups import groups_of
-from pipeline.learn.training_file import write_training
+from labelfiles import by_type, export, truth_labels, write
+from mkhspc.errors import InputError
+from mkhspc.learn.dataset import Samples, morphology, read_training
+from mkhspc.learn.groups import groups_of
+from mkhspc.learn.labels.convert import Request, convert
+from mkhspc.learn.labels.training_file import write_training
+from runs import FakeRun, make_run
 
 
 @pytest.fixture(scope="module")

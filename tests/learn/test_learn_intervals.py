@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from pipeline.learn.intervals import Figure, difference, share
+from mkhspc.learn.intervals import Figure, difference, share
 
 SIMULATIONS = 1500
 

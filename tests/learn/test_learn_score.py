@@ -11,22 +11,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from labelfiles import export, truth_labels, write
-from runs import FakeRun, make_run, put_manifest, write_cells
 
-from pipeline.config import CellType
-from pipeline.errors import InputError, UsageError
-from pipeline.learn import classifier_file
-from pipeline.learn.convert import Request as ConvertRequest, convert
-from pipeline.learn.fitting import Settings
-from pipeline.learn.models import ModelName
-from pipeline.learn.score import HARMLESS_SETTINGS, ScoreSummary, apply_classifiers
-from pipeline.learn.train import Request as TrainRequest, train
-from pipeline.learn.training_file import write_training
-from pipeline.store import cells as cell_tables, tables
-from pipeline.store.cells import read_cells
-from pipeline.store.layout import RunLayout
-from pipeline.store.schema import SCORES
+from labelfiles import export, truth_labels, write
+from mkhspc.config import CellType
+from mkhspc.errors import InputError, UsageError
+from mkhspc.learn.classifier import file as classifier_file
+from mkhspc.learn.classifier.fit import Settings
+from mkhspc.learn.classifier.models import ModelName
+from mkhspc.learn.labels.convert import Request as ConvertRequest, convert
+from mkhspc.learn.labels.training_file import write_training
+from mkhspc.learn.score import HARMLESS_SETTINGS, ScoreSummary, apply_classifiers
+from mkhspc.learn.train import Request as TrainRequest, train
+from mkhspc.store import cells as cell_tables, tables
+from mkhspc.store.cells import read_cells
+from mkhspc.store.layout import RunLayout
+from mkhspc.store.schema import SCORES
+from runs import FakeRun, make_run, put_manifest, write_cells
 
 SLIDES = ("FGC1", "FHU1", "MGC1")
 

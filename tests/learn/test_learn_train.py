@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from labelfiles import write
 
-from pipeline.config import CellType, config_hash
-from pipeline.errors import InputError, UsageError
-from pipeline.learn import classifier_file
-from pipeline.learn.card import read_beside, sha256
-from pipeline.learn.fitting import Settings
-from pipeline.learn.models import ThresholdFor
-from pipeline.learn.train import Request, train
+from labelfiles import write
+from mkhspc.config import CellType, config_hash
+from mkhspc.errors import InputError, UsageError
+from mkhspc.learn.classifier import file as classifier_file
+from mkhspc.learn.classifier.card import read_beside, sha256
+from mkhspc.learn.classifier.fit import Settings
+from mkhspc.learn.classifier.models import ThresholdFor
+from mkhspc.learn.train import Request, train
 
 SLIDES = ("FGC1", "FHU1", "MGC1")
 IDENTITY = {"run.seed": 0}

@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import sync_playwright
-from runs import make_run
 from test_learn_train import training_file
 
-from pipeline.config import CellType
-from pipeline.errors import InputError, UsageError
-from pipeline.learn.figures import Predictions
-from pipeline.learn.fitting import Settings
-from pipeline.learn.train import Request as TrainRequest, train
-from pipeline.learn.validate import Limits, Request, Verdict, validate
-from pipeline.learn.validation_plots import DARK, LIGHT, Theme, calibration_bins, pictures_of
-from pipeline.learn.validation_report import to_json, write_report
+from mkhspc.config import CellType
+from mkhspc.errors import InputError, UsageError
+from mkhspc.learn.classifier.fit import Settings
+from mkhspc.learn.figures import Predictions
+from mkhspc.learn.train import Request as TrainRequest, train
+from mkhspc.learn.validate import Limits, Request, Verdict, validate
+from mkhspc.learn.validation_plots import DARK, LIGHT, Theme, calibration_bins, pictures_of
+from mkhspc.learn.validation_report import to_json, write_report
+from runs import make_run
 
 Change = Callable[[list[dict[str, Any]]], Any]
 
@@ -166,9 +166,8 @@ def test_the_population_weights_a_cell_by_its_inclusion_probability(tmp_path: Pa
 
 def test_with_the_run_a_slide_counts_by_its_cells(tmp_path: Path) -> None:
     from labelfiles import export, truth_labels, write
-
-    from pipeline.learn.convert import Request as ConvertRequest, convert
-    from pipeline.learn.training_file import write_training
+    from mkhspc.learn.labels.convert import Request as ConvertRequest, convert
+    from mkhspc.learn.labels.training_file import write_training
 
     run = make_run(tmp_path / "run", slide_ids=("A", "B"), cells_per_type=40)
     labels = truth_labels(
@@ -180,7 +179,7 @@ def test_with_the_run_a_slide_counts_by_its_cells(tmp_path: Path) -> None:
     verdict = judged(tmp_path / "mk.skops", run=run.layout)
     cells = verdict.predictions
     in_filter = {"A": 0, "B": 0}
-    from pipeline.store.cells import read_cells
+    from mkhspc.store.cells import read_cells
 
     for slide in in_filter:
         rows = read_cells(run.layout, run.manifest, slide, ["cell_type", "in_filter"]).to_pylist()

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from blobs import blob, detection, row_of, window_of
 from numpy.typing import NDArray
 from skimage.color import rgb2hsv
 
-from pipeline.measure.features import measure
+from blobs import blob, detection, row_of, window_of
+from mkhspc.measure.features import measure
 
 
 def uniform(colours: list[tuple[int, int, int]]) -> dict[str, list[float]]:

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from blobs import UM_PER_PX, blob, detection, stained_noise, window_of
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from pipeline.detect.contract import Detection
-from pipeline.measure.context import CONTEXT_NAMES, RING_UM
-from pipeline.measure.features import measure
+from blobs import UM_PER_PX, blob, detection, stained_noise, window_of
+from mkhspc.detect.contract import Detection
+from mkhspc.measure.context import CONTEXT_NAMES, RING_UM
+from mkhspc.measure.features import measure
 
 SIDE = 140
 

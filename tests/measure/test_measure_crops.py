@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from blobs import stained_noise, window_of
 from hypothesis import given, strategies as st
 
-from pipeline.config import CELL_TYPES, CellType
-from pipeline.geometry import Box
-from pipeline.measure.crops import CROP_SIZE_UM, crop_box, cut_crop, encoded_crops, reach_um
-from pipeline.store.picture import encode_picture
+from blobs import stained_noise, window_of
+from mkhspc.config import CELL_TYPES, CellType
+from mkhspc.geometry import Box
+from mkhspc.measure.crops import CROP_SIZE_UM, crop_box, cut_crop, encoded_crops, reach_um
+from mkhspc.store.picture import encode_picture
 
 
 @pytest.mark.parametrize("cell_type", CELL_TYPES)
@@ -44,7 +44,7 @@ def test_a_crop_shows_the_scene_pixel_by_pixel_and_white_beyond_it() -> None:
 def test_a_column_of_crops_holds_them_in_order_whatever_its_pieces(
     monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
 ) -> None:
-    monkeypatch.setattr("pipeline.measure.crops.CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr("mkhspc.measure.crops.CHUNK_BYTES", chunk_bytes)
     window = window_of(stained_noise(0, 60, 50), 100, 200)
     boxes = [Box(95 + 3 * i, 190, 120 + 3 * i, 220) for i in range(9)]
     column = encoded_crops(window, boxes)

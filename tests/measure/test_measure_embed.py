@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from blobs import CALIBRATION, blob
 from numpy.typing import NDArray
 
-from pipeline.detect.contract import Detection, Window
-from pipeline.errors import IncompleteError, MkhspcError
-from pipeline.geometry import Box
-from pipeline.measure.crops import CROP_SIZE_UM
-from pipeline.measure.embed import MAX_ASKED, column_names, embed, masked_crops
-from pipeline.models.embedders import ARCHITECTURES, INPUT_SIDE_PX
-from pipeline.models.service import Local, Message
+from blobs import CALIBRATION, blob
+from mkhspc.detect.contract import Detection, Window
+from mkhspc.errors import IncompleteError, MkhspcError
+from mkhspc.geometry import Box
+from mkhspc.measure.crops import CROP_SIZE_UM
+from mkhspc.measure.embed import MAX_ASKED, column_names, embed, masked_crops
+from mkhspc.models.embedders import ARCHITECTURES, INPUT_SIDE_PX
+from mkhspc.models.service import Local, Message
 
 EMBEDDER = "efficientnet-lite0"
 SIZE = ARCHITECTURES[EMBEDDER].size

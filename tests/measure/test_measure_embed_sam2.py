@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from blobs import CALIBRATION, blob
 from numpy.typing import NDArray
 
-from pipeline.detect.contract import Detection, Window
-from pipeline.detect.sam2 import EmbeddedDetection, WindowGrid
-from pipeline.errors import IncompleteError
-from pipeline.geometry import Box, um_to_px
-from pipeline.measure import deep
-from pipeline.measure.embed_sam2 import SIZE, column_names, embed, reach_um
-from pipeline.models.service import Local, Message
+from blobs import CALIBRATION, blob
+from mkhspc.detect.contract import Detection, Window
+from mkhspc.detect.sam2 import EmbeddedDetection, WindowGrid
+from mkhspc.errors import IncompleteError
+from mkhspc.geometry import Box, um_to_px
+from mkhspc.measure import deep
+from mkhspc.measure.embed_sam2 import SIZE, column_names, embed, reach_um
+from mkhspc.models.service import Local, Message
 
 UM_PER_PX = 0.5
 LONGEST_UM = 40.0

@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from blobs import blob, detection, row_of, stained_noise, window_of
 from numpy.typing import NDArray
 from skimage.measure import regionprops_table
 
-from pipeline.detect.contract import Detection
-from pipeline.geometry import um_to_px
-from pipeline.measure.features import FEATURE_NAMES, measure, reach_um
-from pipeline.store.schema import FEATURE_PREFIXES
+from blobs import blob, detection, row_of, stained_noise, window_of
+from mkhspc.detect.contract import Detection
+from mkhspc.geometry import um_to_px
+from mkhspc.measure.features import FEATURE_NAMES, measure, reach_um
+from mkhspc.store.schema import FEATURE_PREFIXES
 
 NOTES = (
     "area",
@@ -92,8 +92,8 @@ def test_a_cell_measures_the_same_bits_in_any_window_and_company(seed: int) -> N
 def test_cells_measure_the_same_in_many_small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     rgb, cells = scattered(5)
     at_once = measure(window_of(rgb), cells)
-    monkeypatch.setattr("pipeline.measure.strips.MAX_STRIP_PX", 5_000)
-    monkeypatch.setattr("pipeline.measure.hull.PAIRS_AT_ONCE", 1_000)
+    monkeypatch.setattr("mkhspc.measure.strips.MAX_STRIP_PX", 5_000)
+    monkeypatch.setattr("mkhspc.measure.hull.PAIRS_AT_ONCE", 1_000)
     in_batches = measure(window_of(rgb), cells)
     assert all(np.array_equal(at_once[name], in_batches[name]) for name in FEATURE_NAMES)
 

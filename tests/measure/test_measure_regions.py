@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from blobs import blob, detection, tight
 from hypothesis import given, strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipeline.detect.contract import Detection
-from pipeline.geometry import BoolMask, Box, mask_centroid
-from pipeline.measure.regions import PackedMasks
+from blobs import blob, detection, tight
+from mkhspc.detect.contract import Detection
+from mkhspc.geometry import BoolMask, Box, mask_centroid
+from mkhspc.measure.regions import PackedMasks
 
 EVERYWHERE = Box(-10_000, -10_000, 100_000, 100_000)
 

@@ -4,15 +4,15 @@ import math
 
 import numpy as np
 import pytest
-from blobs import UM_PER_PX, blob, detection, row_of, stained_noise, tight, window_of
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 from skimage.measure import regionprops
 
-from pipeline.geometry import BoolMask, mask_length_px, mask_to_contour
-from pipeline.measure.features import measure
-from pipeline.measure.hull import Hulls, hull_areas_px
-from pipeline.measure.regions import PackedMasks
+from blobs import UM_PER_PX, blob, detection, row_of, stained_noise, tight, window_of
+from mkhspc.geometry import BoolMask, mask_length_px, mask_to_contour
+from mkhspc.measure.features import measure
+from mkhspc.measure.hull import Hulls, hull_areas_px
+from mkhspc.measure.regions import PackedMasks
 
 small_masks = (
     arrays(np.bool_, st.tuples(st.integers(1, 14), st.integers(1, 14)), fill=st.booleans())

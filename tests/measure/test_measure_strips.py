@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import numpy as np
-from blobs import blob, detection
 
-from pipeline.geometry import Box
-from pipeline.measure.strips import over_strips, strips
+from blobs import blob, detection
+from mkhspc.geometry import Box
+from mkhspc.measure.strips import over_strips, strips
 
 
 def test_frames_hold_the_cells_and_what_surrounds_them() -> None:

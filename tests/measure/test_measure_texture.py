@@ -4,15 +4,15 @@ import math
 
 import numpy as np
 import pytest
-from blobs import CALIBRATION, UM_PER_PX, blob, detection, row_of, stained_noise, window_of
 from numpy.typing import NDArray
 from scipy import stats
 from skimage.feature import graycomatrix, graycoprops
 
-from pipeline.detect.contract import Detection, Window
-from pipeline.measure.features import measure
-from pipeline.measure.texture import LEVELS_PER_BIN, ROUNDING_VARIANCE, SCALES_NM
-from pipeline.slide.stains import OD_UNIT
+from blobs import CALIBRATION, UM_PER_PX, blob, detection, row_of, stained_noise, window_of
+from mkhspc.detect.contract import Detection, Window
+from mkhspc.measure.features import measure
+from mkhspc.measure.texture import LEVELS_PER_BIN, ROUNDING_VARIANCE, SCALES_NM
+from mkhspc.slide.stains import OD_UNIT
 
 
 def window_with(levels: NDArray[np.uint8], um_per_px: float = UM_PER_PX) -> Window:

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from weightserver import MEMBER, content, names_in, packed_weight_of, sha256, weight_of
 
-from pipeline.errors import InputError, UsageError
-from pipeline.models.cache import WeightFile, models_dir, stored, weights_for
-from pipeline.models.catalogue import CATALOGUE, Weight
+from mkhspc.errors import InputError, UsageError
+from mkhspc.models.weights.cache import WeightFile, models_dir, stored, weights_for
+from mkhspc.models.weights.catalogue import CATALOGUE, Weight
 
 DATA = content(size_bytes=50_000)
 WEIGHT = weight_of(DATA, "http://127.0.0.1:9/small.pt")
@@ -220,7 +220,7 @@ def test_weights_inside_an_installed_package_are_found_without_importing_it(
 
 def test_nothing_here_imports_torch() -> None:
     code = (
-        "import sys, pipeline.models.cache, pipeline.models.fetch, pipeline.cli.models;"
+        "import sys, mkhspc.models.weights.cache, mkhspc.models.weights.fetch, mkhspc.cli.models;"
         "print([m for m in ('torch', 'sam2', 'cellpose', 'torchvision') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,20 +10,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import need
 from numpy.typing import NDArray
+
+from conftest import need
 
 torch = need("torch")
 need("cellpose")
 
 from conecells import cones, one_thread, save_cone_finder, small_backbone  # noqa: E402
-
-from pipeline.errors import InputError, MkhspcError  # noqa: E402
-from pipeline.models import cellpose  # noqa: E402
-from pipeline.models.cache import WeightFile  # noqa: E402
-from pipeline.models.cellpose import BLOCK_PX, Cellpose, CellposeLoader  # noqa: E402
-from pipeline.models.device import Batch, DeviceMemoryError  # noqa: E402
-from pipeline.models.service import Message  # noqa: E402
+from mkhspc.errors import InputError, MkhspcError  # noqa: E402
+from mkhspc.models import cellpose  # noqa: E402
+from mkhspc.models.cellpose import BLOCK_PX, Cellpose, CellposeLoader  # noqa: E402
+from mkhspc.models.device import Batch, DeviceMemoryError  # noqa: E402
+from mkhspc.models.service import Message  # noqa: E402
+from mkhspc.models.weights.cache import WeightFile  # noqa: E402
 
 LOW, HIGH = 20.0, 220.0
 LOWHIGH = np.array([[LOW, HIGH]] * 3)

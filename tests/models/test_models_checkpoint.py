@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import need
 
-from pipeline.errors import InputError
-from pipeline.models.checkpoint import read_checkpoint
+from conftest import need
+from mkhspc.errors import InputError
+from mkhspc.models.weights.checkpoint import read_checkpoint
 
 torch = need("torch")
 

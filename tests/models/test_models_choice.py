@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import ComputeSection, RunConfig, with_options
-from pipeline.models import choice
-from pipeline.models.cache import WeightFile
-from pipeline.models.catalogue import CATALOGUE
-from pipeline.models.choice import Fitness, RunModels, fitness, gpu_bytes, precision, with_weights
-from pipeline.models.device import Gpu, Precision, TorchError
+from mkhspc.config import ComputeSection, RunConfig, with_options
+from mkhspc.models import choice
+from mkhspc.models.choice import Fitness, RunModels, fitness, gpu_bytes, precision, with_weights
+from mkhspc.models.device import Gpu, Precision, TorchError
+from mkhspc.models.weights.cache import WeightFile
+from mkhspc.models.weights.catalogue import CATALOGUE
 
 GB = 1_000_000_000
 

@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner
 from weightserver import Served, content, names_in, serving, sha256, weight_of
 
-from pipeline.cli import run_command
-from pipeline.cli.models import models as models_group
-from pipeline.models.catalogue import CATALOGUE
+from mkhspc.cli import run_command
+from mkhspc.cli.models import models as models_group
+from mkhspc.models.weights.catalogue import CATALOGUE
 
 DATA = content(size_bytes=50_000)
 Captured = pytest.CaptureFixture[str]

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import need
 
-from pipeline.errors import UsageError
-from pipeline.models import device
-from pipeline.models.device import (
+from conftest import need
+from mkhspc.errors import UsageError
+from mkhspc.models import device
+from mkhspc.models.device import (
     Batch,
     DeviceMemoryError,
     Footprint,
@@ -374,7 +374,7 @@ def test_a_package_that_is_missing_skips_a_file_of_tests_and_fails_it_where_it_i
 
 def test_gpus_are_found_by_a_process_of_its_own(torch: Any) -> None:
     code = (
-        "import sys; from pipeline.models.device import find_gpus; print(len(find_gpus()));"
+        "import sys; from mkhspc.models.device import find_gpus; print(len(find_gpus()));"
         "print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -430,8 +430,8 @@ def test_a_gpu_for_which_this_torch_was_not_built_is_told(
 def test_what_lies_in_the_working_directory_is_not_started(
     torch: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (tmp_path / "pipeline").mkdir()
-    for name in ("pipeline/__init__.py", "json.py"):
+    (tmp_path / "mkhspc").mkdir()
+    for name in ("mkhspc/__init__.py", "json.py"):
         (tmp_path / name).write_text("raise ImportError('of the working directory')")
     monkeypatch.chdir(tmp_path)
     assert len(device.find_gpus()) == torch.cuda.device_count()

@@ -12,18 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from blobs import CALIBRATION, blob
-from conftest import need
 from numpy.typing import NDArray
 
-from pipeline.detect.contract import Detection, Window
-from pipeline.errors import IncompleteError, InputError, UsageError
-from pipeline.geometry import Box
-from pipeline.measure.embed import embed
-from pipeline.models.cache import WeightFile
-from pipeline.models.device import Batch, DeviceMemoryError
-from pipeline.models.embedders import ARCHITECTURES, INPUT_SIDE_PX, Embedder, EmbedderLoader
-from pipeline.models.service import Local
+from blobs import CALIBRATION, blob
+from conftest import need
+from mkhspc.detect.contract import Detection, Window
+from mkhspc.errors import IncompleteError, InputError, UsageError
+from mkhspc.geometry import Box
+from mkhspc.measure.embed import embed
+from mkhspc.models.device import Batch, DeviceMemoryError
+from mkhspc.models.embedders import ARCHITECTURES, INPUT_SIDE_PX, Embedder, EmbedderLoader
+from mkhspc.models.service import Local
+from mkhspc.models.weights.cache import WeightFile
 
 torch = need("torch")
 
@@ -317,7 +317,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 def test_a_loader_travels_between_processes_without_torch(tmp_path: Path) -> None:
     loader = EmbedderLoader("resnet50", WeightFile("resnet50", tmp_path / "none.pth", "0" * 64))
     code = (
-        "import pickle, sys; import pipeline.measure.embed;"
+        "import pickle, sys; import mkhspc.measure.embed;"
         f"loader = pickle.loads({pickle.dumps(loader)!r});"
         "print(loader.name, loader.resident_bytes > 10**8, 'torch' in sys.modules)"
     )

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import need, skip_or_fail
-from mounts import tmpfs
 from weightserver import (
     SMALL_BYTES,
     Served,
@@ -30,11 +28,13 @@ from weightserver import (
     weight_of,
 )
 
-from pipeline.errors import IncompleteError, InputError, UsageError
-from pipeline.models.cache import stored, ways_out, weights_for
-from pipeline.models.catalogue import CATALOGUE, Download, Weight
-from pipeline.models.download import Patience
-from pipeline.models.fetch import fetch
+from conftest import need, skip_or_fail
+from mkhspc.errors import IncompleteError, InputError, UsageError
+from mkhspc.models.weights.cache import stored, ways_out, weights_for
+from mkhspc.models.weights.catalogue import CATALOGUE, Download, Weight
+from mkhspc.models.weights.download import Patience
+from mkhspc.models.weights.fetch import fetch
+from mounts import tmpfs
 
 DATA = content()
 QUICK = Patience(tries=3, first_wait_s=0.01, longest_wait_s=0.05, silence_s=5.0)
@@ -413,7 +413,7 @@ def fetching(weight: Weight, models: Path) -> subprocess.Popen[str]:
     """`mkhspc models fetch` in a process of its own, whose catalogue knows the weight."""
     code = (
         f"{catalogue_line(weight)}\n"
-        f"from pipeline.cli import main; main(['models', 'fetch', {weight.name!r}, '--json'])"
+        f"from mkhspc.cli import main; main(['models', 'fetch', {weight.name!r}, '--json'])"
     )
     return subprocess.Popen(
         [sys.executable, "-c", code],
@@ -508,6 +508,6 @@ def test_what_was_fetched_is_what_adapters_get(models: Path, monkeypatch: pytest
     monkeypatch.setenv("MKHSPC_MODELS", str(models))
     with serving(Served(DATA)) as served:
         weight = weight_of(DATA, served.url)
-        monkeypatch.setitem(sys.modules["pipeline.models.catalogue"].CATALOGUE, "small", weight)
+        monkeypatch.setitem(sys.modules["mkhspc.models.weights.catalogue"].CATALOGUE, "small", weight)
         fetched = fetch(weight, models)
     assert weights_for("small") == fetched

@@ -14,20 +14,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from blobs import CALIBRATION
-from conftest import need
 from scipy import ndimage
 
-from pipeline.detect.contract import Detection, Window
-from pipeline.detect.sam2 import masks_of
-from pipeline.errors import InputError, MkhspcError
-from pipeline.geometry import Box
-from pipeline.measure import embed_sam2
-from pipeline.models import sam2 as subject
-from pipeline.models.device import Batch, DeviceMemoryError
-from pipeline.models.sam2 import Embedding, Sam2, Sam2Loader
-from pipeline.models.sam2_masks import REASONS, Gate, SmallMask, coverage, is_same_cell, one_of_each_cell
-from pipeline.models.service import Local
+from blobs import CALIBRATION
+from conftest import need
+from mkhspc.detect.contract import Detection, Window
+from mkhspc.detect.sam2 import masks_of
+from mkhspc.errors import InputError, MkhspcError
+from mkhspc.geometry import Box
+from mkhspc.measure import embed_sam2
+from mkhspc.models import sam2 as subject
+from mkhspc.models.device import Batch, DeviceMemoryError
+from mkhspc.models.sam2 import Embedding, Sam2, Sam2Loader
+from mkhspc.models.sam2_masks import REASONS, Gate, SmallMask, coverage, is_same_cell, one_of_each_cell
+from mkhspc.models.service import Local
 
 torch = need("torch")
 need("sam2")

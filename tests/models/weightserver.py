@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from pipeline.models.catalogue import Download, Weight
+from mkhspc.models.weights.catalogue import Download, Weight
 
 MEMBER = "mkhspc_test_weights/models/packed.pth"
 SMALL_BYTES = 3_300_000
@@ -46,7 +46,7 @@ def packed_weight_of(data: bytes, url: str) -> tuple[Weight, bytes]:
 
 def catalogue_line(weight: Weight) -> str:
     """Python that makes a weight known to a process of its own."""
-    return f"from pipeline.models.catalogue import *; CATALOGUE[{weight.name!r}] = {weight!r}"
+    return f"from mkhspc.models.weights.catalogue import *; CATALOGUE[{weight.name!r}] = {weight!r}"
 
 
 @dataclass

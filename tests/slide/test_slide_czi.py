@@ -11,6 +11,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings, strategies as st
+from numpy.typing import NDArray
+
 from czifiles import (
     ZSTD,
     Block,
@@ -22,15 +25,12 @@ from czifiles import (
     substitute,
     write_czi,
 )
-from hypothesis import given, settings, strategies as st
-from numpy.typing import NDArray
-
-from pipeline.errors import InputError, UsageError
-from pipeline.geometry import Box
-from pipeline.slide import czi as czi_module
-from pipeline.slide.czi import CziSlide, read_slide_info
-from pipeline.slide.directory import SubBlock, read_directory
-from pipeline.slide.unpack import Image
+from mkhspc.errors import InputError, UsageError
+from mkhspc.geometry import Box
+from mkhspc.slide.czi import slide as czi_module
+from mkhspc.slide.czi.directory import SubBlock, read_directory
+from mkhspc.slide.czi.slide import CziSlide, read_slide_info
+from mkhspc.slide.czi.unpack import Image
 
 FAR = (-700, 90_000)
 

@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-from marrow import PATIENTS
 from skimage.filters import threshold_otsu
-from stained import CALIBRATION, CYTOPLASM_OD, EOSIN, EOSIN_OD, HAEMATOXYLIN, NUCLEUS_OD, Field, mixed, unit
 
-from pipeline.errors import InputError
-from pipeline.slide.stains import OD_UNIT, STAINS, SceneCalibration, Stains, calibrate, otsu, separate, smooth
+from marrow import PATIENTS
+from mkhspc.errors import InputError
+from mkhspc.slide.stains import OD_UNIT, STAINS, SceneCalibration, Stains, calibrate, otsu, separate, smooth
+from stained import CALIBRATION, CYTOPLASM_OD, EOSIN, EOSIN_OD, HAEMATOXYLIN, NUCLEUS_OD, Field, mixed, unit
 
 UM_PER_PX = 0.22
 

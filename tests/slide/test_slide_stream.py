@@ -7,18 +7,18 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from czifiles import Block, write_czi
 from hypothesis import given, strategies as st
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError
-from pipeline.geometry import Box
-from pipeline.slide import packed, read_plan
-from pipeline.slide.czi import CziSlide
-from pipeline.slide.packed import BAND_ROWS, PackedImage
-from pipeline.slide.read_plan import BlockKey, Foreseen, Visit, mosaics_of, plan_reads
-from pipeline.slide.stream import AHEAD_PER_THREAD, WindowStream
-from pipeline.slide.unpack import Image
+from czifiles import Block, write_czi
+from mkhspc.errors import InputError
+from mkhspc.geometry import Box
+from mkhspc.slide.czi import packed, read_order as read_plan
+from mkhspc.slide.czi.packed import BAND_ROWS, PackedImage
+from mkhspc.slide.czi.read_order import BlockKey, Foreseen, Visit, mosaics_of, plan_reads
+from mkhspc.slide.czi.slide import CziSlide
+from mkhspc.slide.czi.stream import AHEAD_PER_THREAD, WindowStream
+from mkhspc.slide.czi.unpack import Image
 
 BLOCK_PX = 40
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from pipeline.errors import InputError
-from pipeline.geometry import Box
-from pipeline.slide.model import SceneInfo
-from pipeline.slide.stains import SceneCalibration, calibrate
-from pipeline.slide.tiles import (
+from mkhspc.errors import InputError
+from mkhspc.geometry import Box
+from mkhspc.slide.model import SceneInfo
+from mkhspc.slide.stains import SceneCalibration, calibrate
+from mkhspc.slide.tiles import (
     Tile,
     TilePlan,
     calibration_boxes,
@@ -24,8 +24,8 @@ from pipeline.slide.tiles import (
     sampled,
     write_plan,
 )
-from pipeline.slide.tissue import TissueMask
-from pipeline.store.layout import RunLayout
+from mkhspc.slide.tissue import TissueMask
+from mkhspc.store.layout import RunLayout
 
 FACTOR = 8
 

@@ -9,14 +9,14 @@ import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-from marrow import expert_dots
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError
-from pipeline.geometry import Box
-from pipeline.slide import tissue
-from pipeline.slide.czi import CziSlide
-from pipeline.slide.tissue import MASK_FACTORS, MASK_UM_PER_PX, TissueMask, find_tissue, mask_factor, survey
+from marrow import expert_dots
+from mkhspc.errors import InputError
+from mkhspc.geometry import Box
+from mkhspc.slide import tissue
+from mkhspc.slide.czi.slide import CziSlide
+from mkhspc.slide.tissue import MASK_FACTORS, MASK_UM_PER_PX, TissueMask, find_tissue, mask_factor, survey
 
 UM = 4.0
 """Side of a pixel of the pictures below, so 25 pixels are 100 µm."""

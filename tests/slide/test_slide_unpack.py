@@ -14,14 +14,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from aicspylibczi import CziFile
-from czifiles import Block, mosaic_blocks, noise, write_czi
 from numpy.typing import NDArray
 
-from pipeline.geometry import Box
-from pipeline.slide.czi import CziSlide
-from pipeline.slide.directory import SubBlock, read_directory
-from pipeline.slide.jpegxr import BGR24, SIGNATURE, TURN_TAG, decode, headers_of
-from pipeline.slide.unpack import unpack
+from czifiles import Block, mosaic_blocks, noise, write_czi
+from mkhspc.geometry import Box
+from mkhspc.slide.czi.directory import SubBlock, read_directory
+from mkhspc.slide.czi.jpegxr import BGR24, SIGNATURE, TURN_TAG, decode, headers_of
+from mkhspc.slide.czi.slide import CziSlide
+from mkhspc.slide.czi.unpack import unpack
 
 SUB_BLOCK = SubBlock(
     box=Box(100, 200, 150, 240),
@@ -219,7 +219,7 @@ def test_a_system_without_room_is_not_taken_for_damage(tmp_path: Path) -> None:
     code = """
 import resource, sys
 from pathlib import Path
-from pipeline.slide.jpegxr import decode
+from mkhspc.slide.czi.jpegxr import decode
 stored = Path(sys.argv[1]).read_bytes()
 decode(stored, 90, 100, 100)
 for most in range(3, 9):

@@ -15,15 +15,15 @@ from typing import Any
 
 import psutil
 import pytest
+
 from conftest import skip_or_fail
+from mkhspc.cluster.sacct import FIELDS, parse_sacct
+from mkhspc.cluster.shard import Shard
+from mkhspc.slide.tiles import TilePlan, read_plan
+from mkhspc.store import manifest as manifests
+from mkhspc.store.layout import RunLayout
 from processes import mkhspc
 from slurmcluster import NotInstalledError, running_slurm, slurm
-
-from pipeline.engine.sacct import FIELDS, parse_sacct
-from pipeline.engine.schedule import Shard
-from pipeline.slide.tiles import TilePlan, read_plan
-from pipeline.store import manifest as manifests
-from pipeline.store.layout import RunLayout
 
 pytestmark = pytest.mark.slow
 
@@ -85,7 +85,7 @@ class Chain:
         def found() -> psutil.Process | None:
             for process in psutil.process_iter(["cmdline"]):
                 line = process.info["cmdline"] or []
-                if "pipeline" in line and line[-6:] == words:
+                if "mkhspc" in line and line[-6:] == words:
                     return process
             return None
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine import sacct
-from pipeline.engine.sacct import JobRecord, dead_tasks, parse_sacct, reason
-from pipeline.engine.status import TaskEnd
-from pipeline.store.layout import RunLayout
+from mkhspc.cluster import sacct
+from mkhspc.cluster.sacct import JobRecord, dead_tasks, parse_sacct, reason
+from mkhspc.cluster.status import TaskEnd
+from mkhspc.store.layout import RunLayout
 
 OUTPUT = """\
 JobID|JobIDRaw|JobName|State|ExitCode|Reason|MaxRSS|ReqMem|Elapsed|NodeList

@@ -14,17 +14,18 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
-from processes import mkhspc
 
-from pipeline.cli import run_command
-from pipeline.config import load_config
-from pipeline.engine import least_memory, slurm
-from pipeline.engine.budget import room_bytes
-from pipeline.engine.limits import GB
-from pipeline.engine.prepare import open_run
-from pipeline.slide.directory import read_directory
-from pipeline.store import atomic, manifest as manifests
-from pipeline.store.layout import RunLayout
+from mkhspc.budget import least_memory
+from mkhspc.budget.demand import room_bytes
+from mkhspc.cli import run_command
+from mkhspc.cluster import slurm
+from mkhspc.config import load_config
+from mkhspc.process.limits import GB
+from mkhspc.run.open import open_run
+from mkhspc.slide.czi.directory import read_directory
+from mkhspc.store import atomic, manifest as manifests
+from mkhspc.store.layout import RunLayout
+from processes import mkhspc
 
 pytestmark = pytest.mark.slow
 

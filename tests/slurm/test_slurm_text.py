@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import CELL_TYPES, CellSection, RunConfig, SlurmSection
-from pipeline.engine import slurm
-from pipeline.engine.schedule import Shard
-from pipeline.engine.slurm import ArrayTask, JobPlan
-from pipeline.errors import InputError
+from mkhspc.cluster import slurm
+from mkhspc.cluster.shard import Shard
+from mkhspc.cluster.slurm import ArrayTask, JobPlan
+from mkhspc.config import CELL_TYPES, CellSection, RunConfig, SlurmSection
+from mkhspc.errors import InputError
 
 HOSTILE = """it's a "study" $(touch pwned) `touch pwned` ; # * \\ %A ü"""
 
@@ -32,7 +32,7 @@ def job_plan(root: Path = Path("/data/marrow study"), **settings: object) -> Job
         slurm=replace(SlurmSection(shards_per_slide=2, memory_gb=16.0), **settings),
     )
     tasks = [ArrayTask(s, Shard(i, 2)) for s in ("FGC1", "MHU2") for i in range(2)]
-    program = ("/opt/venv/bin/python", "-P", "-m", "pipeline")
+    program = ("/opt/venv/bin/python", "-P", "-m", "mkhspc")
     cpus = 8 if config.slurm.cpus == "auto" else config.slurm.cpus
     return JobPlan(config, root / "study.toml", root / "jobs", tuple(tasks), cpus, 16.0, program)
 

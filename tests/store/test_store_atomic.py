@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import InputError
-from pipeline.store import atomic
+from mkhspc.errors import InputError
+from mkhspc.store import atomic
 
 
 def test_a_file_appears_whole_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_a_killed_writer_leaves_the_old_file_whole(tmp_path: Path) -> None:
     code = f"""
 import sys, time
 from pathlib import Path
-from pipeline.store import atomic
+from mkhspc.store import atomic
 with atomic.replacing(Path({str(path)!r})) as temporary:
     temporary.write_text("new" * 1000)
     print("writing", flush=True)
@@ -93,7 +93,7 @@ def test_many_processes_that_create_one_file_agree_on_one_winner(tmp_path: Path,
     code = f"""{before}
 import sys, time
 from pathlib import Path
-from pipeline.store import atomic
+from mkhspc.store import atomic
 time.sleep(max(0, {start} - time.time()))
 try:
     with atomic.creating(Path({str(path)!r})) as t:
@@ -194,7 +194,7 @@ def test_the_same_host_after_a_restart_or_in_another_container_is_another_place(
 ) -> None:
     ours = atomic.here()
     assert ours.startswith(f"{socket.gethostname()}~")
-    command = [sys.executable, "-c", "from pipeline.store import atomic; print(atomic.here())"]
+    command = [sys.executable, "-c", "from mkhspc.store import atomic; print(atomic.here())"]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == ours
     if os.geteuid() == 0:
         fence = ["unshare", "--pid", "--fork", "--mount-proc"]

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from pipeline.errors import InputError
-from pipeline.store.layout import (
+from mkhspc.errors import InputError
+from mkhspc.store.layout import (
     MAX_SLIDE_ID_LENGTH,
     RunLayout,
     distinct_slide_ids,

@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import FakeRun, make_run, put_manifest
 
-from pipeline.errors import InputError
-from pipeline.store import manifest as manifests
-from pipeline.store.layout import RunLayout
+from mkhspc.errors import InputError
+from mkhspc.store import manifest as manifests
+from mkhspc.store.layout import RunLayout
+from runs import FakeRun, make_run, put_manifest
 
 ADD_SLIDES = """
 import errno, fcntl, sys, time
 from dataclasses import replace
 from pathlib import Path
-from pipeline.store import manifest as manifests
-from pipeline.store.layout import RunLayout
+from mkhspc.store import manifest as manifests
+from mkhspc.store.layout import RunLayout
 
 def with_slide(slide_id):
     def change(manifest):

@@ -5,15 +5,15 @@ import zlib
 
 import numpy as np
 import pytest
-from blobs import stained_noise
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.errors import InputError
-from pipeline.store import picture
-from pipeline.store.picture import MAX_SIDE_PX, decode_picture, encode_picture
+from blobs import stained_noise
+from mkhspc.errors import InputError
+from mkhspc.store import picture
+from mkhspc.store.picture import MAX_SIDE_PX, decode_picture, encode_picture
 
 
 def encoded(image: Image.Image, file_format: str) -> bytes:

@@ -5,8 +5,8 @@ import math
 import pytest
 from hypothesis import given, strategies as st
 
-from pipeline.errors import InputError
-from pipeline.store.schema import CellName, cell_names, feature_columns, parse_cell_id
+from mkhspc.errors import InputError
+from mkhspc.store.schema import CellName, cell_names, feature_columns, parse_cell_id
 
 slide_ids = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
 places = st.tuples(st.floats(0, 1e6), st.floats(0, 1e6))

@@ -7,12 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from runs import make_run
 
-from pipeline.config import AreaRange
-from pipeline.errors import InputError
-from pipeline.store import cells, manifest as manifests, tables
-from pipeline.store.schema import CROPS
+from mkhspc.config import AreaRange
+from mkhspc.errors import InputError
+from mkhspc.store import cells, manifest as manifests, tables
+from mkhspc.store.schema import CROPS
+from runs import make_run
 
 TABLE = pa.table({"a": pa.array(range(1000), pa.int32()), "b": [f"x{i}" for i in range(1000)]})
 

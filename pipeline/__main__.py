@@ -1,5 +1,0 @@
-"""`python -m pipeline` is `mkhspc`."""
-
-from pipeline.cli import main
-
-main()

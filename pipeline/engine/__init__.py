@@ -1,1 +1,0 @@
-"""Tiles to parts, in parallel, resumable; parts to tables."""

@@ -1,0 +1,5 @@
+"""`python -P -m mkhspc` is `mkhspc`."""
+
+from mkhspc.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""What a run will take: memory of a tile and of a whole run."""

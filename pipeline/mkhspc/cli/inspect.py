@@ -1,0 +1,123 @@
+"""`mkhspc inspect`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mkhspc.cli import progress
+from mkhspc.cli.options import json_option
+from mkhspc.config import CELL_TYPES, RunConfig, load_config
+from mkhspc.errors import UsageError, printable
+
+if TYPE_CHECKING:
+    from mkhspc.measure.recipe import Recipe
+    from mkhspc.slide.inspect import SceneReport, SlideReport
+
+
+@click.command(short_help="What a CZI file holds: scenes, pixel size, tissue, tiles.")
+@click.argument("czi", type=click.Path(path_type=Path))
+@click.option("--tile-size", type=int, help="Side of a tile in pixels.  [default: 4096]")
+@click.option("--um-per-px", type=float, help="Pixel size in µm, instead of the file's.")
+@click.option("--preview", type=click.Path(path_type=Path), metavar="FILE.png", help="Also draw a picture.")
+@json_option
+def inspect(
+    czi: Path, tile_size: int | None, um_per_px: float | None, preview: Path | None, as_json: bool
+) -> None:
+    """What a CZI file holds: scenes, pixel size, compression, tissue, tiles.
+
+    The picture of --preview shows tissue (green), fat (orange) and the tiles. A slide that
+    `segment` would refuse is described as far as it can be, with the reason.
+
+    \b
+    Examples:
+      mkhspc inspect slide.czi
+      mkhspc inspect slide.czi --preview slide.png --json
+    """
+    from mkhspc.slide.czi.slide import CziSlide
+    from mkhspc.slide.inspect import inspect_slide
+
+    config = load_config(None, {"run.tile_size": tile_size, "run.um_per_px": um_per_px})
+    if preview is not None and preview.suffix.lower() != ".png":
+        raise UsageError(
+            "the preview is a PNG picture", where=preview, fix="give it a name that ends in .png"
+        )
+    with CziSlide.open(czi, config.run.um_per_px) as slide:
+        with progress.shown() as show:
+            report = inspect_slide(slide, config.run.tile_size, _recipe(config).halo_px, show)
+        click.echo(json.dumps(report.to_dict(), indent=1) if as_json else describe(report))
+        if preview is not None:
+            from mkhspc.slide.preview import draw_preview, write_png
+
+            write_png(preview, draw_preview(slide, report))
+
+
+def _recipe(config: RunConfig) -> Recipe:
+    """What `segment` would look for with the same settings."""
+    from mkhspc.measure.recipe import Recipe
+    from mkhspc.models.choice import RunModels
+    from mkhspc.run.settings import with_choices
+
+    config, _ = with_choices(config)
+    return Recipe.of(config, {t: config.cells(t).stored for t in CELL_TYPES}, RunModels.of(config))
+
+
+def describe(report: SlideReport) -> str:
+    """The report as lines of text, safe to print whatever the file is called."""
+    info = report.info
+    lines = [printable(info.path.name)]
+    lines += [f"  {name:<12}{value}" for name, value in _facts(report)]
+    lines += [f"  scene {scene.scene:<6}{_scene_line(scene)}" for scene in report.scenes]
+    return "\n".join(lines)
+
+
+def _facts(report: SlideReport) -> list[tuple[str, str]]:
+    info = report.info
+    reduced = ", ".join(f"1/{level}" for level in info.pyramid_levels if level > 1)
+    images = f"{', '.join(info.compressions)}; {'pyramid ' + reduced if reduced else 'no pyramid'}"
+    size = f"{report.um_per_px:.6g} µm" if report.um_per_px else f"unknown: the file {info.pixel_size_fault}"
+    facts = [
+        ("slide id", info.slide_id),
+        ("file", f"{info.size_bytes / 1e6:,.1f} MB, {'a mosaic' if info.is_mosaic else 'no mosaic'}"),
+        ("images", images),
+        ("pixels", f"{info.pixel_type}, {printable(', '.join(info.channels))}"),
+        ("pixel size", printable(size)),
+    ]
+    other = [
+        f"{count} {name} ({'middle' if name == 'Z' else 'first'} is read)" for name, count in info.planes
+    ]
+    if other:
+        facts.append(("planes", ", ".join(other)))
+    if report.tiles is not None:
+        facts.append(("tiles", _tiles_line(report)))
+    facts.append(("segment", _verdict(report)))
+    return facts
+
+
+def _verdict(report: SlideReport) -> str:
+    if report.refusal:
+        return f"would refuse it: it {printable(report.refusal)}"
+    return "would take it" if report.tiles else "would find no tissue on it"
+
+
+def _tiles_line(report: SlideReport) -> str:
+    line = f"{len(report.tiles or ())} of {report.tile_size} px"
+    if report.read_share is None:
+        return f"{line}: no tissue found"
+    return (
+        f"{line}; with a halo of {report.halo_px} px, {report.read_share:.2f} pixels read for each in a core"
+    )
+
+
+def _scene_line(scene: SceneReport) -> str:
+    parts = [f"{scene.width_px:,} x {scene.height_px:,} px at ({scene.x0_px}, {scene.y0_px})"]
+    if scene.width_mm is not None and scene.height_mm is not None:
+        parts.append(f"{scene.width_mm:.2f} x {scene.height_mm:.2f} mm")
+    if scene.tissue_mm2 is not None and scene.fat_free_mm2 is not None:
+        parts.append(f"tissue {scene.tissue_mm2:.3f} mm² ({scene.tissue_share:.0%})")
+        parts.append(f"without fat {scene.fat_free_mm2:.3f} mm² ({scene.fat_free_share:.0%})")
+        parts.append(f"{scene.tiles} {'tile' if scene.tiles == 1 else 'tiles'}")
+    return ", ".join(parts)

@@ -1,0 +1,36 @@
+"""`mkhspc merge`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mkhspc.cli import progress
+from mkhspc.cli.options import json_option, run_argument
+from mkhspc.cli.segment import print_summary
+
+
+@click.command(short_help="Put the finished tiles of a run together into its tables.")
+@run_argument
+@json_option
+def merge(run_dir: Path, as_json: bool) -> None:
+    """Put the finished tiles of a run together into its tables.
+
+    Needed after shards only; `segment` merges by itself. Refuses while tiles are
+    missing (exit code 4) and names them.
+
+    \b
+    Example:
+      mkhspc merge run
+    """
+    from mkhspc.process.signals import interruptible
+
+    with progress.shown() as show, interruptible():
+        from mkhspc.run.journey import merge as run_merge
+        from mkhspc.store.layout import RunLayout
+        from mkhspc.store.summary import refuse_empty
+
+        summary = run_merge(RunLayout(run_dir), progress=show)
+    refuse_empty(summary)
+    print_summary(summary, as_json)

@@ -1,0 +1,87 @@
+"""Options that several commands share, defined once."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from mkhspc.config import CellType, RunConfig
+from mkhspc.errors import printable
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+run_option = click.option(
+    "--run", "run_dir", required=True, type=click.Path(path_type=Path), help="The run's directory."
+)
+run_argument = click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+AREA_OPTIONS = {
+    "mk_min_area_um": "mk.min_area_um2",
+    "mk_max_area_um": "mk.max_area_um2",
+    "hspc_min_area_um": "hspc.min_area_um2",
+    "hspc_max_area_um": "hspc.max_area_um2",
+}
+"""The four area options of the command line and the settings that they stand for."""
+
+
+def area_options(command: Command, *, with_defaults: bool = False) -> Command:
+    """Adds --mk-min-area-um, --mk-max-area-um, --hspc-min-area-um and --hspc-max-area-um, in µm².
+
+    Args:
+        with_defaults: the help names the size filter of a new run.
+    """
+    for name in reversed(AREA_OPTIONS):
+        cell_type, bound, *_ = name.split("_")
+        words = "Smallest" if bound == "min" else "Largest"
+        what = "MK (the whole cell)" if cell_type == "mk" else "HSPC"
+        option = f"--{name.replace('_', '-')}"
+        shown = f"{words} {what}, in µm².{_default(name) if with_defaults else ''}"
+        command = click.option(option, name, type=float, help=shown)(command)
+    return command
+
+
+def _default(name: str) -> str:
+    section, _, field = AREA_OPTIONS[name].partition(".")
+    return f" [{getattr(getattr(RunConfig(), section), field):g}]"
+
+
+def by_cell_type(mk: Path | None, hspc: Path | None) -> dict[CellType, Path]:
+    """The files that were given, by the cell type that each is for."""
+    given: dict[CellType, Path | None] = {"mk": mk, "hspc": hspc}
+    return {cell_type: path for cell_type, path in given.items() if path is not None}
+
+
+def command_line(*words: object) -> str:
+    """A command of `mkhspc` to copy into a shell: the program as it can be called here, names quoted."""
+    return shlex.join([*_program(), *map(str, words)])
+
+
+def _program() -> list[str]:
+    """`mkhspc` where the shell finds this one, else the path it was called by, else the module."""
+    called, found = Path(sys.argv[0]), shutil.which("mkhspc")
+    if found is not None and (called.name != "mkhspc" or Path(found).resolve() == called.resolve()):
+        return ["mkhspc"]
+    return [str(called)] if called.name == "mkhspc" else [sys.executable, "-P", "-m", "mkhspc"]
+
+
+def print_json(value: Any) -> None:
+    """Writes a result to stdout as JSON."""
+    click.echo(json.dumps(value, indent=1, allow_nan=False))
+
+
+def idle_gpus(gpus: str) -> str:
+    """What to tell whoever asks for GPUs where no model runs."""
+    return f"{gpus} would stand idle: no detector or embedder of this run is a model"
+
+
+def note(line: str) -> None:
+    """Writes a line to stderr: nothing is wrong, but not as the user may think."""
+    click.echo(f"mkhspc: {printable(line)}", err=True)

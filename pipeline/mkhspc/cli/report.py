@@ -1,0 +1,98 @@
+"""`mkhspc report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from mkhspc.cli import progress
+from mkhspc.cli.options import json_option, note, print_json, run_option
+
+if TYPE_CHECKING:
+    from mkhspc.config import CellType
+    from mkhspc.store.layout import RunLayout
+
+
+@click.command(short_help="Counts and densities by slide and by group.")
+@run_option
+@click.option(
+    "--out",
+    "out_dir",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where to write.",
+)
+@click.option(
+    "--groups",
+    "groups_csv",
+    type=click.Path(path_type=Path),
+    metavar="FILE.csv",
+    help="slide_id, animal, batch and any factors. [those of the run]",
+)
+@click.option(
+    "--mk-classifier", type=click.Path(path_type=Path), metavar="FILE.skops", help="Score the MK first."
+)
+@click.option(
+    "--hspc-classifier", type=click.Path(path_type=Path), metavar="FILE.skops", help="Score the HSPC first."
+)
+@json_option
+def report(
+    run_dir: Path,
+    out_dir: Path,
+    groups_csv: Path | None,
+    mk_classifier: Path | None,
+    hspc_classifier: Path | None,
+    as_json: bool,
+) -> None:
+    """Counts and densities per mm² of tissue, by slide and by group.
+
+    Counts the candidates in the size filter and, where the run has scores, the cells classified
+    positive. Writes results.csv, groups.csv, comparisons.csv, density.png and report.html.
+
+    \b
+    Example:
+      mkhspc report --run run --out report --groups groups.csv
+    """
+    from mkhspc.results.page import make_report, refuse_foreign, to_json, write_report
+    from mkhspc.store.layout import RunLayout
+
+    refuse_foreign(out_dir)
+    layout = RunLayout(run_dir)
+    _score_first(layout, mk_classifier, hspc_classifier)
+    made = make_report(layout, groups_csv)
+    page = write_report(made, out_dir)
+    for sentence in made.concerns:
+        note(sentence)
+    if as_json:
+        print_json({**to_json(made), "page": str(page)})
+        return
+    if made.is_simulated:
+        click.echo("Simulated slides: these numbers say nothing about an animal.")
+    table = Table("group", "cells", f"{made.design.unit}s", "counted", "per mm² of tissue", "sd")
+    for group in made.groups:
+        words = f"{group.cell_type.upper()}, {group.counted_as}"
+        spread = "-" if group.sd_per_mm2 is None else f"{group.sd_per_mm2:,.1f}"
+        numbers = (str(group.units), f"{group.cells:,}", f"{group.mean_per_mm2:,.1f}", spread)
+        table.add_row(group.group, words, *numbers)
+    Console().print(table)
+    left_out = sum(result.counted.inside_mk for result in made.results)
+    click.echo(f"Counted are cells in the size filter; {left_out:,} HSPC inside an MK are left out.")
+    click.echo(f"Report: {page}")
+
+
+def _score_first(layout: RunLayout, mk_classifier: Path | None, hspc_classifier: Path | None) -> None:
+    """Scores the run's cells with the classifiers given, as `mkhspc score` does."""
+    named: dict[CellType, Path | None] = {"mk": mk_classifier, "hspc": hspc_classifier}
+    paths = {cell_type: path for cell_type, path in named.items() if path is not None}
+    if not paths:
+        return
+    from mkhspc.learn.score import apply_classifiers
+    from mkhspc.store import manifest as manifests
+
+    manifest = manifests.read(layout)
+    with progress.shown() as shown:
+        apply_classifiers(layout, manifest, [s.slide_id for s in manifest.slides], paths, shown)

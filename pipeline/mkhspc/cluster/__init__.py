@@ -1,0 +1,1 @@
+"""Several processes on one run, and the cluster that starts them."""

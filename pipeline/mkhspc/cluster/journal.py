@@ -1,0 +1,355 @@
+"""What each process of a run did and when: JSON lines in `RUN/logs/`, one file a process.
+
+A line holds `at_s`, `event` and the facts of the event:
+
+    begin        its share of the run, its limits, what the run is; the first line names the process by host,
+                 pid, place and started (see `store.atomic`), and by its job on a cluster
+    done         a tile has its part: slide_id, tile_id, seconds, cells by type; with models, models_s of
+                 these seconds were spent waiting for their answers, and mk_by_sam2, hspc_by_sam2 count
+                 prompts that gave no cell, and what became of outlines, by reason
+    failed       a tile was given up: slide_id, tile_id, error
+    retry        a worker died and its tile is tried again: slide_id, tile_id, error
+    put-off      memory was short, and the worker of a tile was ended; it is done later: slide_id, tile_id
+    models       a device has its models: device, load_s, memory_bytes, precision by model
+    device       what became of a device's process: text
+    memory       memory_bytes now, peak_bytes since the line before, limit_bytes, workers
+    interrupted  a signal stopped the process at a tile border
+    end          it did all of its share
+
+A process that was killed writes neither of the last two, and its last line may be cut. `at_s` is time
+by the clock that stamps the run's files, read once, and carried on by a clock that never jumps: lines of
+hosts whose own clocks differ stand in their true order.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from mkhspc.config import CELL_TYPES
+from mkhspc.models.server.server import Loaded
+from mkhspc.progress import Event, Journal, Progress
+from mkhspc.store.atomic import here, start_of
+from mkhspc.store.layout import RunLayout
+from mkhspc.store.manifest import Manifest
+
+MEMORY_EVERY_S = 30.0
+"""Time between two lines about memory, which also tell other hosts that the process lives ..."""
+MEMORY_SHARE = 0.02
+"""... and at first this share of the time so far, so that a short run has a curve as well."""
+
+TEXT, NUMBER = (str,), (int, float)
+REQUIRED: Mapping[str, Mapping[str, tuple[type, ...]]] = {
+    "done": {"slide_id": TEXT, "tile_id": TEXT, "seconds": NUMBER},
+    "failed": {"slide_id": TEXT, "tile_id": TEXT, "error": TEXT},
+    "retry": {"slide_id": TEXT, "tile_id": TEXT, "error": TEXT},
+    "models": {"device": TEXT, "precision": (dict,)},
+    "memory": {"memory_bytes": NUMBER, "peak_bytes": NUMBER, "limit_bytes": NUMBER, "workers": NUMBER},
+}
+"""Facts without which a line of these events says nothing."""
+
+
+class RunLog:
+    """The journal of this process, made at its first line."""
+
+    def __init__(self, layout: RunLayout) -> None:
+        self._folder = layout.logs
+        self._path: Path | None = None
+        self._clock_ahead_s = 0.0
+        self._is_cut = False
+        self.lost_lines = 0
+
+    def write(self, event: str, **facts: Any) -> None:
+        """Adds a line.
+
+        After the first, a line that the disk refuses is counted and left out: the parts are the truth
+        about a run, and a log that cannot be written must not end it.
+
+        Raises:
+            OSError: the first line cannot be written.
+        """
+        if self._path is None:
+            self._path = self._begun(event, facts)
+            return
+        lost = {"lost_lines": self.lost_lines} if self.lost_lines else {}
+        try:
+            self._append(self._path, event, {**facts, **lost})
+        except OSError:
+            self.lost_lines += 1
+        else:
+            self.lost_lines = 0
+
+    def _begun(self, event: str, facts: Mapping[str, Any]) -> Path:
+        """The journal with its first line, which says whose it is; none is left if it cannot be written."""
+        path = self._create()
+        process = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "place": here(),
+            "started": start_of(os.getpid()),
+            "job": slurm_job(os.environ),
+        }
+        try:
+            self._append(path, event, {**process, "host_s": round(time.time(), 3), **facts})
+        except OSError:
+            path.unlink(missing_ok=True)
+            with suppress(OSError):  # the journals of others are in it
+                self._folder.rmdir()
+            raise
+        return path
+
+    def _create(self) -> Path:
+        """Makes the file, which tells what time it is for the file system."""
+        stem = f"segment-{socket.gethostname()}-{os.getpid()}"
+        for number in count(1):  # a number of a process comes again, and hosts may share a name
+            path = self._folder / f"{stem}-{number}.jsonl"
+            with suppress(FileExistsError):
+                self._touch(path)
+                self._clock_ahead_s = path.stat().st_mtime - time.monotonic()
+                return path
+        raise AssertionError("unreachable")
+
+    def _touch(self, path: Path) -> None:
+        self._folder.mkdir(exist_ok=True)
+        try:
+            path.touch(exist_ok=False)
+        except FileNotFoundError:  # another process took the directory away, for it was empty
+            self._touch(path)
+
+    def _append(self, path: Path, event: str, facts: Mapping[str, Any]) -> None:
+        at_s = round(time.monotonic() + self._clock_ahead_s, 3)
+        line = json.dumps({"at_s": at_s, "event": event, **facts}, ensure_ascii=False)
+        data = f"{line}\n".encode("utf-8", "backslashreplace")  # a file's name need not be text
+        if self._is_cut:
+            data = b"\n" + data
+        self._is_cut = True
+        # Opened anew for each line: over NFS others see what was written when the file is closed.
+        with path.open("ab", buffering=0) as file:
+            if file.write(data) != len(data):
+                raise OSError(f"{path}: the line was cut")
+        self._is_cut = False
+
+
+def read_journals(layout: RunLayout) -> tuple[Journal, ...]:
+    """The journals of all processes that worked on the tiles of a run, by the time of their first line."""
+    journals = []
+    for path in sorted(layout.logs.glob("segment-*.jsonl")):
+        with suppress(FileNotFoundError):  # its first line could not be written
+            journals.append(_read_journal(path))
+    return tuple(sorted((j for j in journals if j.events), key=lambda j: j.events[0].at_s))
+
+
+def _read_journal(path: Path) -> Journal:
+    seen_s = path.stat().st_mtime
+    lines = [line.strip(b"\0\r ") for line in path.read_bytes().split(b"\n")]  # a crash may leave zeros
+    events = [_event(line) for line in lines if line]
+    kept = tuple(event for event in events if event is not None)
+    lost = sum(int(event.facts.get("lost_lines", 0)) for event in kept)
+    return Journal(path.stem, kept, seen_s, len(events) - len(kept) + lost)
+
+
+def _event(line: bytes) -> Event | None:
+    """The event in a line, or None if the line is damaged."""
+    try:
+        facts = json.loads(line)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return None
+    if not isinstance(facts, dict):
+        return None
+    at_s, name = facts.pop("at_s", None), facts.pop("event", None)
+    if not (isinstance(at_s, NUMBER) and math.isfinite(at_s) and isinstance(name, str)):
+        return None
+    required = {**REQUIRED.get(name, {}), **({"lost_lines": NUMBER} if "lost_lines" in facts else {})}
+    if not all(isinstance(facts.get(fact), kinds) for fact, kinds in required.items()):
+        return None
+    return Event(float(at_s), name, facts)
+
+
+@dataclass
+class SlideTiles:
+    """Tiles of one slide, counted.
+
+    Attributes:
+        asked: what the whole run asks for.
+        share: what this process has to see to.
+        done: of that share, those that have their part.
+        failed: of that share, those given up by this process.
+    """
+
+    asked: int
+    share: int
+    done: int
+    failed: int = 0
+
+
+class TileWatch:
+    """Tells the journal, and whoever looks on, how the tiles of one process go.
+
+    Args:
+        slides: its share, by slide id.
+        memory_every_s: time between two lines of the journal about memory; the first come faster.
+    """
+
+    def __init__(
+        self,
+        log: RunLog,
+        progress: Progress,
+        slides: Mapping[str, SlideTiles],
+        *,
+        memory_every_s: float = MEMORY_EVERY_S,
+    ) -> None:
+        self._log = log
+        self._progress = progress
+        self._slides = slides
+        self._memory_every_s = memory_every_s
+        self._found: dict[str, int] = dict.fromkeys(("cells", *CELL_TYPES), 0)
+        self._begun_s = time.monotonic()
+        self._now: dict[str, int] = {}
+        self._peak_bytes = 0
+        self._written: tuple[float, int] | None = None  # when, and with how many workers
+
+    @property
+    def total(self) -> int:
+        return sum(slide.share for slide in self._slides.values())
+
+    @property
+    def failed_tiles(self) -> int:
+        return sum(slide.failed for slide in self._slides.values())
+
+    @property
+    def left(self) -> int:
+        """Tiles neither done nor given up."""
+        return self.total - sum(slide.done + slide.failed for slide in self._slides.values())
+
+    @property
+    def cells(self) -> int:
+        """Cells found by this process."""
+        return self._found["cells"]
+
+    def begin(
+        self, manifest: Manifest, *, workers: int, limit_bytes: int, shard: str | None = None, **facts: Any
+    ) -> None:
+        """The work begins with so many worker processes; `facts` go into the journal as they are.
+
+        Raises:
+            OSError: the journal cannot be written, so no part could be either.
+        """
+        self._begun_s = time.monotonic()
+        self._now = {"workers": workers, "limit_bytes": limit_bytes}
+        self._log.write(
+            "begin",
+            shard=shard,
+            **self._now,
+            slides={name: vars(slide) for name, slide in self._slides.items()},
+            dataset=manifest.dataset,
+            config_hash=manifest.config_hash,
+            identity=dict(manifest.identity),
+            versions=dict(manifest.versions),
+            **facts,
+        )
+        for slide_id in self._slides:
+            self._tell(slide_id)
+
+    def models(self, loaded: Loaded) -> None:
+        """A device has its models."""
+        self._log.write(
+            "models",
+            device=loaded.device,
+            load_s=round(loaded.load_s, 3),
+            memory_bytes=loaded.rss_bytes,
+            precision=dict(loaded.precision),
+        )
+
+    def device(self, text: str) -> None:
+        """The process that owns a device's models died, or is there again."""
+        self._log.write("device", text=text)
+
+    def done(self, slide_id: str, tile_id: str, facts: Mapping[str, Any]) -> None:
+        """A tile has its part.
+
+        Args:
+            facts: of the worker: `seconds`, `cells`, and the cells by type as `mk` and `hspc`.
+        """
+        self._slides[slide_id].done += 1
+        for name in self._found:
+            self._found[name] += int(facts.get(name, 0))
+        self._log.write("done", slide_id=slide_id, tile_id=tile_id, **facts)
+        self._tell(slide_id)
+
+    def done_elsewhere(self, slide_id: str) -> None:
+        """Another process of the run has done a tile of this one's share."""
+        self._slides[slide_id].done += 1
+        self._tell(slide_id)
+
+    def failed(self, slide_id: str, tile_id: str, error: str) -> None:
+        """A tile is given up."""
+        self._slides[slide_id].failed += 1
+        self._log.write("failed", slide_id=slide_id, tile_id=tile_id, error=error)
+        self._tell(slide_id, tile=tile_id, error=error)
+
+    def retried(self, slide_id: str, tile_id: str, error: str) -> None:
+        """A worker died over a tile, which is tried once more."""
+        self._log.write("retry", slide_id=slide_id, tile_id=tile_id, error=error)
+
+    def put_off(self, slide_id: str, tile_id: str) -> None:
+        """Memory was short, and the tile begun last is done later: no fault of the tile."""
+        self._log.write("put-off", slide_id=slide_id, tile_id=tile_id)
+
+    def memory(self, memory_bytes: int, workers: int) -> None:
+        """The processes' memory now; to be called every second or so, whether tiles end or not."""
+        self._now |= {"memory_bytes": memory_bytes, "workers": workers}
+        self._peak_bytes = max(self._peak_bytes, memory_bytes)
+        if self._written is None or self._is_due(*self._written):
+            self._write_memory()
+        self._tell()
+
+    def _is_due(self, written_s: float, workers: int) -> bool:
+        now_s = time.monotonic()
+        every_s = min(self._memory_every_s, MEMORY_SHARE * (now_s - self._begun_s))
+        return now_s - written_s >= every_s or workers != self._now["workers"]
+
+    def _write_memory(self) -> None:
+        self._log.write("memory", **self._now, peak_bytes=self._peak_bytes)
+        self._written, self._peak_bytes = (time.monotonic(), self._now["workers"]), 0
+
+    def interrupted(self, signal_name: str) -> None:
+        """A signal stops the process at a tile border."""
+        self._write_last_memory()
+        self._log.write("interrupted", signal=signal_name, left=self.left)
+
+    def end(self) -> None:
+        """Every tile of the share is done or given up."""
+        self._write_last_memory()
+        self._log.write("end", failed=self.failed_tiles, **self._found)
+
+    def _write_last_memory(self) -> None:
+        """A peak since the last line must not be lost."""
+        if self._peak_bytes:
+            self._write_memory()
+
+    def _tell(self, slide_id: str | None = None, **facts: str | int | float) -> None:
+        if slide_id is not None:
+            slide = self._slides[slide_id]
+            facts |= {
+                "slide": slide_id,
+                "slide_done": slide.done + slide.failed,
+                "slide_total": slide.share,
+                "slide_failed": slide.failed,
+            }
+        news = {**facts, **self._found, "failed": self.failed_tiles, **self._now}
+        self._progress("tiles", self.total - self.left, self.total, **news)
+
+
+def slurm_job(environment: Mapping[str, str]) -> str | None:
+    """The job, or task of an array, that this process runs in, as `sacct` names it."""
+    array, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else environment.get("SLURM_JOB_ID")

@@ -1,0 +1,56 @@
+"""What a run is asked to do: a TOML file and command-line options, resolved once.
+
+`RunConfig` is frozen. It is resolved when a run is created, written to the run's manifest with the
+hash of its *identity* (the settings that decide which cells there are), and read from there by
+every later stage.
+
+    schema.py    the settings and their defaults      typed.py     plain values -> dataclasses
+    reading.py   TOML, options, manifest <-> config   checks.py    which values a run could have
+    identity.py  what decides which cells there are
+"""
+
+from mkhspc.config.checks import check, check_area_range, check_um_per_px
+from mkhspc.config.identity import config_hash, differences, identity
+from mkhspc.config.reading import from_dict, load_config, to_dict, with_free_settings, with_options
+from mkhspc.config.schema import (
+    CELL_TYPES,
+    DETECTORS,
+    EMBEDDERS,
+    NO_EMBEDDER,
+    ORDERS,
+    AreaRange,
+    CellSection,
+    CellType,
+    ComputeSection,
+    GallerySection,
+    RunConfig,
+    RunSection,
+    SlurmSection,
+)
+
+__all__ = [
+    "CELL_TYPES",
+    "DETECTORS",
+    "EMBEDDERS",
+    "NO_EMBEDDER",
+    "ORDERS",
+    "AreaRange",
+    "CellSection",
+    "CellType",
+    "ComputeSection",
+    "GallerySection",
+    "RunConfig",
+    "RunSection",
+    "SlurmSection",
+    "check",
+    "check_area_range",
+    "check_um_per_px",
+    "config_hash",
+    "differences",
+    "from_dict",
+    "identity",
+    "load_config",
+    "to_dict",
+    "with_free_settings",
+    "with_options",
+]

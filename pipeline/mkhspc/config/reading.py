@@ -1,0 +1,142 @@
+"""From a TOML file, options or a manifest to a `RunConfig`, and back."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from mkhspc.config.checks import check
+from mkhspc.config.schema import RunConfig
+from mkhspc.config.typed import filled, refuse_unknown
+from mkhspc.errors import InputError, UsageError
+
+SECTIONS = ("run", "mk", "hspc", "compute", "gallery", "slurm")
+
+
+def load_config(path: Path | None, options: Mapping[str, Any] | None = None) -> RunConfig:
+    """Reads a TOML file and lays command-line options over it.
+
+    Args:
+        path: the TOML file, or None for the defaults alone.
+        options: values by dotted key, such as `{"mk.min_area_um2": 120.0}`; None values are
+            options that were not given.
+
+    Raises:
+        InputError: the file cannot be read, is no TOML, or holds an unknown key or a wrong value.
+        UsageError: an option's value is out of range.
+    """
+    config = RunConfig()
+    if path is not None:
+        try:
+            config = _relative_to(path.absolute().parent, from_dict(_read_toml(path)))
+            check(config)
+        except (InputError, UsageError) as error:
+            raise InputError(error.what, where=error.where or path, fix=error.fix) from error
+    config = with_options(config, options or {})
+    check(config)
+    return config
+
+
+def _relative_to(folder: Path, config: RunConfig) -> RunConfig:
+    """Paths in a config file mean the same from wherever the command is typed."""
+
+    def placed(path: str | None) -> str | None:
+        return str(folder / path) if path else path
+
+    run = replace(
+        config.run,
+        output_dir=placed(config.run.output_dir) or "",
+        slides=tuple(str(folder / slide) for slide in config.run.slides),
+    )
+    compute = replace(
+        config.compute,
+        sam2_weights=_placed_weights(folder, config.compute.sam2_weights),
+        cellpose_weights=_placed_weights(folder, config.compute.cellpose_weights),
+    )
+    return replace(
+        config,
+        run=run,
+        compute=compute,
+        mk=replace(config.mk, classifier=placed(config.mk.classifier)),
+        hspc=replace(config.hspc, classifier=placed(config.hspc.classifier)),
+        gallery=replace(config.gallery, out=placed(config.gallery.out)),
+    )
+
+
+def _placed_weights(folder: Path, name: str) -> str:
+    """A checkpoint's path has a slash in it or is that of a file; all else is a name of the catalogue."""
+    is_path = os.sep in name or (folder / name).is_file()
+    return str(folder / Path(name).expanduser()) if is_path else name
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(
+            f"the config file cannot be read ({reason})", where=path, fix="look at --config"
+        ) from error
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"is not valid TOML: {error}", where=path) from error
+
+
+def from_dict(data: Mapping[str, Any]) -> RunConfig:
+    """A `RunConfig` from nested dicts (a TOML file, or the manifest); unknown keys are errors."""
+    base = RunConfig()
+    refuse_unknown(data, [*SECTIONS, "groups"], "section")
+    sections: dict[str, Any] = {}
+    for name, values in data.items():
+        if not isinstance(values, Mapping):
+            raise InputError(f"[{name}] must be a table of settings, not {values!r}")
+        sections[name] = _groups(values) if name == "groups" else filled(getattr(base, name), values, name)
+    given = frozenset(f"{name}.{key}" for name in SECTIONS for key in data.get(name, ()))
+    return replace(base, **sections, given=given)
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """Nested plain dicts and lists, ready for JSON; `from_dict` is the inverse."""
+    plain: dict[str, Any] = {"groups": {k: dict(v) for k, v in config.groups.items()}}
+    for name in SECTIONS:
+        section = getattr(config, name)
+        plain[name] = {f.name: _plain(getattr(section, f.name)) for f in fields(section)}
+    return plain
+
+
+def with_options(config: RunConfig, options: Mapping[str, Any]) -> RunConfig:
+    """Lays options, by dotted key, over a config; None means 'not given'."""
+    for key, value in options.items():
+        if value is None:
+            continue
+        name, _, setting = key.partition(".")
+        changed: dict[str, Any] = {name: filled(getattr(config, name), {setting: value}, name)}
+        config = replace(config, **changed, given=config.given | {key})
+    return config
+
+
+def with_free_settings(config: RunConfig, later: RunConfig) -> RunConfig:
+    """`config` with what was given to `later` of the settings that decide no cell."""
+    free = {
+        key: getattr(getattr(later, key.partition(".")[0]), key.partition(".")[2])
+        for key in sorted(later.given)
+        if key.startswith(("compute.", "gallery.", "slurm.")) or key.endswith(".classifier")
+    }
+    return replace(with_options(config, free), groups={**config.groups, **later.groups})
+
+
+def _groups(values: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    for slide_id, factors in values.items():
+        if not isinstance(factors, Mapping) or not all(isinstance(v, str) for v in factors.values()):
+            raise InputError(
+                f"[groups] {slide_id} must be a table of texts",
+                fix='for example: FGC1 = {sex = "F", treatment = "GC"}',
+            )
+    return {slide_id: dict(factors) for slide_id, factors in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,132 @@
+"""What every detector takes and gives: the classical ones today, SAM2 and Cellpose alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mkhspc.config import AreaRange, CellType
+from mkhspc.geometry import BoolMask, Box
+from mkhspc.slide.stains import SceneCalibration, Stain, separate
+
+MIDDLE_SHARE = 2 / 3
+"""A cell's centroid is no farther from any of its points than this share of its length: so it is of a convex
+cell (Minkowski and Radon: a centroid divides no chord worse than 1 to 2)."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A piece of a scene to search, with all that is known of it.
+
+    Attributes:
+        rgb: (height, width, 3) uint8, channels red, green, blue; white outside the scan.
+        box: where it lies, in level-0 pixels of the scene; `rgb` covers exactly this box.
+        um_per_px: pixel size.
+        calibration: stain vectors and thresholds of the scene.
+        wanted: what lies outside this box is searched only for the sake of the cells whose centroids lie in
+            it, and may be left out; None for a window that is searched all over.
+        stained: a window inside this one whose stains are kept for others too, so that there they are not
+            separated again; None where there is none.
+    """
+
+    rgb: NDArray[np.uint8]
+    box: Box
+    um_per_px: float
+    calibration: SceneCalibration
+    wanted: Box | None = None
+    stained: Window | None = None
+    _whole: Window | None = field(default=None, init=False, repr=False, compare=False)
+
+    @cached_property
+    def haematoxylin(self) -> NDArray[np.uint8]:
+        """(height, width) in 1/128 OD, separated once for all who need it, and not before."""
+        return self._amounts("haematoxylin")
+
+    @cached_property
+    def eosin(self) -> NDArray[np.uint8]:
+        """Like `haematoxylin`."""
+        return self._amounts("eosin")
+
+    def amounts(self, stain: Stain) -> NDArray[np.uint8]:
+        """`haematoxylin` or `eosin`."""
+        return self.haematoxylin if stain == "haematoxylin" else self.eosin
+
+    def _amounts(self, stain: Stain) -> NDArray[np.uint8]:
+        if self._whole is None:
+            return separate(self.rgb, self.calibration, stain)
+        return self._whole.amounts(stain)[self.box.slices_in(self._whole.box)]
+
+    def part(self, box: Box, wanted: Box | None = None) -> Window:
+        """The part of this window inside `box`: views of its pixels and, once asked for, of its stains.
+
+        Args:
+            wanted: of the part; this window's by default.
+        """
+        part = replace(self.apart(box), wanted=wanted or self.wanted)
+        object.__setattr__(part, "_whole", self)
+        return part
+
+    def apart(self, box: Box) -> Window:
+        """The part of this window inside `box`, whose stains are separated for it alone and go with it."""
+        box = box.clipped(self.box)
+        return replace(self, rgb=self.rgb[box.slices_in(self.box)], box=box)
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One cell: a mask no larger than its bounding box.
+
+    Attributes:
+        box: bounding box in level-0 pixels of the scene.
+        mask: (box.height, box.width) bool, normalised (one 4-connected piece without holes) and
+            tight: every border row and column holds a pixel.
+        score: the detector's confidence, 0 to 1.
+    """
+
+    box: Box
+    mask: BoolMask
+    score: float
+
+
+class Detector(Protocol):
+    """Finds the cells of one type in a window.
+
+    A window that reaches `halo_um` beyond a box holds all that the answers depend on for the cells of which
+    the centroid or any other point lies in that box. So any two windows of a cell that are wide enough find
+    the same cell. A detector uses the thresholds of the window's calibration, never statistics of the window
+    itself.
+
+    Its `revision` changes with every change of the cells that it finds. A run keeps it, so that no
+    table holds cells of two revisions.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def revision(self) -> str: ...
+
+    @property
+    def cell_type(self) -> CellType: ...
+
+    @property
+    def longest_um(self) -> float:
+        """No cell of the sizes that a run stores is found longer: `math.inf` where these alone decide."""
+        ...
+
+    def halo_um(self, longest_um: float) -> float:
+        """What must be seen around a cell's points, where no cell that is stored is longer than this."""
+        ...
+
+    def detect(self, window: Window, area: AreaRange) -> Sequence[Detection]:
+        """Cells of `area`'s sizes and at most `area.max_length_um` long, in any order.
+
+        Cells that touch the window's border may be missing or cut, and so may those with centroids
+        outside `window.wanted`: the window that holds their centroid in its core sees them whole.
+        """
+        ...

@@ -1,0 +1,134 @@
+"""Puts a finished site in its place, all at once, and never in the place of something else."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mkhspc.config import CELL_TYPES
+from mkhspc.errors import InputError
+
+FORMAT = "mkhspc-site"
+VERSION = 1
+SITE_ENTRIES = {"index.html", "site.json", "assets", "mk", "hspc"}
+PAGES = re.compile(r"page-\d+\.html")
+ASSET_SUFFIXES = {".avif", ".css", ".js", ".json", ".svg"}
+BUILDING = ".building"
+
+
+def read_site(site: Path) -> dict[str, Any]:
+    """Contents of a site's `site.json`.
+
+    Raises:
+        InputError: the directory holds no site of ours.
+    """
+    fix = "make a site with `mkhspc gallery`"
+    try:
+        data = json.loads((site / "site.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError("is no site: it has no site.json", where=site, fix=fix) from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot be read ({error})", where=site / "site.json", fix=fix) from error
+    if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("version") != VERSION:
+        raise InputError(f"is not the site.json of a site of version {VERSION}", where=site, fix=fix)
+    return data
+
+
+def foreign_files(site: Path) -> list[str]:
+    """Files below a site that no site of ours has, by their paths below it."""
+    names = (path.relative_to(site) for path in site.rglob("*") if not path.is_dir())
+    return sorted(str(name) for name in names if not _is_of_a_site(name))
+
+
+def _is_of_a_site(name: Path) -> bool:
+    top, *below = name.parts
+    if not below:
+        return top in SITE_ENTRIES
+    if top in CELL_TYPES:
+        return len(below) == 1 and PAGES.fullmatch(below[0]) is not None
+    return top == "assets" and name.suffix in ASSET_SUFFIXES
+
+
+def refuse_foreign(out: Path) -> None:
+    """Raises `InputError` if making a site at `out` would delete anything but a site of ours."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise InputError("is a file, not a directory", where=out, fix="choose another --out")
+    entries = {path.name for path in out.iterdir()}
+    if not entries:
+        return
+    if "site.json" not in entries:
+        raise InputError(
+            "is not empty and holds no mkhspc site, so it is left as it is",
+            where=out,
+            fix="choose another --out, or empty the directory yourself",
+        )
+    read_site(out)
+    foreign = sorted(entries - SITE_ENTRIES)
+    if foreign:
+        raise InputError(
+            f"holds files that are not part of the site: {', '.join(foreign[:5])}",
+            where=out,
+            fix="move them away, or choose another --out: a new site replaces the whole directory",
+        )
+
+
+@contextmanager
+def replacing_site(out: Path) -> Iterator[Path]:
+    """Yields an empty directory beside `out`; it becomes `out` when the block ends well.
+
+    If the block raises, the directory is removed and the old site is as it was.
+    """
+    out = out.resolve()
+    refuse_foreign(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(out)
+    building = out.with_name(f".{out.name}.{socket.gethostname()}-{os.getpid()}{BUILDING}")
+    building.mkdir()
+    try:
+        yield building
+        refuse_foreign(out)
+        _swap(building, out)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _swap(new: Path, out: Path) -> None:
+    old = new.with_suffix(".old")
+    if out.exists():
+        out.rename(old)
+    try:
+        new.rename(out)
+    except OSError:
+        if old.exists():
+            old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _remove_abandoned(out: Path) -> None:
+    """Removes what builds of this site that were killed on this machine have left."""
+    mark = f".{out.name}.{socket.gethostname()}-"
+    for path in out.parent.glob(f"{glob.escape(mark)}*{BUILDING}"):
+        pid = path.name.removeprefix(mark).removesuffix(BUILDING)
+        if pid.isdigit() and not _is_alive(int(pid)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,158 @@
+"""Publishes a site: checks what GitHub Pages allow, commits, pushes, waits until it is live."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from mkhspc.errors import CheckFailedError, IncompleteError, InputError, UsageError
+from mkhspc.gallery.git import Changes, target_branch
+from mkhspc.gallery.options import BYTES_PER_MB
+from mkhspc.gallery.placing import foreign_files, read_site
+from mkhspc.progress import Progress, silent
+
+MAX_SITE_BYTES = 1_000_000_000
+MAX_FILE_BYTES = 100 * 1024 * 1024
+POLL_S = 5.0
+WAIT_S = 900.0
+PAGES_FILES = {"CNAME", ".nojekyll"}
+"""What GitHub Pages read beside a site: its own domain, and that it is published as it is."""
+DEFAULT_MESSAGE = "Publish the labelling gallery"
+
+
+@dataclass(frozen=True)
+class PublishOptions:
+    """Where and how a site is published.
+
+    Attributes:
+        repo: a URL, a bare repository or the top of a work tree.
+        orphan: drop the branch's history; only then is a push ever forced.
+        dry_run: do everything but the push.
+    """
+
+    repo: str
+    branch: str = "gh-pages"
+    message: str = DEFAULT_MESSAGE
+    orphan: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class PublishReport:
+    """What publishing changed, or would change.
+
+    Attributes:
+        before: the branch's commit before, or None if there was no such branch.
+        after: the commit with the site; the same as `before` if there was nothing to publish.
+        replaces_foreign: the branch held something that is no site of ours.
+    """
+
+    branch: str
+    before: str | None
+    after: str
+    changes: Changes
+    size_bytes: int
+    pushed: bool
+    replaces_foreign: bool = False
+
+
+def publish(site: Path, options: PublishOptions) -> PublishReport:
+    """Commits a site to a branch and pushes it, unless it is there already.
+
+    Raises:
+        InputError: no site, no such repository, or git refuses.
+        CheckFailedError: the site or a file is larger than GitHub Pages allow.
+        UsageError: the branch's name is none.
+    """
+    size_bytes = check_site(site)
+    with target_branch(options.repo, options.branch) as branch:
+        before = branch.fetch()
+        after = branch.commit(site, before, options.message, orphan=options.orphan)
+        if before is not None and not options.orphan and branch.same_files(before, after):
+            return PublishReport(options.branch, before, before, Changes(0, 0, 0), size_bytes, pushed=False)
+        if not options.dry_run:
+            branch.push(before, orphan=options.orphan)
+        return PublishReport(
+            branch=options.branch,
+            before=before,
+            after=after,
+            changes=branch.changes(before, after),
+            size_bytes=size_bytes,
+            pushed=not options.dry_run,
+            replaces_foreign=before is not None and not branch.has_file(before, "site.json"),
+        )
+
+
+def check_site(site: Path) -> int:
+    """The size of a site in bytes, if it is one that GitHub Pages would take.
+
+    A push of up to 2 GB is allowed, so a site that is small enough always makes one that is.
+
+    Raises:
+        InputError: the directory holds no site, or files that are not part of it.
+        CheckFailedError: the site or a file is larger than GitHub Pages allow.
+    """
+    read_site(site)
+    _refuse_strangers(site)
+    sizes = {path: path.stat().st_size for path in site.rglob("*") if path.is_file()}
+    for path, size_bytes in sizes.items():
+        if size_bytes > MAX_FILE_BYTES:
+            raise CheckFailedError(
+                f"is {size_bytes / BYTES_PER_MB:,.0f} MB; GitHub takes files of 100 MiB at most", where=path
+            )
+    total_bytes = sum(sizes.values())
+    if total_bytes > MAX_SITE_BYTES:
+        raise CheckFailedError(
+            f"takes {total_bytes / BYTES_PER_MB:,.0f} MB; GitHub Pages hold 1000 MB at most",
+            where=site,
+            fix="make it smaller with `mkhspc gallery --max-cards`",
+        )
+    return total_bytes
+
+
+def _refuse_strangers(site: Path) -> None:
+    """Refuses files that no site has: all that lies in the directory would become public."""
+    strangers = [name for name in foreign_files(site) if name not in PAGES_FILES]
+    if strangers:
+        raise InputError(
+            f"holds files that are not part of the site: {', '.join(strangers[:5])}"
+            + (f" and {len(strangers) - 5} more" if len(strangers) > 5 else ""),
+            where=site,
+            fix="move them away: everything in the directory would become public",
+        )
+
+
+def wait_until_live(url: str, site: Path, progress: Progress = silent, patience_s: float = WAIT_S) -> None:
+    """Waits until the web server at `url` shows this very site.
+
+    Raises:
+        UsageError: not the address of a web page.
+        IncompleteError: it still does not after `patience_s`.
+    """
+    if not url.startswith(("https://", "http://")):
+        raise UsageError(f"'{url}' is no web address", where="--wait", fix="it begins with https://")
+    build = read_site(site)["build"]
+    address = f"{url.rstrip('/')}/site.json?build={build}"  # a new question, so no cache answers it
+    start_s = time.monotonic()
+    while (passed_s := time.monotonic() - start_s) < patience_s:
+        if _build_at(address) == build:
+            return
+        progress("wait for the site", round(passed_s), round(patience_s))
+        time.sleep(min(POLL_S, patience_s))
+    raise IncompleteError(
+        f"does not show the new site after {patience_s:.0f} s",
+        where=url,
+        fix="look at the repository's Pages settings and its Actions page",
+    )
+
+
+def _build_at(address: str) -> str | None:
+    try:
+        with urllib.request.urlopen(address, timeout=30) as answer:
+            data = json.loads(answer.read())
+    except (OSError, ValueError):  # not there yet, or something else is
+        return None
+    return data.get("build") if isinstance(data, dict) else None

@@ -1,0 +1,1 @@
+"""A classifier: models, fit, card, file."""

@@ -1,0 +1,170 @@
+"""What lies beside a classifier: its model card, and its out-of-fold predictions.
+
+Both are tied to the classifier by SHA-256, so figures of one classifier cannot pass for another's.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+
+from mkhspc.errors import InputError
+from mkhspc.learn.classifier.fit import Groups, OutOfFold
+from mkhspc.learn.dataset import Samples
+from mkhspc.learn.figures import Predictions
+from mkhspc.learn.jsonfile import read_json
+from mkhspc.store import atomic
+
+FORMAT = "mkhspc-model-card"
+VERSION = 1
+_FIX = "train it again: `mkhspc train` writes the three files together"
+
+NEEDED: Mapping[str, type | tuple[type, ...]] = {
+    "recipe": list, "threshold": (int, float), "annotators": list, "groups": dict, "features": list,
+}  # fmt: skip
+"""What a reader of a card relies on, and its kind."""
+
+OOF_COLUMNS = {
+    "cell_id": pa.string(),
+    "slide_id": pa.string(),
+    "group": pa.string(),
+    "label": pa.int8(),
+    "probability": pa.float64(),
+    "threshold": pa.float64(),
+    "predicted": pa.int8(),
+    "baseline": pa.int8(),
+    "fold": pa.int64(),
+    "policy": pa.string(),
+    "inclusion_prob": pa.float64(),
+}
+"""Columns of the predictions: a row per training cell, by classifiers that had not seen its group."""
+
+
+def card_path(classifier: Path) -> Path:
+    """Where the model card of a classifier lies."""
+    return classifier.with_suffix(".json")
+
+
+def oof_path(classifier: Path) -> Path:
+    """Where the out-of-fold predictions of a classifier lie."""
+    return classifier.with_suffix(".oof.csv")
+
+
+def oof_text(samples: Samples, groups: Groups, found: OutOfFold) -> str:
+    """The out-of-fold predictions as CSV, in the order of the samples."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(OOF_COLUMNS)
+    predicted = (found.probability >= found.threshold).astype(int)
+    inclusion = ["" if np.isnan(p) else f"{p:.9g}" for p in samples.inclusion_probs]
+    writer.writerows(
+        zip(
+            samples.cell_ids.tolist(),
+            samples.slide_ids.tolist(),
+            groups.tolist(),
+            samples.labels.tolist(),
+            [f"{p:.9g}" for p in found.probability],
+            [f"{t:.9g}" for t in found.threshold],
+            predicted.tolist(),
+            found.baseline.tolist(),
+            found.fold.tolist(),
+            samples.policies.tolist(),
+            inclusion,
+            strict=True,
+        )
+    )
+    return out.getvalue()
+
+
+def sha256(content: bytes) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def write_beside(classifier: Path, content: bytes, oof: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes predictions and card of a classifier whose file has this content; returns the card."""
+    card = {
+        "format": FORMAT,
+        "version": VERSION,
+        **facts,
+        "classifier_sha256": sha256(content),
+        "oof_sha256": sha256(oof.encode()),
+    }
+    atomic.write_text(oof_path(classifier), oof)
+    atomic.write_json(card_path(classifier), card)
+    return card
+
+
+def read_beside(classifier: Path) -> tuple[dict[str, Any], Predictions]:
+    """The model card and the out-of-fold predictions of a classifier.
+
+    Raises:
+        InputError: one of the files is missing, damaged, or belongs to another classifier.
+    """
+    card = read_card(classifier)
+    _check_belongs(oof_path(classifier), card, "oof_sha256", classifier)
+    return card, _predictions(oof_path(classifier))
+
+
+def read_card(classifier: Path) -> dict[str, Any]:
+    """The model card of a classifier.
+
+    Raises:
+        InputError: the card or the classifier is missing, the card is damaged or of another one.
+    """
+    if classifier.exists() and not card_path(classifier).exists():
+        raise InputError(
+            "cannot be read: there is no such file",
+            where=card_path(classifier),
+            fix=f"the model card that `mkhspc train` wrote must lie beside {classifier.name}",
+        )
+    card = read_json(card_path(classifier))
+    if not isinstance(card, dict) or card.get("format") != FORMAT or card.get("version") != VERSION:
+        raise InputError(f"is no model card of version {VERSION}", where=card_path(classifier), fix=_FIX)
+    unfit = [key for key, kind in NEEDED.items() if not isinstance(card.get(key), kind)]
+    if unfit:
+        raise InputError(f"is damaged: {', '.join(unfit)}", where=card_path(classifier), fix=_FIX)
+    _check_belongs(classifier, card, "classifier_sha256", classifier)
+    return card
+
+
+def _check_belongs(path: Path, card: Mapping[str, Any], key: str, classifier: Path) -> None:
+    if sha256(_read(path)) != card.get(key):
+        raise InputError(
+            f"does not belong to the model card {card_path(classifier).name}", where=path, fix=_FIX
+        )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", where=path, fix=_FIX) from error
+
+
+def _predictions(path: Path) -> Predictions:
+    options = pa_csv.ConvertOptions(column_types=OOF_COLUMNS, include_columns=list(OOF_COLUMNS))
+    try:
+        table = pa_csv.read_csv(path, convert_options=options)
+    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
+        raise InputError(f"is damaged ({error})", where=path, fix=_FIX) from error
+    columns = {name: table[name].to_numpy() for name in OOF_COLUMNS}
+    return Predictions(
+        cell_ids=columns["cell_id"].astype(np.str_),
+        slide_ids=columns["slide_id"].astype(np.str_),
+        groups=columns["group"].astype(np.str_),
+        labels=columns["label"] == 1,
+        predicted=columns["predicted"] == 1,
+        baseline=columns["baseline"] == 1,
+        probability=columns["probability"],
+        policies=columns["policy"].astype(np.str_),
+        inclusion_probs=columns["inclusion_prob"].astype(np.float64),
+    )

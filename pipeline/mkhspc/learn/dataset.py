@@ -1,0 +1,180 @@
+"""Training data in memory: labelled cells of one type with their features, as arrays."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mkhspc.config import CELL_TYPES, CellType, config_hash, differences
+from mkhspc.errors import InputError
+from mkhspc.learn.jsonfile import MAX_TRAINING_BYTES, read_json
+from mkhspc.learn.labels.training_file import FORMAT, VERSION
+
+MORPHOLOGY_PREFIXES = ("shape_", "colour_", "texture_")
+"""What a person could name; everything but the deep features."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Labelled cells of one type, n of them with f features.
+
+    Attributes:
+        features: (n, f) float64, in the order of `feature_names`.
+        labels: (n,) int8, 1 = positive.
+        inclusion_probs: (n,) float64, NaN where it is not known.
+        annotators: everyone whose label counts here, sorted.
+    """
+
+    cell_type: CellType
+    feature_names: tuple[str, ...]
+    cell_ids: NDArray[np.str_]
+    slide_ids: NDArray[np.str_]
+    scenes: NDArray[np.int64]
+    features: NDArray[np.float64]
+    labels: NDArray[np.int8]
+    policies: NDArray[np.str_]
+    inclusion_probs: NDArray[np.float64]
+    annotators: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def with_features(self, names: Sequence[str]) -> Samples:
+        """The same cells with some of their features."""
+        columns = [self.feature_names.index(name) for name in names]
+        return replace(self, feature_names=tuple(names), features=self.features[:, columns])
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Training data of one run, from one or more files.
+
+    Attributes:
+        identity: the settings whose hash `config_hash` is.
+        sources: SHA-256 of each file by its name.
+    """
+
+    config_hash: str
+    identity: Mapping[str, Any]
+    feature_names: tuple[str, ...]
+    samples: Mapping[CellType, Samples]
+    sources: Mapping[str, str]
+
+
+def morphology(names: Sequence[str]) -> list[str]:
+    """Those of `names` that are features of shape, colour or texture."""
+    return [name for name in names if name.startswith(MORPHOLOGY_PREFIXES)]
+
+
+def read_training(paths: Sequence[Path]) -> TrainingData:
+    """Reads and joins files of training data; a cell in several files counts once.
+
+    Raises:
+        InputError: a file is damaged or no training data, the files are of different runs or have
+            different features, or they give one cell different labels.
+    """
+    documents = [(path, _document(path)) for path in paths]
+    (first_path, first), *others = documents
+    for path, document in others:
+        _check_same_run(first_path, first, path, document)
+    rows: dict[str, dict[str, Any]] = {}
+    for path, document in documents:
+        for row in document["samples"]:
+            known = rows.setdefault(row["cell_id"], row)
+            if known["label"] != row["label"]:
+                raise InputError(
+                    f"labels the cell {row['cell_id']} otherwise than a file before it",
+                    where=path,
+                    fix="convert the annotations together, with --on-conflict",
+                )
+    names = tuple(first["feature_names"])
+    ordered = [rows[cell_id] for cell_id in sorted(rows)]
+    return TrainingData(
+        config_hash=first["config_hash"],
+        identity=first["identity"],
+        feature_names=names,
+        samples={t: _samples(t, names, [r for r in ordered if r["cell_type"] == t]) for t in CELL_TYPES},
+        sources={path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths},
+    )
+
+
+def _document(path: Path) -> dict[str, Any]:
+    data = read_json(path, MAX_TRAINING_BYTES)
+    if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("version") != VERSION:
+        raise InputError(
+            f"is no training data ({FORMAT!r} of version {VERSION})",
+            where=path,
+            fix="make it from labels with `mkhspc convert`",
+        )
+    try:
+        if config_hash(data["identity"]) != data["config_hash"]:
+            raise InputError("was edited: its identity no longer fits its config_hash", where=path)
+        names = data["feature_names"]
+        if not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
+            raise InputError("has feature names that are no distinct texts", where=path)
+        for row in data["samples"]:
+            _check_sample(row, len(names), path)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"is damaged ({error!r})", where=path, fix="make it again with `mkhspc convert`"
+        ) from error
+    return data
+
+
+def _check_sample(row: dict[str, Any], features: int, path: Path) -> None:
+    cell_id, probability = str(row["cell_id"]), row["inclusion_prob"]
+    numbers = [*row["features"], *([] if probability is None else [probability])]
+    texts = [*(row[key] for key in ("cell_id", "slide_id", "policy")), *row["annotators"]]
+    fine = (
+        len(row["features"]) == features
+        and all(type(value) in (int, float) and np.isfinite(value) for value in numbers)
+        and (probability is None or 0 < probability <= 1)
+        and all(isinstance(text, str) for text in texts)
+        and type(row["scene"]) is int
+        and type(row["label"]) is int
+        and row["label"] in (0, 1)
+        and row["cell_type"] in CELL_TYPES
+    )
+    if not fine:
+        raise InputError(
+            f"has a damaged sample ({cell_id[:80]})", where=path, fix="make it again with `mkhspc convert`"
+        )
+
+
+def _check_same_run(first_path: Path, first: dict[str, Any], path: Path, document: dict[str, Any]) -> None:
+    if document["config_hash"] != first["config_hash"]:
+        clauses = differences(first["identity"], document["identity"])
+        raise InputError(
+            f"comes from a run with other settings than {first_path.name}: {'; '.join(clauses)}",
+            where=path,
+            fix="train on the data of one configuration",
+        )
+    ours, theirs = first["feature_names"], document["feature_names"]
+    if ours != theirs:
+        odd = sorted(set(ours) ^ set(theirs)) or ["their order"]
+        raise InputError(f"has other features than {first_path.name}: {', '.join(odd[:5])}", where=path)
+
+
+def _samples(cell_type: CellType, names: tuple[str, ...], rows: list[dict[str, Any]]) -> Samples:
+    def column(key: str, dtype: Any) -> Any:
+        return np.array([row[key] for row in rows], dtype=dtype)
+
+    probabilities = [np.nan if row["inclusion_prob"] is None else row["inclusion_prob"] for row in rows]
+    return Samples(
+        cell_type=cell_type,
+        feature_names=names,
+        cell_ids=column("cell_id", np.str_),
+        slide_ids=column("slide_id", np.str_),
+        scenes=column("scene", np.int64),
+        features=np.array([row["features"] for row in rows], np.float64).reshape(len(rows), len(names)),
+        labels=column("label", np.int8),
+        policies=column("policy", np.str_),
+        inclusion_probs=np.array(probabilities, np.float64),
+        annotators=tuple(sorted({name for row in rows for name in row["annotators"]})),
+    )

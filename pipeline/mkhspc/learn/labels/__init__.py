@@ -1,0 +1,1 @@
+"""Labels: read, matched with cells, resolved into training data."""

@@ -1,0 +1,159 @@
+"""Labels as they are stated: one answer to one cell, before it is matched to a run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from mkhspc.config import CellType
+from mkhspc.errors import InputError
+from mkhspc.store.schema import CellName, parse_cell_id
+
+Value = Literal["positive", "negative", "unsure"]
+VALUES: tuple[Value, ...] = ("positive", "negative", "unsure")
+
+UNKNOWN_POLICY = "unknown"
+"""The policy of a label whose file does not say how its cell came to be shown."""
+
+_MAX_ID_LENGTH = 256
+_BARE_ID = re.compile(r"(?P<slide>.+?)(?:_s(?P<scene>\d+))?_(?P<x>\d+)_(?P<y>\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """How a cell came before the annotator's eyes.
+
+    Attributes:
+        policy: the order or strategy of the gallery, such as 'random' or 'uncertainty'.
+        inclusion_prob: the probability with which a cell in the filter was put into the gallery;
+            None when the file does not tell.
+        at: when the answer was given.
+    """
+
+    policy: str = UNKNOWN_POLICY
+    inclusion_prob: float | None = None
+    at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One answer to one cell.
+
+    Attributes:
+        cell_id: the id in today's form (with its scene), or the text given if that is no id.
+        name: the parts of the id, or None if the text is no id.
+        cell_type: from the file or the id; None when neither says it.
+    """
+
+    cell_id: str
+    name: CellName | None
+    cell_type: CellType | None
+    value: Value
+    shown: Shown
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """One annotator's two answers to one cell, the second given without knowing the first."""
+
+    cell_type: CellType
+    first: Value
+    again: Value
+
+
+@dataclass(frozen=True)
+class AnnotationFile:
+    """What one file of labels says.
+
+    Attributes:
+        shape: 'mkhspc-annotations', or the letter of an older shape, 'A' to 'E'.
+        annotator: a name; without one 'anonymous' if every label has its time, else the file's stem.
+        cleared: cells that have no label any more, and since when, by id.
+        dataset, config_hash: the run that the labels were made on; None in older shapes.
+        exported_at: when the file was made, if it says so.
+    """
+
+    path: Path
+    shape: str
+    annotator: str
+    labels: tuple[Label, ...]
+    repeats: tuple[Repeat, ...] = ()
+    cleared: Mapping[str, datetime] = field(default_factory=dict)
+    dataset: str | None = None
+    config_hash: str | None = None
+    exported_at: datetime | None = None
+
+
+def make_label(
+    text: object, cell_type: CellType | None, value: Value, shown: Mapping[str, Shown], path: Path
+) -> Label:
+    """The label that a file states for the id `text`.
+
+    Args:
+        cell_type: what the file says of the type; None when only the id tells.
+        shown: how the cells of the file were shown, by the id as the file writes it.
+
+    Raises:
+        InputError: the id is an integer or no text, or its type is not the file's.
+    """
+    raw = checked_id(text, path)
+    name = _named(raw, cell_type)
+    if name is not None and cell_type not in (None, name.cell_type):
+        raise InputError(
+            f"lists '{raw}' among the {cell_type} cells, but its id says {name.cell_type}", where=path
+        )
+    found_type = cell_type if name is None else name.cell_type
+    return Label(raw if name is None else str(name), name, found_type, value, shown.get(raw, Shown()))
+
+
+def checked_id(text: object, path: Path) -> str:
+    """`text` as the text of an id.
+
+    Raises:
+        InputError: it is an integer (also one in quotes), no text, empty, or absurdly long.
+    """
+    if (isinstance(text, int) and not isinstance(text, bool)) or (isinstance(text, str) and text.isdecimal()):
+        raise InputError(
+            f"holds integer ids ({str(text)[:20]}): a number in a list does not say which cell it meant",
+            where=path,
+            fix="export the labels again by cell id, such as <slide>_s0_mk_1234_5678",
+        )
+    if not isinstance(text, str) or not text or len(text) > _MAX_ID_LENGTH:
+        raise InputError(f"holds {str(text)[:40]!r} where a cell id belongs", where=path)
+    return text
+
+
+def names_a_cell(text: str) -> bool:
+    """Whether a text is a cell id, of today or with its type but without its scene."""
+    return _named(text, None) is not None
+
+
+def _named(raw: str, cell_type: CellType | None) -> CellName | None:
+    try:
+        return parse_cell_id(raw)
+    except InputError:
+        bare = _BARE_ID.fullmatch(raw)
+        if bare is None or cell_type is None:
+            return None
+        return CellName(bare["slide"], int(bare["scene"] or 0), cell_type, int(bare["x"]), int(bare["y"]))
+
+
+def parse_time(value: object, path: Path) -> datetime | None:
+    """An ISO 8601 time, UTC where it names no zone; None for None.
+
+    Raises:
+        InputError: it is no such time.
+    """
+    if value is None:
+        return None
+    try:
+        time = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        time = None
+    if time is None:
+        raise InputError(f"holds {str(value)[:40]!r} where a time belongs", where=path)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)

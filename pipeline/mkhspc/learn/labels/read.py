@@ -1,0 +1,224 @@
+"""Reads labels: the gallery's export and every older shape of the same lab.
+
+    mkhspc-annotations  what the gallery exports today
+    A   {"mk": {"positive": [...], "negative": [...], "unsure": [...]}, "hspc": {...}}
+    B   {"cell_type": "mk", "positive": [...], "negative": [...], "unsure": [...]}
+    C   as B, with "exported_at"
+    D   {"annotations": {id: "yes" | "no" | "unsure" | 1 | 0 | 2}}
+    E   {id: 1 | 0 | 2}, or by page {"mk_labels_page1": {id: 1}, ...}
+
+Keys that a shape does not know are ignored.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from mkhspc.config import CELL_TYPES, CellType
+from mkhspc.errors import InputError
+from mkhspc.learn.jsonfile import read_json
+from mkhspc.learn.labels.events import Events, read_events
+from mkhspc.learn.labels.label import (
+    VALUES,
+    AnnotationFile,
+    Label,
+    Repeat,
+    Value,
+    checked_id,
+    make_label,
+    names_a_cell,
+    parse_time,
+)
+
+FORMAT = "mkhspc-annotations"
+VERSION = 1
+ANONYMOUS = "anonymous"
+
+Entry = tuple[object, CellType | None, Value]
+"""An id as the file writes it, the type that the file states (None: the id tells), the answer."""
+
+_ANSWERS: Mapping[tuple[type, object], Value] = {
+    (str, "yes"): "positive", (str, "no"): "negative", (str, "unsure"): "unsure",
+    (int, 1): "positive", (int, 0): "negative", (int, 2): "unsure",
+}  # fmt: skip
+_PAGE = re.compile(r"(mk|hspc)_labels_page\d+")
+
+
+def read_annotations(path: Path) -> AnnotationFile:
+    """Reads one file of labels.
+
+    Raises:
+        InputError: the file is no JSON, of no known shape, holds only negatives, integer ids,
+            no label at all, or values that no label has.
+    """
+    data = read_json(path)
+    shape = _shape(data, path)
+    entries = list(_READERS[shape](data, path))
+    events = read_events(data, path) if shape == FORMAT else Events()
+    labels = tuple(make_label(text, kind, value, events.shown, path) for text, kind, value in entries)
+    if not labels:
+        raise InputError("holds no label", where=path, fix="leave it out")
+    is_ours = shape == FORMAT
+    return AnnotationFile(
+        path=path,
+        shape=shape,
+        annotator=_annotator(data, labels, path) if is_ours else path.stem,
+        labels=labels,
+        repeats=_repeats(entries, events, path),
+        cleared=_cleared(labels, events),
+        dataset=_text(data, "dataset", path) if is_ours else None,
+        config_hash=_text(data, "config_hash", path) if is_ours else None,
+        exported_at=parse_time(data.get("exported_at"), path) if shape in (FORMAT, "C") else None,
+    )
+
+
+def _shape(data: Any, path: Path) -> str:
+    if isinstance(data, list):
+        for text in data[:1]:
+            checked_id(text, path)
+        raise _only_negatives(path) if data else _unknown(path)
+    if not isinstance(data, dict) or not data:
+        raise _unknown(path)
+    if "format" in data:
+        return _own_format(data, path)
+    if isinstance(data.get("annotations"), dict):
+        return "D"
+    if "cell_type" in data:
+        return "C" if "exported_at" in data else "B"
+    if any(cell_type in data for cell_type in CELL_TYPES):
+        return "A"
+    if {"negative", "negatives"} & set(data) and "positive" not in data:
+        raise _only_negatives(path)
+    return "E"
+
+
+def _own_format(data: dict[str, Any], path: Path) -> str:
+    if data["format"] != FORMAT:
+        raise InputError(f"holds {str(data['format'])[:40]!r}, not labels ({FORMAT!r})", where=path)
+    if data.get("version") != VERSION:
+        raise InputError(
+            f"is of version {str(data.get('version'))[:20]} of {FORMAT}; this program reads {VERSION}",
+            where=path,
+        )
+    return FORMAT
+
+
+def _by_type(data: dict[str, Any], path: Path) -> Iterator[Entry]:
+    for cell_type in CELL_TYPES:
+        if cell_type in data:
+            yield from _lists(data[cell_type], cell_type, path)
+
+
+def _one_type(data: dict[str, Any], path: Path) -> Iterator[Entry]:
+    cell_type = data["cell_type"]
+    if cell_type not in CELL_TYPES:
+        raise InputError(f"has cell_type {str(cell_type)[:20]!r}, not 'mk' or 'hspc'", where=path)
+    yield from _lists(data, cell_type, path)
+
+
+def _lists(section: Any, cell_type: CellType, path: Path) -> Iterator[Entry]:
+    if isinstance(section, list):
+        raise _only_negatives(path)
+    if not isinstance(section, dict):
+        raise _unknown(path)
+    if section.get("negative") and "positive" not in section:
+        raise _only_negatives(path)
+    for value in VALUES:
+        ids = section.get(value, [])
+        if not isinstance(ids, list):
+            raise InputError(f"has no list of ids under '{value}' of {cell_type}", where=path)
+        yield from ((text, cell_type, value) for text in ids)
+
+
+def _answers(data: dict[str, Any], path: Path) -> Iterator[Entry]:
+    yield from ((text, None, _value(text, answer, path)) for text, answer in data["annotations"].items())
+
+
+def _flat_or_paged(data: dict[str, Any], path: Path) -> Iterator[Entry]:
+    pages = {key: page for key, page in data.items() if _PAGE.fullmatch(key)}
+    # beside pages, a number under a key that is no cell is a setting, such as the page last seen
+    flat = {
+        text: answer
+        for text, answer in data.items()
+        if names_a_cell(text) or (isinstance(answer, int) and not pages)
+    }
+    if not pages and not flat:
+        raise _unknown(path)
+    for key, page in pages.items():
+        if not isinstance(page, dict):
+            raise InputError(f"has no labels by id under '{key}'", where=path)
+        cell_type: CellType = "mk" if key.startswith("mk") else "hspc"
+        yield from ((text, cell_type, _value(text, answer, path)) for text, answer in page.items())
+    yield from ((text, None, _value(text, answer, path)) for text, answer in flat.items())
+
+
+_READERS: Mapping[str, Callable[[dict[str, Any], Path], Iterator[Entry]]] = {
+    FORMAT: _by_type,
+    "A": _by_type,
+    "B": _one_type,
+    "C": _one_type,
+    "D": _answers,
+    "E": _flat_or_paged,
+}
+
+
+def _value(text: str, answer: object, path: Path) -> Value:
+    # the type is part of the key because Python holds True, 1 and 1.0 for equal
+    value = _ANSWERS.get((type(answer), answer)) if isinstance(answer, (str, int)) else None
+    if value is None:
+        raise InputError(
+            f"gives '{text[:80]}' the label {str(answer)[:20]!r}",
+            where=path,
+            fix="a label is yes, no or unsure, or 1, 0 or 2",
+        )
+    return value
+
+
+def _repeats(entries: list[Entry], events: Events, path: Path) -> tuple[Repeat, ...]:
+    repeats = []
+    for text, cell_type, first in entries if events.repeats else ():
+        again = events.repeats.get(str(text))
+        if again is not None and cell_type is not None:
+            repeats.append(Repeat(cell_type, first, again))
+    return tuple(repeats)
+
+
+def _cleared(labels: tuple[Label, ...], events: Events) -> dict[str, datetime]:
+    """Cells whose label was taken away; what the file lists as a label has one, whatever the events say."""
+    listed = {label.cell_id for label in labels}
+    return {cell_id: at for cell_id, at in events.cleared.items() if cell_id not in listed}
+
+
+def _annotator(data: dict[str, Any], labels: tuple[Label, ...], path: Path) -> str:
+    """The name given. Nameless answers whose times are known are one person's, who exported twice."""
+    name = _text(data, "annotator", path)
+    if name not in (None, "", ANONYMOUS):
+        return str(name)
+    return ANONYMOUS if all(label.shown.at is not None for label in labels) else path.stem
+
+
+def _text(data: dict[str, Any], key: str, path: Path) -> str | None:
+    value = data.get(key)
+    if value is not None and not isinstance(value, str):
+        raise InputError(f"has no text under '{key}'", where=path)
+    return value
+
+
+def _only_negatives(path: Path) -> InputError:
+    return InputError(
+        "is a list of only negatives: nothing tells what is positive, so nothing can be learned from it",
+        where=path,
+        fix="export the positive labels with them",
+    )
+
+
+def _unknown(path: Path) -> InputError:
+    return InputError(
+        "is of no known shape of labels",
+        where=path,
+        fix="use the gallery's export, or one of the older shapes in `mkhspc convert --help`",
+    )

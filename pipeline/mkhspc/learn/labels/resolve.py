@@ -1,0 +1,173 @@
+"""From several answers to one: who counts, what a conflict is, and how it ends."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from mkhspc.config import CellType
+from mkhspc.learn.labels.label import VALUES, AnnotationFile, Repeat, Shown, Value
+
+OnConflict = Literal["majority", "latest", "exclude"]
+
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+REPRESENTATIVE = "random"
+"""The policy whose labels can speak for the population."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """One annotator's answer to a cell of the run.
+
+    Attributes:
+        label_id: the id that the annotator's file gave; two of them may mean one cell.
+        at: when the answer was given, or else when its file was made.
+        file: the file's place on the command line, from 0.
+    """
+
+    cell_id: str
+    cell_type: CellType
+    value: Value
+    annotator: str
+    label_id: str
+    shown: Shown
+    at: datetime | None
+    file: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What all answers to a cell come to.
+
+    Attributes:
+        value: None when they conflict and the rule does not settle it.
+        annotators: who gave that value, or all who answered when there is none.
+        votes: every annotator's answers, where they conflict.
+    """
+
+    cell_id: str
+    cell_type: CellType
+    value: Value | None
+    annotators: tuple[str, ...]
+    shown: Shown
+    votes: Mapping[str, tuple[Value, ...]] | None = None
+
+
+def without_superseded(
+    votes: Sequence[Vote],
+    exported_at: Sequence[datetime | None],
+    cleared: Mapping[tuple[str, str], datetime],
+) -> list[Vote]:
+    """Drops answers that their annotator gave anew, for the same id, or took back, in another file.
+
+    The newest answer counts, by its own time, or else that of its file; answers without a time
+    count as older. Among equals the one in the file exported later is the newer, then the one in
+    the later file on the command line. An id that a later file merely lacks keeps its answer: it
+    may have been given in another browser.
+
+    Args:
+        exported_at: of each file, in the order of the command line.
+        cleared: when an answer was last taken back, by annotator and id.
+    """
+
+    def age(vote: Vote) -> tuple[datetime, datetime, int]:
+        return vote.at or _LONG_AGO, exported_at[vote.file] or _LONG_AGO, vote.file
+
+    newest: dict[tuple[str, str], tuple[datetime, datetime, int]] = {}
+    for vote in votes:
+        key = vote.annotator, vote.label_id
+        newest[key] = max(newest.get(key, age(vote)), age(vote))
+    return [
+        vote
+        for vote in votes
+        if age(vote) == newest[vote.annotator, vote.label_id]
+        and (vote.at or _LONG_AGO) >= cleared.get((vote.annotator, vote.label_id), _LONG_AGO)
+    ]
+
+
+def last_cleared(files: Iterable[AnnotationFile]) -> dict[tuple[str, str], datetime]:
+    """When each annotator last took back an answer, by annotator and id."""
+    times: dict[tuple[str, str], datetime] = {}
+    for file in files:
+        for cell_id, at in file.cleared.items():
+            key = file.annotator, cell_id
+            times[key] = max(times.get(key, at), at)
+    return times
+
+
+def resolve(votes: Iterable[Vote], rule: OnConflict) -> list[Decision]:
+    """One decision per cell, in the order of the cells' ids.
+
+    Different answers to one cell are a conflict. `majority`: the answer with most votes, no
+    decision on a tie. `latest`: the newest answer (then that of the later file on the command
+    line), no decision if one file gives both. `exclude`: no decision.
+    """
+    by_cell: dict[str, list[Vote]] = defaultdict(list)
+    for vote in votes:
+        by_cell[vote.cell_id].append(vote)
+    return [_decide(by_cell[cell_id], rule) for cell_id in sorted(by_cell)]
+
+
+def _decide(votes: list[Vote], rule: OnConflict) -> Decision:
+    answers = {vote.value for vote in votes}
+    value = next(iter(answers)) if len(answers) == 1 else _settle(votes, rule)
+    by_annotator: dict[str, list[Value]] = defaultdict(list)
+    for vote in votes:
+        by_annotator[vote.annotator].append(vote.value)
+    return Decision(
+        cell_id=votes[0].cell_id,
+        cell_type=votes[0].cell_type,
+        value=value,
+        annotators=tuple(
+            sorted(name for name, gave in by_annotator.items() if value is None or value in gave)
+        ),
+        shown=_shown(votes),
+        votes={name: tuple(gave) for name, gave in sorted(by_annotator.items())}
+        if len(answers) > 1
+        else None,
+    )
+
+
+def _settle(votes: list[Vote], rule: OnConflict) -> Value | None:
+    if rule == "majority":
+        (first, most), (_, next_most) = Counter(vote.value for vote in votes).most_common(2)
+        return first if most > next_most else None
+    if rule == "latest":
+        age = max((vote.at or _LONG_AGO, vote.file) for vote in votes)
+        newest = {vote.value for vote in votes if (vote.at or _LONG_AGO, vote.file) == age}
+        return newest.pop() if len(newest) == 1 else None
+    return None
+
+
+def _shown(votes: list[Vote]) -> Shown:
+    """How the cell was shown: at random if it was to anyone, since then its draw was random."""
+    return min(votes, key=lambda vote: (vote.shown.policy != REPRESENTATIVE, vote.file)).shown
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How often two answers to one cell are the same.
+
+    Attributes:
+        kappa: Cohen's kappa (Educ. Psychol. Meas. 20, 1960): agreement beyond what the
+            frequencies of the answers give by chance; None where chance alone gives 1.
+    """
+
+    pairs: int
+    agreement: float
+    kappa: float | None
+
+
+def self_agreement(repeats: Sequence[Repeat]) -> Agreement | None:
+    """An annotator's agreement with himself on blind repeats; None without any."""
+    if not repeats:
+        return None
+    n = len(repeats)
+    first, again = Counter(r.first for r in repeats), Counter(r.again for r in repeats)
+    observed = sum(r.first == r.again for r in repeats) / n
+    by_chance = sum(first[value] * again[value] for value in VALUES) / n**2
+    kappa = None if by_chance == 1.0 else (observed - by_chance) / (1.0 - by_chance)
+    return Agreement(n, observed, kappa)

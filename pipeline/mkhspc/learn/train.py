@@ -1,0 +1,266 @@
+"""Trains a classifier for each cell type, and predicts every training cell without its group."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mkhspc.config import CellType
+from mkhspc.errors import InputError, UsageError
+from mkhspc.learn.classifier import card, file as classifier_file, models
+from mkhspc.learn.classifier.file import PROBE_CELLS, Classifier
+from mkhspc.learn.classifier.fit import Fitted, Groups, OutOfFold, Settings, cross_validate, fit
+from mkhspc.learn.dataset import Samples, TrainingData, morphology, read_training
+from mkhspc.learn.figures import Predictions, figures_of
+from mkhspc.learn.groups import groups_of
+from mkhspc.progress import Progress, silent
+
+LEAST_OF_EACH_CLASS = 5
+"""Fewer labels of a class than this teach nothing and measure nothing."""
+DEEP_PREFIX = "deep_"
+"""Begins the names of features that a network gives; of them few principal components are learned from."""
+_LIBRARIES = ("scikit-learn", "numpy", "scipy", "skops")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to train.
+
+    Attributes:
+        outputs: the classifier file to write, for each cell type wanted.
+        group_by: 'slide', 'scene', or a CSV file (see `groups.groups_of`).
+    """
+
+    training_data: tuple[Path, ...]
+    outputs: Mapping[CellType, Path]
+    group_by: str = "slide"
+    morph_only: bool = False
+    settings: Settings = field(default_factory=Settings)
+
+
+class TooLittleError(InputError):
+    """The labels of a cell type are too few, or too much alike, to learn from."""
+
+
+LeaveOut = Callable[[CellType, TooLittleError], None]
+"""Is told which cell type is not trained, and why."""
+
+
+def train(
+    request: Request, progress: Progress = silent, leave_out: LeaveOut | None = None
+) -> dict[CellType, dict[str, Any]]:
+    """Trains, and writes for each type the classifier, its predictions and its model card.
+
+    Nothing is written before every type is trained. The same request on the same data writes the
+    same bytes.
+
+    Args:
+        leave_out: with it, a type with too few labels does not keep the other from being trained.
+
+    Returns:
+        The model card of each type trained, one at least.
+
+    Raises:
+        UsageError: no output is named, or one is no .skops file.
+        TooLittleError: a type, or with `leave_out` every type, has too little to learn from.
+        InputError: the training data cannot be used.
+    """
+    if not request.outputs:
+        raise UsageError("nothing to train", fix="name a classifier with --output-mk or --output-hspc")
+    _check_outputs(request)
+    data = read_training(request.training_data)
+    prepared = _prepare_all(data, request, leave_out)
+    trained = {
+        t: _train_type(samples, groups, data, request.settings, progress)
+        for t, (samples, groups) in prepared.items()
+    }
+    cards = {}
+    for cell_type, (samples, groups) in prepared.items():
+        path = request.outputs[cell_type]
+        content, oof, fitted, found = trained[cell_type]
+        facts = _facts(samples, groups, fitted, found, request) | _origin(data)
+        cards[cell_type] = card.write_beside(path, content, oof, facts)
+        classifier_file.write(path, content)
+    return cards
+
+
+def _check_outputs(request: Request) -> None:
+    """Refuses names that are no classifier's, and writing over the training data or each other."""
+    taken = {path.resolve() for path in request.training_data}
+    for path in request.outputs.values():
+        classifier_file.check_name(path)
+        for written in (path, card.card_path(path), card.oof_path(path)):
+            if written.resolve() in taken:
+                raise UsageError(f"would be written over {written}", where=path, fix="choose another name")
+            taken.add(written.resolve())
+
+
+def _prepare_all(
+    data: TrainingData, request: Request, leave_out: LeaveOut | None
+) -> dict[CellType, tuple[Samples, Groups]]:
+    prepared: dict[CellType, tuple[Samples, Groups]] = {}
+    reasons: dict[CellType, TooLittleError] = {}
+    for cell_type in request.outputs:
+        try:
+            prepared[cell_type] = _prepare(data.samples[cell_type], request)
+        except TooLittleError as error:
+            if leave_out is None:
+                raise
+            reasons[cell_type] = error
+    if not prepared:
+        fixes = dict.fromkeys(reason.fix for reason in reasons.values())
+        raise TooLittleError("; ".join(reason.what for reason in reasons.values()), fix="; ".join(fixes))
+    for cell_type, reason in reasons.items():
+        if leave_out is not None:
+            leave_out(cell_type, reason)
+    return prepared
+
+
+def _prepare(samples: Samples, request: Request) -> tuple[Samples, Groups]:
+    """The cells of a type with the features asked for, deep ones last, and their groups.
+
+    Raises:
+        TooLittleError: they cannot teach.
+    """
+    name = samples.cell_type
+    if not len(samples):
+        raise TooLittleError(
+            f"there is no labelled {name} in the training data",
+            fix=f"leave --output-{name} out, or label some",
+        )
+    counts = np.bincount(samples.labels, minlength=2)
+    if counts.min() < LEAST_OF_EACH_CLASS:
+        raise TooLittleError(
+            f"{counts[1]} positive and {counts[0]} negative {name} are too few to learn from:"
+            f" at least {LEAST_OF_EACH_CLASS} of each are needed",
+            fix="label more cells; where there are no more, segment with a higher --sample-fraction or"
+            " more slides",
+        )
+    groups = groups_of(samples, request.group_by)
+    if len(np.unique(groups)) < 2:
+        raise TooLittleError(
+            f"all labelled {name} are of one group ({groups[0]}), so no classifier could be judged on"
+            " cells of another",
+            fix=_another_group(samples, request.group_by),
+        )
+    names = samples.feature_names
+    wanted = morphology(names) if request.morph_only else sorted(names, key=_is_deep)  # keeps all other order
+    if not wanted:
+        raise InputError("the training data has no feature to learn from")
+    return samples.with_features(wanted), groups
+
+
+def _is_deep(name: str) -> bool:
+    return name.startswith(DEEP_PREFIX)
+
+
+def _deep_count(samples: Samples) -> int:
+    return sum(map(_is_deep, samples.feature_names))
+
+
+def _another_group(samples: Samples, group_by: str) -> str:
+    """How labelled cells of a single group could come to be of several."""
+    if group_by != "scene" and len(np.unique(groups_of(samples, "scene"))) > 1:
+        return "label cells of a second slide, or hold out scenes with --group-by scene"
+    return "label cells of more slides or scenes"
+
+
+def _train_type(
+    samples: Samples, groups: Groups, data: TrainingData, settings: Settings, progress: Progress
+) -> tuple[bytes, str, Fitted, OutOfFold]:
+    def step(stage: str, done: int, total: int, **facts: str | int | float) -> None:
+        progress(f"{stage} {samples.cell_type}", done, total, **facts)
+
+    deep = _deep_count(samples)
+    found = cross_validate(samples.features, samples.labels, groups, settings, step, deep)
+    fitted = fit(samples.features, samples.labels, groups, settings, deep)
+    rows = np.linspace(0, len(samples) - 1, min(PROBE_CELLS, len(samples))).astype(int)
+    probe = np.ascontiguousarray(samples.features[rows])
+    classifier = Classifier(
+        classifier_id="",
+        cell_type=samples.cell_type,
+        feature_names=samples.feature_names,
+        config_hash=data.config_hash,
+        identity=data.identity,
+        threshold=fitted.threshold,
+        fitted=fitted,
+        probe=probe,
+        probe_scores=fitted.probability(probe),
+        versions=_versions(),
+    )
+    return classifier_file.dumps(classifier), card.oof_text(samples, groups, found), fitted, found
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}}
+
+
+def _origin(data: TrainingData) -> dict[str, Any]:
+    return {
+        "config_hash": data.config_hash,
+        "identity": dict(data.identity),
+        "training_data": dict(data.sources),
+        "versions": _versions(),
+    }
+
+
+def _facts(
+    samples: Samples, groups: Groups, fitted: Fitted, found: OutOfFold, request: Request
+) -> dict[str, Any]:
+    return {
+        "cell_type": samples.cell_type,
+        "model": request.settings.model,
+        "recipe": list(fitted.recipe),
+        "log_loss_by_recipe": dict(fitted.losses),
+        "recipe_by_fold": ["+".join(recipe) for recipe in found.recipes],
+        "threshold": fitted.threshold,
+        "threshold_for": request.settings.threshold_for,
+        "calibration": asdict(fitted.calibration),
+        "seed": request.settings.seed,
+        "features": list(samples.feature_names),
+        "morph_only": request.morph_only,
+        "deep_components": models.components(len(samples), _deep_count(samples)),
+        "group_by": request.group_by if request.group_by in ("slide", "scene") else "file",
+        "groups": _class_counts(groups, samples.labels),
+        "positive": int(samples.labels.sum()),
+        "negative": int(len(samples) - samples.labels.sum()),
+        "annotators": list(samples.annotators),
+        "policies": dict(sorted(Counter(samples.policies.tolist()).items())),
+        "cross_validated": {
+            name: None if figure is None else asdict(figure)
+            for name, figure in figures_of(_predictions(samples, groups, found)).items()
+        },
+        "cells": samples.cell_ids.tolist(),
+        "labels": samples.labels.tolist(),
+    }
+
+
+def _class_counts(groups: Groups, labels: Any) -> dict[str, dict[str, int]]:
+    return {
+        str(group): {
+            "positive": int(labels[groups == group].sum()),
+            "negative": int((labels[groups == group] == 0).sum()),
+        }
+        for group in np.unique(groups)
+    }
+
+
+def _predictions(samples: Samples, groups: Groups, found: OutOfFold) -> Predictions:
+    return Predictions(
+        cell_ids=samples.cell_ids,
+        slide_ids=samples.slide_ids,
+        groups=groups,
+        labels=samples.labels == 1,
+        predicted=found.probability >= found.threshold,
+        baseline=found.baseline == 1,
+        probability=found.probability,
+        policies=samples.policies,
+        inclusion_probs=samples.inclusion_probs,
+    )

@@ -1,0 +1,257 @@
+"""The gate: whether a classifier is good enough, judged on groups that it has not seen."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from mkhspc.config import CellType, differences
+from mkhspc.errors import InputError, UsageError
+from mkhspc.learn.classifier.card import read_beside
+from mkhspc.learn.classifier.file import Classifier, read as read_classifier
+from mkhspc.learn.dataset import read_training
+from mkhspc.learn.figures import Floats, Predictions, figures_of
+from mkhspc.learn.intervals import FEW_GROUPS, Figure
+from mkhspc.learn.labels.events import ALL_SHOWN
+from mkhspc.learn.labels.label import UNKNOWN_POLICY
+from mkhspc.learn.labels.resolve import REPRESENTATIVE
+from mkhspc.store import manifest as manifests
+from mkhspc.store.cells import read_cells
+from mkhspc.store.layout import RunLayout, is_simulated
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a classifier must reach; with `confident`, the lower end of the interval must."""
+
+    accuracy: float = 0.75
+    recall: float = 0.70
+    precision: float = 0.70
+    confident: bool = False
+
+
+@dataclass(frozen=True)
+class Check:
+    """One demand on a classifier.
+
+    Attributes:
+        value: what is held against `limit`: the figure, or the lower end of its interval; None
+            when it is not defined.
+    """
+
+    name: str
+    value: float | None
+    limit: float
+    passed: bool
+
+    @property
+    def sentence(self) -> str:
+        if self.value is None:
+            return f"{self.name} is not defined"
+        comparison = "at least" if self.name != "accuracy_gain" else "above"
+        return f"{self.name.replace('_', ' ')} is {self.value:.3f}, not {comparison} {self.limit:g}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What `validate` has to say of one classifier.
+
+    Attributes:
+        figures: of the labelled cells as they are.
+        population: of the cells in the filter, from labels drawn at random; None when there are none.
+        notes: what a reader must know before believing the figures.
+    """
+
+    cell_type: CellType
+    path: Path
+    classifier_id: str
+    config_hash: str
+    card: Mapping[str, Any]
+    predictions: Predictions
+    figures: Mapping[str, Figure | None]
+    population: Mapping[str, Figure | None] | None
+    checks: tuple[Check, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(check.passed for check in self.checks)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to judge, and by what.
+
+    Attributes:
+        training_data: files that the classifiers must have been trained on; none = not checked.
+        run: the run that they must be of; its numbers of cells weight the population's figures.
+    """
+
+    classifiers: Mapping[CellType, Path]
+    limits: Limits = Limits()
+    training_data: tuple[Path, ...] = ()
+    run: RunLayout | None = None
+
+
+def validate(request: Request) -> list[Verdict]:
+    """Judges classifiers from their out-of-fold predictions alone.
+
+    Raises:
+        UsageError: no classifier is named.
+        InputError: a file is missing, damaged, of another classifier, or was made from other data
+            or another run than those given.
+    """
+    if not request.classifiers:
+        raise UsageError(
+            "nothing to validate", fix="name a classifier with --mk-classifier or --hspc-classifier"
+        )
+    return [_judge(cell_type, path, request) for cell_type, path in request.classifiers.items()]
+
+
+def _judge(cell_type: CellType, path: Path, request: Request) -> Verdict:
+    classifier = read_classifier(path)
+    if classifier.cell_type != cell_type:
+        raise InputError(f"classifies {classifier.cell_type}, not {cell_type}", where=path)
+    card, predictions = read_beside(path)
+    if request.training_data:
+        _check_training(cell_type, predictions, request.training_data, path)
+    in_filter = None
+    if request.run is not None:
+        in_filter = _cells_in_filter(classifier, request.run, path)
+    figures = figures_of(predictions)
+    return Verdict(
+        cell_type=cell_type,
+        path=path,
+        classifier_id=classifier.classifier_id,
+        config_hash=classifier.config_hash,
+        card=card,
+        predictions=predictions,
+        figures=figures,
+        population=_population(predictions, in_filter),
+        checks=checks_of(figures, request.limits),
+        notes=tuple(_notes(predictions, figures, in_filter)),
+    )
+
+
+def checks_of(figures: Mapping[str, Figure | None], limits: Limits) -> tuple[Check, ...]:
+    """What the gate demands, and whether these figures reach it."""
+
+    def held(name: str) -> float | None:
+        figure = figures[name]
+        return None if figure is None else figure.low if limits.confident else figure.value
+
+    checks = []
+    for name in ("accuracy", "recall", "precision"):
+        value, limit = held(name), getattr(limits, name)
+        checks.append(Check(name, value, limit, value is not None and value >= limit))
+    gain = held("accuracy_gain")
+    return (*checks, Check("accuracy_gain", gain, 0.0, gain is not None and gain > 0.0))
+
+
+def _check_training(
+    cell_type: CellType, predictions: Predictions, paths: Sequence[Path], classifier: Path
+) -> None:
+    samples = read_training(paths).samples[cell_type]
+    given = dict(zip(samples.cell_ids.tolist(), (samples.labels == 1).tolist(), strict=True))
+    used = dict(zip(predictions.cell_ids.tolist(), predictions.labels.tolist(), strict=True))
+    if given != used:
+        other = sum(given[cell] != used[cell] for cell in given.keys() & used.keys())
+        raise InputError(
+            f"was not trained on these labels: {len(given.keys() - used.keys())} of them are new to it,"
+            f" {len(used.keys() - given.keys())} of its own are not among them, {other} have changed",
+            where=classifier,
+            fix="train it again on this training data",
+        )
+
+
+def _cells_in_filter(classifier: Classifier, run: RunLayout, path: Path) -> dict[str, int]:
+    """How many cells of the classifier's type each slide of the run has in the filter."""
+    manifest = manifests.read(run)
+    if classifier.config_hash != manifest.config_hash:
+        clauses = "; ".join(differences(manifest.identity, classifier.identity))
+        raise InputError(f"was trained on a run with other settings than {run.root}: {clauses}", where=path)
+    counts = {}
+    for slide in manifest.slides:
+        if run.cells(slide.slide_id).exists():
+            cells = read_cells(run, manifest, slide.slide_id, ["cell_type", "in_filter"])
+            wanted = pc.and_(pc.equal(cells["cell_type"], classifier.cell_type), cells["in_filter"])
+            counts[slide.slide_id] = pc.sum(wanted).as_py() or 0
+    return counts
+
+
+def _population(
+    predictions: Predictions, in_filter: Mapping[str, int] | None
+) -> dict[str, Figure | None] | None:
+    """Figures of the cells in the filter, from those labelled cells that were drawn at random.
+
+    A labelled cell stands for 1 / (its inclusion probability) cells; with the run at hand, for its
+    share of the cells in the filter on its slide, which also evens out slides labelled unequally.
+    """
+    drawn = predictions.where(_at_random(predictions))
+    if not len(drawn):
+        return None
+    weights = 1.0 / drawn.inclusion_probs
+    if in_filter is not None:
+        weights = _by_slide(drawn, weights, in_filter)
+    return figures_of(drawn, weights)
+
+
+def _by_slide(drawn: Predictions, weights: Floats, in_filter: Mapping[str, int]) -> Floats:
+    slides, slide = np.unique(drawn.slide_ids, return_inverse=True)
+    missing = sorted(set(slides.tolist()) - set(in_filter))
+    if missing:
+        raise InputError(f"the run has no cells of slide {', '.join(missing[:3])}, where labels come from")
+    cells = np.array([in_filter[name] for name in slides.tolist()], np.float64)
+    scaled: Floats = weights * (cells / np.bincount(slide, weights))[slide]
+    return scaled
+
+
+def _at_random(predictions: Predictions) -> Any:
+    return (predictions.policies == REPRESENTATIVE) & np.isfinite(predictions.inclusion_probs)
+
+
+def _notes(
+    predictions: Predictions, figures: Mapping[str, Figure | None], in_filter: Mapping[str, int] | None
+) -> list[str]:
+    notes = []
+    if any(is_simulated(slide_id) for slide_id in np.unique(predictions.slide_ids).tolist()):
+        notes.append("simulated slides: these figures say nothing about an animal")
+    groups = len(np.unique(predictions.groups))
+    if groups < FEW_GROUPS:
+        notes.append(f"too few groups ({groups}, fewer than {FEW_GROUPS}): the intervals are a rough guide")
+    policies = Counter(predictions.policies.tolist())
+    chosen = {p: n for p, n in sorted(policies.items()) if p not in (REPRESENTATIVE, UNKNOWN_POLICY)}
+    if chosen:
+        how = ", ".join(f"{count} by {policy}" for policy, count in chosen.items())
+        notes.append(
+            f"{sum(chosen.values())} of {len(predictions)} labelled cells were not chosen at random ({how}):"
+            " the figures describe the labelled cells, not the population"
+        )
+    if policies[UNKNOWN_POLICY]:
+        notes.append(
+            f"how {policies[UNKNOWN_POLICY]} of {len(predictions)} labelled cells were chosen is not known:"
+            " the figures describe the labelled cells, not the population"
+        )
+    if np.any(predictions.inclusion_probs < ALL_SHOWN) and in_filter is None:
+        notes.append("some cells were drawn with a probability below 1: see the figures for the population")
+    precision = figures["precision"]
+    if precision is None:
+        notes.append("no cell was called positive, so precision is not defined")
+    one_class = _groups_of_one_class(predictions)
+    if one_class:
+        notes.append(f"labels of one class only in: {', '.join(one_class[:5])}")
+    return notes
+
+
+def _groups_of_one_class(predictions: Predictions) -> list[str]:
+    return [
+        str(group)
+        for group in np.unique(predictions.groups)
+        if len(np.unique(predictions.labels[predictions.groups == group])) == 1
+    ]

@@ -1,0 +1,113 @@
+"""What is looked for and measured in a tile, and how far around its core that reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mkhspc.config import CELL_TYPES, AreaRange, CellType, RunConfig
+from mkhspc.detect.contract import MIDDLE_SHARE, Detector
+from mkhspc.detect.resolve import build_detectors
+from mkhspc.detect.sam2 import Sam2Mk, WindowGrid
+from mkhspc.geometry import Box, um_to_px
+from mkhspc.measure import crops, deep, features
+from mkhspc.models.choice import RunModels
+from mkhspc.models.service import MESSAGE_BYTES, Asker, Nobody
+from mkhspc.store.manifest import Manifest
+
+MOSTLY_INSIDE = 0.5
+"""An HSPC with more than this share of its pixels in an MK candidate is marked as inside it. Their centroids
+are no farther apart than `MIDDLE_SHARE` of the longest MK. Of MK outside its core a tile knows those that
+hold an HSPC of its own so; others may be missing or cut."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is looked for, the same for every tile of a run.
+
+    Attributes:
+        embedders: by whom cells are described, besides what is measured; they are `asker`'s.
+    """
+
+    detectors: Mapping[CellType, Detector]
+    stored: Mapping[CellType, AreaRange]
+    embedders: Sequence[str] = ()
+    asker: Asker = field(default_factory=Nobody)
+
+    @classmethod
+    def of(
+        cls,
+        config: RunConfig,
+        stored: Mapping[CellType, AreaRange],
+        models: RunModels,
+        asker: Asker | None = None,
+    ) -> Recipe:
+        """What a config asks for; without an `asker` it is only good to look at."""
+        asker = asker or Nobody()
+        names = {t: config.cells(t).detector for t in CELL_TYPES}
+        detectors = build_detectors(names, stored, models, asker)
+        return cls(detectors, stored, config.compute.embedders, asker)
+
+    def halo_px(self, um_per_px: float) -> int:
+        """Enough for every detector, feature and crop of an owned cell, wherever its tile lies."""
+        embedded_um = deep.reach_um(self.embedders, self._longest_stored_um)
+        seen_px = (self.detector_halo_px(cell_type, um_per_px) for cell_type in CELL_TYPES)
+        return max(um_to_px(embedded_um, um_per_px), self.near_halo_px(um_per_px), *seen_px)
+
+    def read_box(self, core: Box, um_per_px: float) -> Box:
+        """All that a tile sees: about a core, `halo_px` or less on each side."""
+        box = core.grown(self.near_halo_px(um_per_px))
+        for cell_type in CELL_TYPES:
+            box = box.joined(self.detector_box(cell_type, core, um_per_px))
+        return box.joined(deep.seen_box(self.embedders, core, self._longest_stored_um, um_per_px))
+
+    def near_halo_px(self, um_per_px: float) -> int:
+        """Enough for HSPC, and for all features and crops but those of networks."""
+        longest_um = max(self.longest_um(cell_type) for cell_type in CELL_TYPES)
+        measured_um = max(crops.reach_um(um_per_px), longest_um + features.reach_um(um_per_px))
+        return max(um_to_px(measured_um, um_per_px), self.detector_halo_px("hspc", um_per_px))
+
+    def message_bytes(self, um_per_px: float) -> int:
+        """Of the largest message between a worker and the owner of a model."""
+        asks_sam2 = deep.SAM2 in self.embedders or self.detectors["mk"].name == deep.SAM2
+        grid = WindowGrid.of(self._longest_stored_um, um_per_px)
+        return max(MESSAGE_BYTES, grid.window_bytes if asks_sam2 else 0)
+
+    def longest_um(self, cell_type: CellType) -> float:
+        """No cell of the type is longer: by what is stored, or by how it is found."""
+        return min(self.stored[cell_type].max_length_um, self.detectors[cell_type].longest_um)
+
+    def wanted(self, cell_type: CellType, core: Box, um_per_px: float) -> Box:
+        """Where the centroids of cells lie that matter to a core: of MK those too that may hold its HSPC."""
+        around_um = MIDDLE_SHARE * self.longest_um("mk") if cell_type == "mk" else 0.0
+        return core.grown(um_to_px(around_um, um_per_px))
+
+    def detector_box(self, cell_type: CellType, core: Box, um_per_px: float) -> Box:
+        """What a detector sees for a core."""
+        detector = self.detectors[cell_type]
+        if isinstance(detector, Sam2Mk):
+            return detector.seen_box(self.wanted(cell_type, core, um_per_px), um_per_px)
+        return core.grown(self.detector_halo_px(cell_type, um_per_px))
+
+    @property
+    def _longest_stored_um(self) -> float:
+        return max(area.max_length_um for area in self.stored.values())
+
+    def detector_halo_px(self, cell_type: CellType, um_per_px: float) -> int:
+        """Enough for cells of a type with centroids in a core, and for MK that hold most of such an HSPC."""
+        detector = self.detectors[cell_type]
+        around_um = detector.halo_um(self.longest_um(cell_type))
+        if cell_type == "mk" and not isinstance(detector, Sam2Mk):  # which sees all `wanted`, and farther
+            # The centroid of the part of an HSPC that lies in an MK is nearer to the whole one's than this.
+            around_um += (1.0 - MOSTLY_INSIDE) * self.longest_um("hspc")
+        return um_to_px(around_um, um_per_px)
+
+
+def feature_names(embedders: Sequence[str]) -> list[str]:
+    """The feature columns of a run's tables, in their order."""
+    return [*features.FEATURE_NAMES, *deep.column_names(embedders)]
+
+
+def recipe_of(manifest: Manifest, models: RunModels) -> Recipe:
+    """What a run looks for; to look at, not to work with."""
+    return Recipe.of(manifest.config, {t: manifest.stored(t) for t in CELL_TYPES}, models)

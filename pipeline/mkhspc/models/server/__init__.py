@@ -1,0 +1,1 @@
+"""Models that one process a device owns, and their clients."""

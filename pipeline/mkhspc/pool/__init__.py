@@ -1,0 +1,1 @@
+"""Worker processes, windows on their way to them, shared memory."""

@@ -1,0 +1,273 @@
+"""A pool of worker processes that does one task at a time each, and survives what kills them.
+
+The parent knows which task every worker holds. A worker that dies (a crash in a library, or the
+kernel's out-of-memory killer) costs its task one retry; a task that kills twice, or raises, is
+reported as failed, and the others go on.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, Protocol
+
+from mkhspc.errors import HopelessError, MkhspcError
+from mkhspc.process.children import FRUGAL, cause_of_death, environment
+from mkhspc.process.disk import NO_ROOM
+from mkhspc.process.signals import STOP_SIGNALS, StopFlag
+
+TRIES = 2
+TICK_S = 0.5
+"""The pool looks around at least this often, even when no task ends, unless it is told another time."""
+
+
+class Work(Protocol):
+    """What a worker process does with tasks (any hashable values); it is pickled to the process."""
+
+    def prepare(self) -> None:
+        """Called once in the worker before the first task."""
+        ...
+
+    def run(self, task: Any) -> dict[str, Any]:
+        """Does one task and returns small facts about it; results themselves go to files."""
+        ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a task ended: `facts` of a finished one, or the `error` of a failed one.
+
+    Attributes:
+        will_retry: the task is not at its end: the worker died of it, and another will try.
+        is_hopeless: whatever stopped this task will stop every other: the disk takes no more, or no
+            device is left.
+    """
+
+    task: Any
+    facts: dict[str, Any] | None
+    error: str | None = None
+    will_retry: bool = False
+    is_hopeless: bool = False
+
+
+class Source(Protocol):
+    """Where tasks come from, one by one, as they get ready."""
+
+    def take(self) -> Any | None:
+        """A task that is ready now, or None; an `Outcome` for one that failed before it began."""
+        ...
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether no further task will ever get ready."""
+        ...
+
+    def news(self) -> Sequence[Connection | int]:
+        """What becomes readable when a task gets ready."""
+        ...
+
+    def end(self, task: Any) -> None:
+        """Told when a task will not be tried again, done or failed."""
+        ...
+
+
+class Listed:
+    """A source of tasks that are all ready from the start."""
+
+    def __init__(self, tasks: Iterable[Any]) -> None:
+        self._waiting = deque(tasks)
+
+    def take(self) -> Any | None:
+        return self._waiting.popleft() if self._waiting else None
+
+    @property
+    def is_spent(self) -> bool:
+        return not self._waiting
+
+    def news(self) -> Sequence[Connection | int]:
+        return ()
+
+    def end(self, task: Any) -> None:
+        pass
+
+
+def _nothing(*_: object) -> None:
+    pass
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    connection: Connection
+    task: Any = None
+    begun_s: float = 0.0
+
+
+@dataclass
+class Pool:
+    """Runs tasks in up to `size` processes started by 'spawn', so no lock or handle is inherited.
+
+    `size` may be changed at any time: more workers are started at once, and superfluous ones end
+    when their task does.
+
+    Attributes:
+        on_tick: called every `tick_s` or more often.
+        is_short: of memory: idle workers get no task while another is at work.
+    """
+
+    work: Work
+    size: int
+    stop: StopFlag
+    on_tick: Callable[[], object] = _nothing
+    tick_s: float = TICK_S
+    is_short: bool = False
+    _workers: list[_Worker] = field(default_factory=list)
+    _again: deque[Any] = field(default_factory=deque)
+    _deaths: dict[Any, int] = field(default_factory=dict)
+
+    @property
+    def workers(self) -> int:
+        """Processes there are now."""
+        return len(self._workers)
+
+    def give_up_newest(self) -> Any | None:
+        """Kills the worker whose task was begun last, unless it is the only one at work; returns the task.
+
+        Another worker does it later, and this is no death that counts against it.
+        """
+        busy = [w for w in self._workers if w.task is not None]
+        if len(busy) < 2:
+            return None
+        newest = max(busy, key=lambda worker: worker.begun_s)
+        newest.process.kill()
+        newest.process.join()
+        newest.connection.close()
+        self._workers.remove(newest)
+        self._again.append(newest.task)
+        return newest.task
+
+    def outcomes(self, source: Source) -> Iterator[Outcome]:
+        """Yields an outcome per task as they end (or are tried again); stops early when told to."""
+        try:
+            while True:
+                yield from self._feed(source)
+                if not any(w.task is not None for w in self._workers) and (
+                    self.stop.is_set or (source.is_spent and not self._again)
+                ):
+                    return
+                for worker in self._ready(source):
+                    outcome = self._collect(worker)
+                    worker.task = None
+                    if outcome.will_retry:
+                        self._again.append(outcome.task)
+                    else:
+                        source.end(outcome.task)
+                    yield outcome
+                self.stop.look()
+                self.on_tick()
+        finally:
+            self._close()
+
+    def _feed(self, source: Source) -> Iterator[Outcome]:
+        """Gives idle workers a task each; yields tasks that failed before they began."""
+        self._fit(source)
+        for worker in self._workers:
+            while worker.task is None and not self.stop.is_set and not self._must_wait:
+                task = self._again.popleft() if self._again else source.take()
+                if task is None:
+                    return
+                if isinstance(task, Outcome):
+                    source.end(task.task)
+                    yield task
+                    continue
+                worker.task, worker.begun_s = task, time.monotonic()
+                with suppress(BrokenPipeError):  # it died idle: its end is seen in `_collect`
+                    worker.connection.send(task)
+
+    @property
+    def _must_wait(self) -> bool:
+        return self.is_short and any(w.task is not None for w in self._workers)
+
+    def _fit(self, source: Source) -> None:
+        """Starts workers that are missing and ends idle ones that are too many."""
+        while len(self._workers) < self.size and not (source.is_spent or self.stop.is_set):
+            self._workers.append(self._start())
+        for worker in [w for w in self._workers if w.task is None][: max(0, len(self._workers) - self.size)]:
+            worker.connection.close()
+            worker.process.join()
+            self._workers.remove(worker)
+
+    def _start(self) -> _Worker:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, self.work), daemon=True)
+        with environment(FRUGAL):
+            process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
+    def _ready(self, source: Source) -> list[_Worker]:
+        busy = {w.connection: w for w in self._workers if w.task is not None}
+        is_anyone_free = len(busy) < len(self._workers) and not self.stop.is_set and not self._must_wait
+        news = list(source.news()) if is_anyone_free else []
+        found = wait([*busy, *news], timeout=self.tick_s)
+        return [busy[one] for one in found if isinstance(one, Connection) and one in busy]
+
+    def _collect(self, worker: _Worker) -> Outcome:
+        """How a worker's task ended; a worker that died is replaced."""
+        try:
+            facts, error, is_hopeless = worker.connection.recv()
+        except (EOFError, ConnectionResetError):
+            worker.process.join()
+            cause = cause_of_death(worker.process.exitcode)
+            self._workers[self._workers.index(worker)] = self._start()
+            deaths = self._deaths[worker.task] = self._deaths.get(worker.task, 0) + 1
+            if deaths < TRIES:
+                return Outcome(worker.task, None, f"the worker process died ({cause})", will_retry=True)
+            return Outcome(worker.task, None, f"the worker process died {TRIES} times ({cause})")
+        return Outcome(worker.task, facts, error, is_hopeless=is_hopeless)
+
+    def _close(self) -> None:
+        for worker in self._workers:
+            worker.connection.close()
+        for worker in self._workers:
+            worker.process.join(timeout=5)
+            if worker.process.is_alive():
+                worker.process.kill()  # it ignores the milder signals, which are the parent's
+        self._workers.clear()
+
+
+def _serve(connection: Connection, work: Work) -> None:
+    """Life of a worker: tasks in, facts out, until the parent closes its end or is gone."""
+    for number in STOP_SIGNALS:  # the parent decides; a Ctrl-C reaches the whole process group
+        signal.signal(number, signal.SIG_IGN)
+    work.prepare()
+    while True:
+        try:
+            task = connection.recv()
+        except (EOFError, ConnectionResetError):  # the latter where the parent had not read the last answer
+            return
+        answer = _answer(work, task)
+        try:
+            connection.send(answer)
+        except (BrokenPipeError, ConnectionResetError):
+            return
+
+
+def _answer(work: Work, task: Any) -> tuple[dict[str, Any] | None, str | None, bool]:
+    """The facts of a finished task, or its error and whether that is hopeless."""
+    try:
+        return work.run(task), None, False
+    except MkhspcError as error:
+        return None, str(error).replace("\n", " "), isinstance(error, HopelessError)
+    except OSError as error:
+        return None, str(error), error.errno in NO_ROOM
+    except Exception as error:  # any fault of one tile must not take the others with it
+        return None, f"{type(error).__name__}: {error}", False

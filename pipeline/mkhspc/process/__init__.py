@@ -1,0 +1,1 @@
+"""Facts of processes: limits, memory, signals, causes of death."""

@@ -1,0 +1,219 @@
+"""What this process may use: memory and cores, as told by the user, Slurm, control groups, the machine."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from mkhspc.errors import UsageError
+
+GB = 1_000_000_000
+MIB = 1024**2
+TAKEN_FROM = 0.25
+"""From this share of a limit on, what others use of it is not planned with. Below, a machine is as good as
+idle, and a little more or less in use changes no plan."""
+SOFTER = {"memory.max": ("memory.high",)}
+"""Beyond it a control group's processes are slowed down until they have less."""
+LEAST_GB = 0.2
+"""Below this not even the libraries of a run fit, so that who loads them is killed before it can refuse."""
+UNLIMITED_BYTES = 2**60
+"""Version 1 of the control groups writes a number near 2**63 for 'no limit'."""
+
+
+@dataclass(frozen=True)
+class MemoryLimit:
+    """The smallest limit that applies, and who set it."""
+
+    limit_bytes: int
+    set_by: str
+
+
+def memory_limit(
+    memory_gb: float | None = None,
+    environment: Mapping[str, str] = os.environ,
+    root: Path = Path("/"),
+) -> MemoryLimit:
+    """The least of what the user, Slurm, the control groups and the machine allow, and have left now.
+
+    Args:
+        memory_gb: the user's own limit, in GB of 10**9 bytes.
+        root: where `proc` and `sys` lie.
+
+    Raises:
+        UsageError: nothing tells how much memory there is.
+    """
+    limits = [MemoryLimit(n, name) for n, name in _all_limits(memory_gb, environment, root)]
+    if not limits:
+        raise UsageError("the machine's memory is unknown", fix="give it with --memory-gb")
+    return min(limits, key=lambda limit: limit.limit_bytes)
+
+
+def refuse_hopeless(environment: Mapping[str, str] = os.environ, root: Path = Path("/")) -> None:
+    """Raises `UsageError` where there is too little memory even to find out how much is needed.
+
+    What others use of it does not count: the user may say with --memory-gb that it will be free.
+    """
+    for limit_bytes, set_by in _all_limits(LEAST_GB, environment, root):
+        if limit_bytes < LEAST_GB * GB:
+            raise UsageError(
+                f"a run needs at least {LEAST_GB:.1f} GB of memory and the limit is"
+                f" {limit_bytes / GB:.3g} GB, set by {set_by}",
+                fix="give more memory: `mkhspc plan` says how much, elsewhere",
+            )
+
+
+def _all_limits(
+    memory_gb: float | None, environment: Mapping[str, str], root: Path
+) -> Iterator[tuple[int, str]]:
+    if memory_gb is not None:
+        yield int(memory_gb * GB), "--memory-gb"
+    yield from _slurm(environment)
+    own_bytes, is_told = _own_bytes(root), memory_gb is not None
+    for directory, name in cgroup_directories(root, "memory"):
+        for file in (name, *SOFTER.get(name, ())):
+            text = _text(directory / file)
+            if text.isdecimal() and int(text) < UNLIMITED_BYTES:
+                others_bytes = _taken_bytes(directory) - own_bytes
+                told = f"the control group ({directory / file})"
+                yield from _shared(int(text), others_bytes, told, is_told)
+    memory = _meminfo(root)
+    if "MemTotal" in memory:
+        total_bytes = memory["MemTotal"]
+        others_bytes = total_bytes - _available_bytes(memory, root) - own_bytes
+        yield from _shared(total_bytes, others_bytes, "the machine", is_told)
+    if not (root / "proc/meminfo").exists() and hasattr(os, "sysconf"):
+        yield os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "the machine"
+
+
+def _shared(limit_bytes: int, others_bytes: int, name: str, is_told: bool) -> Iterator[tuple[int, str]]:
+    """A limit, and what others have left of it if they take so much that it matters.
+
+    Not where the user told how much there is, who may know that the others will be gone.
+    """
+    yield limit_bytes, name
+    if not is_told and others_bytes > TAKEN_FROM * limit_bytes:
+        yield (
+            max(0, limit_bytes - others_bytes),
+            f"{name}, of which others use {others_bytes / GB:.3g} GB now",
+        )
+
+
+def _own_bytes(root: Path) -> int:
+    """What this process has in memory already, which a plan counts."""
+    words = _text(root / "proc/self/statm").split()
+    return int(words[1]) * os.sysconf("SC_PAGE_SIZE") if len(words) > 1 else 0
+
+
+def _taken_bytes(group: Path) -> int:
+    """Memory that the processes of a group have, without the copies of files that can be dropped."""
+    current = _text(group / "memory.current") or _text(group / "memory.usage_in_bytes")
+    if not current.isdecimal():
+        return 0
+    stat = dict(line.split(" ", 1) for line in _text(group / "memory.stat").splitlines() if " " in line)
+    files = int(stat.get("total_cache", stat.get("file", 0)))
+    in_memory_alone = int(stat.get("total_shmem", stat.get("shmem", 0)))  # counted among the files
+    droppable = int(stat.get("slab_reclaimable", 0))
+    return max(0, int(current) - files + in_memory_alone - droppable)
+
+
+def machine_free_share(root: Path = Path("/")) -> float:
+    """Share of the machine's memory that programs can have without swapping; 1 where nobody knows."""
+    memory = _meminfo(root)
+    return _available_bytes(memory, root) / memory["MemTotal"] if "MemTotal" in memory else 1.0
+
+
+def _available_bytes(memory: Mapping[str, int], root: Path) -> int:
+    """What programs can have of the machine; all of it where the kernel does not tell.
+
+    ZFS keeps copies of files apart, which the kernel does not count as droppable though they are.
+    """
+    lines = (line.split() for line in _text(root / "proc/spl/kstat/zfs/arcstats").splitlines())
+    zfs = {words[0]: words[2] for words in lines if len(words) == 3}
+    droppable = max(0, int(zfs.get("size", 0)) - int(zfs.get("c_min", 0)))
+    total = memory["MemTotal"]
+    return min(total, memory.get("MemAvailable", total) + droppable)
+
+
+def _meminfo(root: Path) -> dict[str, int]:
+    """Bytes by name, as the kernel tells them of the machine."""
+    lines = (line.split() for line in _text(root / "proc/meminfo").splitlines())
+    return {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines if len(words) == 3}
+
+
+def _slurm(environment: Mapping[str, str]) -> Iterator[tuple[int, str]]:
+    """Slurm counts in MiB; 0 is 'all of the node'."""
+    per_node = environment.get("SLURM_MEM_PER_NODE", "")
+    if per_node.isdecimal() and int(per_node):
+        yield int(per_node) * MIB, "Slurm (SLURM_MEM_PER_NODE)"
+    per_gpu, gpus = environment.get("SLURM_MEM_PER_GPU", ""), environment.get("SLURM_GPUS_ON_NODE", "")
+    if per_gpu.isdecimal() and int(per_gpu) and gpus.isdecimal() and int(gpus):
+        yield int(per_gpu) * int(gpus) * MIB, "Slurm (SLURM_MEM_PER_GPU)"
+    per_cpu = environment.get("SLURM_MEM_PER_CPU", "")
+    cpus = environment.get("SLURM_CPUS_PER_TASK") or environment.get("SLURM_CPUS_ON_NODE", "")
+    if per_cpu.isdecimal() and int(per_cpu) and cpus.isdecimal():
+        yield int(per_cpu) * int(cpus) * MIB, "Slurm (SLURM_MEM_PER_CPU)"
+
+
+def usable_cores(environment: Mapping[str, str] = os.environ, root: Path = Path("/")) -> int:
+    """Cores that this process may keep busy: affinity, Slurm's share, the control groups' quota."""
+    cores = [_affinity()]
+    asked = environment.get("SLURM_CPUS_PER_TASK", "")
+    if asked.isdecimal() and int(asked):
+        cores.append(int(asked))
+    cores += [max(1, math.floor(quota)) for quota in _cpu_quotas(root)]
+    return min(cores)
+
+
+def _affinity() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cpu_quotas(root: Path) -> Iterator[float]:
+    for directory, name in cgroup_directories(root, "cpu"):
+        if name == "cpu.max":
+            words = _text(directory / name).split()
+        else:
+            words = [_text(directory / name), _text(directory / "cpu.cfs_period_us")]
+        if len(words) == 2 and all(word.isdecimal() for word in words) and int(words[1]):
+            yield int(words[0]) / int(words[1])
+
+
+def cgroup_directories(root: Path, controller: str) -> list[tuple[Path, str]]:
+    """The directories whose limits apply to this process, with the name of the limit's file.
+
+    Every group above the process's own may limit it too. In a container the path that the process is
+    told may not exist: then the mount's own top is what limits it.
+    """
+    unified = {"memory": "memory.max", "cpu": "cpu.max"}[controller]
+    legacy = {"memory": "memory.limit_in_bytes", "cpu": "cpu.cfs_quota_us"}[controller]
+    found: list[tuple[Path, str]] = []
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0" and not controllers:
+            found += [(d, unified) for d in _upwards(root / "sys/fs/cgroup", path)]
+        elif controller in controllers.split(","):
+            for mount in (controllers, controller):
+                found += [(d, legacy) for d in _upwards(root / "sys/fs/cgroup" / mount, path)]
+    return [(d, name) for d, name in dict.fromkeys(found) if (d / name).is_file()]
+
+
+def _upwards(mount: Path, path: str) -> Iterator[Path]:
+    own = PurePosixPath(path.lstrip("/"))
+    if ".." in own.parts:
+        own = PurePosixPath()
+    for group in (own, *own.parents):
+        yield mount / group
+
+
+def _text(path: Path) -> str:
+    """The text of a small file; empty when it is not there or may not be read."""
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return ""

@@ -1,0 +1,1 @@
+"""Counts and densities by slide and group."""

@@ -1,0 +1,28 @@
+"""The classifiers that a run's scores come from, as `mkhspc score` noted them beside the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mkhspc.config import CellType
+from mkhspc.results.counts import SlideResult
+from mkhspc.store.classifier_summary import Standing, read_standing
+from mkhspc.store.layout import RunLayout
+
+
+def scored_with(layout: RunLayout, results: Sequence[SlideResult]) -> list[Standing]:
+    """The classifiers that these results come from, one a type at most.
+
+    Raises:
+        InputError: what was noted of one cannot be read.
+    """
+    used = dict.fromkeys((r.cell_type, r.classifier_id) for r in results if r.classifier_id is not None)
+    return [
+        read_standing(layout, classifier_id) or _unknown(cell_type, classifier_id)
+        for cell_type, classifier_id in used
+    ]
+
+
+def _unknown(cell_type: CellType, classifier_id: str) -> Standing:
+    unknown = "is not known here: score the run again with `mkhspc score` to see how good it is"
+    return Standing(cell_type, classifier_id, concerns=(unknown,))

@@ -1,0 +1,245 @@
+"""Counts and densities of a run, slide by slide.
+
+What is counted
+    Candidates: cells in the size filter in force. Positives: those that the classifier accepts,
+    where the run has scores. An HSPC that lies mostly inside an accepted MK is that MK's own
+    nucleus: it is left out and counted apart.
+What it is divided by
+    The tissue of the finished tiles, never of the whole slide: a run of a fraction of the tiles
+    has seen no more than that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mkhspc.config import CELL_TYPES, CellType
+from mkhspc.errors import IncompleteError, InputError
+from mkhspc.store import tables
+from mkhspc.store.cells import read_cells
+from mkhspc.store.layout import RunLayout
+from mkhspc.store.manifest import Manifest
+from mkhspc.store.schema import PLAN, SCORES
+
+CELL_COLUMNS = ["cell_id", "cell_type", "area_um2", "in_filter", "inside_mk_id"]
+UM2_PER_MM2 = 1e6
+
+
+@dataclass(frozen=True)
+class Searched:
+    """How much of a slide a run has seen: its finished tiles, and all that are planned."""
+
+    tiles_done: int
+    tiles_planned: int
+    tissue_mm2: float
+    fat_free_mm2: float
+    sampling_fraction: float
+
+
+@dataclass(frozen=True)
+class Count:
+    """Cells of one type on a slide.
+
+    Attributes:
+        cells: counted cells.
+        inside_mk: cells left out because they lie inside an accepted MK.
+    """
+
+    cells: int
+    inside_mk: int
+
+
+@dataclass(frozen=True)
+class SlideResult:
+    """What was found of one cell type on one slide.
+
+    Attributes:
+        positives: None when the cells of this type have no scores.
+        classifier_id: of the classifier that `positives` comes from.
+        median_area_um2: of what `counted` holds; None when that is nothing.
+    """
+
+    slide_id: str
+    cell_type: CellType
+    um_per_px: float
+    searched: Searched
+    candidates: Count
+    positives: Count | None
+    classifier_id: str | None
+    median_area_um2: float | None
+
+    @property
+    def counted(self) -> Count:
+        """Positives where there are scores, candidates by morphology elsewhere."""
+        return self.candidates if self.positives is None else self.positives
+
+    @property
+    def counted_as(self) -> str:
+        return counted_as(self.positives is not None)
+
+
+def counted_as(is_scored: bool) -> str:
+    """The words for what a count holds."""
+    return "classified positive" if is_scored else "candidates by morphology"
+
+
+def per_mm2(count: Count, area_mm2: float) -> float | None:
+    """Cells per mm², or None where nothing was searched."""
+    return count.cells / area_mm2 if area_mm2 > 0.0 else None
+
+
+def slide_results(layout: RunLayout, manifest: Manifest) -> list[SlideResult]:
+    """One result per slide and cell type, in the manifest's order.
+
+    Raises:
+        IncompleteError: a slide has no tables yet, or finished tiles that are not merged.
+        InputError: a table is damaged or of another run, or a slide's scores are mixed or partial.
+    """
+    _refuse_unmerged(layout, manifest)
+    results = []
+    for slide in manifest.slides:
+        searched = _searched(layout, manifest, slide.slide_id)
+        cells = read_cells(layout, manifest, slide.slide_id, CELL_COLUMNS)
+        scored = _with_scores(layout, manifest, slide.slide_id, cells)
+        for cell_type in CELL_TYPES:
+            results.append(_result(scored, slide.slide_id, cell_type, slide.um_per_px, searched))
+    _refuse_mixed(results)
+    return results
+
+
+def unmerged_slides(layout: RunLayout, manifest: Manifest) -> list[str]:
+    """Slides without tables, or whose tables lack cells of finished tiles."""
+    return [s.slide_id for s in manifest.slides if not _is_merged(layout, s.slide_id)]
+
+
+def _refuse_unmerged(layout: RunLayout, manifest: Manifest) -> None:
+    unmerged = unmerged_slides(layout, manifest)
+    if unmerged:
+        raise IncompleteError(
+            f"not all finished tiles are in the tables of {', '.join(unmerged)}",
+            where=layout.root,
+            fix="run the same `mkhspc segment` again: it finishes the tiles and makes the tables"
+            " (those of a sharded run: `mkhspc merge`)",
+        )
+
+
+def _is_merged(layout: RunLayout, slide_id: str) -> bool:
+    """Whether the table of cells holds as many rows as the finished tiles.
+
+    Tiles without a cell need not be merged to be counted: they add area, and no row.
+    """
+    path = layout.cells(slide_id)
+    if not path.exists():
+        return False
+    parts = (layout.part(slide_id, tile_id) for tile_id in layout.finished_tiles(slide_id))
+    return _rows(path) == sum(map(_rows, parts))
+
+
+def _rows(path: Path) -> int:
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"is damaged ({error})", where=path) from error
+
+
+def _searched(layout: RunLayout, manifest: Manifest, slide_id: str) -> Searched:
+    plan = tables.read_table(layout.plan(slide_id), manifest.config_hash, columns=PLAN.names)
+    finished = pa.array(sorted(layout.finished_tiles(slide_id)), pa.string())
+    done = plan.filter(pc.is_in(plan["tile_id"], finished))
+    planned_um2 = _sum(plan, "tissue_area_um2")
+    tissue_um2 = _sum(done, "tissue_area_um2")
+    return Searched(
+        tiles_done=done.num_rows,
+        tiles_planned=plan.num_rows,
+        tissue_mm2=tissue_um2 / UM2_PER_MM2,
+        fat_free_mm2=_sum(done, "fat_free_area_um2") / UM2_PER_MM2,
+        sampling_fraction=tissue_um2 / planned_um2 if planned_um2 > 0.0 else 0.0,
+    )
+
+
+def _sum(table: pa.Table, column: str) -> float:
+    return float(pc.sum(table[column]).as_py() or 0.0)
+
+
+def _with_scores(layout: RunLayout, manifest: Manifest, slide_id: str, cells: pa.Table) -> pa.Table:
+    """The cells with `classifier_id` and `is_positive`, null where there is no score."""
+    path = layout.scores(slide_id)
+    if path.exists():
+        scores = tables.read_table(path, manifest.config_hash, columns=SCORES.names).drop_columns(["score"])
+    else:
+        scores = SCORES.empty_table().drop_columns(["score"])
+    if len(pc.unique(scores["cell_id"])) != scores.num_rows:
+        raise InputError("scores a cell twice", where=path, fix="score again with `mkhspc score`")
+    return cells.join(scores, "cell_id", join_type="left outer")
+
+
+def _result(
+    cells: pa.Table, slide_id: str, cell_type: CellType, um_per_px: float, searched: Searched
+) -> SlideResult:
+    classifier_id = _classifier(cells, slide_id, cell_type)
+    candidates = _of_type(cells, cell_type)
+    accepted = candidates if classifier_id is None else candidates.filter(candidates["is_positive"])
+    taken = _accepted_mk(cells) if cell_type == "hspc" else pa.array([], pa.string())
+    positives = None if classifier_id is None else _count(accepted, taken)
+    areas = accepted.filter(_outside(accepted, taken))["area_um2"]
+    return SlideResult(
+        slide_id=slide_id,
+        cell_type=cell_type,
+        um_per_px=um_per_px,
+        searched=searched,
+        candidates=_count(candidates, taken),
+        positives=positives,
+        classifier_id=classifier_id,
+        median_area_um2=pc.quantile(areas, q=0.5)[0].as_py() if len(areas) else None,
+    )
+
+
+def _of_type(cells: pa.Table, cell_type: CellType) -> pa.Table:
+    return cells.filter(pc.and_(cells["in_filter"], pc.equal(cells["cell_type"], cell_type)))
+
+
+def _accepted_mk(cells: pa.Table) -> pa.Array:
+    """Ids of the MK in the filter; without scores all are accepted."""
+    mk = _of_type(cells, "mk")
+    return mk.filter(pc.fill_null(mk["is_positive"], True))["cell_id"].combine_chunks()
+
+
+def _outside(cells: pa.Table, mk_ids: pa.Array) -> pa.ChunkedArray:
+    return pc.invert(pc.is_in(cells["inside_mk_id"], mk_ids))
+
+
+def _count(cells: pa.Table, mk_ids: pa.Array) -> Count:
+    outside = int(pc.sum(_outside(cells, mk_ids)).as_py() or 0)
+    return Count(outside, cells.num_rows - outside)
+
+
+def _classifier(cells: pa.Table, slide_id: str, cell_type: CellType) -> str | None:
+    """The one classifier that scored the cells of a type on a slide, or None if none did."""
+    ids = _of_type(cells, cell_type)["classifier_id"]
+    if ids.null_count == len(ids):
+        return None
+    if ids.null_count or len(pc.unique(ids)) > 1:
+        raise InputError(
+            f"the {cell_type.upper()} of {slide_id} are scored in part, or by several classifiers",
+            fix="score the run again with `mkhspc score`",
+        )
+    classifier_id: str = ids[0].as_py()
+    return classifier_id
+
+
+def _refuse_mixed(results: Sequence[SlideResult]) -> None:
+    """Counts of different classifiers, or of some slides only, must not be compared."""
+    for cell_type in CELL_TYPES:
+        used = {r.classifier_id for r in results if r.cell_type == cell_type and r.candidates != Count(0, 0)}
+        if len(used) > 1:
+            names = ", ".join(sorted(name or "none" for name in used))
+            raise InputError(
+                f"the {cell_type.upper()} of the slides are scored by different classifiers: {names}",
+                fix="score the whole run with one, using `mkhspc score`",
+            )

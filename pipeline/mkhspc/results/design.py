@@ -1,0 +1,136 @@
+"""Which slide is of which animal, batch and group: the design of a study."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mkhspc.errors import InputError
+from mkhspc.store.manifest import Manifest
+
+NO_FACTOR = ("animal", "batch")
+"""Columns of the groups file that name a slide's origin, not a group to compare."""
+ALL_SLIDES = "all slides"
+
+
+@dataclass(frozen=True)
+class SlideOrigin:
+    """Where a slide comes from.
+
+    Attributes:
+        animal: the unit of every statistic; the slide's own id when nothing is known.
+        factors: level by factor, such as {"sex": "F", "treatment": "GC"}.
+    """
+
+    slide_id: str
+    animal: str
+    batch: str
+    factors: Mapping[str, str]
+
+    @property
+    def group(self) -> str:
+        """All levels together, such as 'F GC'."""
+        return " ".join(self.factors.values()) or ALL_SLIDES
+
+
+@dataclass(frozen=True)
+class Design:
+    """The slides of a run in the run's order, and the factors that all of them have a level of.
+
+    Attributes:
+        unit: what one density is of: 'animal', or 'slide' where no animal is named.
+    """
+
+    factors: tuple[str, ...]
+    slides: Mapping[str, SlideOrigin]
+    unit: str = "slide"
+
+
+def read_design(manifest: Manifest, groups_csv: Path | None = None) -> Design:
+    """The design from a CSV file, or from the `[groups]` that the run was made with.
+
+    Args:
+        groups_csv: a CSV file with a header: `slide_id`, if known `animal` and `batch`, and any
+            factors. Slides that are not in the run are passed over.
+
+    Raises:
+        InputError: the file cannot be read, names a slide twice, leaves a value empty, or lacks a
+            slide of the run; or an animal's slides differ in a factor.
+    """
+    slide_ids = [slide.slide_id for slide in manifest.slides]
+    if groups_csv is None:
+        rows, where = manifest.config.groups, "[groups]"
+    else:
+        rows, where = _read_csv(groups_csv), str(groups_csv)
+    if not rows:
+        return Design((), {s: SlideOrigin(s, s, "", {}) for s in slide_ids})
+    missing = [slide_id for slide_id in slide_ids if slide_id not in rows]
+    if missing:
+        raise InputError(
+            f"does not name {', '.join(missing)} of this run", where=where, fix="give every slide its groups"
+        )
+    return _design({slide_id: rows[slide_id] for slide_id in slide_ids}, where)
+
+
+def _read_csv(path: Path) -> dict[str, dict[str, str]]:
+    rows: dict[str, dict[str, str]] = {}
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            if "slide_id" not in (reader.fieldnames or ()):
+                raise InputError("has no column slide_id", where=path, fix="its first line names the columns")
+            for row in reader:
+                slide_id, levels = _row(row, f"{path}, line {reader.line_num}")
+                if slide_id in rows:
+                    raise InputError(f"names {slide_id} twice", where=path)
+                rows[slide_id] = levels
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", where=path) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"is no CSV file in UTF-8 ({error})", where=path) from error
+    if not rows:
+        raise InputError("names no slide", where=path)
+    return rows
+
+
+def _row(row: Mapping[str | None, str | None], where: str) -> tuple[str, dict[str, str]]:
+    values = {name: (value or "").strip() for name, value in row.items() if name is not None}
+    empty = [name for name, value in values.items() if not value]
+    if empty or None in row:
+        raise InputError(
+            f"has no value for {', '.join(empty)}" if empty else "has more values than columns", where=where
+        )
+    return values.pop("slide_id"), values
+
+
+def _design(rows: Mapping[str, Mapping[str, str]], where: str) -> Design:
+    names = list(dict.fromkeys(name for levels in rows.values() for name in levels if name not in NO_FACTOR))
+    for slide_id, levels in rows.items():
+        lacking = [name for name in names if name not in levels]
+        if lacking:
+            raise InputError(f"gives {slide_id} no {', '.join(lacking)}", where=where)
+    slides = {
+        slide_id: SlideOrigin(
+            slide_id=slide_id,
+            animal=levels.get("animal", slide_id),
+            batch=levels.get("batch", ""),
+            factors={name: levels[name] for name in names},
+        )
+        for slide_id, levels in rows.items()
+    }
+    _refuse_split_animals(list(slides.values()), where)
+    are_animals_named = any("animal" in levels for levels in rows.values())
+    return Design(tuple(names), slides, "animal" if are_animals_named else "slide")
+
+
+def _refuse_split_animals(slides: Sequence[SlideOrigin], where: str) -> None:
+    first: dict[str, SlideOrigin] = {}
+    for slide in slides:
+        other = first.setdefault(slide.animal, slide)
+        if other.factors != slide.factors:
+            raise InputError(
+                f"puts animal {slide.animal} into two groups: {other.slide_id} and {slide.slide_id}",
+                where=where,
+            )

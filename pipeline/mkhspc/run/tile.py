@@ -1,0 +1,188 @@
+"""One tile: pixels in, the finished table of its cells out.
+
+A cell belongs to the tile whose core holds its centroid. The window read is the core with a halo
+that holds all that the answers for such cells depend on, so each cell is seen whole, and in the
+same way, by the tile that owns it, whatever the size or place of the tiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mkhspc.config import CellType
+from mkhspc.detect.contract import MIDDLE_SHARE, Detection, Window
+from mkhspc.geometry import Box, mask_to_contour, shared_px
+from mkhspc.measure import crops, deep, features
+from mkhspc.measure.recipe import MOSTLY_INSIDE, Recipe, feature_names
+from mkhspc.measure.regions import PackedMasks
+from mkhspc.process.memory import give_back_gaps
+from mkhspc.slide.tiles import Tile
+from mkhspc.slide.tissue import TissueMask
+from mkhspc.store.schema import cell_names, feature_columns, found_schema, part_schema
+
+PIECE_ROWS = 512
+"""Of a part that are made at a time, and lie in a row group of their own."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """All detections of one type in a window, named, with those that the tile owns."""
+
+    cell_type: CellType
+    detector: str
+    detections: Sequence[Detection]
+    centroids_px: NDArray[np.float64]
+    areas_px: NDArray[np.int64]
+    ids: Sequence[str]
+    in_tissue: NDArray[np.bool_]
+    owned: NDArray[np.intp]
+
+
+def find_cells(slide_id: str, window: Window, tissue: TissueMask, tile: Tile, recipe: Recipe) -> pa.Table:
+    """One row per cell that the tile owns; `with_pictures` makes the tile's part of them.
+
+    Rows are ordered by type, then by y and x of the centroid; the schema is that of
+    `store.schema.found_schema`. A tile without cells gives a table without rows.
+
+    Args:
+        window: of `recipe.read_box(tile.core, um_per_px)`; what is derived from it is not kept.
+        tissue: of the tile's scene.
+    """
+    search = _Search(slide_id, window, tissue, tile, recipe)
+    hspc = _find(search, "hspc", search.near)  # first: they take most memory, and least of the pixels
+    give_back_gaps()
+    mk = _find(search, "mk", replace(window, stained=search.near))
+    rows = [_rows(search, mk, {}), _rows(search, hspc, _inside_mk(mk, hspc, search))]
+    return pa.concat_tables(rows)
+
+
+def with_pictures(cells: pa.Table, window: Window) -> Iterator[pa.Table]:
+    """The part of a tile, some of its rows at a time: a dense tile's pictures take more than its pixels.
+
+    The schema is that of `store.schema.part_schema`.
+
+    Args:
+        cells: from `find_cells`.
+        window: that they were found in.
+    """
+    schema = part_schema(feature_columns(cells.column_names))
+    for start in range(0, len(cells), PIECE_ROWS):
+        piece = cells.slice(start, PIECE_ROWS)
+        names = ("x_px", "y_px", "cell_type")
+        places = zip(*(piece[name].to_pylist() for name in names), strict=True)
+        boxes = [crops.crop_box(x, y, cell_type, window.um_per_px) for x, y, cell_type in places]
+        pictures = {
+            "crop_image": crops.encoded_crops(window, boxes),
+            "crop_x0_px": np.array([box.x0 for box in boxes], np.int32),
+            "crop_y0_px": np.array([box.y0 for box in boxes], np.int32),
+            "crop_um_per_px": np.full(len(boxes), window.um_per_px),
+        }
+        yield pa.table(dict(zip(piece.column_names, piece.columns, strict=True)) | pictures, schema)
+
+
+@dataclass(frozen=True)
+class _Search:
+    """A tile, and what its cells are looked for with and in; see `find_cells`."""
+
+    slide_id: str
+    window: Window
+    tissue: TissueMask
+    tile: Tile
+    recipe: Recipe
+
+    @cached_property
+    def near(self) -> Window:
+        """The part of the window that HSPC and features need, whose stains are kept."""
+        return self.window.apart(self.tile.core.grown(self.recipe.near_halo_px(self.window.um_per_px)))
+
+
+def _find(search: _Search, cell_type: CellType, window: Window) -> _Found:
+    recipe, tile, tissue = search.recipe, search.tile, search.tissue
+    detector, um_per_px = recipe.detectors[cell_type], window.um_per_px
+    # No more than the type needs: nuclei are searched on fewer of the pixels than MK need.
+    seen = window.part(
+        recipe.detector_box(cell_type, tile.core, um_per_px),
+        recipe.wanted(cell_type, tile.core, um_per_px),
+    )
+    detections = detector.detect(seen, recipe.stored[cell_type])
+    packed = PackedMasks.from_detections(detections, window.box)
+    centroids_px, areas_px = packed.centroids_px, packed.areas_px
+    places = [(float(x), float(y)) for x, y in centroids_px]
+    names = cell_names(search.slide_id, tile.scene, cell_type, places, areas_px.tolist())
+    x_px, y_px = centroids_px[:, 0], centroids_px[:, 1]
+    in_tissue = tissue.contains(x_px, y_px)
+    core = tile.core
+    in_core = (x_px >= core.x0) & (x_px < core.x1) & (y_px >= core.y0) & (y_px < core.y1)
+    owned = np.flatnonzero(in_core & in_tissue)
+    owned = owned[np.lexsort((areas_px[owned], x_px[owned], y_px[owned]))]
+    ids = [str(name) for name in names]
+    return _Found(cell_type, detector.name, detections, centroids_px, areas_px, ids, in_tissue, owned)
+
+
+def _inside_mk(mk: _Found, hspc: _Found, search: _Search) -> dict[int, str]:
+    """For owned HSPC by index: the id of the MK candidate that holds most of it."""
+    if not len(hspc.owned) or not len(mk.detections):
+        return {}
+    farthest_px = MIDDLE_SHARE * search.recipe.longest_um("mk") / search.window.um_per_px
+    boxes = np.array([_corners(hspc.detections[i].box) for i in hspc.owned])
+    best: dict[int, tuple[float, str]] = {}
+    for j in np.flatnonzero(mk.in_tissue).tolist():
+        outer = mk.detections[j]
+        x0, y0, x1, y1 = _corners(outer.box)
+        near = (boxes[:, 0] < x1) & (boxes[:, 2] > x0) & (boxes[:, 1] < y1) & (boxes[:, 3] > y0)
+        apart_px = np.hypot(*(hspc.centroids_px[hspc.owned] - mk.centroids_px[j]).T)
+        near &= apart_px <= farthest_px
+        for i in hspc.owned[near].tolist():
+            inner = hspc.detections[i]
+            share = shared_px(inner.box, inner.mask, outer.box, outer.mask) / int(hspc.areas_px[i])
+            if share > MOSTLY_INSIDE:
+                best[i] = max(best.get(i, (0.0, "")), (share, mk.ids[j]))
+    return {i: mk_id for i, (_, mk_id) in best.items()}
+
+
+def _corners(box: Box) -> tuple[int, int, int, int]:
+    return box.x0, box.y0, box.x1, box.y1
+
+
+def _rows(search: _Search, found: _Found, inside: Mapping[int, str]) -> pa.Table:
+    window, tile, recipe = search.window, search.tile, search.recipe
+    owned = found.owned
+    cells = [found.detections[i] for i in owned.tolist()]
+    count = len(cells)
+    x_px, y_px = found.centroids_px[owned, 0], found.centroids_px[owned, 1]
+    um_per_px = window.um_per_px
+    columns = {
+        "cell_id": [found.ids[i] for i in owned.tolist()],
+        "slide_id": [search.slide_id] * count,
+        "scene": np.full(count, tile.scene, np.int32),
+        "cell_type": [found.cell_type] * count,
+        "tile_id": [tile.tile_id] * count,
+        "x_px": x_px,
+        "y_px": y_px,
+        "x_um": x_px * um_per_px,
+        "y_um": y_px * um_per_px,
+        "area_px": found.areas_px[owned],
+        "area_um2": found.areas_px[owned] * um_per_px**2,
+        "contour_px": [mask_to_contour(c.mask, c.box.x0, c.box.y0).ravel() for c in cells],
+        "inside_mk_id": [inside.get(i) for i in owned.tolist()],
+        "touches_tissue_edge": search.tissue.near_edge([c.box for c in cells]),
+        "detector": [found.detector] * count,
+        "detector_score": np.array([c.score for c in cells], np.float32),
+        **features.measure(search.near, cells),
+        **deep.measure(
+            window,
+            cells,
+            found.cell_type,
+            recipe.embedders,
+            recipe.stored[found.cell_type].max_length_um,
+            recipe.asker,
+            tile.tile_id,
+        ),
+    }
+    return pa.table(columns, found_schema(feature_names(recipe.embedders)))

@@ -1,0 +1,162 @@
+"""Finds a place for every cell of a scene: large ones first, small nuclei in the gaps."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mkhspc.geometry import BoolMask
+from mkhspc.simulate.brush import Placed
+from mkhspc.simulate.cells import Cell
+from mkhspc.simulate.kinds import KINDS, Kind
+from mkhspc.simulate.shapes import turned
+from mkhspc.simulate.terrain import GROUND_UM_PER_PX, Terrain
+
+TOUCHING_SHARE = 0.14
+"""Share of tries in which a small nucleus is laid against an earlier one."""
+RECENT = 400
+"""It touches one of this many placed before it: of about its own size, since sizes fall."""
+GAP_AROUND_LARGE_UM = 0.8
+GAP_AROUND_SMALL_UM = 0.35
+POINTS_PER_SEARCH = 2000
+
+
+@dataclass(frozen=True)
+class Densities:
+    """Objects per mm² of marrow (tissue without fat and gaps).
+
+    Attributes:
+        small: small nuclei and their like, all kinds together.
+        mk: true megakaryocytes.
+        mk_like: large cells that are no MK.
+        clumps: tight clumps of small nuclei, which are no MK either.
+    """
+
+    small: float
+    mk: float
+    mk_like: float
+    clumps: float
+
+
+def place_cells(terrain: Terrain, densities: Densities, rng: np.random.Generator) -> list[Placed]:
+    """Draws every cell and finds a place for it; a cell that finds none is left out."""
+    area_mm2 = terrain.marrow_um2 / 1e6
+    floor = _Floor(terrain)
+    large = _draw(rng, _of_target_mk(True), round(densities.mk_like * area_mm2))
+    large += [KINDS["mk"].draw(rng) for _ in range(round(densities.mk * area_mm2))]
+    small = _draw(rng, _of_target_mk(False), round(densities.small * area_mm2))
+    clumped = _clumps(floor, round(densities.clumps * area_mm2), rng)
+    return _scatter(floor, large, rng) + clumped + _settle(floor, small, rng)
+
+
+def _of_target_mk(wanted: bool) -> dict[str, Kind]:
+    return {name: kind for name, kind in KINDS.items() if (kind.target == "mk") == wanted}
+
+
+def _draw(rng: np.random.Generator, kinds: dict[str, Kind], count: int) -> list[Cell]:
+    shares = np.array([kind.share for kind in kinds.values()])
+    names = rng.choice(list(kinds), size=count, p=shares / shares.sum())
+    return [kinds[name].draw(rng) for name in names.tolist()]
+
+
+def _falling(cells: list[Cell]) -> list[Cell]:
+    """Widest first, while there is still room for them."""
+    return sorted(cells, key=lambda cell: -cell.extent_um)
+
+
+class _Floor:
+    """Where there is still room, at the terrain's pixel size."""
+
+    def __init__(self, terrain: Terrain) -> None:
+        self._free = terrain.marrow.astype(np.uint8)
+
+    def is_free(self, centre_um: tuple[float, float], radius_um: float) -> bool:
+        part, disc = self._disc(centre_um, radius_um)
+        return part.size > 0 and bool(part[disc].all())
+
+    def take(self, centre_um: tuple[float, float], radius_um: float) -> None:
+        part, disc = self._disc(centre_um, radius_um)
+        part[disc] = 0
+
+    def points(self, margin_um: float, rng: np.random.Generator) -> Iterator[tuple[float, float]]:
+        """Random points x, y in µm, `margin_um` from all that was taken before the last search."""
+        while True:
+            depth_um = cv2.distanceTransform(self._free, cv2.DIST_L2, 3) * GROUND_UM_PER_PX
+            spots = np.flatnonzero(depth_um > margin_um)
+            if spots.size == 0:
+                return
+            rows, columns = np.divmod(rng.choice(spots, POINTS_PER_SEARCH), self._free.shape[1])
+            places = (np.stack([columns, rows], axis=1) + rng.random((rows.size, 2))) * GROUND_UM_PER_PX
+            yield from ((float(x), float(y)) for x, y in places)
+
+    def _disc(self, centre_um: tuple[float, float], radius_um: float) -> tuple[NDArray[np.uint8], BoolMask]:
+        """The part of the floor around a disc, and the disc in it."""
+        x, y, r = (value / GROUND_UM_PER_PX for value in (*centre_um, radius_um))
+        rows = slice(max(0, int(y - r)), max(0, int(y + r) + 2))
+        columns = slice(max(0, int(x - r)), max(0, int(x + r) + 2))
+        part = self._free[rows, columns]
+        v = np.arange(rows.start, rows.start + part.shape[0])[:, None] + 0.5 - y
+        u = np.arange(columns.start, columns.start + part.shape[1])[None, :] + 0.5 - x
+        return part, u * u + v * v <= r * r
+
+
+def _scatter(floor: _Floor, cells: list[Cell], rng: np.random.Generator) -> list[Placed]:
+    """Places large cells anywhere that is free."""
+    placed = []
+    points = floor.points(8.0, rng)
+    for cell in _falling(cells):
+        room_um = cell.extent_um + GAP_AROUND_LARGE_UM
+        for centre_um in itertools.islice(points, 400):
+            if floor.is_free(centre_um, room_um):
+                floor.take(centre_um, room_um)
+                placed.append(Placed(cell, centre_um))
+                break
+    return placed
+
+
+def _clumps(floor: _Floor, count: int, rng: np.random.Generator) -> list[Placed]:
+    """Small dense nuclei packed side by side: as large and dark as a lobed nucleus."""
+    placed = []
+    points = floor.points(8.0, rng)
+    for _ in range(count):
+        middle, *ring = [KINDS["lymphocyte"].draw(rng) for _ in range(int(rng.integers(5, 8)))]
+        room_um = 3.0 * max(cell.extent_um for cell in (middle, *ring))
+        centre_um = next((c for c in itertools.islice(points, 400) if floor.is_free(c, room_um)), None)
+        if centre_um is None:
+            continue
+        floor.take(centre_um, room_um)
+        placed.append(Placed(middle, centre_um))
+        turns = rng.uniform(0.0, 2.0 * np.pi) + np.arange(len(ring)) * 2.0 * np.pi / 6.0
+        for cell, turn in zip(ring, turns, strict=True):
+            x, y = turned(middle.radius_um + cell.radius_um, float(turn))
+            placed.append(Placed(cell, (centre_um[0] + x, centre_um[1] + y)))
+    return placed
+
+
+def _settle(floor: _Floor, cells: list[Cell], rng: np.random.Generator) -> list[Placed]:
+    """Places small cells: most where there is room, some against an earlier one."""
+    placed: list[Placed] = []
+    points = floor.points(1.5, rng)
+    for cell in _falling(cells):
+        room_um = cell.extent_um + GAP_AROUND_SMALL_UM
+        for centre_um in itertools.islice(points, 12):
+            touches = bool(placed) and cell.outline == "nucleus" and rng.random() < TOUCHING_SHARE
+            if touches:
+                neighbour = placed[int(rng.integers(max(0, len(placed) - RECENT), len(placed)))]
+                centre_um = _beside(neighbour, cell, rng)
+            if floor.is_free(centre_um, max(0.5, room_um - 0.75) if touches else room_um):
+                floor.take(centre_um, room_um)
+                placed.append(Placed(cell, centre_um))
+                break
+    return placed
+
+
+def _beside(other: Placed, cell: Cell, rng: np.random.Generator) -> tuple[float, float]:
+    away_um = other.cell.radius_um + cell.radius_um + rng.uniform(-0.1, 0.3)
+    x, y = turned(away_um, rng.uniform(0.0, 2.0 * np.pi))
+    return other.centre_um[0] + x, other.centre_um[1] + y

@@ -1,0 +1,1 @@
+"""Reading CZI: directory, mosaic, order of reading, decoding."""

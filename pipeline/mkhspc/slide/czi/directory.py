@@ -1,0 +1,303 @@
+"""The sub-block directory of a CZI file: what it holds and where, read without decoding a pixel.
+
+libCZI's Python bindings tell neither compression nor pyramid levels, and trust a damaged file. So
+header, directory and metadata are parsed here, and every position is checked against the size of
+the file before libCZI sees it. Layout: ZISRAW file format, "CZI" design specification 1.2.2
+(Carl Zeiss Microscopy); all numbers are little-endian.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from mkhspc.errors import InputError
+from mkhspc.geometry import Box
+
+PIXEL_TYPES = {
+    0: "gray8", 1: "gray16", 2: "gray32float", 3: "bgr24", 4: "bgr48", 8: "bgr96float", 9: "bgra32",
+    10: "gray64complexfloat", 11: "bgr192complexfloat", 12: "gray32", 13: "gray64float",
+}  # fmt: skip
+COMPRESSIONS = {0: "uncompressed", 1: "jpeg", 2: "lzw", 4: "jpeg-xr", 5: "zstd0", 6: "zstd1"}
+
+NO_MOSAIC_INDEX = -1
+MAX_SCENES = 10_000
+"""libCZI walks through every scene number up to the highest, whether there is such a scene or not."""
+
+SEGMENT = struct.Struct("<16sqq")  # id, bytes allocated, bytes used
+ENTRY = struct.Struct("<2siqiiB5xi")  # schema, pixel type, position, part, compression, pyramid, dimensions
+PARTS = struct.Struct("<iiq")  # of a sub-block: bytes of metadata, of attachments, of pixels
+DIMENSION = struct.Struct("<4siifi")  # name, start, size, start coordinate, stored size
+_HEADER_FILE_ID = slice(32, 48)  # offsets inside the data of the file header segment
+_HEADER_PART = 48
+_HEADER_POSITIONS = 52
+_DIRECTORY_HEADER_BYTES = 128
+_METADATA_HEADER_BYTES = 256
+_MOST_DIMENSIONS = 40
+_LEAST_FIXED_BYTES = 256  # of a sub-block, before its metadata
+
+COPY_AGAIN = "the file is cut short or damaged: copy it again from its source"
+
+
+@dataclass(frozen=True)
+class SubBlock:
+    """One stored image.
+
+    Attributes:
+        box: the level-0 pixels that it covers, in the file's mosaic coordinates.
+        stored_width_px, stored_height_px: its size as stored; smaller than `box` in a pyramid level.
+        plane: index along every dimension but X, Y, S and M, such as `{"C": 0, "Z": 0}`.
+        scene: 0 where the file has no scenes.
+        mosaic_index: where blocks overlap the highest index is on top; -1 = none.
+    """
+
+    box: Box
+    stored_width_px: int
+    stored_height_px: int
+    pixel_type: str
+    compression: str
+    plane: Mapping[str, int]
+    scene: int
+    has_scene: bool
+    mosaic_index: int
+    position_bytes: int
+
+    @property
+    def is_level_0(self) -> bool:
+        return (self.box.width, self.box.height) == (self.stored_width_px, self.stored_height_px)
+
+    @property
+    def zoom(self) -> float:
+        """Stored over covered length, to the bit as libCZI has it: single precision, longer stored side."""
+        stored, covered = self.stored_height_px, self.box.height
+        if self.stored_width_px > self.stored_height_px:
+            stored, covered = self.stored_width_px, self.box.width
+        return float(np.float32(stored) / np.float32(covered))
+
+    @property
+    def reduction(self) -> int:
+        """The pyramid level as a factor: 1, 2, 4 ..."""
+        return max(1, round(1.0 / self.zoom))
+
+
+@dataclass(frozen=True)
+class CziDirectory:
+    """What a file says of itself.
+
+    Attributes:
+        sub_blocks: in stored order.
+        metadata_xml: empty if there is none.
+        fingerprint: 16 hexadecimal digits of the SHA-256 of the file's own id, its directory and its
+            metadata. A copy has the same; another scan has another, whatever its name and size.
+    """
+
+    path: Path
+    size_bytes: int
+    sub_blocks: tuple[SubBlock, ...]
+    metadata_xml: str
+    fingerprint: str
+
+    @cached_property
+    def level_0(self) -> tuple[SubBlock, ...]:
+        return tuple(block for block in self.sub_blocks if block.is_level_0)
+
+
+def read_directory(path: Path) -> CziDirectory:
+    """Reads and checks the directory of a CZI file.
+
+    Raises:
+        InputError: the file is missing, unreadable, no CZI, cut short, damaged, one part of
+            several, or holds no image.
+    """
+    try:
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a pipe would wait for ever
+            raise InputError("is a device or pipe, not a CZI file", where=path)
+        with path.open("rb") as file:
+            return _Parser(path, file).directory()
+    except FileNotFoundError as error:
+        raise InputError("there is no such file", where=path) from error
+    except IsADirectoryError as error:
+        raise InputError("is a folder, not a CZI file", where=path) from error
+    except PermissionError as error:
+        raise InputError("may not be read", where=path, fix="ask its owner for permission") from error
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", where=path) from error
+
+
+@dataclass(frozen=True)
+class Extent:
+    """A stretch of a file."""
+
+    position_bytes: int
+    length_bytes: int
+
+
+def stored_pixels(file: BinaryIO, block: SubBlock, size_bytes: int) -> Extent | None:
+    """Where a sub-block's pixels lie, as stored; None if its parts do not fit inside it and the file.
+
+    libCZI reads past the end of parts that do not fit. Reads 80 bytes without moving the position of
+    `file`, which libCZI shares.
+    """
+    header = os.pread(file.fileno(), SEGMENT.size + PARTS.size + ENTRY.size, block.position_bytes)
+    if len(header) < SEGMENT.size + PARTS.size + ENTRY.size:
+        return None
+    name, allocated, used = SEGMENT.unpack_from(header)
+    metadata, attachments, pixels = PARTS.unpack_from(header, SEGMENT.size)
+    *_, dimensions = ENTRY.unpack_from(header, SEGMENT.size + PARTS.size)
+    fixed = max(_LEAST_FIXED_BYTES, PARTS.size + ENTRY.size + dimensions * DIMENSION.size)
+    length = min(used or allocated, size_bytes - block.position_bytes - SEGMENT.size)
+    is_block = name.rstrip(b"\0") == b"ZISRAWSUBBLOCK" and 0 < dimensions <= _MOST_DIMENSIONS
+    if not is_block or min(metadata, attachments, pixels) < 0 or fixed + metadata + pixels > length:
+        return None
+    return Extent(block.position_bytes + SEGMENT.size + fixed + metadata, pixels)
+
+
+class _Parser:
+    """Reads segments of one open file, and refuses those that do not fit inside it."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self.path = path
+        self.file = file
+        self.size_bytes = os.fstat(file.fileno()).st_size
+
+    def directory(self) -> CziDirectory:
+        file_id, directory_at, metadata_at = self._header()
+        data = self._segment(directory_at, b"ZISRAWDIRECTORY", "directory of images")
+        blocks = self._sub_blocks(data)
+        if not any(block.is_level_0 for block in blocks):
+            raise InputError("holds no image", where=self.path)
+        last = max(block.position_bytes for block in blocks)
+        self._segment_bytes(last, b"ZISRAWSUBBLOCK", "last image")
+        xml = self._metadata(metadata_at) if metadata_at else ""
+        return CziDirectory(
+            self.path, self.size_bytes, blocks, xml, _fingerprint(file_id, data, xml.encode())
+        )
+
+    def _header(self) -> tuple[bytes, int, int]:
+        """The file's own id, and where its directory and its metadata lie."""
+        if self.size_bytes == 0:
+            raise InputError("is empty", where=self.path, fix=COPY_AGAIN)
+        self.file.seek(0)
+        if self.file.read(10) != b"ZISRAWFILE":
+            raise InputError(
+                "is not a CZI file, whatever its name says",
+                where=self.path,
+                fix="give a Zeiss CZI slide scan",
+            )
+        header = self._segment(0, b"ZISRAWFILE", "file header")
+        if len(header) < _HEADER_POSITIONS + 16:
+            raise self._damaged("file header")
+        if struct.unpack_from("<i", header, _HEADER_PART)[0] != 0:
+            raise InputError(
+                "is one part of a scan that is spread over several files", where=self.path,
+                fix="save the scan as a single CZI file in ZEN",
+            )  # fmt: skip
+        directory_at, metadata_at = struct.unpack_from("<qq", header, _HEADER_POSITIONS)
+        return header[_HEADER_FILE_ID], directory_at, metadata_at
+
+    def _segment(self, position: int, name: bytes, label: str) -> bytes:
+        """The used bytes of a segment."""
+        wanted = self._segment_bytes(position, name, label)
+        data = self.file.read(wanted)
+        if len(data) != wanted:
+            raise self._damaged(label)
+        return data
+
+    def _segment_bytes(self, position: int, name: bytes, label: str) -> int:
+        """Length of a segment's data, checked against the file, which is left at its start."""
+        if not 0 <= position <= self.size_bytes - SEGMENT.size:
+            raise self._damaged(label)
+        self.file.seek(position)
+        found, allocated, used = SEGMENT.unpack(self.file.read(SEGMENT.size))
+        length: int = used or allocated
+        if found.rstrip(b"\0") != name or not 0 < length <= self.size_bytes - position - SEGMENT.size:
+            raise self._damaged(label)
+        return length
+
+    def _sub_blocks(self, data: bytes) -> tuple[SubBlock, ...]:
+        if len(data) < _DIRECTORY_HEADER_BYTES:
+            raise self._damaged("directory of images")
+        (count,) = struct.unpack_from("<i", data)
+        offset, blocks = _DIRECTORY_HEADER_BYTES, []
+        try:
+            for _ in range(count):
+                block, offset = self._sub_block(data, offset)
+                blocks.append(block)
+        except (struct.error, UnicodeDecodeError) as error:
+            raise self._damaged("directory of images") from error
+        return tuple(blocks)
+
+    def _sub_block(self, data: bytes, offset: int) -> tuple[SubBlock, int]:
+        """The entry at `offset`, and where the next one begins."""
+        schema, pixel_type, position, _, compression, _, count = ENTRY.unpack_from(data, offset)
+        begin, end = offset + ENTRY.size, offset + ENTRY.size + count * DIMENSION.size
+        if schema != b"DV" or not 0 < count <= _MOST_DIMENSIONS or end > len(data):
+            raise self._damaged("directory of images")
+        spans = {
+            _dimension_name(name): (start, size, stored)
+            for name, start, size, _, stored in DIMENSION.iter_unpack(data[begin:end])
+        }
+        if "X" not in spans or "Y" not in spans or min(*spans["X"][1:], *spans["Y"][1:]) <= 0:
+            raise self._damaged("directory of images")
+        if not 0 < position <= self.size_bytes - SEGMENT.size:
+            raise self._damaged("image data")
+        scene = spans["S"][0] if "S" in spans else 0
+        if not 0 <= scene < MAX_SCENES:
+            raise self._damaged("directory of images")
+        block = SubBlock(
+            box=_box(spans),
+            stored_width_px=spans["X"][2],
+            stored_height_px=spans["Y"][2],
+            pixel_type=PIXEL_TYPES.get(pixel_type, f"unknown ({pixel_type})"),
+            compression=COMPRESSIONS.get(compression, f"unknown ({compression})"),
+            plane={name: span[0] for name, span in spans.items() if name not in "XYSM"},
+            scene=scene,
+            has_scene="S" in spans,
+            mosaic_index=spans["M"][0] if "M" in spans else NO_MOSAIC_INDEX,
+            position_bytes=position,
+        )
+        return block, end
+
+    def _metadata(self, position: int) -> str:
+        data = self._segment(position, b"ZISRAWMETADATA", "metadata")
+        if len(data) < _METADATA_HEADER_BYTES:
+            raise self._damaged("metadata")
+        (length,) = struct.unpack_from("<i", data)
+        if not 0 <= length <= len(data) - _METADATA_HEADER_BYTES:
+            raise self._damaged("metadata")
+        xml = data[_METADATA_HEADER_BYTES : _METADATA_HEADER_BYTES + length]
+        try:
+            return xml.decode("utf-8-sig").rstrip("\0")
+        except UnicodeDecodeError as error:
+            raise self._damaged("metadata") from error
+
+    def _damaged(self, label: str) -> InputError:
+        return InputError(f"its {label} cannot be read", where=self.path, fix=COPY_AGAIN)
+
+
+def _fingerprint(*parts: bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()[:16]
+
+
+@lru_cache(maxsize=_MOST_DIMENSIONS)
+def _dimension_name(name: bytes) -> str:
+    """Every entry of a directory names the same few."""
+    return name.rstrip(b"\0 ").decode("ascii")
+
+
+def _box(spans: Mapping[str, tuple[int, int, int]]) -> Box:
+    (x0, width, _), (y0, height, _) = spans["X"], spans["Y"]
+    return Box(x0, y0, x0 + width, y0 + height)

@@ -1,0 +1,114 @@
+"""A small picture of a slide with its tissue, its fat and its tiles drawn in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mkhspc.errors import InputError
+from mkhspc.geometry import BoolMask
+from mkhspc.slide.czi.slide import CziSlide
+from mkhspc.slide.inspect import SlideReport
+from mkhspc.slide.model import SceneInfo
+from mkhspc.slide.tiles import Tile
+from mkhspc.slide.tissue import TissueMask
+from mkhspc.store import atomic
+
+Picture = NDArray[np.uint8]
+Colour = tuple[int, int, int]
+
+LONGEST_SIDE_PX = 1600
+"""Of a scene in the picture."""
+TISSUE_COLOUR: Colour = (0, 130, 60)
+FAT_COLOUR: Colour = (220, 120, 0)
+TILE_COLOUR: Colour = (40, 40, 40)
+PAPER: Colour = (250, 250, 250)
+MARGIN_PX = 24
+
+
+def draw_preview(slide: CziSlide, report: SlideReport) -> Picture:
+    """All scenes of a slide, one below the other.
+
+    Green outlines tissue, orange fat, and dark lines the cores of the planned tiles. Without a
+    pixel size there is only the picture.
+
+    Returns:
+        (h, w, 3) uint8 RGB.
+
+    Raises:
+        InputError: the slide is no RGB slide, or damaged.
+    """
+    slide.require_rgb()
+    longest = max(max(scene.width_px, scene.height_px) for scene in slide.info.scenes)
+    factor = max(1, -(-longest // LONGEST_SIDE_PX))
+    panels = []
+    for scene in slide.info.scenes:
+        picture = slide.read_lowres(scene.index, factor)
+        if scene.index in report.tissue:
+            tiles = [tile for tile in report.tiles or () if tile.scene == scene.index]
+            _draw(picture, factor, report.tissue[scene.index], tiles)
+        panels.append(_with_caption(picture, scene))
+    return _stacked(panels)
+
+
+def write_png(path: Path, picture: Picture) -> None:
+    """Writes an RGB picture, whole or not at all.
+
+    Raises:
+        InputError: the file cannot be written there.
+    """
+    encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
+    try:
+        atomic.write_bytes(path, encoded.tobytes())
+    except OSError as error:
+        raise InputError(f"cannot be written ({error.strerror})", where=path) from error
+
+
+def _draw(picture: Picture, factor: int, tissue: TissueMask, tiles: Sequence[Tile]) -> None:
+    for mask, colour in ((tissue.tissue & ~tissue.fat_free, FAT_COLOUR), (tissue.tissue, TISSUE_COLOUR)):
+        _outline(picture, _resampled(mask, tissue.factor, factor, picture.shape[:2]), colour)
+    for tile in tiles:
+        x0, y0, x1, y1 = (c // factor for c in (tile.core.x0, tile.core.y0, tile.core.x1, tile.core.y1))
+        cv2.rectangle(picture, (x0, y0), (x1 - 1, y1 - 1), TILE_COLOUR, 1)
+
+
+def _resampled(mask: BoolMask, mask_factor: int, factor: int, shape: tuple[int, int]) -> BoolMask:
+    """The mask at the picture's scale: the mask pixel under the centre of each picture pixel."""
+    rows, columns = (
+        np.minimum((np.arange(n) * factor + factor // 2) // mask_factor, limit - 1)
+        for n, limit in zip(shape, mask.shape, strict=True)
+    )
+    resampled: BoolMask = mask[np.ix_(rows, columns)]
+    return resampled
+
+
+def _outline(picture: Picture, mask: BoolMask, colour: Colour) -> None:
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(picture, contours, -1, colour, 2)
+
+
+def _with_caption(picture: Picture, scene: SceneInfo) -> Picture:
+    framed = cv2.copyMakeBorder(
+        picture, MARGIN_PX, MARGIN_PX // 3, MARGIN_PX // 3, MARGIN_PX // 3, cv2.BORDER_CONSTANT, value=PAPER
+    )
+    text = f"scene {scene.index}"
+    cv2.putText(
+        framed, text, (MARGIN_PX // 3, MARGIN_PX * 2 // 3), cv2.FONT_HERSHEY_SIMPLEX, 0.5, TILE_COLOUR
+    )
+    return np.asarray(framed, np.uint8)
+
+
+def _stacked(panels: Sequence[Picture]) -> Picture:
+    width = max(panel.shape[1] for panel in panels)
+    height = sum(panel.shape[0] for panel in panels)
+    sheet = np.empty((height, width, 3), np.uint8)
+    sheet[:] = PAPER
+    top = 0
+    for panel in panels:
+        sheet[top : top + panel.shape[0], : panel.shape[1]] = panel
+        top += panel.shape[0]
+    return sheet

@@ -1,0 +1,247 @@
+"""The frozen plan of a slide: its tiles, their order of sampling, its tissue and its calibration.
+
+Tiles lie on a grid from the top-left corner of each scene. Every tile whose core touches tissue is
+planned, and ranked by a hash of seed, slide and tile: a share of the slide is the first so many
+tiles, so a larger share holds every smaller one.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mkhspc.errors import InputError
+from mkhspc.geometry import Box
+from mkhspc.slide.model import SceneInfo
+from mkhspc.slide.stains import SceneCalibration
+from mkhspc.slide.tissue import TissueMask
+from mkhspc.store.layout import RunLayout
+from mkhspc.store.manifest import Manifest
+from mkhspc.store.schema import PLAN
+from mkhspc.store.tables import create_table, metadata_of, read_table
+
+TISSUE_KEY = "mkhspc:tissue"
+CALIBRATION_KEY = "mkhspc:calibration"
+
+TRIES_PER_WINDOW = 20
+"""Places tried for each calibration window before the tissue counts as full."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A piece of a scene that is searched as one.
+
+    Attributes:
+        core: level-0 pixels of the scene; the tile owns the cells whose centroids lie inside.
+        tissue_area_um2, fat_free_area_um2: tissue in the core, and the part of it without fat.
+        rank: place in the sampling order of the slide, from 0.
+    """
+
+    tile_id: str
+    scene: int
+    core: Box
+    tissue_area_um2: float
+    fat_free_area_um2: float
+    rank: int
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """Everything that is decided about a slide before its first tile is searched.
+
+    Attributes:
+        tiles: in sampling order.
+        tissue: by scene; also of scenes without tissue.
+        calibration: by scene; of scenes with tissue.
+    """
+
+    tiles: tuple[Tile, ...]
+    tissue: Mapping[int, TissueMask]
+    calibration: Mapping[int, SceneCalibration]
+
+
+def plan_tiles(
+    slide_id: str,
+    scenes: Sequence[SceneInfo],
+    tissue: Mapping[int, TissueMask],
+    tile_size: int,
+    seed: int,
+) -> tuple[Tile, ...]:
+    """The tiles of a slide that touch tissue, in sampling order.
+
+    Args:
+        tissue: by scene; scenes that are missing are not planned.
+        tile_size: side of a core in pixels; cores at the far borders are cut by the scene.
+        seed: decides the order, not which tiles there are.
+    """
+    tiles = [
+        tile
+        for scene in scenes
+        if scene.index in tissue
+        for tile in _tiles_of_scene(scene, tissue[scene.index], tile_size)
+    ]
+    tiles.sort(key=lambda tile: _draw(seed, slide_id, tile.tile_id))
+    return tuple(replace(tile, rank=rank) for rank, tile in enumerate(tiles))
+
+
+def _tiles_of_scene(scene: SceneInfo, tissue: TissueMask, tile_size: int) -> list[Tile]:
+    tiles = []
+    for y0 in range(0, scene.height_px, tile_size):
+        for x0 in range(0, scene.width_px, tile_size):
+            core = Box(x0, y0, x0 + tile_size, y0 + tile_size).clipped(scene.box)
+            tissue_um2, fat_free_um2 = tissue.area_um2(core)
+            if tissue_um2 > 0:
+                tile_id = f"s{scene.index}_{x0}_{y0}"
+                tiles.append(Tile(tile_id, scene.index, core, tissue_um2, fat_free_um2, rank=0))
+    return tiles
+
+
+def _draw(*parts: int | str) -> bytes:
+    """32 bytes that look random and depend on the parts alone."""
+    return hashlib.sha256(json.dumps(parts).encode()).digest()
+
+
+def sampled(tiles: Sequence[Tile], fraction: float) -> tuple[Tile, ...]:
+    """The first max(1, ceil(fraction * n)) tiles by rank; none of none.
+
+    The fraction counts as the decimal number it prints as: 0.1 of 30 tiles is 3, not 4.
+    """
+    count = max(1, math.ceil(Fraction(str(fraction)) * len(tiles)))
+    return tuple(sorted(tiles, key=lambda tile: tile.rank)[:count])
+
+
+def calibration_boxes(
+    tissue: TissueMask, n: int, size_px: int, seed: int, slide_id: str, scene: int
+) -> list[Box]:
+    """Windows of a scene to calibrate on, drawn from fat-free tissue and the seed alone.
+
+    Args:
+        tissue: of the scene.
+        n: how many windows; fewer where the tissue has no room for more.
+        size_px: side of a window.
+
+    Returns:
+        Boxes that do not overlap, in the order drawn, inside the scene unless it is smaller.
+        Empty only without tissue.
+    """
+    rows, columns = np.nonzero(tissue.fat_free)
+    if not rows.size:
+        return []
+    # Raw bits of PCG64 stay the same in every NumPy; what its distributions make of them may not.
+    stream = np.random.PCG64(int.from_bytes(_draw(seed, slide_id, scene, "calibration")))
+    drawn = stream.random_raw(n * TRIES_PER_WINDOW) % np.uint64(rows.size)
+    half = tissue.factor // 2
+    x0 = _inside(columns[drawn] * tissue.factor + half - size_px // 2, size_px, tissue.width_px)
+    y0 = _inside(rows[drawn] * tissue.factor + half - size_px // 2, size_px, tissue.height_px)
+    kept = _apart(x0, y0, size_px)[:n]
+    return [
+        Box(x, y, x + size_px, y + size_px) for x, y in zip(x0[kept].tolist(), y0[kept].tolist(), strict=True)
+    ]
+
+
+def _inside(start: NDArray[np.int64], size: int, length: int) -> NDArray[np.int64]:
+    """Starts moved so that [start, start + size) lies in [0, length), or at 0 where it cannot."""
+    return np.clip(start, 0, max(0, length - size))
+
+
+def _apart(x0: NDArray[np.int64], y0: NDArray[np.int64], size: int) -> list[int]:
+    """Indices, in order, of the squares that overlap no square kept before."""
+    free = np.ones(len(x0), bool)
+    kept = []
+    for i in range(len(x0)):
+        if free[i]:
+            kept.append(i)
+            free &= (np.abs(x0 - x0[i]) >= size) | (np.abs(y0 - y0[i]) >= size)
+    return kept
+
+
+def write_plan(layout: RunLayout, slide_id: str, plan: TilePlan, config_hash: str) -> TilePlan:
+    """Freezes a plan; returns the plan of the process that was first, which may be another's."""
+    rows = {
+        "tile_id": [tile.tile_id for tile in plan.tiles],
+        "scene": [tile.scene for tile in plan.tiles],
+        "x0_px": [tile.core.x0 for tile in plan.tiles],
+        "y0_px": [tile.core.y0 for tile in plan.tiles],
+        "x1_px": [tile.core.x1 for tile in plan.tiles],
+        "y1_px": [tile.core.y1 for tile in plan.tiles],
+        "tissue_area_um2": [tile.tissue_area_um2 for tile in plan.tiles],
+        "fat_free_area_um2": [tile.fat_free_area_um2 for tile in plan.tiles],
+        "rank": [tile.rank for tile in plan.tiles],
+    }
+    masks = {s: base64.b64encode(mask.to_bytes()).decode() for s, mask in sorted(plan.tissue.items())}
+    calibration = {s: entry.to_dict() for s, entry in sorted(plan.calibration.items())}
+    metadata = {TISSUE_KEY: json.dumps(masks), CALIBRATION_KEY: json.dumps(calibration)}
+    try:
+        create_table(layout.plan(slide_id), pa.table(rows, PLAN), config_hash, metadata=metadata)
+    except FileExistsError:
+        return read_plan(layout, slide_id, config_hash)
+    return plan
+
+
+def read_plan(layout: RunLayout, slide_id: str, config_hash: str) -> TilePlan:
+    """Reads the frozen plan of a slide.
+
+    Raises:
+        InputError: it is missing, damaged, or belongs to a run with other settings.
+    """
+    path = layout.plan(slide_id)
+    table = read_table(path, config_hash)
+    try:
+        metadata = metadata_of(table)
+        masks = json.loads(metadata[TISSUE_KEY])
+        calibration = json.loads(metadata[CALIBRATION_KEY])
+        return TilePlan(
+            tiles=tuple(_tile(row) for row in table.cast(PLAN).to_pylist()),
+            tissue={int(s): TissueMask.from_bytes(base64.b64decode(text)) for s, text in masks.items()},
+            calibration={int(s): SceneCalibration.from_dict(entry) for s, entry in calibration.items()},
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, binascii.Error, pa.ArrowInvalid) as error:
+        raise InputError(
+            f"is damaged ({error!r})", where=path, fix="restore it, or segment into a new directory"
+        ) from error
+
+
+def _tile(row: Mapping[str, str | int | float]) -> Tile:
+    x0, y0, x1, y1 = (int(row[name]) for name in ("x0_px", "y0_px", "x1_px", "y1_px"))
+    return Tile(
+        tile_id=str(row["tile_id"]),
+        scene=int(row["scene"]),
+        core=Box(x0, y0, x1, y1),
+        tissue_area_um2=float(row["tissue_area_um2"]),
+        fat_free_area_um2=float(row["fat_free_area_um2"]),
+        rank=int(row["rank"]),
+    )
+
+
+CALIBRATION_WINDOW_UM = 110.0
+"""Side of a calibration window: some ten nuclei across, so each holds nuclei and what lies between."""
+
+
+def _is_asked_for(manifest: Manifest, scene: int) -> bool:
+    return not manifest.config.run.scenes or scene in manifest.config.run.scenes
+
+
+def chosen_tiles(manifest: Manifest, plan: TilePlan) -> list[Tile]:
+    """The tiles of a slide that the run's scenes and fraction ask for, in sampling order.
+
+    Raises:
+        InputError: they lie in a scene that could not be calibrated.
+    """
+    tiles = [tile for tile in plan.tiles if _is_asked_for(manifest, tile.scene)]
+    without = sorted({tile.scene for tile in tiles} - set(plan.calibration))
+    if without:
+        raise InputError(
+            f"scene {without[0]} could not be calibrated when the slide was planned",
+            fix="leave it out with --scene",
+        )
+    return list(sampled(tiles, manifest.config.run.sample_fraction))

@@ -1,0 +1,269 @@
+"""Files that are there completely or not at all.
+
+A file is written under a temporary name in its own directory, flushed to the disk, and given its
+final name in one step: a name without the temporary suffix always means 'complete'. A temporary name
+tells whose it is, `<name>.<random>.<process id>@<place>.partial` with a place as `here` gives it, so that
+what a killed process left can be told from what a living one is writing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import hashlib
+import json
+import os
+import random
+import re
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from mkhspc.errors import InputError
+
+TEMPORARY_SUFFIX = ".partial"
+SHOWN_NAME_LENGTH = 36
+"""Of the final name in a temporary one, which must not be longer than file systems allow."""
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
+"""What `link` says on FAT, and on some servers and user-space file systems, which know no second names."""
+RENAME_NOREPLACE = 1
+"""Flag of the system call renameat2 (Linux): fails where the new name is taken."""
+AT_FDCWD = -100
+
+_OWNER = re.compile(rf"\.(?P<pid>\d+)@(?P<place>[^@/]+){re.escape(TEMPORARY_SUFFIX)}$")
+
+
+@cache
+def here() -> str:
+    """Where this process's number means something: `<host>~<8 digits>`.
+
+    The digits are of the boot and of the namespace of process numbers (Linux), since containers may share
+    the name of a host, and a host that was started again gives the numbers anew.
+    """
+    facts = [_text(Path("/proc/sys/kernel/random/boot_id"))]
+    with suppress(OSError):  # no Linux: then the name of the host has to do
+        facts.append(str(Path("/proc/self/ns/pid").stat().st_ino))
+    return f"{socket.gethostname()}~{hashlib.sha256(' '.join(facts).encode()).hexdigest()[:8]}"
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The process that writes a temporary file.
+
+    Attributes:
+        place: where it runs, as `here` tells it.
+    """
+
+    place: str
+    pid: int
+
+    @property
+    def host(self) -> str:
+        return self.place.partition("~")[0]
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its number is one of those that can be looked for from this process."""
+        return self.place == here()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a process of its number is running here; nothing can be said of another place."""
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:  # it is another user's
+            return True
+        return _stat_of(self.pid)[:1] != ["Z"]  # a zombie has ended, and its parent has not asked how
+
+
+def start_of(pid: int) -> str:
+    """When a process began, in ticks since the boot; empty where the kernel does not tell (it is no Linux).
+
+    With its number and `here` it names a process for ever: numbers of processes that are gone come again.
+    """
+    facts = _stat_of(pid)
+    return facts[19] if len(facts) > 19 else ""
+
+
+def _stat_of(pid: int) -> list[str]:
+    """Fields of `/proc/PID/stat` from the third, the state, on; see proc(5)."""
+    return _text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+
+
+def _text(path: Path) -> str:
+    """Of a file of the kernel's, or nothing if there is none."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def now_of(directory: Path) -> float:
+    """The time by the clock that stamps the files of a directory, in seconds since 1970.
+
+    Hosts of a cluster and its file server need not agree on the time, so an age is told by this clock alone.
+
+    Raises:
+        OSError: the directory takes no file.
+    """
+    probe = temporary_name(directory / ".now")
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def owner_of(temporary: Path) -> Owner | None:
+    """Who writes a temporary file, by its name; None when the name was not given here."""
+    found = _OWNER.search(temporary.name)
+    return Owner(found["place"], int(found["pid"])) if found else None
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary path to write; renames it over `path` when the block ends well.
+
+    The directory is made when needed. If the block raises, the temporary file is removed and
+    `path` is as it was.
+    """
+    with _temporary(path) as temporary:
+        yield temporary
+        _sync_file(temporary)
+        temporary.replace(path)
+        _sync_directory(path.parent)
+
+
+@contextmanager
+def creating(path: Path) -> Iterator[Path]:
+    """Like `replacing`, but the first of several processes wins.
+
+    Raises:
+        FileExistsError: when another process created `path` first; that file is untouched.
+    """
+    with _temporary(path) as temporary:
+        yield temporary
+        _sync_file(temporary)
+        give_name(temporary, path)
+        _sync_directory(path.parent)
+
+
+def give_name(temporary: Path, path: Path) -> None:
+    """Gives a file a second name that nobody has taken; where there are no second names, moves it there.
+
+    Raises:
+        FileExistsError: the name is taken; nothing has changed.
+        InputError: the file system can do neither, so no name on it can be taken by the first alone.
+    """
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        if not path.samefile(temporary):  # over NFS a link that was made can be reported as refused
+            raise
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        _move(temporary, path)
+
+
+def _move(temporary: Path, path: Path) -> None:
+    """Renames a file to a name that nobody has taken; the errors are those of `give_name`."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    fault = errno.ENOSYS
+    if hasattr(libc, "renameat2"):
+        names = os.fsencode(temporary), os.fsencode(path)
+        done = libc.renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_NOREPLACE)
+        fault = ctypes.get_errno() if done else 0
+    if fault in (*NO_LINKS, errno.EINVAL):
+        raise InputError(
+            "its file system can neither link a file nor rename it without replacing another,"
+            " so nothing on it tells which of two processes was first",
+            where=path.parent,
+            fix="give an --output-dir on another file system",
+        )
+    if fault:
+        raise OSError(fault, os.strerror(fault), str(path))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replaces `path` by a file of these bytes in one step."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces `path` by a file of this text, as UTF-8, in one step."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes indented JSON; NaN and infinity, which JSON does not have, raise `ValueError`."""
+    write_text(path, dump_json(value))
+
+
+def dump_json(value: Any) -> str:
+    """Indented JSON text; NaN and infinity raise `ValueError`."""
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    temporary = temporary_name(path)
+    made: list[Path] = []
+    try:
+        _reserve(temporary, made)
+        yield temporary
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        for directory in reversed(made):
+            with suppress(OSError):  # another process has put something there by now
+                directory.rmdir()
+        raise
+    temporary.unlink(missing_ok=True)  # the second name that `creating` leaves
+    for directory in made:
+        _sync_directory(directory.parent)
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside a path that no other file has, and that tells this process as its writer."""
+    mark = f"{secrets.token_hex(4)}.{os.getpid()}@{here()}"
+    return path.with_name(f"{path.name[:SHOWN_NAME_LENGTH]}.{mark}{TEMPORARY_SUFFIX}")
+
+
+def _reserve(temporary: Path, made: list[Path], tries: int = 50) -> None:
+    """Makes an empty file, and the directories missing above it, which are added to `made`."""
+    try:
+        _make_directories(temporary.parent, made)
+        temporary.touch(exist_ok=False)
+    except FileNotFoundError:  # another process took the directory away, for it was empty
+        if tries == 1:
+            raise
+        time.sleep(random.uniform(0.0, 0.002))  # so that the two do not keep step
+        _reserve(temporary, made, tries - 1)
+
+
+def _make_directories(directory: Path, made: list[Path]) -> None:
+    if not directory.exists():
+        _make_directories(directory.parent, made)
+        directory.mkdir(exist_ok=True)
+        made.append(directory)
+
+
+def _sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_directory(path: Path) -> None:
+    _sync_file(path)

@@ -1,0 +1,134 @@
+"""Reading and writing the tables of cells and crops of a run, slide by slide.
+
+The size filter stands in the manifest alone. The column `in_filter` on disk is a convenience for
+other programs; here it is always worked out anew, so it cannot be stale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mkhspc.config import CELL_TYPES, AreaRange, CellType
+from mkhspc.errors import InputError
+from mkhspc.store import tables
+from mkhspc.store.layout import RunLayout
+from mkhspc.store.manifest import Manifest
+from mkhspc.store.schema import CROPS, feature_columns
+
+BATCH_ROWS = 16_384
+CROPS_AT_ONCE = 256
+"""Some 6 MB, and 60 MB should all of them be MK."""
+
+_FILTERED_BY = ("cell_type", "area_um2")
+
+
+@dataclass(frozen=True)
+class Crop:
+    """An encoded picture of a cell and where its top-left pixel lies, in level-0 px of the scene."""
+
+    cell_id: str
+    image: bytes
+    x0_px: int
+    y0_px: int
+    um_per_px: float
+
+
+def cell_batches(
+    layout: RunLayout, manifest: Manifest, slide_id: str, columns: list[str]
+) -> Iterator[pa.Table]:
+    """Batches of a slide's cells in the order on disk: two million fit through a small memory.
+
+    Args:
+        columns: those wanted. `in_filter` is worked out anew from the manifest, and needs
+            `cell_type` and `area_um2` among the columns.
+
+    Raises:
+        InputError: the table is missing, damaged, lacks a column, or belongs to another run.
+    """
+    path = layout.cells(slide_id)
+    on_disk = [name for name in columns if name != "in_filter"]
+    for rows in tables.read_pieces(path, manifest.config_hash, on_disk, BATCH_ROWS):
+        yield (with_in_filter(rows, manifest.filter) if len(on_disk) < len(columns) else rows).select(columns)
+
+
+def with_in_filter(cells: pa.Table, areas: Mapping[CellType, AreaRange]) -> pa.Table:
+    """The table with its column `in_filter` worked out from `areas` (both ends included)."""
+    inside = pa.chunked_array([pa.array([False] * len(cells), pa.bool_())])
+    for cell_type in CELL_TYPES:
+        area = areas[cell_type]
+        wanted = pc.and_(
+            pc.equal(cells["cell_type"], cell_type),
+            pc.and_(
+                pc.greater_equal(cells["area_um2"], area.min_um2),
+                pc.less_equal(cells["area_um2"], area.max_um2),
+            ),
+        )
+        inside = pc.or_(inside, wanted)
+    field = pa.field("in_filter", pa.bool_(), nullable=False)
+    if "in_filter" in cells.column_names:
+        return cells.set_column(cells.column_names.index("in_filter"), field, inside)
+    return cells.append_column(field, inside)
+
+
+def read_cells(
+    layout: RunLayout, manifest: Manifest, slide_id: str, columns: list[str] | None = None
+) -> pa.Table:
+    """The cells of one slide, `in_filter` fresh from the manifest's filter.
+
+    Args:
+        columns: the columns wanted, or None for all.
+
+    Raises:
+        InputError: the table is missing, damaged or of another run.
+    """
+    on_disk = None
+    if columns is not None:
+        on_disk = [name for name in columns if name != "in_filter"]
+        if "in_filter" in columns:
+            on_disk += [name for name in _FILTERED_BY if name not in on_disk]
+    cells = tables.read_table(layout.cells(slide_id), manifest.config_hash, columns=on_disk)
+    if columns is None or "in_filter" in columns:
+        cells = with_in_filter(cells, manifest.filter)
+    return cells if columns is None else cells.select(columns)
+
+
+def feature_names(layout: RunLayout, manifest: Manifest) -> list[str]:
+    """The feature columns of a run, in their order on disk."""
+    for slide in manifest.slides:
+        if layout.cells(slide.slide_id).exists():
+            return feature_columns(tables.read_schema(layout.cells(slide.slide_id)).names)
+    raise InputError("has no cells yet", where=layout.root, fix=tables.NOT_MADE)
+
+
+def rewrite_in_filter(layout: RunLayout, manifest: Manifest, slide_id: str) -> None:
+    """Brings the column `in_filter` on disk up to the manifest's filter; other columns stay."""
+    path = layout.cells(slide_id)
+    schema = tables.read_schema(path)
+    pieces = tables.read_pieces(path, manifest.config_hash, schema.names, BATCH_ROWS)
+    tables.write_stream(
+        path,
+        schema,
+        (with_in_filter(piece, manifest.filter) for piece in pieces),
+        manifest.config_hash,
+        metadata=tables.metadata_of(schema),
+    )
+
+
+def iter_crops(
+    layout: RunLayout, manifest: Manifest, slide_id: str, wanted: Collection[str] | None = None
+) -> Iterator[Crop]:
+    """Crops of one slide in the order on disk, a few in memory at a time.
+
+    Args:
+        wanted: ids of the cells wanted (a set, for speed), or None for all.
+    """
+    value_set = None if wanted is None else pa.array(sorted(wanted), pa.string())
+    path = layout.crops(slide_id)
+    for piece in tables.read_pieces(path, manifest.config_hash, CROPS.names, CROPS_AT_ONCE):
+        chosen = piece if value_set is None else piece.filter(pc.is_in(piece["cell_id"], value_set))
+        for row in chosen.to_pylist():
+            yield Crop(**row)

@@ -1,0 +1,312 @@
+"""The manifest: what a run was asked to do, resolved once and read by every later stage.
+
+It is changed without a lock. Revision N of it is the file `manifest.N.json`, made by an exclusive creation:
+of several processes that change revision N - 1 the first wins, and the others read its work and try again.
+`manifest.json`, the first revision at first, is a copy of the newest; a process killed before it made the
+copy leaves an older one, so whoever reads goes on to the last revision there is. They are all kept: no
+process, however slow, can bring an older one back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mkhspc.config import (
+    CELL_TYPES,
+    AreaRange,
+    CellType,
+    RunConfig,
+    check,
+    check_area_range,
+    check_um_per_px,
+    config_hash,
+    differences,
+    from_dict,
+    identity,
+    to_dict,
+)
+from mkhspc.config.typed import built
+from mkhspc.errors import InputError, UsageError
+from mkhspc.store import atomic
+from mkhspc.store.layout import RunLayout, is_slide_id
+
+FORMAT = "mkhspc-run"
+VERSION = 2
+"""2 has revisions and a checksum."""
+TRIES = 200
+"""To change a manifest. Each that fails is another process's success, or a cache of NFS that is behind."""
+MOST_WAIT_S = 0.2
+
+
+@dataclass(frozen=True)
+class SceneEntry:
+    """A scene of a slide: its index in the file and its size in level-0 pixels."""
+
+    scene: int
+    width_px: int
+    height_px: int
+
+
+@dataclass(frozen=True)
+class SlideEntry:
+    """A slide of the run.
+
+    Attributes:
+        fingerprint: of the file, so that no other scan takes its place; see `CziDirectory`.
+        code: what annotators see instead of its name.
+    """
+
+    slide_id: str
+    path: str
+    size_bytes: int
+    fingerprint: str
+    um_per_px: float
+    scenes: tuple[SceneEntry, ...]
+    code: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Contents of `RUN/manifest.json`.
+
+    Attributes:
+        config: the resolved config that created the run.
+        identity: the settings that decide which cells there are; `config_hash` is their hash.
+        dataset: names the run in the gallery and in exported labels; never changes.
+        filter: the size filter in force, per cell type: a view on the stored cells.
+        detectors: the detector in use per cell type, and why it was chosen.
+        versions: of the libraries whose numbers enter the results.
+        revision: counts the changes of what the run was asked for, from 1.
+    """
+
+    config: RunConfig
+    identity: Mapping[str, Any]
+    dataset: str
+    slides: tuple[SlideEntry, ...]
+    filter: Mapping[CellType, AreaRange]
+    detectors: Mapping[CellType, str]
+    versions: Mapping[str, str]
+    model_hashes: Mapping[str, str]
+    revision: int = field(default=1, compare=False)
+
+    @property
+    def config_hash(self) -> str:
+        return config_hash(self.identity)
+
+    def slide(self, slide_id: str) -> SlideEntry:
+        for slide in self.slides:
+            if slide.slide_id == slide_id:
+                return slide
+        raise InputError(f"the run has no slide '{slide_id}'")
+
+    def stored(self, cell_type: CellType) -> AreaRange:
+        """The areas that are on disk: the filter can be any range within."""
+        return AreaRange(*self.identity[f"{cell_type}.stored_area_um2"])
+
+    def with_filter(self, areas: Mapping[CellType, AreaRange]) -> Manifest:
+        return replace(self, filter={**self.filter, **areas})
+
+
+def dataset_name(run_hash: str, slide_ids: list[str]) -> str:
+    """12 hexadecimal digits that name a run by its identity and its first slides."""
+    text = json.dumps([run_hash, sorted(slide_ids)])
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def blind_codes(seed: int, slide_ids: list[str], taken: int = 0) -> dict[str, str]:
+    """Codes S01, S02, ... in an order that the names do not give away.
+
+    Args:
+        taken: how many codes are in use already; new slides get the next ones.
+    """
+
+    def draw(slide_id: str) -> str:
+        return hashlib.sha256(f"{seed}/code/{slide_id}".encode()).hexdigest()
+
+    return {s: f"S{taken + i:02d}" for i, s in enumerate(sorted(slide_ids, key=draw), start=1)}
+
+
+def create(layout: RunLayout, manifest: Manifest) -> Manifest:
+    """Creates the manifest, or reads the one that another process created first."""
+    return manifest if _put(layout.manifest, manifest) else read(layout)
+
+
+def update(layout: RunLayout, change: Callable[[Manifest], Manifest]) -> Manifest:
+    """Changes the manifest of a run; of several processes that do so no change is lost.
+
+    Args:
+        change: gives the new manifest for the one on disk, and may be called often. A change that
+            changes nothing writes nothing.
+
+    Returns:
+        The manifest that is on disk now.
+
+    Raises:
+        InputError: there is no manifest, it is damaged, or other processes change it without end.
+    """
+    for _ in range(TRIES):
+        manifest = read(layout)
+        changed = replace(change(manifest), revision=manifest.revision + 1)
+        if changed == manifest:
+            changed = manifest
+        elif not _put(layout.manifest_revision(changed.revision), changed):
+            time.sleep(random.uniform(0.0, MOST_WAIT_S))
+            continue
+        _show_newest(layout)
+        return changed
+    raise InputError(
+        "other processes change it without end", where=layout.manifest, fix="end them, then try again"
+    )
+
+
+def _put(path: Path, manifest: Manifest) -> bool:
+    """Whether this process was the first to create the file, and so it holds the manifest."""
+    try:
+        with atomic.creating(path) as temporary:
+            temporary.write_text(dumps(manifest), encoding="utf-8")
+    except FileExistsError:
+        return False
+    return True
+
+
+def _show_newest(layout: RunLayout) -> None:
+    """Makes `manifest.json` the newest revision; a slow process may have made it an older one meanwhile."""
+    while (newest := read(layout)).revision > _load(layout.manifest).revision:
+        atomic.write_text(layout.manifest, dumps(newest))
+
+
+def read(layout: RunLayout) -> Manifest:
+    """Reads the newest manifest of a run.
+
+    Raises:
+        InputError: there is none, it is damaged, or it was edited by hand.
+    """
+    try:
+        manifest = _load(layout.manifest)
+    except FileNotFoundError as error:
+        raise InputError(
+            "is no run: it has no manifest.json", where=layout.root, fix="make one with `mkhspc segment`"
+        ) from error
+    while (later := layout.manifest_revision(manifest.revision + 1)).exists():
+        manifest = _load(later)
+    return manifest
+
+
+def _load(path: Path) -> Manifest:
+    try:
+        return loads(path.read_text(encoding="utf-8"), path)
+    except FileNotFoundError:
+        raise
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot be read ({error})", where=path) from error
+
+
+def dumps(manifest: Manifest) -> str:
+    """The manifest as JSON text, the same for the same manifest."""
+    data = {
+        "format": FORMAT,
+        "version": VERSION,
+        "revision": manifest.revision,
+        "dataset": manifest.dataset,
+        "config_hash": manifest.config_hash,
+        "identity": dict(manifest.identity),
+        "seed": manifest.config.run.seed,
+        "filter": {k: asdict(v) for k, v in manifest.filter.items()},
+        "detectors": dict(manifest.detectors),
+        "model_hashes": dict(manifest.model_hashes),
+        "versions": dict(manifest.versions),
+        "blind_codes": {s.slide_id: s.code for s in manifest.slides},
+        "slides": [asdict(slide) for slide in manifest.slides],
+        "config": to_dict(manifest.config),
+    }
+    return atomic.dump_json({**data, "checksum": checksum(data)})
+
+
+def checksum(data: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits of the SHA-256 of all values but `checksum`, however they are laid out."""
+    values = {key: value for key, value in data.items() if key != "checksum"}
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def loads(text: str, where: Path) -> Manifest:
+    """The manifest in a JSON text; `where` is named in errors.
+
+    Nothing in it is trusted: paths are made from its slides' ids.
+    """
+    try:
+        data = json.loads(text)
+        is_ours = data.get("format") == FORMAT and data.get("version") == VERSION
+        manifest = _from_dict(data) if is_ours else None
+        edited = _edited(data, manifest) if manifest else None
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(repr(error), where) from error
+    except (InputError, UsageError) as error:
+        raise _damaged(f"{error.where or ''} {error.what}".strip(), where) from error
+    if manifest is None:
+        raise InputError(
+            f"is not the manifest of a run in the format of this mkhspc ({FORMAT} {VERSION})",
+            where=where,
+            fix="use the mkhspc that made the run, or segment into a new directory",
+        )
+    if edited:
+        raise InputError(
+            f"was edited: {edited}",
+            where=where,
+            fix="undo the edit: tiles were made with the settings it had; to ask for more is what"
+            " `mkhspc segment` is for, for another size filter there is `mkhspc refilter`",
+        )
+    return manifest
+
+
+def _edited(data: Mapping[str, Any], manifest: Manifest) -> str | None:
+    """Which of the places that say the same thing differ, if any."""
+    if data["config_hash"] != manifest.config_hash:
+        return "its settings no longer fit its config_hash"
+    if changed := differences(identity(manifest.config, manifest.model_hashes), manifest.identity):
+        return f"its config is not that of its identity: {changed[0]}"
+    if data["seed"] != manifest.config.run.seed:
+        return f"its seed is {data['seed']} and that of its config {manifest.config.run.seed}"
+    if data["blind_codes"] != {slide.slide_id: slide.code for slide in manifest.slides}:
+        return "its blind codes are not those of its slides"
+    for cell_type in CELL_TYPES:
+        if not manifest.stored(cell_type).contains(manifest.filter[cell_type]):
+            return f"the filter of {cell_type} reaches beyond what is stored"
+    if data["checksum"] != checksum(data):
+        return "its values no longer fit its checksum"
+    return None
+
+
+def _damaged(how: str, where: Path) -> InputError:
+    return InputError(f"is damaged ({how})", where=where, fix="restore it, or segment into a new directory")
+
+
+def _from_dict(data: Mapping[str, Any]) -> Manifest:
+    manifest = Manifest(
+        config=from_dict(data["config"]),
+        identity=data["identity"],
+        dataset=data["dataset"],
+        slides=tuple(built(SlideEntry, slide, "slides") for slide in data["slides"]),
+        filter={t: built(AreaRange, data["filter"][t], f"filter.{t}") for t in CELL_TYPES},
+        detectors=data["detectors"],
+        versions=data["versions"],
+        model_hashes=data["model_hashes"],
+        revision=data["revision"],
+    )
+    check(manifest.config)
+    for cell_type, area in manifest.filter.items():
+        check_area_range(area, cell_type)
+    for slide in manifest.slides:
+        check_um_per_px(slide.um_per_px, f"slide {slide.slide_id}")
+        if not is_slide_id(slide.slide_id):
+            raise InputError(f"'{slide.slide_id}' is no slide id")
+    if len({slide.slide_id for slide in manifest.slides}) < len(manifest.slides):
+        raise InputError("two slides have one id")
+    return manifest

@@ -1,1 +1,0 @@
-"""Results by slide and group."""

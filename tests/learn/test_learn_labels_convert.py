@@ -1,0 +1,252 @@
+"""Labels become training data; nothing is lost without being counted, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from labelfiles import by_type, export, first, moved, old_id, truth_labels, write
+from mkhspc.config import AreaRange
+from mkhspc.errors import InputError
+from mkhspc.learn.labels.convert import Conversion, Request, convert, report_of
+from mkhspc.learn.labels.training_file import write_training
+from mkhspc.store import tables
+from mkhspc.store.cells import read_cells
+from runs import FakeRun, make_run, put_manifest
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> FakeRun:
+    return make_run(tmp_path_factory.mktemp("convert"), slide_ids=("FGC1", "FHU1"), cells_per_type=30)
+
+
+def in_filter(run: FakeRun, cell_type: str) -> list[str]:
+    cells: list[str] = []
+    for slide in run.manifest.slides:
+        table = read_cells(run.layout, run.manifest, slide.slide_id, ["cell_id", "cell_type", "in_filter"])
+        cells += [r["cell_id"] for r in table.to_pylist() if r["in_filter"] and r["cell_type"] == cell_type]
+    return cells
+
+
+def converted(run: FakeRun, *files: Path, **options: Any) -> Conversion:
+    return convert(Request(annotations=files, run=run.layout, **options))
+
+
+def written(run: FakeRun, path: Path, *files: Path, **options: Any) -> dict[str, Any]:
+    write_training(path, converted(run, *files, **options))
+    document: dict[str, Any] = json.loads(path.read_text())
+    return document
+
+
+def test_the_training_data_says_what_the_contract_asks(run: FakeRun, tmp_path: Path) -> None:
+    labels = truth_labels(run)
+    document = written(run, tmp_path / "t.json", write(tmp_path / "a.json", export(run.manifest, labels)))
+    assert (document["format"], document["version"]) == ("mkhspc-training", 1)
+    assert document["config_hash"] == run.manifest.config_hash
+    inside = {*in_filter(run, "mk"), *in_filter(run, "hspc")}
+    assert {s["cell_id"]: s["label"] for s in document["samples"]} == {
+        c: int(v == "positive") for c, v in labels.items() if c in inside
+    }
+    assert {d["cell_id"] for d in document["outside_filter"]} == set(labels) - inside
+    sample = document["samples"][0]
+    assert (sample["annotators"], sample["policy"], sample["inclusion_prob"]) == (["anna"], "random", 1.0)
+
+
+def test_features_are_those_of_the_cell_in_the_order_of_the_names(run: FakeRun, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", export(run.manifest, truth_labels(run)))
+    document = written(run, tmp_path / "t.json", path)
+    names = document["feature_names"]
+    stored = {
+        row["cell_id"]: [row[name] for name in names]
+        for slide in run.manifest.slides
+        for row in read_cells(run.layout, run.manifest, slide.slide_id, ["cell_id", *names]).to_pylist()
+    }
+    assert len(document["samples"]) > 50
+    assert all(sample["features"] == stored[sample["cell_id"]] for sample in document["samples"])
+
+
+def test_the_same_labels_give_the_same_bytes_from_every_shape(run: FakeRun, tmp_path: Path) -> None:
+    labels = truth_labels(run)
+    answers = {"positive": 1, "negative": 0}
+    shapes = {
+        "a": by_type(labels),
+        "d": {"annotations": {old_id(c): "yes" if v == "positive" else "no" for c, v in labels.items()}},
+        "e": {c: answers[v] for c, v in labels.items()},
+    }
+    samples = []
+    for name, data in shapes.items():
+        (tmp_path / name).mkdir()
+        samples.append(
+            written(run, tmp_path / f"{name}.json", write(tmp_path / name / "x.json", data))["samples"]
+        )
+    assert samples[0] == samples[1] == samples[2]
+    assert {(s["policy"], s["inclusion_prob"]) for s in samples[0]} == {("unknown", None)}
+
+
+def test_the_report_counts_every_label_once_by_how_it_ended(run: FakeRun, tmp_path: Path) -> None:
+    cells = in_filter(run, "mk")
+    outside = first([c for c in run.truth if "_mk_" in c and c not in cells], 3)
+    labels = dict.fromkeys(first(cells, 5), "positive")
+    labels |= {moved(c, 3, 0): "negative" for c in cells[5:9]}
+    labels |= dict.fromkeys(outside, "negative")
+    labels |= {"FGC1_s0_mk_99999_99999": "positive"}
+    report = report_of(converted(run, write(tmp_path / "a.json", by_type(labels)), min_match=0.9))
+    assert report["files"][0]["counts"] == {
+        "mk": {"exact": 5, "contour": 4, "near": 0, "outside_filter": 3, "unmatched": 1}
+    }
+    assert report["files"][0]["unmatched"] == ("FGC1_s0_mk_99999_99999",)
+    assert report["files"][0]["match_rate"] == round(12 / 13, 6)
+    assert report["cells"]["mk"] == {
+        "positive": 5, "negative": 4, "unsure": 0, "outside_filter": 3,
+        "conflicts_settled": 0, "conflicts_excluded": 0,
+    }  # fmt: skip
+
+
+def test_too_few_matches_are_refused_with_the_numbers_and_examples(run: FakeRun, tmp_path: Path) -> None:
+    labels = dict.fromkeys(first(in_filter(run, "mk"), 9), "positive") | {"XYZ_s0_mk_5_5": "negative"}
+    path = write(tmp_path / "a.json", by_type(labels))
+    with pytest.raises(InputError) as refused:
+        converted(run, path)
+    assert "only 9 of 10 labels (0.900) have a cell in this run, below --min-match 0.98" in str(refused.value)
+    assert "XYZ_s0_mk_5_5" in str(refused.value)
+    assert len(converted(run, path, min_match=0.9).samples) == 9
+
+
+def test_a_good_file_does_not_hide_a_bad_one(run: FakeRun, tmp_path: Path) -> None:
+    good = write(tmp_path / "good.json", by_type(truth_labels(run)))
+    bad = write(tmp_path / "bad.json", by_type({"XYZ_s0_mk_5_5": "positive"}))
+    with pytest.raises(InputError, match=r"bad\.json: only 0 of 1 labels"):
+        converted(run, good, bad)
+
+
+def test_unsure_labels_are_kept_apart_with_who_was_unsure(run: FakeRun, tmp_path: Path) -> None:
+    cells = in_filter(run, "mk")
+    labels = {cells[0]: "unsure", cells[1]: "positive"}
+    document = written(run, tmp_path / "t.json", write(tmp_path / "ben.json", by_type(labels)))
+    assert [s["cell_id"] for s in document["samples"]] == [cells[1]]
+    assert document["unsure"] == [
+        {"cell_id": cells[0], "cell_type": "mk", "value": "unsure", "annotators": ["ben"]}
+    ]
+
+
+def test_annotators_who_disagree_are_a_conflict_that_the_rule_settles(run: FakeRun, tmp_path: Path) -> None:
+    a, b, c = in_filter(run, "mk")[:3]
+    files = [
+        write(tmp_path / "anna.json", by_type({a: "positive", b: "positive", c: "positive"})),
+        write(tmp_path / "ben.json", by_type({a: "negative", b: "positive"})),
+        write(tmp_path / "cleo.json", by_type({a: "negative", b: "positive"})),
+    ]
+    majority = written(run, tmp_path / "m.json", *files)
+    assert {s["cell_id"]: (s["label"], s["annotators"]) for s in majority["samples"]} == {
+        a: (0, ["ben", "cleo"]), b: (1, ["anna", "ben", "cleo"]), c: (1, ["anna"]),
+    }  # fmt: skip
+    excluded = written(run, tmp_path / "e.json", *files, on_conflict="exclude")
+    assert {s["cell_id"] for s in excluded["samples"]} == {b, c}
+    assert [(d["cell_id"], d["votes"]["anna"]) for d in excluded["conflicts"]] == [(a, ["positive"])]
+
+
+def test_two_labels_that_end_at_one_cell_with_different_values_are_a_conflict(
+    run: FakeRun, tmp_path: Path
+) -> None:
+    cell, other = in_filter(run, "mk")[:2]
+    labels = {cell: "positive", moved(cell, 2, 0): "negative", other: "positive"}
+    conversion = converted(run, write(tmp_path / "a.json", by_type(labels)))
+    assert [d.cell_id for d in conversion.conflicts] == [cell]
+    assert [d.cell_id for d in conversion.samples] == [other]
+
+
+def test_an_annotator_who_exports_again_corrects_himself(run: FakeRun, tmp_path: Path) -> None:
+    a, b = in_filter(run, "mk")[:2]
+    later = export(run.manifest, {a: "negative"}, exported_at="2026-02-01T00:00:00Z")
+    files = [
+        write(tmp_path / "tuesday.json", later),
+        write(tmp_path / "monday.json", export(run.manifest, {a: "positive", b: "positive"})),
+    ]
+    conversion = converted(run, *files)
+    assert {d.cell_id: d.value for d in conversion.samples} == {a: "negative", b: "positive"}
+    assert conversion.superseded == 1
+
+
+def test_a_label_cleared_after_an_export_does_not_count_and_one_of_another_browser_does(
+    run: FakeRun, tmp_path: Path
+) -> None:
+    kept, cleared, elsewhere = in_filter(run, "mk")[:3]
+    monday = export(run.manifest, {kept: "positive", cleared: "negative"})
+    taken_back = {"cell_id": cleared, "label": "unlabelled", "at": "2026-02-01T09:00:00Z", "policy": "random"}
+    tuesday = export(run.manifest, {kept: "positive"}, exported_at="2026-02-01T10:00:00Z")
+    tuesday["events"] += [*monday["events"][1:], taken_back]
+    other_browser = export(run.manifest, {elsewhere: "negative"})
+    files = [
+        write(tmp_path / f"{name}.json", data)
+        for name, data in {"tuesday": tuesday, "monday": monday, "laptop": other_browser}.items()
+    ]
+    conversion = converted(run, *files)
+    assert {d.cell_id: d.value for d in conversion.samples} == {kept: "positive", elsewhere: "negative"}
+    assert len(conversion.conflicts) == 0
+
+
+def test_blind_repeats_are_no_labels_but_give_the_agreement(run: FakeRun, tmp_path: Path) -> None:
+    a, b = in_filter(run, "mk")[:2]
+    events = [{"cell_id": c, "label": "positive", "policy": "blind-repeat"} for c in (a, b)]
+    data = export(run.manifest, {a: "positive", b: "negative"}, events=events)
+    conversion = converted(run, write(tmp_path / "a.json", data))
+    assert {d.cell_id: d.value for d in conversion.samples} == {a: "positive", b: "negative"}
+    (report,) = report_of(conversion)["files"]
+    assert report["self_agreement"] == {"mk": {"pairs": 2, "agreement": 0.5, "kappa": 0.0}}
+
+
+def test_labels_of_another_run_are_refused(run: FakeRun, tmp_path: Path) -> None:
+    labels = truth_labels(run)
+    for key, value in (("config_hash", "0" * 16), ("dataset", "0" * 12)):
+        path = write(tmp_path / f"{key}.json", export(run.manifest, labels, **{key: value}))
+        with pytest.raises(InputError, match=f"labels another run \\({key} 0000"):
+            converted(run, path)
+
+
+def test_a_filter_that_is_not_the_runs_is_refused_with_both_numbers(run: FakeRun, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", by_type(truth_labels(run)))
+    assert converted(run, path, filter={"mk": (100.0, 2100.0), "hspc": (None, 150.0)}).samples
+    with pytest.raises(InputError, match=r"--mk-min-area-um is 200 µm², but the run's filter has 100 µm²"):
+        converted(run, path, filter={"mk": (200.0, None)})
+
+
+def test_another_filter_moves_labels_outside_and_back(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", slide_ids=("FGC1",))
+    path = write(tmp_path / "a.json", export(run.manifest, truth_labels(run)))
+    before = converted(run, path)
+    narrow = run.manifest.with_filter({"mk": AreaRange(500.0, 2000.0)})
+    put_manifest(run.layout, narrow)
+    after = converted(run, path)
+    assert 0 < len(after.samples) < len(before.samples)
+    everything = [{d.cell_id for d in (*c.samples, *c.outside_filter)} for c in (before, after)]
+    assert everything[0] == everything[1]
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"), [("negative", "there are only negatives"), ("unsure", "is left to learn from")]
+)
+def test_labels_that_cannot_teach_are_refused(run: FakeRun, tmp_path: Path, value: str, reason: str) -> None:
+    labels = dict.fromkeys(first(in_filter(run, "mk"), 6), value)
+    with pytest.raises(InputError, match=reason):
+        converted(run, write(tmp_path / "a.json", export(run.manifest, labels)))
+
+
+def test_a_feature_without_a_number_is_an_error_that_names_the_cell(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", slide_ids=("FGC1",), cells_per_type=10)
+    path = run.layout.cells("FGC1")
+    table = tables.read_table(path, run.manifest.config_hash)
+    entropy = table["texture_entropy"].to_numpy().copy()
+    entropy[0] = np.nan
+    column = table.column_names.index("texture_entropy")
+    broken = table.set_column(column, table.schema.field(column), [entropy])
+    tables.write_table(path, broken, run.manifest.config_hash)
+    labels = {table["cell_id"][0].as_py(): "positive"}
+    labels |= truth_labels(run)
+    with pytest.raises(
+        InputError, match=f"cell {table['cell_id'][0].as_py()} has no number in texture_entropy"
+    ):
+        converted(run, write(tmp_path / "a.json", by_type(labels)))

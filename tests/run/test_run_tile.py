@@ -1,0 +1,116 @@
+"""A tile knows the MK of its neighbours that hold its HSPC: as far out as the detector's halo promises."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mkhspc.config import CELL_TYPES, AreaRange, CellType, RunConfig
+from mkhspc.detect.classical import ClassicalHspc, ClassicalMk, outline
+from mkhspc.detect.classical.masks import tight
+from mkhspc.detect.contract import Detection, Detector, Window
+from mkhspc.geometry import BoolMask, Box, mask_centroid, normalise_mask
+from mkhspc.measure.recipe import MOSTLY_INSIDE, Recipe
+from mkhspc.run.tile import find_cells
+from mkhspc.slide.tiles import Tile
+from mkhspc.slide.tissue import TissueMask
+from stained import CALIBRATION
+
+UM_PER_PX = 0.5
+SIDE_PX = 1200
+SCENE = Box(0, 0, SIDE_PX, SIDE_PX)
+STORED = {t: RunConfig().cells(t).stored for t in CELL_TYPES}
+ROWS, COLUMNS = np.mgrid[:SIDE_PX, :SIDE_PX]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Knows one cell, and finds it in windows that reach far enough about its centre; else it is cut.
+
+    Attributes:
+        like: whose word for the halo it takes.
+        centre_px: x, y that the answer depends on.
+        needs_px: on so much around it.
+    """
+
+    like: Detector
+    mask: NDArray[np.bool_]
+    centre_px: tuple[int, int]
+    needs_px: int
+    name: str = "drawn"
+    revision: str = "1"
+
+    @property
+    def cell_type(self) -> CellType:
+        return self.like.cell_type
+
+    @property
+    def longest_um(self) -> float:
+        return self.like.longest_um
+
+    def halo_um(self, longest_um: float) -> float:
+        return self.like.halo_um(longest_um)
+
+    def detect(self, window: Window, area: AreaRange) -> Sequence[Detection]:
+        x, y = self.centre_px
+        seen = Box(x, y, x + 1, y + 1).grown(self.needs_px)
+        if seen.clipped(window.box) != seen:
+            return ()
+        return (Detection(*tight(normalise_mask(self.mask), 0, 0), 0.9),)
+
+
+def disc(x_px: float, y_px: float, radius_um: float) -> BoolMask:
+    inside: BoolMask = np.hypot(COLUMNS - x_px, ROWS - y_px) * UM_PER_PX <= radius_um
+    return inside
+
+
+def recipe_of(mk: Drawn, hspc: Drawn) -> Recipe:
+    detectors: Mapping[CellType, Detector] = {"mk": mk, "hspc": hspc}
+    return Recipe(detectors, STORED)
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+def test_an_mk_is_known_as_far_outside_a_core_as_it_can_hold_an_hspc(side: int) -> None:
+    """A dumbbell of an HSPC: its larger half lies in an MK that reaches as far from its centre as any can."""
+    middle = SIDE_PX // 2
+    radius_um = outline.RAY_UM - 0.5
+    held_px, free_px = middle + side * 18, middle - side * 18  # the halves' centres, 18 µm apart
+    left, right = sorted((held_px, free_px))
+    bar = (middle == ROWS) & (left < COLUMNS) & (right > COLUMNS)
+    hspc = disc(held_px, middle, 4.6) | disc(free_px, middle, 4.0) | bar
+    centre_px = held_px + side * int((radius_um - 4.6) / UM_PER_PX)
+    mk = disc(centre_px, middle, radius_um)
+    assert (hspc & mk).sum() > MOSTLY_INSIDE * hspc.sum()
+    x_px = int(mask_centroid(hspc)[0])
+    core = Box(x_px, middle - 60, x_px + 60, middle + 60)  # which ends beside the HSPC's centroid
+    edge_px = core.x0
+    if side > 0:
+        core = core.shifted(-59, 0)
+        edge_px = core.x1
+    outside_um = abs(centre_px - edge_px) * UM_PER_PX
+    assert outside_um > outline.RAY_UM + 1.0  # farther than the centre of an MK of the core's own
+
+    from_centre_um = ClassicalMk().halo_um(0.0)
+    recipe = recipe_of(
+        Drawn(ClassicalMk(), mk, (centre_px, middle), int(from_centre_um / UM_PER_PX)),
+        Drawn(ClassicalHspc(), hspc, (x_px, middle), 1),
+    )
+    box = recipe.read_box(core, UM_PER_PX)
+    assert box.clipped(SCENE) == box
+    everywhere = np.ones((SIDE_PX // 4, SIDE_PX // 4), np.bool_)
+    tissue = TissueMask(everywhere, everywhere, 4, UM_PER_PX, SIDE_PX, SIDE_PX)
+    white = np.full((SIDE_PX, SIDE_PX, 3), 235, np.uint8)
+    window = Window(white, SCENE, UM_PER_PX, CALIBRATION).apart(box)
+    cells = find_cells("S", window, tissue, Tile("tile", 0, core, 1.0, 1.0, 0), recipe).to_pylist()
+    assert [cell["cell_type"] for cell in cells] == ["hspc"]
+    assert cells[0]["inside_mk_id"] is not None
+
+    # It is no matter of course: the halo of the core's own cells alone is not enough.
+    near_um = ClassicalMk().halo_um(recipe.longest_um("mk"))
+    less = window.apart(core.grown(int(near_um / UM_PER_PX)))
+    (cut,) = find_cells("S", less, tissue, Tile("tile", 0, core, 1.0, 1.0, 0), recipe).to_pylist()
+    assert cut["inside_mk_id"] is None

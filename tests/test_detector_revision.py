@@ -24,7 +24,7 @@ from mkhspc.detect.contract import Detection, Detector, Window
 from mkhspc.detect.refine import RefinedBySam2
 from mkhspc.detect.sam2 import Sam2Mk, prompts
 from mkhspc.geometry import Box
-from mkhspc.models.service import Local
+from mkhspc.models.service import LocalModels
 from modeldoubles import DarkPieces, DiscsAtPrompts
 from stained import EOSIN_OD, NUCLEUS_OD, Field
 
@@ -40,7 +40,7 @@ PROMPTS = {"2 by classical 1 double": "45934abfa560ed5f"}
 """SAM2's, by the revision of its detector."""
 
 STORED = {"mk": RunConfig().mk.stored, "hspc": RunConfig().hspc.stored}
-MODELS = Local({"sam2": DiscsAtPrompts(), "cellpose": DarkPieces()})
+MODELS = LocalModels({"sam2": DiscsAtPrompts(), "cellpose": DarkPieces()})
 CELLPOSE = CellposeHspc(MODELS, "double")
 DETECTORS: dict[str, Detector] = {
     "classical mk": ClassicalMk(),

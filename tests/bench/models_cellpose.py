@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from conecells import cones, one_thread, save_cone_finder, small_backbone
 from mkhspc.models.cellpose import BLOCK_PX, CellposeLoader
-from mkhspc.models.service import Local, Message, array_of
+from mkhspc.models.service import LocalModels, Message, array_of
 from mkhspc.models.weights.cache import WeightFile
 
 Row = dict[str, object]
@@ -42,7 +42,7 @@ def _row(title: str, weights: Path, side_px: int) -> Row:
         official = CellposeModel(
             pretrained_model=str(weights), device=torch.device("cpu"), use_bfloat16=False
         )
-    (ours,) = array_of(Local({"cellpose": model}).ask("cellpose", _request(image)), "labels")
+    (ours,) = array_of(LocalModels({"cellpose": model}).ask("cellpose", _request(image)), "labels")
     theirs, _, _ = official.eval(image, normalize={"lowhigh": LOWHIGH}, batch_size=1, tile_overlap=0.05)
     different = int((ours != theirs).sum())
     return {

@@ -24,7 +24,7 @@ from sam2_scenes import STORED, large_scene, middle_square, part, random_weights
 from mkhspc.detect.contract import MIDDLE_SHARE, Window
 from mkhspc.detect.sam2 import Sam2Mk, prompts
 from mkhspc.geometry import Box, um_to_px
-from mkhspc.models.service import Nobody
+from mkhspc.models.service import NoModels
 from mkhspc.process.children import FRUGAL
 from mkhspc.simulate import TRUTH_FILE, read_truth, write_demo_slides
 
@@ -55,7 +55,7 @@ def rows(shared: Path | None, full: bool) -> list[Row]:
 
 def _detector() -> Sam2Mk:
     """To be looked at."""
-    return Sam2Mk(Nobody(), "random", STORED.max_length_um)
+    return Sam2Mk(NoModels(), "random", STORED.max_length_um)
 
 
 # The stage

@@ -26,7 +26,7 @@ from mkhspc.geometry import Box, mask_centroid
 from mkhspc.measure import embed_sam2
 from mkhspc.measure.crops import crop_box, cut_crop
 from mkhspc.models.sam2 import Sam2, Sam2Loader
-from mkhspc.models.service import Local, array_of
+from mkhspc.models.service import LocalModels, array_of
 
 Row = dict[str, object]
 Predicted = Callable[[int], tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]
@@ -99,7 +99,7 @@ def _pairs(
     model: Sam2, rgb: NDArray[np.uint8], asked: dict[str, NDArray[np.float32]], predicted: Predicted
 ) -> Iterator[tuple[float, float]]:
     """For each prompt the IoU of both masks, and the difference of their scores."""
-    said = Local({"sam2": model}).ask("sam2", {"kind": "refine", "key": "same", "rgb": rgb, **asked})
+    said = LocalModels({"sam2": model}).ask("sam2", {"kind": "refine", "key": "same", "rgb": rgb, **asked})
     scores = array_of(said, "score").tolist()
     for place, (inside, mask), score in zip(
         array_of(said, "prompt").tolist(), masks_of(said, rgb.shape[:2]), scores, strict=True
@@ -137,7 +137,7 @@ def _pooled_difference(
     whole = boxes.round().astype(np.int32)
     masks = [rng.random((y1 - y0, x1 - x0)) < 0.5 for x0, y0, x1, y1 in whole.tolist()]
     asked = {"boxes": whole, "masks": np.concatenate([mask.ravel() for mask in masks])}
-    said = Local({"sam2": model}).ask("sam2", {"kind": "pool", "key": "same", "rgb": rgb, **asked})
+    said = LocalModels({"sam2": model}).ask("sam2", {"kind": "pool", "key": "same", "rgb": rgb, **asked})
     embedding = predictor.get_image_embedding()[0].numpy().astype(np.float64)
     shares = [_shares(length, embedding.shape[-1]) for length in rgb.shape[:2]]
     worst = 0.0
@@ -170,10 +170,10 @@ def _features(model: Sam2, theirs: Any, scene: Window) -> list[Row]:
     grid, square = middle_square(scene, stored.max_length_um)
     found = ClassicalHspc().detect(scene.part(square.grown(grid.margin_px)), stored)
     cells = [cell for cell in found if _is_centred_in(cell, square)]
-    asker = Local({"sam2": model})
+    service = LocalModels({"sam2": model})
     crop_s = _per_crop_s(theirs, scene, cells[:CROPS_TIMED])
     model.run([{"kind": "pool", "key": "warm", "rgb": scene.rgb[:64, :64].copy(), **_NO_MASKS}])
-    first_s, again_s = (_embed_s(scene, cells, stored.max_length_um, asker) for _ in range(2))
+    first_s, again_s = (_embed_s(scene, cells, stored.max_length_um, service) for _ in range(2))
     baseline = f"a pass of the encoder for each crop: {crop_s:.2f} s, timed on {CROPS_TIMED} of them"
     return [
         {
@@ -196,9 +196,9 @@ def _is_centred_in(cell: Detection, square: Box) -> bool:
     return square.x0 <= cell.box.x0 + x < square.x1 and square.y0 <= cell.box.y0 + y < square.y1
 
 
-def _embed_s(scene: Window, cells: list[Detection], longest_um: float, asker: Local) -> float:
+def _embed_s(scene: Window, cells: list[Detection], longest_um: float, service: LocalModels) -> float:
     begun_s = time.perf_counter()
-    embed_sam2.embed(scene, cells, longest_um, asker, "bench")
+    embed_sam2.embed(scene, cells, longest_um, service, "bench")
     return time.perf_counter() - begun_s
 
 

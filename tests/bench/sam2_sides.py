@@ -20,7 +20,7 @@ from mkhspc.detect.contract import Window
 from mkhspc.detect.sam2 import Sam2Mk
 from mkhspc.errors import MkhspcError
 from mkhspc.models.sam2 import Sam2, Sam2Loader
-from mkhspc.models.service import Local, Message, array_of
+from mkhspc.models.service import LocalModels, Message, array_of
 
 STORED = RunConfig().mk.stored
 CELL_RADIUS_PX = 9.0
@@ -73,7 +73,7 @@ def stage(model: Sam2, window: Window) -> dict[str, int]:
     with_round_cells(model)
     counted = Counted(model)
     detector = Sam2Mk(
-        Local({"sam2": counted}), "random", STORED.max_length_um, min_score=0.0, min_stability=0.0
+        LocalModels({"sam2": counted}), "random", STORED.max_length_um, min_score=0.0, min_stability=0.0
     )
     detector.detect(window, STORED)
     return {"windows": counted.windows, "prompts": counted.prompts, "survivors": counted.survivors}

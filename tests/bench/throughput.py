@@ -245,7 +245,7 @@ def _sleeping(slide: Path, scratch: Path) -> Row:
         config=manifest.config,
         stored={t: manifest.stored(t) for t in CELL_TYPES},
         models=job.models,
-        asker=None,
+        service=None,
         slots=slots,
     )
     feed = WindowFeed(

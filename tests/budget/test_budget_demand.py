@@ -20,7 +20,7 @@ from mkhspc.measure.embed import MAX_ASKED
 from mkhspc.measure.recipe import Recipe
 from mkhspc.models.cellpose import BLOCK_PX
 from mkhspc.models.embedders import INPUT_SIDE_PX
-from mkhspc.models.service import MESSAGE_BYTES, Nobody
+from mkhspc.models.service import MESSAGE_BYTES, NoModels
 from mkhspc.process.limits import GB, MemoryLimit
 
 DEMAND = Demand(tiles=100, window_px=5850**2, held_bytes=200_000_000, block_bytes=12_000_000)
@@ -105,7 +105,7 @@ def test_a_window_of_sam2_is_planned_with_where_it_is_the_largest_message(
 ) -> None:
     stored = {t: RunConfig().cells(t).stored for t in CELL_TYPES}
     classical = {"mk": ClassicalMk(), "hspc": ClassicalHspc()}
-    mk_by_sam2 = Sam2Mk(Nobody(), "w", stored["mk"].max_length_um)
+    mk_by_sam2 = Sam2Mk(NoModels(), "w", stored["mk"].max_length_um)
     asking = Recipe({**classical, "mk": mk_by_sam2}, stored), Recipe(classical, stored, ("sam2",))
     assert Recipe(classical, stored).message_bytes(um_per_px) == MESSAGE_BYTES
     for recipe in asking:

@@ -18,7 +18,7 @@ from mkhspc.detect.contract import Detection, Window
 from mkhspc.errors import MkhspcError, UsageError
 from mkhspc.geometry import Box
 from mkhspc.models.cellpose import CellposeLoader
-from mkhspc.models.service import Local, Message, Model
+from mkhspc.models.service import LocalModels, Message, Model
 from mkhspc.models.weights.cache import WeightFile
 from stained import CALIBRATION
 
@@ -85,7 +85,7 @@ def window_of(scene: NDArray[np.uint8], box: Box) -> Window:
 
 
 def detector(model: Model) -> CellposeHspc:
-    return CellposeHspc(Local({"cellpose": model}), "abc")
+    return CellposeHspc(LocalModels({"cellpose": model}), "abc")
 
 
 def inner(box: Box, margin_um: float) -> Box:

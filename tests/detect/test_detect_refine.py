@@ -16,7 +16,7 @@ from mkhspc.detect.contract import Detection, Window
 from mkhspc.detect.refine import SQUARE_MARGIN_UM, SQUARE_UM, RefinedBySam2
 from mkhspc.errors import MkhspcError
 from mkhspc.geometry import Box, mask_centroid
-from mkhspc.models.service import Local, Message
+from mkhspc.models.service import LocalModels, Message
 from stained import CALIBRATION
 
 AREA = AreaRange(5.0, 300.0)
@@ -100,7 +100,7 @@ def window_of(box: Box = SCENE) -> Window:
 def refined(
     model: Outliner, cells: Sequence[Box], window: Window | None = None
 ) -> tuple[list[Detection], RefinedBySam2]:
-    detector = RefinedBySam2(Given(tuple(cells)), Local({"sam2": model}), "def")
+    detector = RefinedBySam2(Given(tuple(cells)), LocalModels({"sam2": model}), "def")
     return detector.detect(window or window_of(), AREA), detector
 
 
@@ -189,7 +189,7 @@ def test_no_cell_is_given_twice_and_all_that_a_tile_may_own_are_given() -> None:
 
 
 def test_name_and_revision_tell_both_models() -> None:
-    detector = RefinedBySam2(Given(()), Local({}), "def")
+    detector = RefinedBySam2(Given(()), LocalModels({}), "def")
     assert detector.name == "cellpose+sam2"
     assert detector.cell_type == "hspc"
     assert detector.revision != replace(detector, weights="deg").revision

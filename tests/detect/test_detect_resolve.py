@@ -11,7 +11,7 @@ from mkhspc.errors import InputError, UsageError
 from mkhspc.models import choice
 from mkhspc.models.choice import RunModels, fitness, needed, with_weights
 from mkhspc.models.device import Gpu
-from mkhspc.models.service import Nobody
+from mkhspc.models.service import NoModels
 from mkhspc.models.weights.cache import WeightFile
 
 STORED = {t: RunConfig().cells(t).stored for t in CELL_TYPES}
@@ -155,7 +155,7 @@ def test_a_run_needs_the_models_that_it_asks(options: dict[str, object], models:
 )
 def test_detectors_are_those_asked_for(mk: str, hspc: str) -> None:
     names: dict[CellType, str] = {"mk": mk, "hspc": hspc}
-    detectors = build_detectors(names, STORED, RunModels(SOME), Nobody())
+    detectors = build_detectors(names, STORED, RunModels(SOME), NoModels())
     assert {t: d.name for t, d in detectors.items()} == names
     assert {t: d.cell_type for t, d in detectors.items()} == {"mk": "mk", "hspc": "hspc"}
     assert all(d.halo_um(20.0) > 20.0 for d in detectors.values())
@@ -165,13 +165,13 @@ def test_cells_too_long_for_cellpose_are_refused_before_any_work() -> None:
     stored = {**STORED, "hspc": AreaRange(5.0, 900.0)}
     names: dict[CellType, str] = {"mk": "classical", "hspc": "cellpose"}
     with pytest.raises(UsageError, match="lower the largest area"):
-        build_detectors(names, stored, RunModels(SOME), Nobody())
+        build_detectors(names, stored, RunModels(SOME), NoModels())
 
 
 def test_other_weights_are_another_revision() -> None:
     names: dict[CellType, str] = {"mk": "sam2", "hspc": "cellpose+sam2"}
     other = {name: replace(weights, sha256="f" * 64) for name, weights in SOME.items()}
-    one, two = (build_detectors(names, STORED, RunModels(w), Nobody()) for w in (SOME, other))
+    one, two = (build_detectors(names, STORED, RunModels(w), NoModels()) for w in (SOME, other))
     assert all(one[t].revision != two[t].revision for t in CELL_TYPES)
 
 
@@ -183,4 +183,4 @@ def test_an_unknown_detector_is_refused_with_the_valid_ones() -> None:
 
 def test_nobody_is_asked_by_mistake() -> None:
     with pytest.raises(RuntimeError, match="'sam2'"):
-        Nobody().ask("sam2", {})
+        NoModels().ask("sam2", {})

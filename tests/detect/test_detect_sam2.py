@@ -42,7 +42,7 @@ from mkhspc.errors import MkhspcError
 from mkhspc.geometry import Box, mask_centroid, normalise_mask, um_to_px
 from mkhspc.measure.recipe import Recipe
 from mkhspc.models.sam2_masks import REASONS, Gate, SmallMask, cropped, one_of_each_cell
-from mkhspc.models.service import Local, Message, array_of
+from mkhspc.models.service import LocalModels, Message, array_of
 from mkhspc.run.tile import find_cells, with_pictures
 from mkhspc.simulate import SlideSpec, write_demo_slides
 from mkhspc.slide.czi.slide import CziSlide
@@ -112,7 +112,7 @@ class DarkDiscs:
 
 
 def detector(double: DarkDiscs, longest_um: float = LONGEST_UM) -> Sam2Mk:
-    return Sam2Mk(Local({"sam2": double}), "abc", longest_um)
+    return Sam2Mk(LocalModels({"sam2": double}), "abc", longest_um)
 
 
 def marrow(width_um: float, height_um: float, step_um: float, um_per_px: float = 0.5) -> Window:
@@ -430,11 +430,11 @@ def test_the_models_error_is_the_detectors(scene):
             return [MkhspcError("SAM2 answered with values that are not numbers")]
 
     with pytest.raises(MkhspcError, match="not numbers"):
-        Sam2Mk(Local({"sam2": Broken()}), "abc", LONGEST_UM).detect(scene, STORED)
+        Sam2Mk(LocalModels({"sam2": Broken()}), "abc", LONGEST_UM).detect(scene, STORED)
 
 
 def test_other_weights_are_another_revision():
-    local = Local({})
+    local = LocalModels({})
     first, second = (Sam2Mk(local, weights, LONGEST_UM).revision for weights in ("abc", "abd"))
     assert first != second
     assert first != ClassicalMk().revision

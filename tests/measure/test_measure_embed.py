@@ -16,7 +16,7 @@ from mkhspc.geometry import Box
 from mkhspc.measure.crops import CROP_SIZE_UM
 from mkhspc.measure.embed import MAX_ASKED, column_names, embed, masked_crops
 from mkhspc.models.embedders import ARCHITECTURES, INPUT_SIDE_PX
-from mkhspc.models.service import Local, Message
+from mkhspc.models.service import LocalModels, Message
 
 EMBEDDER = "efficientnet-lite0"
 SIZE = ARCHITECTURES[EMBEDDER].size
@@ -61,7 +61,7 @@ def scene(count: int = 6, seed: int = 3) -> tuple[Window, list[Detection]]:
 
 
 def run(model: Means, window: Window, detections: list[Detection]) -> dict[str, NDArray[np.float32]]:
-    return embed(window, detections, "hspc", EMBEDDER, Local({EMBEDDER: model}), "a_s0_x0_y0")
+    return embed(window, detections, "hspc", EMBEDDER, LocalModels({EMBEDDER: model}), "a_s0_x0_y0")
 
 
 def test_there_is_a_float32_column_for_each_feature() -> None:

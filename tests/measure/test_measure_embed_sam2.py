@@ -16,7 +16,7 @@ from mkhspc.errors import IncompleteError
 from mkhspc.geometry import Box, um_to_px
 from mkhspc.measure import deep
 from mkhspc.measure.embed_sam2 import SIZE, column_names, embed, reach_um
-from mkhspc.models.service import Local, Message
+from mkhspc.models.service import LocalModels, Message
 
 UM_PER_PX = 0.5
 LONGEST_UM = 40.0
@@ -77,7 +77,7 @@ def embedded(cell: Detection, value: float) -> EmbeddedDetection:
 
 
 def vectors(window: Window, cells: Sequence[Detection], model: Pooling) -> NDArray[np.float32]:
-    columns = embed(window, cells, LONGEST_UM, Local({"sam2": model}), WHERE)
+    columns = embed(window, cells, LONGEST_UM, LocalModels({"sam2": model}), WHERE)
     assert list(columns) == column_names()
     return np.column_stack(list(columns.values()))
 

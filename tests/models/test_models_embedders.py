@@ -22,7 +22,7 @@ from mkhspc.geometry import Box
 from mkhspc.measure.embed import embed
 from mkhspc.models.device import Batch, DeviceMemoryError
 from mkhspc.models.embedders import ARCHITECTURES, INPUT_SIDE_PX, Embedder, EmbedderLoader
-from mkhspc.models.service import Local
+from mkhspc.models.service import LocalModels
 from mkhspc.models.weights.cache import WeightFile
 
 torch = need("torch")
@@ -265,9 +265,9 @@ def damaged(files: dict[str, Path], folder: Path, how: str) -> Path:
 def test_damaged_weights_fail_the_tile_by_its_name_and_stage(
     how: str, says: str, files: dict[str, Path], tmp_path: Path
 ) -> None:
-    asker = Local({"efficientnet-lite0": load("efficientnet-lite0", damaged(files, tmp_path, how))})
+    service = LocalModels({"efficientnet-lite0": load("efficientnet-lite0", damaged(files, tmp_path, how))})
     with pytest.raises(IncompleteError) as failure:
-        embed(*scene(9), "hspc", "efficientnet-lite0", asker, "s0_0_0")
+        embed(*scene(9), "hspc", "efficientnet-lite0", service, "s0_0_0")
     assert str(failure.value).startswith(
         f"hspc of tile s0_0_0, stage embed: the efficientnet-lite0 embedding {says}\n"
     )
@@ -277,8 +277,8 @@ def test_damaged_weights_fail_the_tile_by_its_name_and_stage(
 def test_the_published_weights_fail_no_tile_though_many_columns_are_zero(
     cells: int, embedders: dict[str, Embedder]
 ) -> None:
-    asker = Local(embedders)
-    columns = embed(*scene(cells), "hspc", "efficientnet-lite0", asker, "s0_0_0")
+    service = LocalModels(embedders)
+    columns = embed(*scene(cells), "hspc", "efficientnet-lite0", service, "s0_0_0")
     assert any(not column.any() for column in columns.values())
 
 
@@ -291,7 +291,7 @@ def test_an_error_of_the_model_tells_tile_stage_model_and_device(
     embedder = embedders["efficientnet-lite0"]
     monkeypatch.setattr(embedder, "_net", full)
     with pytest.raises(DeviceMemoryError) as failure:
-        embed(*scene(3), "hspc", "efficientnet-lite0", Local(embedders), "s0_0_0")
+        embed(*scene(3), "hspc", "efficientnet-lite0", LocalModels(embedders), "s0_0_0")
     assert failure.value.where == "hspc of tile s0_0_0, stage embed, efficientnet-lite0 on cpu"
 
 

@@ -27,7 +27,7 @@ from mkhspc.models import sam2 as subject
 from mkhspc.models.device import Batch, DeviceMemoryError
 from mkhspc.models.sam2 import Embedding, Sam2, Sam2Loader
 from mkhspc.models.sam2_masks import REASONS, Gate, SmallMask, coverage, is_same_cell, one_of_each_cell
-from mkhspc.models.service import Local
+from mkhspc.models.service import LocalModels
 
 torch = need("torch")
 need("sam2")
@@ -639,9 +639,9 @@ def test_damaged_weights_fail_the_tile_by_its_name_and_stage(sam2_checkpoint, tm
     for name in ("image_encoder.neck.convs.0.conv", "image_encoder.neck.convs.1.conv"):
         content[f"{name}.weight"][7] = content[f"{name}.bias"][7] = value
     content["no_mem_embed"][..., 7] = value
-    asker = Local({"sam2": Sam2Loader(changed(tmp_path, {"model": content})).load("cpu")})
+    service = LocalModels({"sam2": Sam2Loader(changed(tmp_path, {"model": content})).load("cpu")})
     with pytest.raises(MkhspcError) as failure:
-        embed_sam2.embed(*scene(9), 40.0, asker, "hspc of tile s0_0_0")
+        embed_sam2.embed(*scene(9), 40.0, service, "hspc of tile s0_0_0")
     assert str(failure.value).startswith(f"hspc of tile s0_0_0, stage embed{says}\n")
     assert "models verify" in failure.value.fix
 

@@ -19,7 +19,7 @@ from mkhspc.models.device import DeviceMemoryError
 from mkhspc.models.server.client import address_path
 from mkhspc.models.server.mailbox import Fault, Letter, Mailbox, Place, Question
 from mkhspc.models.server.owners import Owners
-from mkhspc.models.service import Local, Message
+from mkhspc.models.service import LocalModels, Message
 from mkhspc.pool.pool import Listed, Pool
 from mkhspc.process.signals import StopFlag
 from ownerdoubles import WAIT_S, Asking, Doing, Loading, ask, ask_together, message, wait_for
@@ -55,7 +55,7 @@ def _same(found: Any, expected: Any) -> bool:
 def test_workers_get_the_answers_that_a_model_in_the_same_process_gives(owners: Owners) -> None:
     tasks = list(range(6))
     outcomes = list(Pool(Asking(owners), 3, StopFlag()).outcomes(Listed(tasks)))
-    local = Local({"double": Doing("cpu")})
+    local = LocalModels({"double": Doing("cpu")})
     pids = set()
     for outcome in outcomes:
         assert outcome.facts is not None, outcome.error

@@ -197,7 +197,7 @@ def test_a_run_of_another_revision_of_a_detector_is_refused(
     layout, manifest, _ = open_run(study())
     assert manifest.model_hashes["hspc"] == f"classical-{ClassicalHspc().revision}"
     changed = {"mk": ClassicalMk(), "hspc": ClassicalHspc(revision="next")}
-    monkeypatch.setattr("mkhspc.run.settings.build_detectors", lambda names, stored, models, asker: changed)
+    monkeypatch.setattr("mkhspc.run.settings.build_detectors", lambda names, stored, models, service: changed)
     with pytest.raises(
         InputError, match="the hspc detector is classical-1 there and classical-next here"
     ) as error:

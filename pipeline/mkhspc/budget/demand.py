@@ -80,8 +80,8 @@ class Demand:
         block_bytes: of the largest sub-block.
         mask_px: of the tissue masks of the slide that has most.
         worker_bytes: of one worker at work on the largest window.
-        owner_bytes: of the processes that own the models.
-        message_bytes: of the largest message between a worker and the owner of a model.
+        owner_bytes: of all model servers together.
+        message_bytes: of the largest message between a worker and a model server.
         deep_columns: features of each cell that networks give.
         read_threads: that read already, and stay.
     """
@@ -119,7 +119,7 @@ class Demand:
         return 3 * self.window_px
 
     def measured(self, worker_bytes: int, owner_bytes: int, read_threads: int = 1) -> Demand:
-        """The same with the most that a worker, and the owners together, were seen to have."""
+        """The same with the most that a worker, and all model servers together, were seen to take."""
         return replace(self, worker_bytes=worker_bytes, owner_bytes=owner_bytes, read_threads=read_threads)
 
 

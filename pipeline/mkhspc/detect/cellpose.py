@@ -23,7 +23,7 @@ from mkhspc.detect.contract import Detection, Window
 from mkhspc.errors import UsageError
 from mkhspc.geometry import BoolMask, Box, close_pairs, iou, mask_centroid, normalise_mask
 from mkhspc.models.cellpose import BLOCK_PX, NATIVE_DIAMETER_PX
-from mkhspc.models.service import Asker, Message, array_of
+from mkhspc.models.service import Message, ModelService, array_of
 
 TYPICAL_DIAMETER_UM = 10.0
 """Of HSPC: the middle of the stored areas, 5 to 300 µm², on a scale of lengths. Cellpose-SAM was trained on
@@ -57,11 +57,11 @@ class CellposeHspc:
     """Finds cells by Cellpose; see the module.
 
     Attributes:
-        asker: reaches the model 'cellpose'.
+        service: answers for the model 'cellpose'.
         weights: names the weights, so that a run keeps to one set of them: a digest of the file.
     """
 
-    asker: Asker
+    service: ModelService
     weights: str
     name: str = "cellpose"
     cell_type: CellType = "hspc"
@@ -86,7 +86,7 @@ class CellposeHspc:
         fields = [place for place in grid.fields_in(window.box) if _may_hold_cells(window, grid, place, area)]
         cells: list[_NativeCell] = []
         for part in _parts(fields):
-            answer = self.asker.ask("cellpose", request_of(window, grid, part))
+            answer = self.service.ask("cellpose", request_of(window, grid, part))
             cells += [cell for cell in _owned(answer, part) if not cell.is_cut]
         detections = (_at_level_0(cell, grid) for cell in _without_doubles(cells))
         return [d for d in detections if d is not None and fits(d.mask, area, window.um_per_px)]

@@ -15,7 +15,7 @@ from mkhspc.detect.classical.masks import fits, tight
 from mkhspc.detect.contract import Detection, Detector, Window
 from mkhspc.detect.sam2 import WindowGrid, masks_of
 from mkhspc.geometry import BoolMask, Box, iou, mask_centroid, normalise_mask, um_to_px
-from mkhspc.models.service import Asker, array_of
+from mkhspc.models.service import ModelService, array_of
 
 SQUARE_UM, SQUARE_MARGIN_UM = 96.0, 16.0
 """SAM2 sees a square of 128 µm at 1024 px and draws at 0.5 µm; the margin is more than half the longest HSPC.
@@ -31,14 +31,14 @@ class RefinedBySam2:
 
     Attributes:
         found_by: finds the cells; their scores stay.
-        asker: reaches the model 'sam2'.
+        service: answers for the model 'sam2'.
         weights: names SAM2's weights.
         counts: cells by what became of them so far: refined, no_mask, unlike, unfit (cut, or of an area
             or length that is not stored).
     """
 
     found_by: Detector
-    asker: Asker
+    service: ModelService
     weights: str
     counts: Counter[str] = field(default_factory=Counter, compare=False)
 
@@ -80,7 +80,7 @@ class RefinedBySam2:
         """The cells of one square; `box` is what SAM2 sees of the scene."""
         rgb = np.ascontiguousarray(window.rgb[box.slices_in(window.box)])
         corners = [(c.box.x0, c.box.y0, c.box.x1, c.box.y1) for c in cells]
-        answer = self.asker.ask(
+        answer = self.service.ask(
             "sam2",
             {
                 "kind": "refine",

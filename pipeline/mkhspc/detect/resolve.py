@@ -13,7 +13,7 @@ from mkhspc.detect.refine import RefinedBySam2
 from mkhspc.detect.sam2 import Sam2Mk
 from mkhspc.errors import UsageError
 from mkhspc.models.choice import RunModels, fitness, needed
-from mkhspc.models.service import Asker
+from mkhspc.models.service import ModelService
 
 REAL: Mapping[CellType, str] = {"mk": "sam2", "hspc": "cellpose"}
 """What 'auto' stands for where it can run."""
@@ -58,28 +58,31 @@ def _choose(cell_type: CellType, config: RunConfig, jobs_gpus: int | None) -> De
 
 
 def build_detectors(
-    names: Mapping[CellType, str], stored: Mapping[CellType, AreaRange], models: RunModels, asker: Asker
+    names: Mapping[CellType, str],
+    stored: Mapping[CellType, AreaRange],
+    models: RunModels,
+    service: ModelService,
 ) -> dict[CellType, Detector]:
     """The detectors of these names, ready to use.
 
     Args:
         stored: the areas of cells that are kept.
-        asker: reaches the models; those without one never use it.
+        service: answers for the models; detectors without a model never ask it.
 
     Raises:
         UsageError: Cellpose is to find cells that are too long for it.
     """
     mk: Detector = (
-        Sam2Mk(asker, models.digest("sam2"), stored["mk"].max_length_um)
+        Sam2Mk(service, models.digest("sam2"), stored["mk"].max_length_um)
         if names["mk"] == "sam2"
         else ClassicalMk()
     )
-    return {"mk": mk, "hspc": _hspc(names["hspc"], stored["hspc"], models, asker)}
+    return {"mk": mk, "hspc": _hspc(names["hspc"], stored["hspc"], models, service)}
 
 
-def _hspc(name: str, stored: AreaRange, models: RunModels, asker: Asker) -> Detector:
+def _hspc(name: str, stored: AreaRange, models: RunModels, service: ModelService) -> Detector:
     if name == "classical":
         return ClassicalHspc()
     refuse_too_long(stored)
-    cellpose = CellposeHspc(asker, models.digest("cellpose"))
-    return RefinedBySam2(cellpose, asker, models.digest("sam2")) if name == "cellpose+sam2" else cellpose
+    cellpose = CellposeHspc(service, models.digest("cellpose"))
+    return RefinedBySam2(cellpose, service, models.digest("sam2")) if name == "cellpose+sam2" else cellpose

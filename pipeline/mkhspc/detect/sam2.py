@@ -23,7 +23,7 @@ from mkhspc.detect.classical.masks import fits, tight
 from mkhspc.detect.classical.proposals import PROPOSAL_REACH_UM, proposals
 from mkhspc.detect.contract import MIDDLE_SHARE, Detection, Window
 from mkhspc.geometry import BoolMask, Box, mask_centroid, normalise_mask, shared_px, um_to_px
-from mkhspc.models.service import Asker, Message, array_of
+from mkhspc.models.service import Message, ModelService, array_of
 
 Floats = NDArray[np.float32]
 
@@ -105,7 +105,7 @@ class Sam2Mk:
     """Finds megakaryocytes by SAM2; see the module.
 
     Attributes:
-        asker: reaches the model 'sam2'.
+        service: answers for the model 'sam2'.
         weights: names the weights, so that a run keeps to one set of them: a digest of the file.
         longest_um: cells may be this long, `AreaRange.max_length_um` of what is stored.
         min_score, min_stability: of a mask, by the model itself. Milder than the 0.8 and 0.95 of SAM2's
@@ -114,7 +114,7 @@ class Sam2Mk:
             `REASONS`.
     """
 
-    asker: Asker
+    service: ModelService
     weights: str
     longest_um: float
     min_score: float = 0.7
@@ -155,7 +155,7 @@ class Sam2Mk:
         """Megakaryocytes of the window; see `Detector.detect`."""
         found: list[_Found] = []
         for square, request in self.requests(window, area):
-            answer = self.asker.ask("sam2", request)
+            answer = self.service.ask("sam2", request)
             self.rejected.update(counts_of(answer))
             box = square.grown(self._grid(window).margin_px)
             found += self._found(request, answer, box, square, window.um_per_px)

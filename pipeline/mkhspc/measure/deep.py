@@ -9,7 +9,7 @@ from mkhspc.detect.contract import Detection, Window
 from mkhspc.geometry import Box
 from mkhspc.measure import embed, embed_sam2
 from mkhspc.measure.embed import Vectors
-from mkhspc.models.service import Asker
+from mkhspc.models.service import ModelService
 
 SAM2 = "sam2"
 
@@ -39,7 +39,7 @@ def measure(
     cell_type: CellType,
     embedders: Sequence[str],
     longest_um: float,
-    asker: Asker,
+    service: ModelService,
     tile_id: str,
 ) -> dict[str, Vectors]:
     """(n,) float32 for each of `column_names`, in the order of the detections; errors as for `embed.embed`.
@@ -52,8 +52,8 @@ def measure(
     for one in embedders:
         if one == SAM2:
             columns |= embed_sam2.embed(
-                window, detections, longest_um, asker, f"{cell_type} of tile {tile_id}"
+                window, detections, longest_um, service, f"{cell_type} of tile {tile_id}"
             )
         else:
-            columns |= embed.embed(window, detections, cell_type, one, asker, tile_id)
+            columns |= embed.embed(window, detections, cell_type, one, service, tile_id)
     return columns

@@ -18,7 +18,7 @@ from mkhspc.errors import IncompleteError
 from mkhspc.measure.crops import crop_box, cut_crop
 from mkhspc.measure.regions import PackedMasks
 from mkhspc.models.embedders import ARCHITECTURES, INPUT_SIDE_PX
-from mkhspc.models.service import Asker, told_at
+from mkhspc.models.service import ModelService, errors_at
 from mkhspc.store.picture import RgbImage
 
 MAX_ASKED = 256
@@ -42,7 +42,7 @@ def embed(
     detections: Sequence[Detection],
     cell_type: CellType,
     embedder: str,
-    asker: Asker,
+    service: ModelService,
     tile_id: str,
 ) -> dict[str, Vectors]:
     """Deep features of cells that lie in a window.
@@ -51,7 +51,7 @@ def embed(
     depends on the batch.
 
     Args:
-        embedder: a name of `ARCHITECTURES`, by which `asker` knows it.
+        embedder: a name of `ARCHITECTURES`, which `service` is asked for.
         tile_id: for errors.
 
     Returns:
@@ -70,8 +70,8 @@ def embed(
         crops = np.empty((len(some), INPUT_SIDE_PX, INPUT_SIDE_PX, 3), np.uint8)
         for nth, crop in enumerate(masked_crops(window, some, cell_type, architecture.background)):
             crops[nth] = crop
-        with told_at(place_of(where)):
-            answer = asker.ask(embedder, {"crops": crops})["vectors"]
+        with errors_at(place_of(where)):
+            answer = service.ask(embedder, {"crops": crops})["vectors"]
         vectors[start : start + len(some)] = checked(answer, (len(some), architecture.size), embedder, where)
     refuse_zero_columns(vectors, MOST_ZERO_COLUMNS, embedder, where)
     return dict(zip(column_names(embedder), np.ascontiguousarray(vectors.T), strict=True))

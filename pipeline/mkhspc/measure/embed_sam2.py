@@ -18,7 +18,7 @@ from mkhspc.detect.sam2 import EmbeddedDetection, WindowGrid
 from mkhspc.geometry import Box
 from mkhspc.measure.embed import Vectors, checked, place_of, refuse_zero_columns
 from mkhspc.measure.regions import PackedMasks
-from mkhspc.models.service import Asker, Message, told_at
+from mkhspc.models.service import Message, ModelService, errors_at
 
 SIZE = 256
 
@@ -41,7 +41,7 @@ def seen_box(core: Box, longest_um: float, um_per_px: float) -> Box:
 
 
 def embed(
-    window: Window, detections: Sequence[Detection], longest_um: float, asker: Asker, where: str
+    window: Window, detections: Sequence[Detection], longest_um: float, service: ModelService, where: str
 ) -> dict[str, Vectors]:
     """Deep features of cells that lie in a window, with `reach_um` around each.
 
@@ -65,8 +65,8 @@ def embed(
         else:
             without.append(place)
     for places, request in _requests(window, detections, without, longest_um):
-        with told_at(place_of(where)):
-            answer = asker.ask("sam2", request)["features"]
+        with errors_at(place_of(where)):
+            answer = service.ask("sam2", request)["features"]
         vectors[places] = checked(answer, (len(places), SIZE), "sam2", where)
     checked(vectors, vectors.shape, "sam2", where)
     refuse_zero_columns(vectors, 0.0, "sam2", where)

@@ -12,7 +12,7 @@ from mkhspc.detect.sam2 import Sam2Mk, WindowGrid
 from mkhspc.geometry import Box, um_to_px
 from mkhspc.measure import crops, deep, features
 from mkhspc.models.choice import RunModels
-from mkhspc.models.service import MESSAGE_BYTES, Asker, Nobody
+from mkhspc.models.service import MESSAGE_BYTES, ModelService, NoModels
 from mkhspc.store.manifest import Manifest
 
 MOSTLY_INSIDE = 0.5
@@ -26,13 +26,13 @@ class Recipe:
     """What is looked for, the same for every tile of a run.
 
     Attributes:
-        embedders: by whom cells are described, besides what is measured; they are `asker`'s.
+        embedders: models of `service` that describe cells, beside the measured features.
     """
 
     detectors: Mapping[CellType, Detector]
     stored: Mapping[CellType, AreaRange]
     embedders: Sequence[str] = ()
-    asker: Asker = field(default_factory=Nobody)
+    service: ModelService = field(default_factory=NoModels)
 
     @classmethod
     def of(
@@ -40,13 +40,13 @@ class Recipe:
         config: RunConfig,
         stored: Mapping[CellType, AreaRange],
         models: RunModels,
-        asker: Asker | None = None,
+        service: ModelService | None = None,
     ) -> Recipe:
-        """What a config asks for; without an `asker` it is only good to look at."""
-        asker = asker or Nobody()
+        """What a config asks for; without a `service` it can be described, not run."""
+        service = service or NoModels()
         names = {t: config.cells(t).detector for t in CELL_TYPES}
-        detectors = build_detectors(names, stored, models, asker)
-        return cls(detectors, stored, config.compute.embedders, asker)
+        detectors = build_detectors(names, stored, models, service)
+        return cls(detectors, stored, config.compute.embedders, service)
 
     def halo_px(self, um_per_px: float) -> int:
         """Enough for every detector, feature and crop of an owned cell, wherever its tile lies."""
@@ -68,7 +68,7 @@ class Recipe:
         return max(um_to_px(measured_um, um_per_px), self.detector_halo_px("hspc", um_per_px))
 
     def message_bytes(self, um_per_px: float) -> int:
-        """Of the largest message between a worker and the owner of a model."""
+        """The largest message between a worker and a model server."""
         asks_sam2 = deep.SAM2 in self.embedders or self.detectors["mk"].name == deep.SAM2
         grid = WindowGrid.of(self._longest_stored_um, um_per_px)
         return max(MESSAGE_BYTES, grid.window_bytes if asks_sam2 else 0)

@@ -29,7 +29,7 @@ from mkhspc.models.device import (
     precision_of,
     torch_device,
 )
-from mkhspc.models.service import Message, array_of, told_at
+from mkhspc.models.service import Message, array_of, errors_at
 from mkhspc.models.weights.cache import WeightFile
 from mkhspc.models.weights.checkpoint import fill, read_tensors
 
@@ -167,7 +167,7 @@ class Cellpose:
         answers: list[Message | MkhspcError] = []
         for group in _groups([_Scene.of(request) for request in requests]):
             try:
-                with told_at(self._place):
+                with errors_at(self._place):
                     flows = self._flows_of(group)
             except MkhspcError as error:
                 answers += [error] * len(group)
@@ -182,7 +182,7 @@ class Cellpose:
 
     def _answer(self, scene: _Scene, flows: Mapping[bytes, Floats]) -> Message | MkhspcError:
         try:
-            with told_at(self._place):
+            with errors_at(self._place):
                 return self._labelled(scene, flows)
         except MkhspcError as error:
             return error

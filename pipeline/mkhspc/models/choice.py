@@ -125,7 +125,7 @@ class RunModels:
 
     @property
     def resident_bytes(self) -> int:
-        """What an owner of all of them is expected to take of memory, before it has been measured."""
+        """The memory that a server of all of them is expected to take, before it has been measured."""
         return sum(loader.resident_bytes for loader in self.loaders)
 
     @property

@@ -23,7 +23,7 @@ from mkhspc.models.device import (
     precision_of,
     torch_device,
 )
-from mkhspc.models.service import Message, told_at
+from mkhspc.models.service import Message, errors_at
 from mkhspc.models.weights.cache import WeightFile
 from mkhspc.models.weights.checkpoint import fill, read_tensors
 
@@ -142,7 +142,7 @@ class Embedder:
         """The vectors of all requests' crops; see the class."""
         crops = [_crops(request) for request in requests]
         together = [crop for each in crops for crop in each]
-        with told_at(f"{self._name} on {self._device}"):
+        with errors_at(f"{self._name} on {self._device}"):
             rows = in_batches(together, self._vectors, self._batch)
         vectors = np.array(rows, np.float32).reshape(-1, self._size)
         return [

@@ -44,7 +44,7 @@ from mkhspc.models.sam2_masks import (
     measure,
     one_of_each_cell,
 )
-from mkhspc.models.service import Message, array_of, told_at
+from mkhspc.models.service import Message, array_of, errors_at
 from mkhspc.models.weights.checkpoint import fill, read_checkpoint, tensors_in
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ class Sam2:
         answer = {"segment": self._segment, "refine": self._refine, "pool": self._pool}[kind]
         try:
             with (
-                told_at(f"sam2 on {self._device}{_STAGES[kind]}"),
+                errors_at(f"sam2 on {self._device}{_STAGES[kind]}"),
                 torch.inference_mode(),
                 autocast(self._device, self.precision),
             ):

@@ -1,7 +1,7 @@
-"""What a model on a device takes and gives, and how those who need it ask: nothing here imports torch.
+"""What a model on a device takes and gives, and the protocol by which detectors and embedders ask it.
 
-Arrays of a message travel by shared memory when the two sides are different processes; everything
-else in it is small.
+Arrays of a message travel through shared memory when the two sides are different processes; everything else
+in it is small. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ Message = Mapping[str, NDArray[Any] | int | float | str | bool | None]
 
 
 def array_of(message: Message, name: str, dtype: type[np.generic] | None = None) -> NDArray[Any]:
-    """An array of a message; `TypeError` where whoever made the message put in something else."""
+    """An array of a message.
+
+    Raises:
+        TypeError: the value of that name is not an array, or its dtype is another.
+    """
     value = message[name]
     if not isinstance(value, np.ndarray) or (dtype is not None and value.dtype != dtype):
         raise TypeError(f"{name} must be an array{f' of {dtype.__name__}' if dtype else ''}")
@@ -27,8 +31,8 @@ def array_of(message: Message, name: str, dtype: type[np.generic] | None = None)
 
 
 @contextmanager
-def told_at(where: str) -> Iterator[None]:
-    """Errors that come through here tell this place, in front of their own if they have one."""
+def errors_at(where: str) -> Iterator[None]:
+    """Adds a place to the errors raised inside, in front of the one that they have."""
     try:
         yield
     except MkhspcError as error:
@@ -41,24 +45,24 @@ class Model(Protocol):
 
     @property
     def precision(self) -> str:
-        """In what it computes, such as 'float32'."""
+        """What it computes in, such as 'float32'."""
         ...
 
     @property
     def batch_size(self) -> int:
-        """How many items it gives its device at once: fewer from when its memory did not do for more."""
+        """How many items it gives its device at once; falls when the device's memory is too small."""
         ...
 
     def run(self, requests: Sequence[Message]) -> Sequence[Message | MkhspcError]:
-        """Answers requests, of several tiles perhaps, in their order.
+        """Answers requests, perhaps of several tiles, in their order.
 
-        An answer may be the error of that one request; an exception is that of all of them.
+        An answer may be an error, of that request alone; an exception concerns all of them.
         """
         ...
 
 
 class Loader(Protocol):
-    """What it takes to load a model: small, picklable, and made without torch."""
+    """How to load a model; small, picklable, and made without torch."""
 
     @property
     def name(self) -> str:
@@ -67,11 +71,11 @@ class Loader(Protocol):
 
     @property
     def resident_bytes(self) -> int:
-        """What the model is expected to take of its process's memory, before it has been measured."""
+        """The memory that the model is expected to take in its process, before it has been measured."""
         ...
 
     def load(self, device: str) -> Model:
-        """Loads the weights on to a device, in the process that will own them.
+        """Loads the weights on to a device, in the process that will answer for them.
 
         Raises:
             InputError: the weights are missing, damaged or another model's.
@@ -79,27 +83,27 @@ class Loader(Protocol):
         ...
 
 
-class Asker(Protocol):
-    """Whoever can be asked for the work of a model."""
+class ModelService(Protocol):
+    """What a detector or an embedder asks for the work of a model."""
 
     def ask(self, model: str, request: Message) -> Message:
         """The model's answer.
 
         Raises:
-            MkhspcError: the model's own error for this request, or its owner is lost.
+            MkhspcError: the model's own error for this request, or its server is lost.
         """
         ...
 
 
-class Nobody:
-    """Stands in where nothing is asked: a detector is only looked at, or needs no model."""
+class NoModels:
+    """A service without models, for detectors that are described and not run, or that need no model."""
 
     def ask(self, model: str, request: Message) -> Message:
-        raise RuntimeError(f"there is nobody here to ask the model '{model}'")
+        raise RuntimeError(f"the model '{model}' was asked for, but no model is loaded here")
 
 
-class Local:
-    """Models in this very process."""
+class LocalModels:
+    """Models in this process."""
 
     def __init__(self, models: Mapping[str, Model]) -> None:
         self._models = models
@@ -112,6 +116,6 @@ class Local:
 
 
 MESSAGE_BYTES = 26_000_000
-"""What lies between a worker and the owner of a model at most, in nobody's memory: the answer to a canvas of
-Cellpose (`detect.cellpose.CANVAS_BLOCKS`) or the crops that an embedder is asked about at a time
+"""The most that lies in memory between a worker and a model server, in bytes: the answer to a canvas of
+Cellpose (`detect.cellpose.CANVAS_BLOCKS`), or the crops that an embedder is asked about at a time
 (`measure.embed.MAX_ASKED`). SAM2's windows may be larger where pixels are small."""

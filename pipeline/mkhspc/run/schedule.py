@@ -276,7 +276,7 @@ def _on_tiles(
         config=manifest.config,
         stored={t: manifest.stored(t) for t in CELL_TYPES},
         models=job.models,
-        asker=owners,
+        service=owners,
         slots=slots,
     )
     feed = WindowFeed(

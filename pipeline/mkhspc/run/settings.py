@@ -23,7 +23,7 @@ from mkhspc.config.schema import STORED_ABOVE_MAX, STORED_BELOW_MIN
 from mkhspc.detect.resolve import DetectorChoice, build_detectors, choose_detectors
 from mkhspc.errors import InputError
 from mkhspc.models.choice import RunModels, precision, refuse_missing_device, with_weights
-from mkhspc.models.service import Nobody
+from mkhspc.models.service import NoModels
 from mkhspc.progress import Journal
 from mkhspc.slide.czi.unpack import READERS
 from mkhspc.store.layout import RunLayout
@@ -161,7 +161,7 @@ def _model_hashes(config: RunConfig) -> dict[str, str]:
     models = RunModels.of(config)
     names = {t: config.cells(t).detector for t in CELL_TYPES}
     stored = {t: config.cells(t).stored for t in CELL_TYPES}
-    detectors = build_detectors(names, stored, models, Nobody())
+    detectors = build_detectors(names, stored, models, NoModels())
     return {
         **{t: f"{detector.name}-{detector.revision}" for t, detector in detectors.items()},
         **{model: weights.sha256 for model, weights in models.weights.items()},

@@ -181,7 +181,7 @@ def _rows(search: _Search, found: _Found, inside: Mapping[int, str]) -> pa.Table
             found.cell_type,
             recipe.embedders,
             recipe.stored[found.cell_type].max_length_um,
-            recipe.asker,
+            recipe.service,
             tile.tile_id,
         ),
     }

@@ -39,7 +39,7 @@ class TileWork:
     Attributes:
         um_per_px: by slide.
         config: the run's; with `stored` and `models` it says what is looked for.
-        asker: reaches the models, None without any: `engine.owners.Owners`, which is one of their clients
+        service: reaches the models, None without any: `engine.owners.Owners`, which is one of their clients
             once it has arrived in the worker.
         slots: where the windows are; a `SlotReader` once it has arrived in the worker.
     """
@@ -50,12 +50,12 @@ class TileWork:
     config: RunConfig
     stored: Mapping[CellType, AreaRange]
     models: RunModels
-    asker: Owners | OwnerClient | None
+    service: Owners | OwnerClient | None
     slots: Slots | SlotReader
 
     def recipe(self) -> Recipe:
-        asker = self.asker if isinstance(self.asker, OwnerClient) else None
-        return Recipe.of(self.config, self.stored, self.models, asker)
+        service = self.service if isinstance(self.service, OwnerClient) else None
+        return Recipe.of(self.config, self.stored, self.models, service)
 
     def prepare(self) -> None:
         cv2.setNumThreads(1)  # one core a worker: the pool is the parallelism
@@ -104,10 +104,10 @@ class TileWork:
 
     @property
     def _asked_s(self) -> float:
-        return self.asker.asked_s if isinstance(self.asker, OwnerClient) else 0.0
+        return self.service.asked_s if isinstance(self.service, OwnerClient) else 0.0
 
     def _model_facts(self, asked_before_s: float) -> dict[str, Any]:
-        if self.asker is None:
+        if self.service is None:
             return {}
         judged = {f"{cell_type}_by_sam2": dict(counts) for cell_type, counts in self._counts.items()}
         return {"models_s": round(self._asked_s - asked_before_s, 3), **judged}

@@ -57,7 +57,7 @@ class Fate:
 
 
 class OwnerClient:
-    """Asks the owners' models from a worker process: a `mkhspc.models.service.Asker`.
+    """Asks the owners' models from a worker process: a `mkhspc.models.service.ModelService`.
 
     It keeps to one owner and goes to the next when that one's device is given up. Not for several threads.
 

@@ -130,7 +130,7 @@ def test_a_classifier_of_which_nothing_was_noted_is_a_concern(run: FakeRun) -> N
 def test_a_damaged_note_of_a_classifier_is_refused(run: FakeRun, text: str) -> None:
     for slide_id in SLIDES:
         write_scores(run, slide_id, read(run, slide_id))
-    run.layout.standing("c1").write_text(text)
+    run.layout.classifier_summary("c1").write_text(text)
     with pytest.raises(InputError, match=r"c1\.json"):
         make_report(run.layout)
 

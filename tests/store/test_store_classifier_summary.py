@@ -6,10 +6,15 @@ from pathlib import Path
 import pytest
 
 from mkhspc.errors import InputError
-from mkhspc.store.classifier_summary import Interval, Standing, read_standing, write_standing
+from mkhspc.store.classifier_summary import (
+    ClassifierSummary,
+    Interval,
+    read_classifier_summary,
+    write_classifier_summary,
+)
 from mkhspc.store.layout import RunLayout
 
-STANDING = Standing(
+SUMMARY = ClassifierSummary(
     "mk",
     "0123456789abcdef",
     groups=("FGC1", "MHU1"),
@@ -22,13 +27,13 @@ STANDING = Standing(
 
 def test_what_was_noted_of_a_classifier_is_read_back(tmp_path: Path) -> None:
     layout = RunLayout(tmp_path)
-    write_standing(layout, STANDING)
+    write_classifier_summary(layout, SUMMARY)
     assert (tmp_path / "scores" / "0123456789abcdef.json").exists()
-    assert read_standing(layout, STANDING.classifier_id) == STANDING
+    assert read_classifier_summary(layout, SUMMARY.classifier_id) == SUMMARY
 
 
 def test_nothing_noted_is_nothing(tmp_path: Path) -> None:
-    assert read_standing(RunLayout(tmp_path), "0123456789abcdef") is None
+    assert read_classifier_summary(RunLayout(tmp_path), "0123456789abcdef") is None
 
 
 @pytest.mark.parametrize(
@@ -43,8 +48,8 @@ def test_nothing_noted_is_nothing(tmp_path: Path) -> None:
 )
 def test_a_note_that_was_changed_is_refused_by_name(tmp_path: Path, changes: dict[str, object]) -> None:
     layout = RunLayout(tmp_path)
-    write_standing(layout, STANDING)
-    path = layout.standing(STANDING.classifier_id)
+    write_classifier_summary(layout, SUMMARY)
+    path = layout.classifier_summary(SUMMARY.classifier_id)
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     with pytest.raises(InputError, match=rf"{path.name}.*is damaged"):
-        read_standing(layout, STANDING.classifier_id)
+        read_classifier_summary(layout, SUMMARY.classifier_id)

@@ -11,7 +11,7 @@ from pathlib import Path
 from mkhspc.errors import CheckFailedError, IncompleteError, InputError, UsageError
 from mkhspc.gallery.git import Changes, target_branch
 from mkhspc.gallery.options import BYTES_PER_MB
-from mkhspc.gallery.placing import foreign_files, read_site
+from mkhspc.gallery.site_swap import foreign_files, read_site
 from mkhspc.progress import Progress, silent
 
 MAX_SITE_BYTES = 1_000_000_000

@@ -26,7 +26,9 @@ from mkhspc.store.manifest import Manifest
 from mkhspc.store.schema import SCORES
 
 LEAST_REPEATS = 50
+"""Fewest blind repeats of a cell type, so that an annotator's self-agreement has an estimate."""
 DEFAULT_THRESHOLD = 0.5
+"""Threshold on the score when every cell has the same answer, so that none can be read off."""
 
 _SHOWN = ["cell_id", "slide_id", "area_px", "area_um2", "score"]
 _COLUMNS = ["cell_id", "slide_id", "cell_type", "area_px", "area_um2", "in_filter"]
@@ -89,7 +91,7 @@ def choose_decks(layout: RunLayout, manifest: Manifest, options: SiteOptions) ->
         for cell_type in CELL_TYPES:
             of_type = cells.filter(pc.equal(cells["cell_type"], cell_type))
             wanted = int(shown[cell_type][number])
-            chosen[cell_type].append(_draw_cells(of_type, wanted, manifest.config.run.seed))
+            chosen[cell_type].append(_interleave(of_type, wanted, manifest.config.run.seed))
     return [
         _deck(t, pa.concat_tables(chosen[t]), (found[t], shown[t]), manifest, options)
         for t in CELL_TYPES
@@ -125,16 +127,18 @@ def read_scores(layout: RunLayout, manifest: Manifest, slide_id: str) -> pa.Tabl
     return tables.read_table(layout.scores(slide_id), manifest.config_hash, columns=SCORES.names)
 
 
-def _draw_cells(cells: pa.Table, wanted: int, seed: int) -> pa.Table:
-    """A random `wanted` of a slide's cells, in random order, with their place in the site.
+def _interleave(cells: pa.Table, wanted: int, seed: int) -> pa.Table:
+    """A random `wanted` of a slide's cells with the column `position` (0 to 1), which interleaves slides.
 
-    The k-th cell drawn from a slide stands anywhere in the k-th of `wanted` equal parts of the
-    site (column `place`, 0 to 1): so every page holds the slides in proportion.
+    The k-th cell drawn gets a random position in the k-th of `wanted` equal parts of the site, so
+    that every page shows the slides in proportion to their cells.
     """
     names = cells["cell_id"].to_pylist()
     drawn = np.argsort(uniform_draws(f"{seed}/card", names), kind="stable")[:wanted]
     jitter = uniform_draws(f"{seed}/place", [names[i] for i in drawn])
-    return cells.take(drawn).append_column("place", pa.array((np.arange(wanted) + jitter) / max(1, wanted)))
+    return cells.take(drawn).append_column(
+        "position", pa.array((np.arange(wanted) + jitter) / max(1, wanted))
+    )
 
 
 def _deck(
@@ -195,7 +199,7 @@ def _order(cells: pa.Table, cell_type: CellType, order: str) -> pa.Array:
     elif order == "uncertainty":
         by, direction = _distance_from_threshold(cells, cell_type), "ascending"
     else:
-        by, direction = cells["place"], "ascending"
+        by, direction = cells["position"], "ascending"
     keyed = pa.table({"by": by, "cell_id": cells["cell_id"]})
     return pc.sort_indices(keyed, sort_keys=[("by", direction), ("cell_id", "ascending")])
 
@@ -215,23 +219,23 @@ def _distance_from_threshold(cells: pa.Table, cell_type: CellType) -> NDArray[np
 
 
 def _threshold(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
-    """Where the classifier's answer turns, as far as its answers tell."""
+    """The score between the highest negative and the lowest positive cell, which brackets the threshold."""
     if positive.all() or not positive.any():
         return DEFAULT_THRESHOLD
     return float(scores[~positive].max() + scores[positive].min()) / 2.0
 
 
 def plan_pages(count: int, options: SiteOptions, key: str) -> tuple[Page, ...]:
-    """Deals `count` cells, in order, onto pages and adds the blind repeats.
+    """Distributes `count` cells, in order, over pages and adds the blind repeats.
 
-    A page's own cells come first come first served; repeats are strewn among them, never in the
-    first place, and only on pages after the one where the cell stands.
+    Repeats are inserted at random positions, never first on a page, and only on pages after the
+    one that shows the cell itself.
     """
     sizes = page_sizes_of(count, options.cards_per_page)
     own = np.split(np.arange(count), np.cumsum(sizes)[:-1])
     again = plan_repeats(sizes, options.blind_repeats, key)
-    dice = random.Random(f"{key}/places")
-    return tuple(_strew(rows, extra, dice) for rows, extra in zip(own, again, strict=True))
+    rng = random.Random(f"{key}/places")
+    return tuple(_with_repeats(rows, extra, rng) for rows, extra in zip(own, again, strict=True))
 
 
 def count_repeats(page_sizes: Sequence[int], share: float) -> int:
@@ -244,7 +248,7 @@ def count_repeats(page_sizes: Sequence[int], share: float) -> int:
 
 
 def page_sizes_of(count: int, cards_per_page: int) -> list[int]:
-    """Cells on each page when `count` cells are dealt."""
+    """Cells on each page when `count` cells fill one page after another."""
     return [min(cards_per_page, count - start) for start in range(0, count, cards_per_page)]
 
 
@@ -258,20 +262,21 @@ def plan_repeats(page_sizes: Sequence[int], share: float, key: str) -> list[list
     starts = np.cumsum([0, *page_sizes]).tolist()
     repeats: list[list[int]] = [[] for _ in page_sizes]
     pool: list[int] = []
-    dice = random.Random(key)
+    rng = random.Random(key)
     for page in range(1, len(page_sizes)):
         pool += range(starts[page - 1], starts[page])
         for _ in range(wanted * page // later - wanted * (page - 1) // later):
-            chosen = int(dice.random() * len(pool))
+            chosen = int(rng.random() * len(pool))
             pool[chosen], pool[-1] = pool[-1], pool[chosen]
             repeats[page].append(pool.pop())
     return repeats
 
 
-def _strew(own: NDArray[np.int64], extra: list[int], dice: random.Random) -> Page:
+def _with_repeats(own: NDArray[np.int64], extra: list[int], rng: random.Random) -> Page:
+    """A page of these rows, with the extra ones inserted at random positions after the first."""
     rows, is_repeat = own.tolist(), [False] * len(own)
     for row in extra:
-        place = 1 + int(dice.random() * len(rows))
+        place = 1 + int(rng.random() * len(rows))
         rows.insert(place, row)
         is_repeat.insert(place, True)
     return Page(np.array(rows, np.int64), np.array(is_repeat, np.bool_))

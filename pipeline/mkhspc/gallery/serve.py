@@ -10,7 +10,7 @@ from io import BytesIO
 from pathlib import Path
 
 from mkhspc.errors import UsageError
-from mkhspc.gallery.placing import read_site
+from mkhspc.gallery.site_swap import read_site
 
 ADDRESS = "127.0.0.1"
 

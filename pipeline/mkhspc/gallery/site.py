@@ -9,7 +9,7 @@ from typing import Any
 
 from mkhspc.config import CellType
 from mkhspc.errors import CheckFailedError
-from mkhspc.gallery import placing
+from mkhspc.gallery import site_swap
 from mkhspc.gallery.options import BYTES_PER_MB, SiteOptions, SiteSummary, check_options
 from mkhspc.gallery.pictures import SCRATCH_SUFFIX, PictureFile, gather
 from mkhspc.gallery.select import Deck, choose_decks, count_repeats, page_sizes_of
@@ -32,7 +32,7 @@ def build_site(layout: RunLayout, options: SiteOptions, progress: Progress = sil
         CheckFailedError: no cell lies in the filter, or the site would be larger than allowed.
     """
     check_options(options)
-    placing.refuse_foreign(options.out)
+    site_swap.refuse_foreign(options.out)
     manifest = manifests.read(layout)
     decks = choose_decks(layout, manifest, options)
     if not decks:
@@ -41,7 +41,7 @@ def build_site(layout: RunLayout, options: SiteOptions, progress: Progress = sil
             where=layout.root,
             fix="widen the filter with `mkhspc refilter`",
         )
-    with placing.replacing_site(options.out) as root:
+    with site_swap.replacing_site(options.out) as root:
         writer = SiteWriter(root, manifest, decks, options)
         with ExitStack() as scratch:
             files = [scratch.enter_context(PictureFile(root, deck)) for deck in decks]
@@ -138,8 +138,8 @@ def _site_json(
 ) -> dict[str, Any]:
     facts = writer.facts
     return {
-        "format": placing.FORMAT,
-        "version": placing.VERSION,
+        "format": site_swap.FORMAT,
+        "version": site_swap.VERSION,
         "title": facts.title,
         "dataset": facts.dataset,
         "config_hash": facts.config_hash,

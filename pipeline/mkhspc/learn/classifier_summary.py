@@ -11,13 +11,15 @@ from mkhspc.errors import InputError, some_of
 from mkhspc.learn.classifier.card import card_path, read_card
 from mkhspc.learn.intervals import Figure
 from mkhspc.learn.validate import Limits, checks_of
-from mkhspc.store.classifier_summary import FIGURE_NAMES, Interval, Standing
+from mkhspc.store.classifier_summary import FIGURE_NAMES, ClassifierSummary, Interval
 from mkhspc.store.layout import is_simulated
 from mkhspc.store.manifest import Manifest
 from mkhspc.store.schema import parse_cell_id
 
 
-def standing_of(classifier: Path, cell_type: CellType, classifier_id: str, manifest: Manifest) -> Standing:
+def summarise_classifier(
+    classifier: Path, cell_type: CellType, classifier_id: str, manifest: Manifest
+) -> ClassifierSummary:
     """What is known of a classifier file, for a run.
 
     Raises:
@@ -25,7 +27,7 @@ def standing_of(classifier: Path, cell_type: CellType, classifier_id: str, manif
     """
     if not card_path(classifier).exists():
         concern = f"has no model card beside it ({card_path(classifier).name}): how good it is is not known"
-        return Standing(cell_type, classifier_id, concerns=(concern,))
+        return ClassifierSummary(cell_type, classifier_id, concerns=(concern,))
     card = read_card(classifier)
     try:
         figures = {name: _figure(card["cross_validated"][name]) for name in (*FIGURE_NAMES, "accuracy_gain")}
@@ -35,7 +37,7 @@ def standing_of(classifier: Path, cell_type: CellType, classifier_id: str, manif
         raise InputError(
             f"is damaged ({error})", where=card_path(classifier), fix="train it again with `mkhspc train`"
         ) from error
-    return Standing(
+    return ClassifierSummary(
         cell_type=cell_type,
         classifier_id=classifier_id,
         groups=tuple(map(str, card["groups"])),

@@ -16,7 +16,7 @@ from mkhspc.errors import InputError, UsageError
 from mkhspc.progress import Progress, silent
 from mkhspc.store import tables
 from mkhspc.store.cells import cell_batches, feature_names
-from mkhspc.store.classifier_summary import write_standing
+from mkhspc.store.classifier_summary import write_classifier_summary
 from mkhspc.store.layout import RunLayout
 from mkhspc.store.manifest import Manifest
 from mkhspc.store.schema import SCORES
@@ -93,7 +93,7 @@ def apply_classifiers(
     others = check_classifiers(
         loaded, manifest, feature_names(layout, manifest), classifiers, allow_other_run=allow_other_run
     )
-    concerns = _keep_standings(layout, manifest, loaded, classifiers) if slide_ids else []
+    concerns = _keep_summaries(layout, manifest, loaded, classifiers) if slide_ids else []
     counts = {t: np.zeros(4, np.int64) for t in loaded}
     for done, slide_id in enumerate(slide_ids, start=1):
         for cell_type, found in _score_slide(layout, manifest, slide_id, loaded).items():
@@ -108,19 +108,19 @@ def apply_classifiers(
     )
 
 
-def _keep_standings(
+def _keep_summaries(
     layout: RunLayout,
     manifest: Manifest,
     loaded: Mapping[CellType, Classifier],
     paths: Mapping[CellType, Path],
 ) -> list[str]:
     """Keeps beside the scores what is known of their classifiers; returns what speaks against them."""
-    from mkhspc.learn.classifier_summary import standing_of
+    from mkhspc.learn.classifier_summary import summarise_classifier
 
-    standings = [standing_of(paths[t], t, c.classifier_id, manifest) for t, c in loaded.items()]
-    for standing in standings:
-        write_standing(layout, standing)
-    return [f"{paths[s.cell_type]} {concern}" for s in standings for concern in s.concerns]
+    summaries = [summarise_classifier(paths[t], t, c.classifier_id, manifest) for t, c in loaded.items()]
+    for summary in summaries:
+        write_classifier_summary(layout, summary)
+    return [f"{paths[s.cell_type]} {concern}" for s in summaries for concern in s.concerns]
 
 
 def _nearly_all_rejected(types: Mapping[CellType, TypeSummary], paths: Mapping[CellType, Path]) -> list[str]:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from mkhspc.config import CellType
 from mkhspc.results.counts import SlideResult
-from mkhspc.store.classifier_summary import Standing, read_standing
+from mkhspc.store.classifier_summary import ClassifierSummary, read_classifier_summary
 from mkhspc.store.layout import RunLayout
 
 
-def scored_with(layout: RunLayout, results: Sequence[SlideResult]) -> list[Standing]:
+def scored_with(layout: RunLayout, results: Sequence[SlideResult]) -> list[ClassifierSummary]:
     """The classifiers that these results come from, one a type at most.
 
     Raises:
@@ -18,11 +18,11 @@ def scored_with(layout: RunLayout, results: Sequence[SlideResult]) -> list[Stand
     """
     used = dict.fromkeys((r.cell_type, r.classifier_id) for r in results if r.classifier_id is not None)
     return [
-        read_standing(layout, classifier_id) or _unknown(cell_type, classifier_id)
+        read_classifier_summary(layout, classifier_id) or _unknown(cell_type, classifier_id)
         for cell_type, classifier_id in used
     ]
 
 
-def _unknown(cell_type: CellType, classifier_id: str) -> Standing:
+def _unknown(cell_type: CellType, classifier_id: str) -> ClassifierSummary:
     unknown = "is not known here: score the run again with `mkhspc score` to see how good it is"
-    return Standing(cell_type, classifier_id, concerns=(unknown,))
+    return ClassifierSummary(cell_type, classifier_id, concerns=(unknown,))

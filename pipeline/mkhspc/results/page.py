@@ -27,7 +27,7 @@ from mkhspc.results.statistics import (
     units,
 )
 from mkhspc.store import atomic, manifest as manifests
-from mkhspc.store.classifier_summary import FIGURE_NAMES, Standing
+from mkhspc.store.classifier_summary import FIGURE_NAMES, ClassifierSummary
 from mkhspc.store.layout import RunLayout, is_simulated
 from mkhspc.store.manifest import Manifest
 
@@ -44,7 +44,7 @@ class Report:
     units: tuple[Unit, ...]
     groups: tuple[GroupSummary, ...]
     comparisons: tuple[Comparison, ...]
-    classifiers: tuple[Standing, ...] = ()
+    classifiers: tuple[ClassifierSummary, ...] = ()
 
     @property
     def is_simulated(self) -> bool:

@@ -1,6 +1,6 @@
-"""What is known of a classifier whose scores a run holds, kept beside them.
+"""What a run keeps about a classifier that scored it, beside the scores.
 
-Whoever shows numbers that come from a classifier can so say what they rest on.
+Pages that show a classifier's numbers read here how far those can be trusted.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from mkhspc.store import atomic
 from mkhspc.store.layout import RunLayout
 
 FORMAT = "mkhspc-classifier-standing"
+"""The files of all releases carry this word, so it stays."""
 VERSION = 1
 FIGURE_NAMES = {
     "accuracy": "Accuracy",
@@ -24,7 +25,7 @@ FIGURE_NAMES = {
     "precision": "Precision",
     "roc_auc": "ROC area",
 }
-"""Figures that are kept of a classifier, and what a page calls them."""
+"""The figures that are kept of a classifier, with the names that pages show."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,14 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """A classifier, seen from the run that it scores.
+class ClassifierSummary:
+    """How good a classifier is, and what a reader of its scores should know.
 
     Attributes:
-        groups: that it learned from; none when nothing is known of it.
-        positive, negative: labels that it learned from.
-        figures: on groups that it had not seen, by name; None where one is not defined.
-        concerns: why its answers deserve doubt, a clause each; none if nothing speaks against it.
+        groups: the groups (slides, animals) of its training cells; empty when no model card was found.
+        positive, negative: counts of its training labels.
+        figures: cross-validated on held-out groups, by name; None where a figure is undefined.
+        concerns: reasons to doubt its answers, each a clause that follows the classifier's name.
     """
 
     cell_type: CellType
@@ -60,40 +61,40 @@ class Standing:
         return f"The {self.cell_type.upper()} classifier {self.classifier_id}"
 
 
-def write_standing(layout: RunLayout, standing: Standing) -> None:
+def write_classifier_summary(layout: RunLayout, summary: ClassifierSummary) -> None:
     """Writes `RUN/scores/<classifier_id>.json`."""
-    path = layout.standing(standing.classifier_id)
-    atomic.write_json(path, {"format": FORMAT, "version": VERSION, **asdict(standing)})
+    path = layout.classifier_summary(summary.classifier_id)
+    atomic.write_json(path, {"format": FORMAT, "version": VERSION, **asdict(summary)})
 
 
-def read_standing(layout: RunLayout, classifier_id: str) -> Standing | None:
-    """What was noted of a classifier, or None if nothing was.
+def read_classifier_summary(layout: RunLayout, classifier_id: str) -> ClassifierSummary | None:
+    """The summary of a classifier, or None if the run has none.
 
     Raises:
-        InputError: what was noted cannot be read.
+        InputError: the file is damaged or of another version.
     """
-    path = layout.standing(classifier_id)
+    path = layout.classifier_summary(classifier_id)
     if not path.exists():
         return None
     try:
-        return _parsed(json.loads(path.read_text(encoding="utf-8")))
+        return _parse(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"is damaged ({error})", where=path, fix="score the run again with `mkhspc score`"
         ) from error
 
 
-def _parsed(noted: dict[str, Any]) -> Standing:
-    if (noted["format"], noted["version"]) != (FORMAT, VERSION):
-        raise ValueError(f"no {FORMAT} of version {VERSION}")
-    return Standing(
-        cell_type=noted["cell_type"],
-        classifier_id=noted["classifier_id"],
-        groups=tuple(noted["groups"]),
-        positive=noted["positive"],
-        negative=noted["negative"],
-        figures={name: _interval(value) for name, value in noted["figures"].items()},
-        concerns=tuple(noted["concerns"]),
+def _parse(data: dict[str, Any]) -> ClassifierSummary:
+    if (data["format"], data["version"]) != (FORMAT, VERSION):
+        raise ValueError(f"the file is not a {FORMAT} of version {VERSION}")
+    return ClassifierSummary(
+        cell_type=data["cell_type"],
+        classifier_id=data["classifier_id"],
+        groups=tuple(data["groups"]),
+        positive=data["positive"],
+        negative=data["negative"],
+        figures={name: _interval(value) for name, value in data["figures"].items()},
+        concerns=tuple(data["concerns"]),
     )
 
 

@@ -52,8 +52,8 @@ class RunLayout:
     def scores(self, slide_id: str) -> Path:
         return self.root / "scores" / f"{slide_id}.parquet"
 
-    def standing(self, classifier_id: str) -> Path:
-        """What is known of a classifier whose scores the run holds."""
+    def classifier_summary(self, classifier_id: str) -> Path:
+        """The summary of a classifier that scored the run; see `store.classifier_summary`."""
         return self.root / "scores" / f"{classifier_id}.json"
 
 

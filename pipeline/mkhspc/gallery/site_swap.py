@@ -1,4 +1,4 @@
-"""Puts a finished site in its place, all at once, and never in the place of something else."""
+"""Swaps a finished site into its directory in one step, and never overwrites anything but a site of ours."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from blobs import blob
 from mkhspc.geometry import Box, mask_to_contour
 from mkhspc.measure.features import FEATURE_NAMES
 from mkhspc.run.tile import PIECE_ROWS
-from mkhspc.slide.tiles import Tile, TilePlan, write_plan
+from mkhspc.slide.tiles import Tile, TilePlan, save_tile_plan
 from mkhspc.slide.tissue import TissueMask
 from mkhspc.store import tables
 from mkhspc.store.layout import RunLayout
@@ -71,7 +71,7 @@ def large_run(
     tissue = np.ones((rows * TILE_PX // 64, columns * TILE_PX // 64), bool)
     mask = TissueMask(tissue, tissue, 64, UM_PER_PX, columns * TILE_PX, rows * TILE_PX)
     plan = TilePlan(tiles, {0: mask}, {0: CALIBRATION})
-    write_plan(made.layout, SLIDE, plan, made.manifest.config_hash)
+    save_tile_plan(made.layout, SLIDE, plan, made.manifest.config_hash)
     rng = np.random.default_rng(seed)
     outlines = _outlines(rng)
     for tile in tiles:

@@ -30,11 +30,12 @@ from mkhspc.pool.feed import WindowFeed
 from mkhspc.pool.pool import Pool
 from mkhspc.pool.slots import Slots
 from mkhspc.process.signals import StopFlag
-from mkhspc.run.open import open_run, prepare_plan
+from mkhspc.run.open import open_run
 from mkhspc.run.schedule import plan_job
 from mkhspc.run.work import TileWork
 from mkhspc.slide.czi.slide import CziSlide
 from mkhspc.slide.stains import SceneCalibration
+from mkhspc.slide.survey import prepare_tile_plan
 from mkhspc.slide.tiles import Tile, chosen_tiles
 from mkhspc.store import manifest as manifests
 from mkhspc.store.layout import RunLayout
@@ -152,7 +153,7 @@ def _windows(slide: Path, root: Path) -> _Windows:
     layout = RunLayout(root)
     manifest = manifests.read(layout)
     recipe = recipe_of(manifest, RunModels({}))
-    plan = prepare_plan(layout, manifest, slide.stem)
+    plan = prepare_tile_plan(layout, manifest, slide.stem)
     boxes = [recipe.read_box(tile.core, UM_PER_PX) for tile in plan.tiles]
     with CziSlide.open(slide) as opened:
         pixels = [opened.read(0, box) for box in boxes]
@@ -235,7 +236,7 @@ def _sleeping(slide: Path, scratch: Path) -> Row:
     run = replace(base.run, output_dir=str(scratch / "sleep"), slides=(str(slide),), tile_size=2048)
     config = replace(base, run=run, compute=replace(base.compute, num_workers=2))
     layout, manifest, (slide_id,) = open_run(config)
-    tiles = {slide_id: chosen_tiles(manifest, prepare_plan(layout, manifest, slide_id))}
+    tiles = {slide_id: chosen_tiles(manifest, prepare_tile_plan(layout, manifest, slide_id))}
     job = plan_job(manifest, tiles, config.compute)
     slots = Slots(job.budget.slots, job.demand.slot_bytes)
     work = SleepingWork(

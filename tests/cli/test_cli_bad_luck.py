@@ -22,7 +22,7 @@ from mkhspc.measure.recipe import recipe_of
 from mkhspc.models.choice import RunModels
 from mkhspc.simulate import SlideSpec, write_demo_slides
 from mkhspc.slide.czi.slide import CziSlide
-from mkhspc.slide.tiles import TilePlan, read_plan
+from mkhspc.slide.tiles import TilePlan, load_tile_plan
 from mkhspc.store import manifest as manifests
 from mkhspc.store.layout import RunLayout
 from mounts import tmpfs
@@ -51,7 +51,7 @@ def spoken(done: subprocess.CompletedProcess[str]) -> list[str]:
 
 
 def plan_of(layout: RunLayout, slide_id: str = SLIDE) -> TilePlan:
-    return read_plan(layout, slide_id, manifests.read(layout).config_hash)
+    return load_tile_plan(layout, slide_id, manifests.read(layout).config_hash)
 
 
 def parts_of(layout: RunLayout, slide_id: str = SLIDE) -> dict[str, int]:

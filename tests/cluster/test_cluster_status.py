@@ -22,7 +22,7 @@ from blobs import CALIBRATION
 from mkhspc.cluster.status import ProcessStatus, RunStatus, TaskEnd, run_status, with_task_ends
 from mkhspc.geometry import Box
 from mkhspc.progress import SILENT_S
-from mkhspc.slide.tiles import Tile, TilePlan, write_plan
+from mkhspc.slide.tiles import Tile, TilePlan, save_tile_plan
 from mkhspc.slide.tissue import TissueMask
 from mkhspc.store import atomic, cells as store_cells, manifest as manifests
 from mkhspc.store.layout import RunLayout
@@ -48,7 +48,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> FakeRun:
         )
         run.layout.plan(slide_id).unlink()
         plan = TilePlan(tiles, {0: tissue}, {0: CALIBRATION})
-        write_plan(run.layout, slide_id, plan, run.manifest.config_hash)
+        save_tile_plan(run.layout, slide_id, plan, run.manifest.config_hash)
     return run
 
 

@@ -19,7 +19,7 @@ from mkhspc.geometry import Box
 from mkhspc.pool.feed import NO_SLOT, SlideReads, TileTask, WindowFeed, plan_slide
 from mkhspc.pool.pool import Outcome
 from mkhspc.pool.slots import Slots
-from mkhspc.slide.czi import read_order as read_plan
+from mkhspc.slide.czi import read_order
 from mkhspc.slide.czi.directory import SubBlock
 from mkhspc.slide.czi.packed import PackedImage
 from mkhspc.slide.czi.slide import CziSlide
@@ -111,7 +111,7 @@ def test_what_is_held_is_packed_where_it_is_much(
 ) -> None:
     packed = Mock(wraps=PackedImage.of)
     monkeypatch.setattr(PackedImage, "of", packed)
-    monkeypatch.setattr(read_plan, "LEAST_ROOM_BYTES", much_bytes)
+    monkeypatch.setattr(read_order, "LEAST_ROOM_BYTES", much_bytes)
     reads = slide(tmp_path, images=4)
     with feeding(layout, reads) as (feed, slots), CziSlide.open(reads.path) as reader:
         for task in all_of(feed):

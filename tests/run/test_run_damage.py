@@ -11,12 +11,13 @@ import pytest
 from mkhspc.config import load_config
 from mkhspc.errors import InputError
 from mkhspc.geometry import Box
-from mkhspc.run import open as prepare
-from mkhspc.run.open import open_run, prepare_plan
+from mkhspc.run.open import open_run
 from mkhspc.simulate import SlideSpec, write_demo_slides
+from mkhspc.slide import calibration, survey
 from mkhspc.slide.czi.slide import CziSlide
+from mkhspc.slide.survey import prepare_tile_plan
 from mkhspc.slide.tiles import TilePlan
-from mkhspc.slide.tissue import TissueMask, survey
+from mkhspc.slide.tissue import TissueMask, tissue_by_scene
 
 DAMAGED = Box(600, 600, 1200, 1200)
 
@@ -42,25 +43,25 @@ def damage(monkeypatch: pytest.MonkeyPatch, *boxes: Box, cause: Exception | None
 
 def tissue_of(path: Path) -> TissueMask:
     with CziSlide.open(path) as reader:
-        return survey(reader)[0]
+        return tissue_by_scene(reader)[0]
 
 
 def planned(slide: Path, root: Path) -> TilePlan:
     options = {"run.output_dir": str(root), "run.slides": (str(slide),), "run.tile_size": 512}
     layout, manifest, (slide_id,) = open_run(load_config(None, options))
-    return prepare_plan(layout, manifest, slide_id)
+    return prepare_tile_plan(layout, manifest, slide_id)
 
 
 def windows_read(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The pixels that stains are calibrated on."""
     seen: list[Any] = []
-    calibrate = prepare.calibrate
+    calibrate = calibration.calibrate
 
     def noted(windows: list[Any], um_per_px: float) -> Any:
         seen[:] = windows
         return calibrate(windows, um_per_px)
 
-    monkeypatch.setattr(prepare, "calibrate", noted)
+    monkeypatch.setattr(calibration, "calibrate", noted)
     return seen
 
 
@@ -93,10 +94,12 @@ def test_the_next_window_drawn_takes_the_place_of_one_that_cannot_be_decoded(
     slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     windows = windows_read(monkeypatch)
-    monkeypatch.setattr(prepare, "CALIBRATION_WINDOW_UM", 22.0)  # room for many
+    monkeypatch.setattr(calibration, "CALIBRATION_WINDOW_UM", 22.0)  # room for many
     with CziSlide.open(slide) as reader:
-        tissue = survey(reader)
-    monkeypatch.setattr(prepare, "survey", lambda _: tissue)  # as from a pyramid, which is not damaged
+        tissue = tissue_by_scene(reader)
+    monkeypatch.setattr(
+        survey, "tissue_by_scene", lambda _: tissue
+    )  # as from a pyramid, which is not damaged
     whole = planned(slide, tmp_path / "whole").calibration
     before = list(windows)
     damage(monkeypatch, DAMAGED)
@@ -116,7 +119,7 @@ def test_a_slide_of_which_nothing_can_be_decoded_is_refused(
     damage(monkeypatch)
     with pytest.raises(InputError, match="cannot be calibrated"):
         planned(slide, tmp_path / "without a pyramid")
-    monkeypatch.setattr(prepare, "survey", lambda _: tissue)
+    monkeypatch.setattr(survey, "tissue_by_scene", lambda _: tissue)
     with pytest.raises(InputError, match="cannot be calibrated: the image cannot be decoded"):
         planned(slide, tmp_path / "with a pyramid")
 
@@ -129,7 +132,7 @@ def test_a_disk_that_does_not_answer_is_no_damage(
     damage(monkeypatch, DAMAGED, cause=OSError(5, "Input/output error"))
     with pytest.raises(InputError, match="cannot be decoded"):
         planned(slide, tmp_path / "run")
-    monkeypatch.setattr(prepare, "survey", lambda _: tissue)
+    monkeypatch.setattr(survey, "tissue_by_scene", lambda _: tissue)
     with pytest.raises(InputError, match="cannot be decoded"):
         planned(slide, tmp_path / "run")
 

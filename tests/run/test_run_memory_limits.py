@@ -22,12 +22,13 @@ import mkhspc.cli
 from mkhspc.config import RunConfig
 from mkhspc.budget.demand import survey_bytes
 from mkhspc.process.memory import peak_bytes
-from mkhspc.run.open import open_run, prepare_plan
+from mkhspc.run.open import open_run
+from mkhspc.slide.survey import prepare_tile_plan
 import mkhspc.run.journey
 base = RunConfig()
 config = replace(base, run=replace(base.run, slides=(sys.argv[1],), output_dir=sys.argv[2]))
 layout, manifest, (slide_id,) = open_run(config)
-prepare_plan(layout, manifest, slide_id)
+prepare_tile_plan(layout, manifest, slide_id)
 print(peak_bytes(), survey_bytes(manifest.slide(slide_id), config.run.calibration_samples))
 """
 

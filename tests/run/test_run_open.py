@@ -13,7 +13,7 @@ from mkhspc.config import RunConfig, load_config
 from mkhspc.detect.classical import ClassicalHspc, ClassicalMk
 from mkhspc.errors import InputError, UsageError
 from mkhspc.run.open import open_run, proposed
-from mkhspc.slide.tiles import read_plan
+from mkhspc.slide.tiles import load_tile_plan
 from mkhspc.store import manifest as manifests
 from mkhspc.store.manifest import Manifest
 from processes import mkhspc
@@ -168,7 +168,7 @@ def test_a_proposal_changes_nothing_until_it_is_taken(study: Study) -> None:
         assert not proposal.layout.root.exists()
         assert proposal.take() == proposal.manifest == manifests.read(proposal.layout)
     layout = proposal.layout
-    assert read_plan(layout, "TINY", proposal.manifest.config_hash).tiles == drafted.tiles
+    assert load_tile_plan(layout, "TINY", proposal.manifest.config_hash).tiles == drafted.tiles
     before = layout.manifest.read_bytes()
     with proposed(study()) as larger:
         assert larger.plan("TINY").tiles == drafted.tiles

@@ -13,9 +13,10 @@ from mkhspc.budget.demand import SAFE_SHARE, Demand, plan_workers, survey_bytes
 from mkhspc.config import RunConfig, load_config
 from mkhspc.errors import UsageError
 from mkhspc.process.limits import GB, MemoryLimit
-from mkhspc.run.open import open_run, prepare_plan
+from mkhspc.run.open import open_run
 from mkhspc.run.plan import Machine, _option, _workers, forecast
 from mkhspc.run.schedule import plan_job
+from mkhspc.slide.survey import prepare_tile_plan
 from mkhspc.slide.tiles import chosen_tiles
 
 TILE_PX, TILES = 256, 9
@@ -80,7 +81,7 @@ def study(tiny_slide: Path, tmp_path: Path) -> RunConfig:
 
 def test_the_options_of_a_forecast_are_accepted_or_refused_by_the_run(study: RunConfig) -> None:
     layout, manifest, (slide_id,) = open_run(study)
-    tiles = {slide_id: chosen_tiles(manifest, prepare_plan(layout, manifest, slide_id))}
+    tiles = {slide_id: chosen_tiles(manifest, prepare_tile_plan(layout, manifest, slide_id))}
     assert len(tiles[slide_id]) == TILES
     ample = MemoryLimit(100 * GB, "the test")
     eight, nine = (
@@ -111,7 +112,7 @@ def test_a_survey_that_does_not_fit_is_refused_before_it_is_made(
     def never(*_: object) -> None:
         raise AssertionError("the slide was surveyed")
 
-    monkeypatch.setattr("mkhspc.run.open.survey", never)
+    monkeypatch.setattr("mkhspc.slide.survey.tissue_by_scene", never)
     _, manifest, _ = open_run(study)
     needed = survey_bytes(manifest.slides[0], manifest.config.run.calibration_samples)
     with pytest.raises(UsageError, match="the run needs at least"):

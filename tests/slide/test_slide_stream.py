@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from czifiles import Block, write_czi
 from mkhspc.errors import InputError
 from mkhspc.geometry import Box
-from mkhspc.slide.czi import packed, read_order as read_plan
+from mkhspc.slide.czi import packed, read_order
 from mkhspc.slide.czi.packed import BAND_ROWS, PackedImage
 from mkhspc.slide.czi.read_order import BlockKey, Foreseen, Visit, mosaics_of, plan_reads
 from mkhspc.slide.czi.slide import CziSlide
@@ -68,7 +68,7 @@ def test_windows_are_those_of_a_plain_read(
 ) -> None:
     """Kept as they are, or packed in bands of so many rows."""
     monkeypatch.setattr(packed, "BAND_ROWS", band_rows)
-    monkeypatch.setattr(read_plan, "WORTH_CUTTING_BYTES", worth_cutting_bytes)
+    monkeypatch.setattr(read_order, "WORTH_CUTTING_BYTES", worth_cutting_bytes)
     path = mosaic(tmp_path)
     with CziSlide.open(path, 0.22) as slide:
         scene = slide.scene(0)
@@ -120,7 +120,7 @@ def test_no_more_is_held_of_a_block_than_later_windows_need(
         visits = tiled(scene.width_px, scene.height_px, 60, 10)
     held = {}
     for worth_bytes in (1, 10**9):
-        monkeypatch.setattr(read_plan, "WORTH_CUTTING_BYTES", worth_bytes)
+        monkeypatch.setattr(read_order, "WORTH_CUTTING_BYTES", worth_bytes)
         with CziSlide.open(path, 0.22) as slide:
             plan = plan_reads(mosaics_of(slide, visits), visits, 10**9)
         held[worth_bytes] = most_held(path, [visits[i] for i in plan.order])
@@ -256,10 +256,10 @@ def test_no_more_is_held_than_decodes_next_to_nothing_twice(
         mosaics = mosaics_of(slide, visits)
         all_of_it = plan_reads(mosaics, visits, 10**9)
         assert all_of_it.decoded_bytes == all_of_it.touched_bytes
-        monkeypatch.setattr(read_plan, "LEAST_ROOM_BYTES", 1)
+        monkeypatch.setattr(read_order, "LEAST_ROOM_BYTES", 1)
         less = plan_reads(mosaics, visits, 10**9)
     assert less.held_bytes < 0.9 * all_of_it.held_bytes
-    assert less.touched_bytes < less.decoded_bytes <= read_plan.ENOUGH * less.touched_bytes
+    assert less.touched_bytes < less.decoded_bytes <= read_order.ENOUGH * less.touched_bytes
     _, decoded = read_all(path, [visits[i] for i in less.order], room_bytes=less.room_bytes, threads=2)
     assert decoded == less.decoded_bytes
 
@@ -358,7 +358,7 @@ def test_a_fault_while_a_block_is_kept_for_later_fails_its_windows_and_hangs_nob
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type, name: str, packs: bool
 ) -> None:
     path = mosaic(tmp_path, 12, 9)
-    monkeypatch.setattr(read_plan, "WORTH_CUTTING_BYTES", 1)
+    monkeypatch.setattr(read_order, "WORTH_CUTTING_BYTES", 1)
     with CziSlide.open(path, 0.22) as slide:
         scene = slide.scene(0)
     visits = tiled(scene.width_px, scene.height_px, 60, 10)

@@ -13,16 +13,16 @@ from hypothesis import given, settings, strategies as st
 
 from mkhspc.errors import InputError
 from mkhspc.geometry import Box
+from mkhspc.slide.calibration import calibration_boxes
 from mkhspc.slide.model import SceneInfo
 from mkhspc.slide.stains import SceneCalibration, calibrate
 from mkhspc.slide.tiles import (
     Tile,
     TilePlan,
-    calibration_boxes,
+    load_tile_plan,
     plan_tiles,
-    read_plan,
     sampled,
-    write_plan,
+    save_tile_plan,
 )
 from mkhspc.slide.tissue import TissueMask
 from mkhspc.store.layout import RunLayout
@@ -183,20 +183,20 @@ class TestCalibrationBoxes:
 
 
 def _freeze(root: Path, seed: int, results: multiprocessing.Queue[tuple[str, ...]]) -> None:
-    frozen = write_plan(RunLayout(root), "FGC1", plan(seed), "hash")
+    frozen = save_tile_plan(RunLayout(root), "FGC1", plan(seed), "hash")
     results.put(tuple(tile.tile_id for tile in frozen.tiles))
 
 
 class TestFreezing:
     def test_a_plan_is_read_back_as_it_was(self, tmp_path: Path) -> None:
         layout, original = RunLayout(tmp_path), plan()
-        assert write_plan(layout, "FGC1", original, "hash") is original
-        assert same(read_plan(layout, "FGC1", "hash"), original)
+        assert save_tile_plan(layout, "FGC1", original, "hash") is original
+        assert same(load_tile_plan(layout, "FGC1", "hash"), original)
 
     def test_the_first_plan_stands(self, tmp_path: Path) -> None:
         layout = RunLayout(tmp_path)
-        first = write_plan(layout, "FGC1", plan(0), "hash")
-        assert same(write_plan(layout, "FGC1", plan(1), "hash"), first)
+        first = save_tile_plan(layout, "FGC1", plan(0), "hash")
+        assert same(save_tile_plan(layout, "FGC1", plan(1), "hash"), first)
 
     def test_of_several_processes_all_go_on_with_the_same(self, tmp_path: Path) -> None:
         context = multiprocessing.get_context("spawn")
@@ -213,34 +213,34 @@ class TestFreezing:
     def test_the_same_plan_gives_the_same_bytes(self, tmp_path: Path) -> None:
         layouts = [RunLayout(tmp_path / name) for name in ("a", "b")]
         for layout in layouts:
-            write_plan(layout, "FGC1", plan(), "hash")
+            save_tile_plan(layout, "FGC1", plan(), "hash")
         one, other = (layout.plan("FGC1").read_bytes() for layout in layouts)
         assert one == other
 
     def test_a_plan_of_another_run_is_refused(self, tmp_path: Path) -> None:
         layout = RunLayout(tmp_path)
-        write_plan(layout, "FGC1", plan(), "hash")
+        save_tile_plan(layout, "FGC1", plan(), "hash")
         with pytest.raises(InputError, match="another configuration"):
-            read_plan(layout, "FGC1", "other")
+            load_tile_plan(layout, "FGC1", "other")
 
     def test_a_damaged_or_missing_plan_is_refused(self, tmp_path: Path) -> None:
         layout = RunLayout(tmp_path)
         with pytest.raises(InputError, match="is missing"):
-            read_plan(layout, "FGC1", "hash")
-        write_plan(layout, "FGC1", plan(), "hash")
+            load_tile_plan(layout, "FGC1", "hash")
+        save_tile_plan(layout, "FGC1", plan(), "hash")
         path = layout.plan("FGC1")
         path.write_bytes(path.read_bytes()[:-200])
         with pytest.raises(InputError, match="is damaged"):
-            read_plan(layout, "FGC1", "hash")
+            load_tile_plan(layout, "FGC1", "hash")
 
     def test_a_plan_without_tiles_is_a_plan(self, tmp_path: Path) -> None:
         empty = replace(plan(), tiles=(), calibration={})
         layout = RunLayout(tmp_path)
-        write_plan(layout, "FGC1", empty, "hash")
-        assert read_plan(layout, "FGC1", "hash").tiles == ()
+        save_tile_plan(layout, "FGC1", empty, "hash")
+        assert load_tile_plan(layout, "FGC1", "hash").tiles == ()
 
     def test_areas_survive_to_the_last_bit(self, tmp_path: Path) -> None:
         odd = replace(plan().tiles[0], tissue_area_um2=math.pi, fat_free_area_um2=0.1 + 0.2)
         layout = RunLayout(tmp_path)
-        write_plan(layout, "FGC1", replace(plan(), tiles=(odd,)), "hash")
-        assert read_plan(layout, "FGC1", "hash").tiles == (odd,)
+        save_tile_plan(layout, "FGC1", replace(plan(), tiles=(odd,)), "hash")
+        assert load_tile_plan(layout, "FGC1", "hash").tiles == (odd,)

@@ -16,7 +16,14 @@ from mkhspc.errors import InputError
 from mkhspc.geometry import Box
 from mkhspc.slide import tissue
 from mkhspc.slide.czi.slide import CziSlide
-from mkhspc.slide.tissue import MASK_FACTORS, MASK_UM_PER_PX, TissueMask, find_tissue, mask_factor, survey
+from mkhspc.slide.tissue import (
+    MASK_FACTORS,
+    MASK_UM_PER_PX,
+    TissueMask,
+    find_tissue,
+    mask_factor,
+    tissue_by_scene,
+)
 
 UM = 4.0
 """Side of a pixel of the pictures below, so 25 pixels are 100 µm."""
@@ -145,7 +152,7 @@ class TestRealMarrow:
     @pytest.mark.shared
     def test_pictures_full_of_marrow_are_all_tissue_with_fat_inside(self, shared: Path) -> None:
         with CziSlide.open(shared / "data" / "marrow" / "marrow.czi") as slide:
-            masks = survey(slide)
+            masks = tissue_by_scene(slide)
         assert sorted(masks) == [0, 1, 2]
         for mask in masks.values():
             tissue, fat_free = mask.area_um2(mask.scene_box)
@@ -155,7 +162,7 @@ class TestRealMarrow:
     @pytest.mark.shared
     def test_the_expert_s_cells_lie_in_fat_free_tissue(self, shared: Path) -> None:
         with CziSlide.open(shared / "data" / "marrow" / "marrow.czi") as slide:
-            masks = survey(slide)
+            masks = tissue_by_scene(slide)
         for scene, dots in expert_dots(shared).items():
             cells = dots[(dots[:, 0] < masks[scene].width_px) & (dots[:, 1] < masks[scene].height_px)]
             column, row = (cells // masks[scene].factor).astype(int).T
@@ -169,7 +176,7 @@ class TestRealMarrow:
             CziSlide.open(folder / "marrow_jxr.czi") as reduced,
         ):
             for scene in range(3):
-                ours, theirs = (survey(slide, [scene])[scene].fat_free for slide in (plain, reduced))
+                ours, theirs = (tissue_by_scene(slide, [scene])[scene].fat_free for slide in (plain, reduced))
                 assert (ours == theirs).mean() > 0.995
 
 

@@ -19,7 +19,7 @@ import pytest
 from conftest import skip_or_fail
 from mkhspc.cluster.sacct import FIELDS, parse_sacct
 from mkhspc.cluster.shard import Shard
-from mkhspc.slide.tiles import TilePlan, read_plan
+from mkhspc.slide.tiles import TilePlan, load_tile_plan
 from mkhspc.store import manifest as manifests
 from mkhspc.store.layout import RunLayout
 from processes import mkhspc
@@ -154,7 +154,7 @@ def told_dead(layout: RunLayout) -> dict[str, str]:
 
 
 def plan_of(layout: RunLayout, slide_id: str) -> TilePlan:
-    return read_plan(layout, slide_id, manifests.read(layout).config_hash)
+    return load_tile_plan(layout, slide_id, manifests.read(layout).config_hash)
 
 
 def parts(layout: RunLayout) -> dict[str, tuple[int, int]]:

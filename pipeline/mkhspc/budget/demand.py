@@ -14,8 +14,8 @@ from typing import Literal
 from mkhspc.errors import UsageError
 from mkhspc.models.service import MESSAGE_BYTES
 from mkhspc.process.limits import GB, MemoryLimit
+from mkhspc.slide.calibration import CALIBRATION_WINDOW_UM
 from mkhspc.slide.czi.stream import AHEAD_PER_THREAD
-from mkhspc.slide.tiles import CALIBRATION_WINDOW_UM
 from mkhspc.slide.tissue import mask_factor
 from mkhspc.store.manifest import SlideEntry
 

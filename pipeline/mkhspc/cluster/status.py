@@ -15,7 +15,7 @@ from mkhspc.cluster.journal import read_journals
 from mkhspc.config import CELL_TYPES, CellType
 from mkhspc.errors import InputError
 from mkhspc.progress import Event, Journal, ProcessState, steps_per_s
-from mkhspc.slide.tiles import chosen_tiles, read_plan
+from mkhspc.slide.tiles import chosen_tiles, load_tile_plan
 from mkhspc.store import manifest as manifests, tables
 from mkhspc.store.atomic import Owner, now_of, start_of
 from mkhspc.store.layout import RunLayout
@@ -281,7 +281,7 @@ def _slide_status(layout: RunLayout, manifest: Manifest, slide_id: str, ends: Ti
     merged = merged_cells is not None
     if not layout.plan(slide_id).exists():
         return SlideStatus(slide_id, None, len(finished), dict.fromkeys(CELL_TYPES, 0), merged, merged_cells)
-    plan = read_plan(layout, slide_id, manifest.config_hash)
+    plan = load_tile_plan(layout, slide_id, manifest.config_hash)
     wanted = [tile.tile_id for tile in chosen_tiles(manifest, plan)]
     done = [tile_id for tile_id in wanted if tile_id in finished]
     missing = [tile_id for tile_id in wanted if tile_id not in finished]

@@ -24,11 +24,12 @@ from mkhspc.process.limits import memory_limit
 from mkhspc.process.memory import give_back_what_is_freed
 from mkhspc.progress import Progress, silent
 from mkhspc.run.merge import merge_slide, missing_tiles, refuse_missing
-from mkhspc.run.open import Tell, ignore, open_run, prepare_plan, proposed
+from mkhspc.run.open import Tell, ignore, open_run, proposed
 from mkhspc.run.resumable import resumable
 from mkhspc.run.schedule import Job, Share, do_tiles, plan_share, refuse_failures, with_models
 from mkhspc.run.settings import with_precisions
-from mkhspc.slide.tiles import chosen_tiles, read_plan
+from mkhspc.slide.survey import prepare_tile_plan
+from mkhspc.slide.tiles import chosen_tiles, load_tile_plan
 from mkhspc.store import manifest as manifests
 from mkhspc.store.atomic import now_of
 from mkhspc.store.layout import RunLayout
@@ -110,7 +111,7 @@ def _merged(layout: RunLayout, slide_ids: Sequence[str] | None, progress: Progre
     planned = [s for s in slide_ids if layout.plan(s).exists()]
     missing, tiles = {}, {}
     for slide_id in planned:
-        plan = read_plan(layout, slide_id, manifest.config_hash)  # its masks are large: one at a time
+        plan = load_tile_plan(layout, slide_id, manifest.config_hash)  # its masks are large: one at a time
         missing[slide_id] = missing_tiles(layout, slide_id, chosen_tiles(manifest, plan))
         tiles[slide_id] = plan.tiles
     refuse_missing(missing, unplanned=[s for s in slide_ids if s not in tiles])
@@ -185,7 +186,7 @@ def _planned(
         if manifest != proposal.manifest:  # another process asked for more meanwhile
             models.close()
             share = Share(
-                {s: chosen_tiles(manifest, prepare_plan(layout, manifest, s)) for s in wanted}, shard
+                {s: chosen_tiles(manifest, prepare_tile_plan(layout, manifest, s)) for s in wanted}, shard
             )
             job = models.enter_context(with_models(plan_share(layout, manifest, share, config.compute)))
         yield _Work(layout, manifest, share, job)

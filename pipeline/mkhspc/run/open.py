@@ -2,42 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 
-import numpy as np
-
 from mkhspc.config import RunConfig
 from mkhspc.errors import InputError, UsageError
-from mkhspc.geometry import Box
 from mkhspc.run import settings as agreement
-from mkhspc.slide.czi.read_order import Visit, mosaics_of, plan_reads
-from mkhspc.slide.czi.slide import CziSlide, is_damage
-from mkhspc.slide.czi.stream import WindowStream
-from mkhspc.slide.czi.unpack import Pixels
-from mkhspc.slide.stains import SceneCalibration, calibrate
-from mkhspc.slide.tiles import (
-    CALIBRATION_WINDOW_UM,
-    TilePlan,
-    _is_asked_for,
-    calibration_boxes,
-    plan_tiles,
-    read_plan,
-    write_plan,
-)
-from mkhspc.slide.tissue import TissueMask, survey
+from mkhspc.slide.czi.slide import CziSlide
+from mkhspc.slide.survey import prepare_tile_plan
+from mkhspc.slide.tiles import TilePlan, load_tile_plan, save_tile_plan
 from mkhspc.store import manifest as manifests
 from mkhspc.store.atomic import TEMPORARY_SUFFIX
 from mkhspc.store.layout import RunLayout, distinct_slide_ids
 from mkhspc.store.manifest import Manifest, SceneEntry, SlideEntry
 
-CALIBRATION_ROOM_BYTES = 64_000_000
-"""Of decoded images that are kept for other windows; less than what calibration takes afterwards."""
-SPARE_WINDOWS = 2
-"""So many times the calibration windows asked for are drawn where some of them cannot be decoded."""
 Accept = Callable[[Manifest], object]
 """Looks at a manifest before it is written, and raises what it holds against it."""
 Tell = Callable[[str], object]
@@ -136,15 +117,15 @@ class Proposal:
     def plan(self, slide_id: str) -> TilePlan:
         """The tile plan of a slide, which does not depend on whether the proposal is taken."""
         is_settled = slide_id in self.known or self.layout.plan(slide_id).exists()
-        return prepare_plan(self.layout if is_settled else self.drafts, self.manifest, slide_id)
+        return prepare_tile_plan(self.layout if is_settled else self.drafts, self.manifest, slide_id)
 
     def take(self) -> Manifest:
         """Writes the manifest and the plans; returns what is on disk, which others may have grown too."""
         manifest = self._reopened() if self.layout.manifest.exists() else self._created()
         for slide_id in self.wanted:
             if self.drafts.plan(slide_id).exists():
-                plan = read_plan(self.drafts, slide_id, manifest.config_hash)
-                write_plan(self.layout, slide_id, plan, manifest.config_hash)
+                plan = load_tile_plan(self.drafts, slide_id, manifest.config_hash)
+                save_tile_plan(self.layout, slide_id, plan, manifest.config_hash)
         return manifest
 
     def _created(self) -> Manifest:
@@ -228,98 +209,3 @@ def _holds_foreign_files(layout: RunLayout) -> bool:
     if not layout.root.is_dir():
         return layout.root.exists()
     return any(not path.name.endswith(TEMPORARY_SUFFIX) for path in layout.root.iterdir())
-
-
-def prepare_plan(layout: RunLayout, manifest: Manifest, slide_id: str) -> TilePlan:
-    """The frozen tile plan of a slide: read when it is there, else surveyed and written.
-
-    Tissue and calibration depend on the slide and the seed, never on the tile size.
-    """
-    if layout.plan(slide_id).exists():
-        return read_plan(layout, slide_id, manifest.config_hash)
-    entry, run = manifest.slide(slide_id), manifest.config.run
-    with CziSlide.open(Path(entry.path), um_per_px=entry.um_per_px) as slide:
-        tissue = survey(slide)
-        plan = TilePlan(
-            tiles=plan_tiles(slide_id, slide.info.scenes, tissue, run.tile_size, run.seed),
-            tissue=tissue,
-            calibration=_calibrations(slide, tissue, manifest),
-        )
-    return write_plan(layout, slide_id, plan, manifest.config_hash)
-
-
-def _calibrations(
-    slide: CziSlide, tissue: Mapping[int, TissueMask], manifest: Manifest
-) -> dict[int, SceneCalibration]:
-    """By scene with tissue; a scene that cannot be calibrated may only be one that is not asked for."""
-    calibrations = {}
-    for scene, mask in tissue.items():
-        if mask.tissue.any():
-            try:
-                calibrations[scene] = _calibrate(slide, scene, mask, manifest)
-            except InputError:
-                if _is_asked_for(manifest, scene):
-                    raise
-    return calibrations
-
-
-def _calibrate(slide: CziSlide, scene: int, mask: TissueMask, manifest: Manifest) -> SceneCalibration:
-    try:
-        return calibrate(_calibration_windows(slide, scene, mask, manifest), slide.um_per_px)
-    except InputError as error:
-        raise InputError(
-            f"scene {scene} cannot be calibrated: {error.what}",
-            where=slide.info.path,
-            fix="look at it with `mkhspc inspect --preview`, and leave it out with --scene",
-        ) from error
-
-
-def _calibration_windows(slide: CziSlide, scene: int, mask: TissueMask, manifest: Manifest) -> list[Pixels]:
-    """Pixels of the windows drawn; in the place of each that cannot be decoded the next one drawn.
-
-    Raises:
-        InputError: none can be decoded, or a disk or a server does not answer.
-    """
-    run = manifest.config.run
-    side_px = round(CALIBRATION_WINDOW_UM / slide.um_per_px)
-
-    def drawn(count: int) -> list[Box]:  # more windows begin with those of fewer
-        return calibration_boxes(mask, count, side_px, run.seed, slide.info.slide_id, scene)
-
-    boxes = drawn(run.calibration_samples)
-    windows, faults = _decodable(slide, scene, boxes)
-    if faults:
-        spare = drawn(SPARE_WINDOWS * run.calibration_samples)[len(boxes) :]
-        while spare and (wanting := len(boxes) - len(windows)):
-            windows += _decodable(slide, scene, spare[:wanting])[0]
-            spare = spare[wanting:]
-    if faults and not windows:
-        raise faults[0]
-    return windows
-
-
-def _decodable(slide: CziSlide, scene: int, boxes: Sequence[Box]) -> tuple[list[Pixels], list[InputError]]:
-    """Pixels of those boxes in which no image is damaged, in their order, and the errors of the others.
-
-    They lie all over the scene, and on a small one many in the same images: those are decoded once.
-    """
-    visits = [Visit(scene, box) for box in boxes]
-    plan = plan_reads(mosaics_of(slide, visits), visits, CALIBRATION_ROOM_BYTES)
-    found: dict[int, Pixels] = {}
-    faults: list[InputError] = []
-    in_order = [visits[nth] for nth in plan.order]
-    with WindowStream(
-        slide.info.path, slide.um_per_px, in_order, room_bytes=plan.room_bytes, threads=1
-    ) as stream:
-        while (step := stream.next_window()) is not None:
-            box = in_order[step].box
-            pixels = np.empty((box.height, box.width, 3), np.uint8)
-            try:
-                stream.read_into(pixels)
-            except InputError as error:
-                if not is_damage(error):
-                    raise
-                faults.append(error)
-            else:
-                found[plan.order[step]] = pixels
-    return [found[nth] for nth in sorted(found)], faults

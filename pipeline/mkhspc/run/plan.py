@@ -32,7 +32,7 @@ from mkhspc.models.choice import gpus_here
 from mkhspc.pool.feed import SlideReads
 from mkhspc.process.limits import GB, MemoryLimit, memory_limit, usable_cores
 from mkhspc.progress import Progress, silent
-from mkhspc.run.open import Tell, ignore, open_run, prepare_plan
+from mkhspc.run.open import Tell, ignore, open_run
 from mkhspc.run.schedule import (
     Job,
     Share,
@@ -44,6 +44,7 @@ from mkhspc.run.schedule import (
     with_models,
 )
 from mkhspc.slide.czi.stream import WindowStream
+from mkhspc.slide.survey import prepare_tile_plan
 from mkhspc.slide.tiles import Tile, chosen_tiles
 from mkhspc.store import tables
 from mkhspc.store.layout import RunLayout
@@ -199,7 +200,7 @@ def forecast(
         )
         tiles = {}
         for done, slide_id in enumerate(slide_ids, start=1):
-            tiles[slide_id] = chosen_tiles(manifest, prepare_plan(layout, manifest, slide_id))
+            tiles[slide_id] = chosen_tiles(manifest, prepare_tile_plan(layout, manifest, slide_id))
             progress("survey", done, len(slide_ids), slide=slide_id)
         survey_s = time.monotonic() - begun_s
         wanted = {slide_id: found for slide_id, found in tiles.items() if found}

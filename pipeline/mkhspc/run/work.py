@@ -26,7 +26,7 @@ from mkhspc.pool.feed import TileTask
 from mkhspc.pool.slots import SlotReader, Slots
 from mkhspc.process.memory import give_back_gaps, peak_bytes
 from mkhspc.run.tile import PIECE_ROWS, find_cells, with_pictures
-from mkhspc.slide.tiles import Tile, TilePlan, read_plan
+from mkhspc.slide.tiles import Tile, TilePlan, load_tile_plan
 from mkhspc.store import tables
 from mkhspc.store.layout import RunLayout
 from mkhspc.store.schema import feature_columns, part_schema
@@ -123,7 +123,7 @@ class TileWork:
 
     def _plan(self, task: TileTask) -> tuple[TilePlan, Tile]:
         if task.slide_id != self._planned_id:
-            self._plan_now = read_plan(RunLayout(self.root), task.slide_id, self.config_hash)
+            self._plan_now = load_tile_plan(RunLayout(self.root), task.slide_id, self.config_hash)
             self._tiles_now = {tile.tile_id: tile for tile in self._plan_now.tiles}
             self._planned_id = task.slide_id
         return self._plan_now, self._tiles_now[task.tile_id]

@@ -11,7 +11,7 @@ from mkhspc.progress import Progress, silent
 from mkhspc.slide.czi.slide import CziSlide
 from mkhspc.slide.model import SceneInfo, SlideInfo
 from mkhspc.slide.tiles import Tile, plan_tiles
-from mkhspc.slide.tissue import TissueMask, survey
+from mkhspc.slide.tissue import TissueMask, tissue_by_scene
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def inspect_slide(
     info, size, refusal = slide.info, slide.known_um_per_px, _refusal(slide)
     tissue: dict[int, TissueMask] = {}
     for done, scene in enumerate(info.scenes if not refusal else (), start=1):
-        tissue |= survey(slide, [scene.index])
+        tissue |= tissue_by_scene(slide, [scene.index])
         progress("tissue", done, len(info.scenes), scene=scene.index)
     tiles = None if refusal else plan_tiles(info.slide_id, info.scenes, tissue, tile_size, seed=0)
     halo = None if size is None else halo_px(size)

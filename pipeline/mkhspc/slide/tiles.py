@@ -16,10 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from mkhspc.config import RunSection
 from mkhspc.errors import InputError
 from mkhspc.geometry import Box
 from mkhspc.slide.model import SceneInfo
@@ -32,9 +31,6 @@ from mkhspc.store.tables import create_table, metadata_of, read_table
 
 TISSUE_KEY = "mkhspc:tissue"
 CALIBRATION_KEY = "mkhspc:calibration"
-
-TRIES_PER_WINDOW = 20
-"""Places tried for each calibration window before the tissue counts as full."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +86,7 @@ def plan_tiles(
         if scene.index in tissue
         for tile in _tiles_of_scene(scene, tissue[scene.index], tile_size)
     ]
-    tiles.sort(key=lambda tile: _draw(seed, slide_id, tile.tile_id))
+    tiles.sort(key=lambda tile: seeded_hash(seed, slide_id, tile.tile_id))
     return tuple(replace(tile, rank=rank) for rank, tile in enumerate(tiles))
 
 
@@ -106,7 +102,7 @@ def _tiles_of_scene(scene: SceneInfo, tissue: TissueMask, tile_size: int) -> lis
     return tiles
 
 
-def _draw(*parts: int | str) -> bytes:
+def seeded_hash(*parts: int | str) -> bytes:
     """32 bytes that look random and depend on the parts alone."""
     return hashlib.sha256(json.dumps(parts).encode()).digest()
 
@@ -120,52 +116,7 @@ def sampled(tiles: Sequence[Tile], fraction: float) -> tuple[Tile, ...]:
     return tuple(sorted(tiles, key=lambda tile: tile.rank)[:count])
 
 
-def calibration_boxes(
-    tissue: TissueMask, n: int, size_px: int, seed: int, slide_id: str, scene: int
-) -> list[Box]:
-    """Windows of a scene to calibrate on, drawn from fat-free tissue and the seed alone.
-
-    Args:
-        tissue: of the scene.
-        n: how many windows; fewer where the tissue has no room for more.
-        size_px: side of a window.
-
-    Returns:
-        Boxes that do not overlap, in the order drawn, inside the scene unless it is smaller.
-        Empty only without tissue.
-    """
-    rows, columns = np.nonzero(tissue.fat_free)
-    if not rows.size:
-        return []
-    # Raw bits of PCG64 stay the same in every NumPy; what its distributions make of them may not.
-    stream = np.random.PCG64(int.from_bytes(_draw(seed, slide_id, scene, "calibration")))
-    drawn = stream.random_raw(n * TRIES_PER_WINDOW) % np.uint64(rows.size)
-    half = tissue.factor // 2
-    x0 = _inside(columns[drawn] * tissue.factor + half - size_px // 2, size_px, tissue.width_px)
-    y0 = _inside(rows[drawn] * tissue.factor + half - size_px // 2, size_px, tissue.height_px)
-    kept = _apart(x0, y0, size_px)[:n]
-    return [
-        Box(x, y, x + size_px, y + size_px) for x, y in zip(x0[kept].tolist(), y0[kept].tolist(), strict=True)
-    ]
-
-
-def _inside(start: NDArray[np.int64], size: int, length: int) -> NDArray[np.int64]:
-    """Starts moved so that [start, start + size) lies in [0, length), or at 0 where it cannot."""
-    return np.clip(start, 0, max(0, length - size))
-
-
-def _apart(x0: NDArray[np.int64], y0: NDArray[np.int64], size: int) -> list[int]:
-    """Indices, in order, of the squares that overlap no square kept before."""
-    free = np.ones(len(x0), bool)
-    kept = []
-    for i in range(len(x0)):
-        if free[i]:
-            kept.append(i)
-            free &= (np.abs(x0 - x0[i]) >= size) | (np.abs(y0 - y0[i]) >= size)
-    return kept
-
-
-def write_plan(layout: RunLayout, slide_id: str, plan: TilePlan, config_hash: str) -> TilePlan:
+def save_tile_plan(layout: RunLayout, slide_id: str, plan: TilePlan, config_hash: str) -> TilePlan:
     """Freezes a plan; returns the plan of the process that was first, which may be another's."""
     rows = {
         "tile_id": [tile.tile_id for tile in plan.tiles],
@@ -184,11 +135,11 @@ def write_plan(layout: RunLayout, slide_id: str, plan: TilePlan, config_hash: st
     try:
         create_table(layout.plan(slide_id), pa.table(rows, PLAN), config_hash, metadata=metadata)
     except FileExistsError:
-        return read_plan(layout, slide_id, config_hash)
+        return load_tile_plan(layout, slide_id, config_hash)
     return plan
 
 
-def read_plan(layout: RunLayout, slide_id: str, config_hash: str) -> TilePlan:
+def load_tile_plan(layout: RunLayout, slide_id: str, config_hash: str) -> TilePlan:
     """Reads the frozen plan of a slide.
 
     Raises:
@@ -223,12 +174,9 @@ def _tile(row: Mapping[str, str | int | float]) -> Tile:
     )
 
 
-CALIBRATION_WINDOW_UM = 110.0
-"""Side of a calibration window: some ten nuclei across, so each holds nuclei and what lies between."""
-
-
-def _is_asked_for(manifest: Manifest, scene: int) -> bool:
-    return not manifest.config.run.scenes or scene in manifest.config.run.scenes
+def is_wanted_scene(run: RunSection, scene: int) -> bool:
+    """Whether a run asks for a scene: it names scenes with --scene, or wants all."""
+    return not run.scenes or scene in run.scenes
 
 
 def chosen_tiles(manifest: Manifest, plan: TilePlan) -> list[Tile]:
@@ -237,7 +185,7 @@ def chosen_tiles(manifest: Manifest, plan: TilePlan) -> list[Tile]:
     Raises:
         InputError: they lie in a scene that could not be calibrated.
     """
-    tiles = [tile for tile in plan.tiles if _is_asked_for(manifest, tile.scene)]
+    tiles = [tile for tile in plan.tiles if is_wanted_scene(manifest.config.run, tile.scene)]
     without = sorted({tile.scene for tile in tiles} - set(plan.calibration))
     if without:
         raise InputError(

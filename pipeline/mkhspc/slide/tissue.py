@@ -233,17 +233,17 @@ class TissueMask:
         return pixels
 
 
-def survey(slide: CziSlide, scenes: Sequence[int] | None = None) -> dict[int, TissueMask]:
+def tissue_by_scene(slide: CziSlide, scenes: Sequence[int] | None = None) -> dict[int, TissueMask]:
     """The tissue of scenes, by scene; of all scenes when none are named.
 
     Raises:
         InputError: the slide is no RGB slide, has no pixel size, or has no such scene.
     """
     indices = [scene.index for scene in slide.info.scenes] if scenes is None else scenes
-    return {index: _survey(slide, index, mask_factor(slide.um_per_px)) for index in indices}
+    return {index: _tissue_of_scene(slide, index, mask_factor(slide.um_per_px)) for index in indices}
 
 
-def _survey(slide: CziSlide, scene: int, factor: int) -> TissueMask:
+def _tissue_of_scene(slide: CziSlide, scene: int, factor: int) -> TissueMask:
     """The tissue of a scene; where its images are damaged, and so is what a pyramid shows, unknown."""
     unknown: Sequence[Box] = ()
     try:

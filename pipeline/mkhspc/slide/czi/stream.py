@@ -1,4 +1,4 @@
-"""Many windows of one slide in a known order, with each sub-block decoded about once (see `read_plan`).
+"""Many windows of one slide in a known order, with each sub-block decoded about once (see `read_order`).
 
 Threads with a handle each decode ahead of the window that is put together, and show what they decoded in
 it themselves; they also cut and pack what is kept of it.

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from sam2_scenes import STORED, large_scene, middle_square, part, random_weights, scenes
 
-from mkhspc.detect.contract import MIDDLE_SHARE, Window
+from mkhspc.detect.contract import MIDDLE_SHARE, NeededCells, Window
 from mkhspc.detect.sam2 import Sam2Mk, prompts
 from mkhspc.geometry import Box, um_to_px
 from mkhspc.models.service import NoModels
@@ -72,8 +72,9 @@ def _one_tile(scene: Window) -> tuple[Window, Window]:
     """What the detector sees of a tile, and the tile."""
     start = (scene.box.width - TILE_PX) // 2
     core = Box(start, start, start + TILE_PX, start + TILE_PX)
-    halo_px = um_to_px(_detector().halo_um(STORED.max_length_um), scene.um_per_px)
-    wanted = core.grown(um_to_px(MIDDLE_SHARE * STORED.max_length_um, scene.um_per_px))
+    needed = NeededCells(STORED.max_length_um, MIDDLE_SHARE * STORED.max_length_um)
+    halo_px = um_to_px(_detector().halo_um(needed), scene.um_per_px)
+    wanted = needed.centroids(core, scene.um_per_px)
     return replace(part(scene, core.grown(halo_px)), wanted=wanted), part(scene, core)
 
 

@@ -16,7 +16,7 @@ from mkhspc.budget.demand import room_bytes
 from mkhspc.config import CELL_TYPES, RunConfig
 from mkhspc.detect.classical import ClassicalHspc, ClassicalMk
 from mkhspc.geometry import Box
-from mkhspc.measure.recipe import Recipe
+from mkhspc.measure.analysis import TileAnalysis
 from mkhspc.process.limits import memory_limit
 from mkhspc.slide.czi.directory import SubBlock
 from mkhspc.slide.czi.mosaic import SceneMosaic
@@ -33,7 +33,7 @@ REPEATS = 11
 SMALL_JOB_BYTES = 4_000_000_000
 TILE_PX = 4096
 UM_PER_PX = 0.22
-TILE_HALO_PX = Recipe(
+TILE_HALO_PX = TileAnalysis(
     {"mk": ClassicalMk(), "hspc": ClassicalHspc()}, {t: RunConfig().cells(t).stored for t in CELL_TYPES}
 ).halo_px(UM_PER_PX)
 """What a run of the classical detectors reads around the default tile."""

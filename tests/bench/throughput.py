@@ -22,9 +22,9 @@ from large import UM_PER_PX, mirrored_marrow
 from mkhspc.cluster.claims import Claims
 from mkhspc.cluster.journal import read_journals
 from mkhspc.config import CELL_TYPES, AreaRange, CellType, RunConfig
-from mkhspc.detect.contract import Detection, Window
-from mkhspc.geometry import Box
-from mkhspc.measure.recipe import Recipe, recipe_of
+from mkhspc.detect.contract import Detection, NeededCells, Window
+from mkhspc.geometry import Box, um_to_px
+from mkhspc.measure.analysis import TileAnalysis, analysis_of
 from mkhspc.models.choice import RunModels
 from mkhspc.pool.feed import WindowFeed
 from mkhspc.pool.pool import Pool
@@ -129,11 +129,11 @@ class _Windows:
     pixels: Sequence[NDArray[np.uint8]]
     tiles: Sequence[Tile]
     calibration: SceneCalibration
-    recipe: Recipe
+    analysis: TileAnalysis
 
     @property
     def boxes(self) -> list[Box]:
-        return [self.recipe.read_box(tile.core, UM_PER_PX) for tile in self.tiles]
+        return [self.analysis.read_box(tile.core, UM_PER_PX) for tile in self.tiles]
 
     def window(self, nth: int) -> Window:
         """A window anew: it keeps the stains that it has separated."""
@@ -143,21 +143,21 @@ class _Windows:
         """Each detector on as much of the window as it needs, which a run does not exceed either."""
         for nth, tile in enumerate(self.tiles):
             window = self.window(nth)
-            for cell_type, detector in self.recipe.detectors.items():
-                box = self.recipe.detector_box(cell_type, tile.core, UM_PER_PX)
-                part = window.part(box, self.recipe.wanted(cell_type, tile.core, UM_PER_PX))
-                detector.detect(part, self.recipe.stored[cell_type])
+            for cell_type, detector in self.analysis.detectors.items():
+                box = self.analysis.detector_box(cell_type, tile.core, UM_PER_PX)
+                part = window.part(box, self.analysis.wanted(cell_type, tile.core, UM_PER_PX))
+                detector.detect(part, self.analysis.stored[cell_type])
 
 
 def _windows(slide: Path, root: Path) -> _Windows:
     layout = RunLayout(root)
     manifest = manifests.read(layout)
-    recipe = recipe_of(manifest, RunModels({}))
+    analysis = analysis_of(manifest, RunModels({}))
     plan = prepare_tile_plan(layout, manifest, slide.stem)
-    boxes = [recipe.read_box(tile.core, UM_PER_PX) for tile in plan.tiles]
+    boxes = [analysis.read_box(tile.core, UM_PER_PX) for tile in plan.tiles]
     with CziSlide.open(slide) as opened:
         pixels = [opened.read(0, box) for box in boxes]
-    return _Windows(pixels, plan.tiles, plan.calibration[0], recipe)
+    return _Windows(pixels, plan.tiles, plan.calibration[0], analysis)
 
 
 def _on_core_0(work: Callable[[], object]) -> float:
@@ -214,8 +214,11 @@ class Sleeper:
     name: str = "sleeper"
     longest_um: float = math.inf
 
-    def halo_um(self, longest_um: float) -> float:
-        return longest_um + 20.0
+    def halo_um(self, needed: NeededCells) -> float:
+        return needed.longest_um + 20.0
+
+    def seen_box(self, core: Box, needed: NeededCells, um_per_px: float) -> Box:
+        return core.grown(um_to_px(self.halo_um(needed), um_per_px))
 
     def detect(self, window: Window, area: AreaRange) -> Sequence[Detection]:
         time.sleep(self.nap_s)
@@ -226,8 +229,8 @@ class Sleeper:
 class SleepingWork(TileWork):
     """A worker's work with sleepers in the place of detectors."""
 
-    def recipe(self) -> Recipe:
-        return Recipe({t: Sleeper(t, NAP_S / 2) for t in CELL_TYPES}, self.stored)
+    def analysis(self) -> TileAnalysis:
+        return TileAnalysis({t: Sleeper(t, NAP_S / 2) for t in CELL_TYPES}, self.stored)
 
 
 def _sleeping(slide: Path, scratch: Path) -> Row:

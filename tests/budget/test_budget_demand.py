@@ -16,8 +16,8 @@ from mkhspc.detect.classical import ClassicalHspc, ClassicalMk
 from mkhspc.detect.classical.mk import block_count
 from mkhspc.detect.sam2 import Sam2Mk
 from mkhspc.errors import UsageError
+from mkhspc.measure.analysis import TileAnalysis
 from mkhspc.measure.embed import MAX_ASKED
-from mkhspc.measure.recipe import Recipe
 from mkhspc.models.cellpose import BLOCK_PX
 from mkhspc.models.embedders import INPUT_SIDE_PX
 from mkhspc.models.service import MESSAGE_BYTES, NoModels
@@ -106,10 +106,10 @@ def test_a_window_of_sam2_is_planned_with_where_it_is_the_largest_message(
     stored = {t: RunConfig().cells(t).stored for t in CELL_TYPES}
     classical = {"mk": ClassicalMk(), "hspc": ClassicalHspc()}
     mk_by_sam2 = Sam2Mk(NoModels(), "w", stored["mk"].max_length_um)
-    asking = Recipe({**classical, "mk": mk_by_sam2}, stored), Recipe(classical, stored, ("sam2",))
-    assert Recipe(classical, stored).message_bytes(um_per_px) == MESSAGE_BYTES
-    for recipe in asking:
-        assert (recipe.message_bytes(um_per_px) > MESSAGE_BYTES) == is_more
+    asking = TileAnalysis({**classical, "mk": mk_by_sam2}, stored), TileAnalysis(classical, stored, ("sam2",))
+    assert TileAnalysis(classical, stored).message_bytes(um_per_px) == MESSAGE_BYTES
+    for analysis in asking:
+        assert (analysis.message_bytes(um_per_px) > MESSAGE_BYTES) == is_more
 
 
 def test_the_largest_canvas_of_cellpose_fits_into_what_is_planned_for_a_message() -> None:

@@ -18,7 +18,7 @@ from mkhspc.cluster.claims import Claims
 from mkhspc.cluster.journal import RunLog
 from mkhspc.errors import IncompleteError, InterruptedRunError, MkhspcError
 from mkhspc.geometry import Box
-from mkhspc.measure.recipe import recipe_of
+from mkhspc.measure.analysis import analysis_of
 from mkhspc.models.choice import RunModels
 from mkhspc.simulate import SlideSpec, write_demo_slides
 from mkhspc.slide.czi.slide import CziSlide
@@ -78,7 +78,7 @@ def damage_first_block(path: Path) -> Box:
 
 def tiles_that_see(layout: RunLayout, box: Box) -> set[str]:
     manifest = manifests.read(layout)
-    halo_px = recipe_of(manifest, RunModels.of(manifest.config)).halo_px(manifest.slide(SLIDE).um_per_px)
+    halo_px = analysis_of(manifest, RunModels.of(manifest.config)).halo_px(manifest.slide(SLIDE).um_per_px)
     return {t.tile_id for t in plan_of(layout).tiles if t.core.grown(halo_px).clipped(box).area_px}
 
 

@@ -14,7 +14,7 @@ from conftest import need
 from mkhspc.config import AreaRange
 from mkhspc.detect import cellpose
 from mkhspc.detect.cellpose import CORE_START_PX, FIELD_PX, STEP_PX, UM_PER_NATIVE_PX, CellposeHspc
-from mkhspc.detect.contract import Detection, Window
+from mkhspc.detect.contract import Detection, NeededCells, Window
 from mkhspc.errors import MkhspcError, UsageError
 from mkhspc.geometry import Box
 from mkhspc.models.cellpose import CellposeLoader
@@ -103,7 +103,7 @@ def as_set(cells: Sequence[Detection], box: Box) -> set[tuple[Box, bytes]]:
 def test_every_cell_is_found_once_in_its_place_and_shape(model: Recorded, scene: NDArray[np.uint8]) -> None:
     found = detector(model).detect(window_of(scene, SCENE), AREA)
     places = np.array([(c.box.x0 + c.box.x1, c.box.y0 + c.box.y1) for c in found]) / 2
-    seen = inner(SCENE, detector(model).halo_um(0.0))
+    seen = inner(SCENE, detector(model).halo_um(NeededCells(0.0)))
     owned = [c for c in centres_px(UM_PER_PX) if (seen.x0 < c).all() and (c < seen.x1).all()]
     assert len(owned) > 150
     for centre in owned:
@@ -125,7 +125,7 @@ def test_cells_do_not_depend_on_the_window(
     with small_backbone():
         fresh = CellposeLoader(WeightFile("cones", weights, "0" * 64)).load("cpu")
     part = detector(fresh).detect(window_of(scene, box), AREA)
-    seen = inner(box, detector(model).halo_um(0.0))
+    seen = inner(box, detector(model).halo_um(NeededCells(0.0)))
     assert len(as_set(part, seen)) > 40
     assert as_set(part, seen) == as_set(whole, seen)
 

@@ -17,7 +17,7 @@ from marrow import expert_dots, match_points, mk_candidates
 from mkhspc.config import AreaRange, CellType, RunConfig
 from mkhspc.detect.classical import ClassicalHspc, ClassicalMk, hspc, masks, mk, nuclei, outline, split
 from mkhspc.detect.classical.blocks import BlockGrid, side_px
-from mkhspc.detect.contract import Detection, Detector, Window
+from mkhspc.detect.contract import Detection, Detector, NeededCells, Window
 from mkhspc.geometry import BoolMask, Box, mask_centroid, mask_length_px, mask_to_contour, normalise_mask
 from mkhspc.simulate import SlideSpec, match_truth, read_truth, write_demo_slides
 from mkhspc.slide.czi.slide import CziSlide
@@ -276,7 +276,7 @@ def test_no_mk_is_longer_than_the_detector_says(um_per_px):
 def same_inside(cell_type: CellType, scene: Window, first: Box, second: Box) -> int:
     """Asserts that both windows find the same cells where both see far enough; how many those are."""
     longest_um = min(STORED[cell_type].max_length_um, DETECTORS[cell_type].longest_um)
-    halo_px = math.ceil(DETECTORS[cell_type].halo_um(longest_um) / scene.um_per_px)
+    halo_px = math.ceil(DETECTORS[cell_type].halo_um(NeededCells(longest_um)) / scene.um_per_px)
     common = first.clipped(second).grown(-halo_px)
 
     def inside(box: Box) -> set[tuple[Box, bytes]]:
@@ -347,7 +347,7 @@ def test_the_halo_of_mk_holds_all_steps_as_they_are_rounded_to_blocks(um_per_px,
     rivals = int(mk.SAME_CELL_UM / um) + mk.RECENTRINGS * round(mk.RECENTRE_UM / um) + samples - 1
     to_centre_px = min(samples * size, longest_um / um_per_px)
     needed_um = um_per_px * (to_centre_px + size * (rivals + body) + 1.5 * size)  # to whole blocks
-    assert needed_um <= ClassicalMk().halo_um(longest_um) < needed_um + 14.0
+    assert needed_um <= ClassicalMk().halo_um(NeededCells(longest_um)) < needed_um + 14.0
 
 
 @pytest.mark.shared
@@ -360,7 +360,7 @@ def test_real_nuclei_do_not_depend_on_the_window(shared, scene, x, y, moves):
 
 @pytest.mark.shared
 def test_real_megakaryocytes_are_found_alike_where_no_more_than_their_halo_is_seen(shared):
-    halo_um = ClassicalMk().halo_um(ClassicalMk().longest_um)
+    halo_um = ClassicalMk().halo_um(NeededCells(ClassicalMk().longest_um))
     seen = 0
     for number in range(3):
         scene = doubled(real_scene(shared, number))

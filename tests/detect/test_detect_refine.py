@@ -12,10 +12,10 @@ import pytest
 from numpy.typing import NDArray
 
 from mkhspc.config import AreaRange, CellType
-from mkhspc.detect.contract import Detection, Window
+from mkhspc.detect.contract import Detection, NeededCells, Window
 from mkhspc.detect.refine import SQUARE_MARGIN_UM, SQUARE_UM, RefinedBySam2
 from mkhspc.errors import MkhspcError
-from mkhspc.geometry import Box, mask_centroid
+from mkhspc.geometry import Box, mask_centroid, um_to_px
 from mkhspc.models.service import LocalModels, Message
 from stained import CALIBRATION
 
@@ -78,8 +78,11 @@ class Given:
     cell_type: CellType = "hspc"
     longest_um: float = math.inf
 
-    def halo_um(self, longest_um: float) -> float:
-        return longest_um + 20.0
+    def halo_um(self, needed: NeededCells) -> float:
+        return needed.longest_um + 20.0
+
+    def seen_box(self, core: Box, needed: NeededCells, um_per_px: float) -> Box:
+        return core.grown(um_to_px(self.halo_um(needed), um_per_px))
 
     def detect(self, window: Window, area: AreaRange) -> list[Detection]:
         inside = (box for box in self.cells if box.clipped(window.box) == box)
@@ -113,7 +116,7 @@ def test_an_outline_that_agrees_is_taken_and_the_score_stays() -> None:
     cells = middle()
     found, detector = refined(Outliner(grow_px=1.0), cells)
     assert len(found) == len(cells)
-    assert detector.counts == Counter(refined=len(cells))
+    assert detector.outcomes == Counter(refined=len(cells))
     by_place = {(cell.box.x0 + cell.box.x1, cell.box.y0 + cell.box.y1): cell for cell in found}
     for box in cells:
         near = [
@@ -143,7 +146,7 @@ def test_an_outline_that_does_not_agree_leaves_the_cell_as_it_was(model: Outline
     found, detector = refined(model, cells)
     assert {cell.box for cell in found} == set(cells)
     assert all(cell.mask.all() for cell in found)
-    assert detector.counts == Counter({outcome: len(cells)})
+    assert detector.outcomes == Counter({outcome: len(cells)})
 
 
 def test_prompts_are_the_cells_boxes_in_squares_of_one_size() -> None:
@@ -164,8 +167,8 @@ def test_prompts_are_the_cells_boxes_in_squares_of_one_size() -> None:
 def test_windows_that_share_a_cell_refine_it_alike() -> None:
     cells = lattice()
     whole, detector = refined(Outliner(grow_px=1.0), cells)
-    reach_px = int(np.ceil(detector.halo_um(0.0) / UM_PER_PX))
-    assert detector.halo_um(0.0) >= SQUARE_UM + SQUARE_MARGIN_UM
+    reach_px = int(np.ceil(detector.halo_um(NeededCells(0.0)) / UM_PER_PX))
+    assert detector.halo_um(NeededCells(0.0)) >= SQUARE_UM + SQUARE_MARGIN_UM
     for box in (Box(0, 0, 1300, 1200), Box(411, 305, 1950, 1900)):
         part, _ = refined(Outliner(grow_px=1.0), cells, window_of(box))
         seen = box.grown(-reach_px)
@@ -180,7 +183,7 @@ def test_windows_that_share_a_cell_refine_it_alike() -> None:
 def test_no_cell_is_given_twice_and_all_that_a_tile_may_own_are_given() -> None:
     cells = lattice(61)
     found, detector = refined(Outliner(grow_px=1.0), cells)
-    seen = SCENE.grown(-int(np.ceil(detector.halo_um(0.0) / UM_PER_PX)))
+    seen = SCENE.grown(-int(np.ceil(detector.halo_um(NeededCells(0.0)) / UM_PER_PX)))
     owned = [box for box in cells if box.clipped(seen) == box]
     centres = np.array([(c.box.x0 + x, c.box.y0 + y) for c in found for x, y in [mask_centroid(c.mask)]])
     for box in owned:

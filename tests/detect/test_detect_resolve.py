@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from mkhspc.config import CELL_TYPES, AreaRange, CellType, ComputeSection, RunConfig, with_options
+from mkhspc.detect.contract import NeededCells
 from mkhspc.detect.resolve import build_detectors, choose_detectors
 from mkhspc.errors import InputError, UsageError
+from mkhspc.geometry import Box, um_to_px
 from mkhspc.models import choice
 from mkhspc.models.choice import RunModels, fitness, needed, with_weights
 from mkhspc.models.device import Gpu
@@ -158,7 +160,24 @@ def test_detectors_are_those_asked_for(mk: str, hspc: str) -> None:
     detectors = build_detectors(names, STORED, RunModels(SOME), NoModels())
     assert {t: d.name for t, d in detectors.items()} == names
     assert {t: d.cell_type for t, d in detectors.items()} == {"mk": "mk", "hspc": "hspc"}
-    assert all(d.halo_um(20.0) > 20.0 for d in detectors.values())
+
+
+@pytest.mark.parametrize(
+    ("mk", "hspc"), [("classical", "classical"), ("sam2", "cellpose"), ("classical", "cellpose+sam2")]
+)
+@pytest.mark.parametrize("um_per_px", [0.1, 0.22, 0.5])
+def test_a_detector_sees_the_cells_that_are_needed_with_what_is_around_them(
+    mk: str, hspc: str, um_per_px: float
+) -> None:
+    cells = NeededCells(longest_um=40.0, centroid_um=25.0, point_um=8.0)
+    for detector in build_detectors({"mk": mk, "hspc": hspc}, STORED, RunModels(SOME), NoModels()).values():
+        reach_px = um_to_px(detector.halo_um(cells), um_per_px)
+        for x in range(-5000, 5000, 777):
+            core = Box(x, -x, x + 1024, 1024 - x)
+            seen = detector.seen_box(core, cells, um_per_px)
+            least = core.grown(um_to_px(cells.point_um + cells.longest_um / 2, um_per_px))
+            assert least.clipped(seen) == least
+            assert seen.clipped(core.grown(reach_px)) == seen
 
 
 def test_cells_too_long_for_cellpose_are_refused_before_any_work() -> None:

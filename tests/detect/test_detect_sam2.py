@@ -27,7 +27,7 @@ from mkhspc.detect.classical import ClassicalHspc, ClassicalMk, blocks
 from mkhspc.detect.classical.blocks import BlockGrid
 from mkhspc.detect.classical.mk import BLOCK_UM
 from mkhspc.detect.classical.proposals import PROPOSAL_REACH_UM
-from mkhspc.detect.contract import Detection, Window
+from mkhspc.detect.contract import Detection, NeededCells, Window
 from mkhspc.detect.sam2 import (
     NEAR_UM,
     SAME_UM,
@@ -40,7 +40,7 @@ from mkhspc.detect.sam2 import (
 )
 from mkhspc.errors import MkhspcError
 from mkhspc.geometry import Box, mask_centroid, normalise_mask, um_to_px
-from mkhspc.measure.recipe import Recipe
+from mkhspc.measure.analysis import TileAnalysis
 from mkhspc.models.sam2_masks import REASONS, Gate, SmallMask, cropped, one_of_each_cell
 from mkhspc.models.service import LocalModels, Message, array_of
 from mkhspc.run.tile import find_cells, with_pictures
@@ -330,7 +330,7 @@ def test_a_mask_that_holds_no_pixel_is_counted_as_empty(um_per_px):
 
     looking = detector(Thin())
     assert looking.detect(marrow(800.0, 760.0, 45.0, um_per_px), STORED) == []
-    assert looking.rejected["empty"] > 0
+    assert looking.outcomes["empty"] > 0
 
 
 def test_cells_are_the_discs_of_the_picture(scene):
@@ -369,10 +369,10 @@ def test_rejected_prompts_are_counted_by_reason(scene):
     found = detector(double)
     cells = found.detect(scene, STORED)
     asked = sum(len(request["points"]) for request in double.seen)
-    assert found.rejected["duplicate"] > 0
-    assert found.rejected["seen_twice"] > 0
-    assert set(found.rejected) <= {*REASONS, *sam2.REASONS}
-    assert asked == len(cells) + found.rejected.total()
+    assert found.outcomes["duplicate"] > 0
+    assert found.outcomes["seen_twice"] > 0
+    assert set(found.outcomes) <= {*REASONS, *sam2.REASONS}
+    assert asked == len(cells) + found.outcomes.total()
 
 
 def test_a_mask_that_no_pixel_lies_in_is_counted(scene, monkeypatch):
@@ -393,7 +393,7 @@ def test_a_mask_that_no_pixel_lies_in_is_counted(scene, monkeypatch):
     monkeypatch.setattr(double, "run", thinned)
     found = detector(double)
     assert found.detect(scene, STORED) == []
-    assert found.rejected["empty"] > 60
+    assert found.outcomes["empty"] > 60
 
 
 def test_a_piece_away_from_its_prompt_is_no_cell(scene, monkeypatch):
@@ -411,7 +411,7 @@ def test_a_piece_away_from_its_prompt_is_no_cell(scene, monkeypatch):
     assert NEAR_UM < 30  # the cells lie 33 µm apart at least
     found = detector(double)
     assert len(found.detect(scene, STORED)) < len(usual) / 5
-    assert found.rejected["piece_astray"] > len(usual) / 2
+    assert found.outcomes["piece_astray"] > len(usual) / 2
 
 
 def test_sizes_outside_the_range_are_left_out(scene):
@@ -419,9 +419,9 @@ def test_sizes_outside_the_range_are_left_out(scene):
     um2 = scene.um_per_px**2
     sizes = [cell.mask.sum() * um2 for cell in found.detect(scene, STORED)]
     assert min(sizes) < 300 < 500 < max(sizes)
-    found.rejected.clear()
+    found.outcomes.clear()
     assert all(300 <= c.mask.sum() * um2 <= 500 for c in found.detect(scene, AreaRange(300.0, 500.0)))
-    assert found.rejected["unfit"] > 0
+    assert found.outcomes["unfit"] > 0
 
 
 def test_the_models_error_is_the_detectors(scene):
@@ -455,7 +455,7 @@ def test_cells_do_not_depend_on_the_tile(scene, cut):
     first, second = (
         Box(whole.x0 + a, whole.y0 + b, whole.x1 - c, whole.y1 - d) for a, b, c, d in (cut[:4], cut[4:])
     )
-    reach_px = int(np.ceil(detector(DarkDiscs()).halo_um(LONGEST_UM) / scene.um_per_px))
+    reach_px = int(np.ceil(detector(DarkDiscs()).halo_um(NeededCells(LONGEST_UM)) / scene.um_per_px))
     common = first.clipped(second).grown(-reach_px)
     parts = [
         replace(scene, rgb=np.ascontiguousarray(scene.rgb[box.slices_in(whole)]), box=box)
@@ -473,7 +473,7 @@ def test_two_tiles_own_each_cell_once():
     scene = marrow(1150.0, 700.0, 50.0)
     area = AreaRange(50.0, 900.0)
     owner = detector(DarkDiscs(), longest_um)
-    halo = int(np.ceil(owner.halo_um(area.max_length_um) / scene.um_per_px))
+    halo = int(np.ceil(owner.halo_um(NeededCells(area.max_length_um)) / scene.um_per_px))
     core = scene.box.grown(-halo)
     assert core.width > 100
     middle = (core.x0 + core.x1) // 2
@@ -493,55 +493,55 @@ def test_two_tiles_own_each_cell_once():
     assert sorted(owned(halves[0]) + owned(halves[1])) == sorted(whole)
 
 
-def recipe_of(area: AreaRange) -> Recipe:
+def analysis_of(area: AreaRange) -> TileAnalysis:
     stored = {"mk": area, "hspc": RunConfig().hspc.stored}
     mk = detector(DarkDiscs(), area.max_length_um)
-    return Recipe({"mk": mk, "hspc": ClassicalHspc()}, stored)
+    return TileAnalysis({"mk": mk, "hspc": ClassicalHspc()}, stored)
 
 
-def table_of(scene: Window, core: Box, recipe: Recipe) -> pa.Table:
+def table_of(scene: Window, core: Box, analysis: TileAnalysis) -> pa.Table:
     """What the engine finds of a core, in a window of the size that it reads."""
     tile = Tile("tile", 0, core, 1.0, 1.0, 0)
-    box = recipe.read_box(tile.core, scene.um_per_px)
+    box = analysis.read_box(tile.core, scene.um_per_px)
     assert box.clipped(scene.box) == box
     everywhere = np.ones((-(-scene.box.height // 8), -(-scene.box.width // 8)), np.bool_)
     tissue = TissueMask(everywhere, everywhere, 8, scene.um_per_px, scene.box.width, scene.box.height)
     window = scene.apart(box)
-    cells = find_cells("S", window, tissue, tile, recipe)
+    cells = find_cells("S", window, tissue, tile, analysis)
     return pa.concat_tables(with_pictures(cells, window))
 
 
 def test_a_tiles_table_does_not_depend_on_the_tiling():
     """Cells at a core's border, and HSPC there in an MK of another tile, are the same from either side."""
     scene = marrow(960.0, 720.0, 42.0)
-    recipe = recipe_of(AreaRange(50.0, 900.0))
-    core = scene.box.grown(-recipe.halo_px(scene.um_per_px))
+    analysis = analysis_of(AreaRange(50.0, 900.0))
+    core = scene.box.grown(-analysis.halo_px(scene.um_per_px))
     middle = (core.x0 + core.x1) // 2
-    whole = table_of(scene, core, recipe)
+    whole = table_of(scene, core, analysis)
     held = whole.filter(pc.is_valid(whole["inside_mk_id"]))
     at_seam = pc.less(pc.abs(pc.subtract(held["x_px"], middle)), 20 / scene.um_per_px)
     assert pc.sum(at_seam).as_py() > 0
     for x in (middle, middle + 31):
         halves = [replace_x(core, core.x0, x), replace_x(core, x, core.x1)]
-        both = pa.concat_tables([table_of(scene, half, recipe) for half in halves])
+        both = pa.concat_tables([table_of(scene, half, analysis) for half in halves])
         assert both.sort_by("cell_id").equals(whole.sort_by("cell_id"))
 
 
 @pytest.mark.parametrize("um_per_px", [0.1, 0.1725, 0.22, 0.5])
 def test_a_tiles_window_shows_every_square_that_matters_to_its_core(um_per_px):
-    recipe = recipe_of(STORED)
-    owner = recipe.detectors["mk"]
+    analysis = analysis_of(STORED)
+    owner = analysis.detectors["mk"]
     assert isinstance(owner, Sam2Mk)
     grid = WindowGrid.of(LONGEST_UM, um_per_px)
     surroundings_px = um_to_px(max(LONGEST_UM / 2, PROPOSAL_REACH_UM), um_per_px)
     read_px = []
     for x, y in np.random.default_rng(5).integers(-9000, 90000, (200, 2)).tolist():
         core = Box(x, y, x + 1024, y + 1024)
-        window = recipe.read_box(core, um_per_px)
-        most = core.grown(recipe.halo_px(um_per_px))
+        window = analysis.read_box(core, um_per_px)
+        most = core.grown(analysis.halo_px(um_per_px))
         assert window.clipped(most) == window
         read_px.append(window.area_px / most.area_px)
-        asked = recipe.wanted("mk", core, um_per_px).grown(um_to_px(NEAR_UM + SAME_UM, um_per_px))
+        asked = analysis.wanted("mk", core, um_per_px).grown(um_to_px(NEAR_UM + SAME_UM, um_per_px))
         for square in grid.squares_that_meet(asked):
             seen = square.grown(surroundings_px)
             assert seen.clipped(window) == seen

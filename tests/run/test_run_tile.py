@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from mkhspc.config import CELL_TYPES, AreaRange, CellType, RunConfig
 from mkhspc.detect.classical import ClassicalHspc, ClassicalMk, outline
 from mkhspc.detect.classical.masks import tight
-from mkhspc.detect.contract import Detection, Detector, Window
+from mkhspc.detect.contract import Detection, Detector, NeededCells, Window
 from mkhspc.geometry import BoolMask, Box, mask_centroid, normalise_mask
-from mkhspc.measure.recipe import MOSTLY_INSIDE, Recipe
+from mkhspc.measure.analysis import MOSTLY_INSIDE, TileAnalysis
 from mkhspc.run.tile import find_cells
 from mkhspc.slide.tiles import Tile
 from mkhspc.slide.tissue import TissueMask
@@ -52,8 +52,11 @@ class Drawn:
     def longest_um(self) -> float:
         return self.like.longest_um
 
-    def halo_um(self, longest_um: float) -> float:
-        return self.like.halo_um(longest_um)
+    def halo_um(self, needed: NeededCells) -> float:
+        return self.like.halo_um(needed)
+
+    def seen_box(self, core: Box, needed: NeededCells, um_per_px: float) -> Box:
+        return self.like.seen_box(core, needed, um_per_px)
 
     def detect(self, window: Window, area: AreaRange) -> Sequence[Detection]:
         x, y = self.centre_px
@@ -68,9 +71,9 @@ def disc(x_px: float, y_px: float, radius_um: float) -> BoolMask:
     return inside
 
 
-def recipe_of(mk: Drawn, hspc: Drawn) -> Recipe:
+def analysis_of(mk: Drawn, hspc: Drawn) -> TileAnalysis:
     detectors: Mapping[CellType, Detector] = {"mk": mk, "hspc": hspc}
-    return Recipe(detectors, STORED)
+    return TileAnalysis(detectors, STORED)
 
 
 @pytest.mark.parametrize("side", [-1, 1])
@@ -94,23 +97,23 @@ def test_an_mk_is_known_as_far_outside_a_core_as_it_can_hold_an_hspc(side: int) 
     outside_um = abs(centre_px - edge_px) * UM_PER_PX
     assert outside_um > outline.RAY_UM + 1.0  # farther than the centre of an MK of the core's own
 
-    from_centre_um = ClassicalMk().halo_um(0.0)
-    recipe = recipe_of(
+    from_centre_um = ClassicalMk().halo_um(NeededCells(0.0))
+    analysis = analysis_of(
         Drawn(ClassicalMk(), mk, (centre_px, middle), int(from_centre_um / UM_PER_PX)),
         Drawn(ClassicalHspc(), hspc, (x_px, middle), 1),
     )
-    box = recipe.read_box(core, UM_PER_PX)
+    box = analysis.read_box(core, UM_PER_PX)
     assert box.clipped(SCENE) == box
     everywhere = np.ones((SIDE_PX // 4, SIDE_PX // 4), np.bool_)
     tissue = TissueMask(everywhere, everywhere, 4, UM_PER_PX, SIDE_PX, SIDE_PX)
     white = np.full((SIDE_PX, SIDE_PX, 3), 235, np.uint8)
     window = Window(white, SCENE, UM_PER_PX, CALIBRATION).apart(box)
-    cells = find_cells("S", window, tissue, Tile("tile", 0, core, 1.0, 1.0, 0), recipe).to_pylist()
+    cells = find_cells("S", window, tissue, Tile("tile", 0, core, 1.0, 1.0, 0), analysis).to_pylist()
     assert [cell["cell_type"] for cell in cells] == ["hspc"]
     assert cells[0]["inside_mk_id"] is not None
 
     # It is no matter of course: the halo of the core's own cells alone is not enough.
-    near_um = ClassicalMk().halo_um(recipe.longest_um("mk"))
+    near_um = ClassicalMk().halo_um(NeededCells(analysis.longest_um("mk")))
     less = window.apart(core.grown(int(near_um / UM_PER_PX)))
-    (cut,) = find_cells("S", less, tissue, Tile("tile", 0, core, 1.0, 1.0, 0), recipe).to_pylist()
+    (cut,) = find_cells("S", less, tissue, Tile("tile", 0, core, 1.0, 1.0, 0), analysis).to_pylist()
     assert cut["inside_mk_id"] is None

@@ -29,7 +29,7 @@ PLAN_BYTES_PER_PX = 3
 RGB_BYTES_PER_PX = 3
 """What a worker needs for each pixel of its window, ..."""
 HSPC_BYTES_PER_NEAR_PX = 7
-"""... for each pixel near to its core (`Recipe.near_halo_px`) while it finds HSPC ..."""
+"""... for each pixel near to its core (`TileAnalysis.near_halo_px`) while it finds HSPC ..."""
 MK_BYTES_PER_NEAR_PX, MK_BYTES_PER_BLOCK = 4, 8
 """... and for these and each block of the window while it finds MK, which from 0.3 µm on are its pixels, and
 whose images then are most. Measured on dense marrow at 0.22, 0.3 and 0.5 µm, and rounded up. The tiles that

@@ -8,8 +8,8 @@ from pathlib import Path
 from mkhspc.budget.demand import SAFE_SHARE, Demand, layout_of, mask_px, room_bytes, survey_bytes
 from mkhspc.config import RunConfig
 from mkhspc.detect.classical.mk import block_count
+from mkhspc.measure.analysis import analysis_of
 from mkhspc.measure.deep import column_names
-from mkhspc.measure.recipe import recipe_of
 from mkhspc.models.choice import RunModels
 from mkhspc.process.limits import GB, MemoryLimit
 from mkhspc.slide.czi.directory import read_directory
@@ -33,9 +33,9 @@ def memory_gb(
         room_wanted: bytes of decoded images that it must be able to keep.
     """
     models = RunModels.of(manifest.config)
-    recipe = recipe_of(manifest, models)
-    halo_px = max(recipe.halo_px(slide.um_per_px) for slide in manifest.slides)
-    near_halo_px = max(recipe.near_halo_px(slide.um_per_px) for slide in manifest.slides)
+    analysis = analysis_of(manifest, models)
+    halo_px = max(analysis.halo_px(slide.um_per_px) for slide in manifest.slides)
+    near_halo_px = max(analysis.near_halo_px(slide.um_per_px) for slide in manifest.slides)
     window_px, near_px = ((config.run.tile_size + 2 * px) ** 2 for px in (halo_px, near_halo_px))
     blocks = max(block_count(window_px, slide.um_per_px) for slide in manifest.slides)
     largest_mask_px = max(map(mask_px, manifest.slides))
@@ -53,7 +53,7 @@ def memory_gb(
             block_bytes,
             mask_px=largest_mask_px,
             owner_bytes=owners * models.resident_bytes,
-            message_bytes=max(recipe.message_bytes(slide.um_per_px) for slide in manifest.slides),
+            message_bytes=max(analysis.message_bytes(slide.um_per_px) for slide in manifest.slides),
             deep_columns=len(column_names(manifest.config.compute.embedders)),
             near_px=near_px,
             blocks=blocks,

@@ -14,7 +14,7 @@ from mkhspc.config import CELL_TYPES, RunConfig, load_config
 from mkhspc.errors import UsageError, printable
 
 if TYPE_CHECKING:
-    from mkhspc.measure.recipe import Recipe
+    from mkhspc.measure.analysis import TileAnalysis
     from mkhspc.slide.inspect import SceneReport, SlideReport
 
 
@@ -47,7 +47,7 @@ def inspect(
         )
     with CziSlide.open(czi, config.run.um_per_px) as slide:
         with progress.shown() as show:
-            report = inspect_slide(slide, config.run.tile_size, _recipe(config).halo_px, show)
+            report = inspect_slide(slide, config.run.tile_size, _analysis(config).halo_px, show)
         click.echo(json.dumps(report.to_dict(), indent=1) if as_json else describe(report))
         if preview is not None:
             from mkhspc.slide.preview import draw_preview, write_png
@@ -55,14 +55,14 @@ def inspect(
             write_png(preview, draw_preview(slide, report))
 
 
-def _recipe(config: RunConfig) -> Recipe:
+def _analysis(config: RunConfig) -> TileAnalysis:
     """What `segment` would look for with the same settings."""
-    from mkhspc.measure.recipe import Recipe
+    from mkhspc.measure.analysis import TileAnalysis
     from mkhspc.models.choice import RunModels
     from mkhspc.run.settings import with_choices
 
     config, _ = with_choices(config)
-    return Recipe.of(config, {t: config.cells(t).stored for t in CELL_TYPES}, RunModels.of(config))
+    return TileAnalysis.of(config, {t: config.cells(t).stored for t in CELL_TYPES}, RunModels.of(config))
 
 
 def describe(report: SlideReport) -> str:

@@ -19,9 +19,9 @@ from PIL import Image
 
 from mkhspc.config import AreaRange, CellType
 from mkhspc.detect.classical.masks import fits, label_boxes, tight
-from mkhspc.detect.contract import Detection, Window
+from mkhspc.detect.contract import Detection, NeededCells, Window
 from mkhspc.errors import UsageError
-from mkhspc.geometry import BoolMask, Box, close_pairs, iou, mask_centroid, normalise_mask
+from mkhspc.geometry import BoolMask, Box, close_pairs, iou, mask_centroid, normalise_mask, um_to_px
 from mkhspc.models.cellpose import BLOCK_PX, NATIVE_DIAMETER_PX
 from mkhspc.models.service import Message, ModelService, array_of
 
@@ -71,9 +71,13 @@ class CellposeHspc:
     def revision(self) -> str:
         return f"1 {self.weights}"
 
-    def halo_um(self, longest_um: float) -> float:
+    def halo_um(self, needed: NeededCells) -> float:
         """From a cell's far end to that of a field that may own it, and the resampling's own reach."""
-        return longest_um + (FIELD_PX - CORE_START_PX + SLACK_PX + 1) * UM_PER_NATIVE_PX + 2.0
+        field_um = (FIELD_PX - CORE_START_PX + SLACK_PX + 1) * UM_PER_NATIVE_PX
+        return needed.longest_um + field_um + 2.0 + needed.point_um
+
+    def seen_box(self, core: Box, needed: NeededCells, um_per_px: float) -> Box:
+        return core.grown(um_to_px(self.halo_um(needed), um_per_px))
 
     def detect(self, window: Window, area: AreaRange) -> list[Detection]:
         """Cells of the window; see `Detector.detect`.

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mkhspc.config import AreaRange, CellType
-from mkhspc.geometry import BoolMask, Box
+from mkhspc.geometry import BoolMask, Box, um_to_px
 from mkhspc.slide.stains import SceneCalibration, Stain, separate
 
 MIDDLE_SHARE = 2 / 3
@@ -93,13 +94,34 @@ class Detection:
     score: float
 
 
+@dataclass(frozen=True)
+class NeededCells:
+    """Which cells of one type a tile has to know: its own, and some of its neighbours'.
+
+    Each has its centroid near the tile's core and a point nearer still. A detector goes by whichever of the
+    two lets it see less.
+
+    Attributes:
+        longest_um: none of them is longer.
+        centroid_um: their centroids lie no farther outside the core than this; 0 for the tile's own cells.
+        point_um: nor does the nearest point of each lie farther outside the core than this.
+    """
+
+    longest_um: float
+    centroid_um: float = 0.0
+    point_um: float = 0.0
+
+    def centroids(self, core: Box, um_per_px: float) -> Box:
+        """Where their centroids lie, in level-0 pixels of the scene as the core."""
+        return core.grown(um_to_px(self.centroid_um, um_per_px))
+
+
 class Detector(Protocol):
     """Finds the cells of one type in a window.
 
-    A window that reaches `halo_um` beyond a box holds all that the answers depend on for the cells of which
-    the centroid or any other point lies in that box. So any two windows of a cell that are wide enough find
-    the same cell. A detector uses the thresholds of the window's calibration, never statistics of the window
-    itself.
+    A detector itself says what it must see to find a tile's cells: `seen_box`. So any two windows that
+    hold what it asks for find the same cell. It uses the thresholds of the window's calibration, never
+    statistics of the window itself.
 
     Its `revision` changes with every change of the cells that it finds. A run keeps it, so that no
     table holds cells of two revisions.
@@ -119,8 +141,15 @@ class Detector(Protocol):
         """No cell of the sizes that a run stores is found longer: `math.inf` where these alone decide."""
         ...
 
-    def halo_um(self, longest_um: float) -> float:
-        """What must be seen around a cell's points, where no cell that is stored is longer than this."""
+    def halo_um(self, needed: NeededCells) -> float:
+        """How far outside a core the answers for these cells depend on the scene, wherever the core lies."""
+        ...
+
+    def seen_box(self, core: Box, needed: NeededCells, um_per_px: float) -> Box:
+        """All that the answers for these cells depend on, in level-0 pixels of the scene.
+
+        No side lies farther from the core than `halo_um`.
+        """
         ...
 
     def detect(self, window: Window, area: AreaRange) -> Sequence[Detection]:
@@ -129,4 +158,14 @@ class Detector(Protocol):
         Cells that touch the window's border may be missing or cut, and so may those with centroids
         outside `window.wanted`: the window that holds their centroid in its core sees them whole.
         """
+        ...
+
+
+@runtime_checkable
+class CountsOutcomes(Protocol):
+    """A detector that counts what became of a model's outlines; a tile's counts go to the run's journal."""
+
+    @property
+    def outcomes(self) -> Counter[str]:
+        """Prompts or cells so far by what became of them; whoever reads it may clear it."""
         ...

@@ -12,7 +12,7 @@ import numpy as np
 
 from mkhspc.config import AreaRange, CellType
 from mkhspc.detect.classical.masks import fits, tight
-from mkhspc.detect.contract import Detection, Detector, Window
+from mkhspc.detect.contract import Detection, Detector, NeededCells, Window
 from mkhspc.detect.sam2 import WindowGrid, masks_of
 from mkhspc.geometry import BoolMask, Box, iou, mask_centroid, normalise_mask, um_to_px
 from mkhspc.models.service import ModelService, array_of
@@ -33,14 +33,14 @@ class RefinedBySam2:
         found_by: finds the cells; their scores stay.
         service: answers for the model 'sam2'.
         weights: names SAM2's weights.
-        counts: cells by what became of them so far: refined, no_mask, unlike, unfit (cut, or of an area
+        outcomes: cells by what became of them so far: refined, no_mask, unlike, unfit (cut, or of an area
             or length that is not stored).
     """
 
     found_by: Detector
     service: ModelService
     weights: str
-    counts: Counter[str] = field(default_factory=Counter, compare=False)
+    outcomes: Counter[str] = field(default_factory=Counter, compare=False)
 
     @property
     def name(self) -> str:
@@ -58,14 +58,19 @@ class RefinedBySam2:
     def longest_um(self) -> float:
         return math.inf
 
-    def halo_um(self, longest_um: float) -> float:
-        return max(self.found_by.halo_um(longest_um), longest_um + SQUARE_UM + SQUARE_MARGIN_UM + 2.0)
+    def halo_um(self, needed: NeededCells) -> float:
+        square_um = needed.longest_um + SQUARE_UM + SQUARE_MARGIN_UM + 2.0 + needed.point_um
+        return max(self.found_by.halo_um(needed), square_um)
+
+    def seen_box(self, core: Box, needed: NeededCells, um_per_px: float) -> Box:
+        return core.grown(um_to_px(self.halo_um(needed), um_per_px))
 
     def detect(self, window: Window, area: AreaRange) -> list[Detection]:
         """Cells of the window; see `Detector.detect`."""
         um_per_px = window.um_per_px
         grid = WindowGrid(um_to_px(SQUARE_UM, um_per_px), um_to_px(SQUARE_MARGIN_UM, um_per_px))
-        spare_um = self.halo_um(area.max_length_um) - self.found_by.halo_um(area.max_length_um)
+        own = NeededCells(area.max_length_um)
+        spare_um = self.halo_um(own) - self.found_by.halo_um(own)
         spare_px = math.floor(spare_um / um_per_px)
         cells = self.found_by.detect(window.part(window.box.grown(-spare_px)), area)
         refined: list[Detection] = []
@@ -92,7 +97,7 @@ class RefinedBySam2:
         masks = dict(zip(array_of(answer, "prompt").tolist(), masks_of(answer, rgb.shape[:2]), strict=True))
         for place, cell in enumerate(cells):
             outcome, chosen = _judged(cell, masks.get(place), box, area, window.um_per_px)
-            self.counts[outcome] += 1
+            self.outcomes[outcome] += 1
             yield chosen
 
 

@@ -21,7 +21,7 @@ from mkhspc.config import AreaRange, CellType
 from mkhspc.detect.classical import ClassicalMk
 from mkhspc.detect.classical.masks import fits, tight
 from mkhspc.detect.classical.proposals import PROPOSAL_REACH_UM, proposals
-from mkhspc.detect.contract import MIDDLE_SHARE, Detection, Window
+from mkhspc.detect.contract import Detection, NeededCells, Window
 from mkhspc.geometry import BoolMask, Box, mask_centroid, normalise_mask, shared_px, um_to_px
 from mkhspc.models.service import Message, ModelService, array_of
 
@@ -110,7 +110,7 @@ class Sam2Mk:
         longest_um: cells may be this long, `AreaRange.max_length_um` of what is stored.
         min_score, min_stability: of a mask, by the model itself. Milder than the 0.8 and 0.95 of SAM2's
             automatic generator, which asks everywhere; here the points are chosen, and a classifier follows.
-        rejected: prompts that gave no cell so far, by reason: `mkhspc.models.sam2_masks.REASONS` and
+        outcomes: prompts that gave no cell so far, by reason: `mkhspc.models.sam2_masks.REASONS` and
             `REASONS`.
     """
 
@@ -119,7 +119,7 @@ class Sam2Mk:
     longest_um: float
     min_score: float = 0.7
     min_stability: float = 0.85
-    rejected: Counter[str] = field(default_factory=Counter, compare=False)
+    outcomes: Counter[str] = field(default_factory=Counter, compare=False)
     name: str = "sam2"
     cell_type: CellType = "mk"
 
@@ -128,27 +128,27 @@ class Sam2Mk:
         """With the classical detector's, of whose layers and outlines the proposals are made."""
         return f"2 by classical {ClassicalMk().revision} {self.weights}"
 
-    def halo_um(self, longest_um: float) -> float:
+    def halo_um(self, needed: NeededCells) -> float:
         # The answer for an MK depends on the squares of its own prompt, which is NEAR_UM from its centroid
         # at most, and of its rivals', whose centroids are SAME_UM from its own. Each of these squares begins
         # a square's width beyond its prompt at most, and is known once its surroundings are seen. The mask
         # itself lies in its square's window, so its length counts for nothing more. 2 µm are for rounding to
-        # pixels. From another point of it to the centroid it is as far as `MIDDLE_SHARE` says.
+        # pixels.
         square_um = _window_um(self.longest_um) - self.longest_um
-        from_centroid_um = SAME_UM + NEAR_UM + square_um + self._surroundings_um + 2.0
-        return MIDDLE_SHARE * longest_um + from_centroid_um
+        return needed.centroid_um + SAME_UM + NEAR_UM + square_um + self._surroundings_um + 2.0
 
     @property
     def _surroundings_um(self) -> float:
         """What must be seen around a square: its window, and all that its prompts depend on."""
         return max(self.longest_um / 2, PROPOSAL_REACH_UM) + 2.0
 
-    def seen_box(self, wanted: Box, um_per_px: float) -> Box:
-        """What the cells with centroids in a box depend on: whole squares with their surroundings.
+    def seen_box(self, core: Box, needed: NeededCells, um_per_px: float) -> Box:
+        """Whole squares with their surroundings.
 
         It ends where the squares do, seldom as far away as `halo_um`, which holds wherever they end.
         """
-        squares = WindowGrid.of(self.longest_um, um_per_px).spanned(self._asked_for(wanted, um_per_px))
+        asked = self._asked_for(needed.centroids(core, um_per_px), um_per_px)
+        squares = WindowGrid.of(self.longest_um, um_per_px).spanned(asked)
         return squares.grown(self._surroundings_px(um_per_px))
 
     def detect(self, window: Window, area: AreaRange) -> list[Detection]:
@@ -156,13 +156,13 @@ class Sam2Mk:
         found: list[_Found] = []
         for square, request in self.requests(window, area):
             answer = self.service.ask("sam2", request)
-            self.rejected.update(counts_of(answer))
+            self.outcomes.update(counts_of(answer))
             box = square.grown(self._grid(window).margin_px)
             found += self._found(request, answer, box, square, window.um_per_px)
         best = [one.cell for one in found if not any(other.beats(one) for other in found)]
         cells: list[Detection] = [cell for cell in best if fits(cell.mask, area, window.um_per_px)]
         lost = Counter(seen_twice=len(found) - len(best), unfit=len(best) - len(cells))
-        self.rejected.update(+lost)  # without reasons that befell none
+        self.outcomes.update(+lost)  # without reasons that befell none
         return cells
 
     def requests(self, window: Window, area: AreaRange) -> Iterator[tuple[Box, Message]]:
@@ -232,14 +232,14 @@ class Sam2Mk:
         masks = masks_of(answer, (box.height, box.width))
         for (part, mask), point, score, vector in zip(masks, points, scores, features, strict=True):
             if not mask.any():
-                self.rejected["empty"] += 1
+                self.outcomes["empty"] += 1
                 continue
             inside, cell = tight(normalise_mask(mask), part.x0, part.y0)
             x, y = mask_centroid(cell)
             centre = (inside.x0 + x, inside.y0 + y)
             # The model took the whole mask; here it is its largest piece, whose middle may be elsewhere.
             if math.dist(centre, point) > NEAR_UM / um_per_px:
-                self.rejected["piece_astray"] += 1
+                self.outcomes["piece_astray"] += 1
                 continue
             found = EmbeddedDetection(inside.shifted(box.x0, box.y0), cell, score, vector)
             yield _Found(found, square, (box.x0 + centre[0], box.y0 + centre[1]), SAME_UM / um_per_px)

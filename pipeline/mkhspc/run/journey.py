@@ -17,7 +17,7 @@ from mkhspc.cluster.summary.page import write_run_summary
 from mkhspc.config import CELL_TYPES, CellType, RunConfig
 from mkhspc.errors import some_of
 from mkhspc.learn.score import apply_classifiers, check_classifiers, load_classifiers
-from mkhspc.measure.recipe import feature_names
+from mkhspc.measure.analysis import feature_names
 from mkhspc.models.choice import RunModels, devices_for
 from mkhspc.pool.pool import Outcome
 from mkhspc.process.limits import memory_limit

@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from mkhspc.errors import IncompleteError
-from mkhspc.measure.recipe import feature_names
+from mkhspc.measure.analysis import feature_names
 from mkhspc.slide.tiles import Tile
 from mkhspc.store import tables
 from mkhspc.store.cells import with_in_filter

@@ -24,8 +24,8 @@ from mkhspc.cluster.shard import Shard
 from mkhspc.config import CELL_TYPES, ComputeSection
 from mkhspc.detect.classical.mk import block_count
 from mkhspc.errors import IncompleteError, InterruptedRunError, UsageError
+from mkhspc.measure.analysis import analysis_of
 from mkhspc.measure.deep import column_names
-from mkhspc.measure.recipe import recipe_of
 from mkhspc.models.choice import RunModels, devices_for
 from mkhspc.models.server.owners import Owners
 from mkhspc.pool.feed import SlideReads, TileTask, WindowFeed, plan_slide
@@ -220,13 +220,13 @@ def plan_job(
     room = room_bytes(limit.limit_bytes)
     models = RunModels.of(manifest.config)
     devices = devices_for(models, compute.device)
-    recipe = recipe_of(manifest, models)
+    analysis = analysis_of(manifest, models)
     slides, near_px, blocks = [], 0, 0
     for slide_id, wanted in tiles.items():
         entry = manifest.slide(slide_id)
-        near_halo_px = recipe.near_halo_px(entry.um_per_px)
+        near_halo_px = analysis.near_halo_px(entry.um_per_px)
         near_px = max(near_px, *(tile.core.grown(near_halo_px).area_px for tile in wanted))
-        window_of = partial(recipe.read_box, um_per_px=entry.um_per_px)
+        window_of = partial(analysis.read_box, um_per_px=entry.um_per_px)
         reads = plan_slide(slide_id, Path(entry.path), entry.um_per_px, wanted, window_of, room)
         largest_px = max(visit.box.area_px for visit in reads.visits)
         blocks = max(blocks, block_count(largest_px, entry.um_per_px))
@@ -238,7 +238,7 @@ def plan_job(
         block_bytes=max(slide.plan.block_bytes for slide in slides),
         mask_px=max(mask_px(manifest.slide(slide_id)) for slide_id in tiles),
         owner_bytes=len(devices) * models.resident_bytes,
-        message_bytes=max(recipe.message_bytes(manifest.slide(slide_id).um_per_px) for slide_id in tiles),
+        message_bytes=max(analysis.message_bytes(manifest.slide(slide_id).um_per_px) for slide_id in tiles),
         deep_columns=len(column_names(manifest.config.compute.embedders)),
         near_px=near_px,
         blocks=blocks,

@@ -19,7 +19,7 @@ from mkhspc.config import CellType
 from mkhspc.detect.contract import MIDDLE_SHARE, Detection, Window
 from mkhspc.geometry import Box, mask_to_contour, shared_px
 from mkhspc.measure import crops, deep, features
-from mkhspc.measure.recipe import MOSTLY_INSIDE, Recipe, feature_names
+from mkhspc.measure.analysis import MOSTLY_INSIDE, TileAnalysis, feature_names
 from mkhspc.measure.regions import PackedMasks
 from mkhspc.process.memory import give_back_gaps
 from mkhspc.slide.tiles import Tile
@@ -44,17 +44,19 @@ class _Found:
     owned: NDArray[np.intp]
 
 
-def find_cells(slide_id: str, window: Window, tissue: TissueMask, tile: Tile, recipe: Recipe) -> pa.Table:
+def find_cells(
+    slide_id: str, window: Window, tissue: TissueMask, tile: Tile, analysis: TileAnalysis
+) -> pa.Table:
     """One row per cell that the tile owns; `with_pictures` makes the tile's part of them.
 
     Rows are ordered by type, then by y and x of the centroid; the schema is that of
     `store.schema.found_schema`. A tile without cells gives a table without rows.
 
     Args:
-        window: of `recipe.read_box(tile.core, um_per_px)`; what is derived from it is not kept.
+        window: of `analysis.read_box(tile.core, um_per_px)`; what is derived from it is not kept.
         tissue: of the tile's scene.
     """
-    search = _Search(slide_id, window, tissue, tile, recipe)
+    search = _Search(slide_id, window, tissue, tile, analysis)
     hspc = _find(search, "hspc", search.near)  # first: they take most memory, and least of the pixels
     give_back_gaps()
     mk = _find(search, "mk", replace(window, stained=search.near))
@@ -94,23 +96,23 @@ class _Search:
     window: Window
     tissue: TissueMask
     tile: Tile
-    recipe: Recipe
+    analysis: TileAnalysis
 
     @cached_property
     def near(self) -> Window:
         """The part of the window that HSPC and features need, whose stains are kept."""
-        return self.window.apart(self.tile.core.grown(self.recipe.near_halo_px(self.window.um_per_px)))
+        return self.window.apart(self.tile.core.grown(self.analysis.near_halo_px(self.window.um_per_px)))
 
 
 def _find(search: _Search, cell_type: CellType, window: Window) -> _Found:
-    recipe, tile, tissue = search.recipe, search.tile, search.tissue
-    detector, um_per_px = recipe.detectors[cell_type], window.um_per_px
+    analysis, tile, tissue = search.analysis, search.tile, search.tissue
+    detector, um_per_px = analysis.detectors[cell_type], window.um_per_px
     # No more than the type needs: nuclei are searched on fewer of the pixels than MK need.
     seen = window.part(
-        recipe.detector_box(cell_type, tile.core, um_per_px),
-        recipe.wanted(cell_type, tile.core, um_per_px),
+        analysis.detector_box(cell_type, tile.core, um_per_px),
+        analysis.wanted(cell_type, tile.core, um_per_px),
     )
-    detections = detector.detect(seen, recipe.stored[cell_type])
+    detections = detector.detect(seen, analysis.stored[cell_type])
     packed = PackedMasks.from_detections(detections, window.box)
     centroids_px, areas_px = packed.centroids_px, packed.areas_px
     places = [(float(x), float(y)) for x, y in centroids_px]
@@ -129,7 +131,7 @@ def _inside_mk(mk: _Found, hspc: _Found, search: _Search) -> dict[int, str]:
     """For owned HSPC by index: the id of the MK candidate that holds most of it."""
     if not len(hspc.owned) or not len(mk.detections):
         return {}
-    farthest_px = MIDDLE_SHARE * search.recipe.longest_um("mk") / search.window.um_per_px
+    farthest_px = MIDDLE_SHARE * search.analysis.longest_um("mk") / search.window.um_per_px
     boxes = np.array([_corners(hspc.detections[i].box) for i in hspc.owned])
     best: dict[int, tuple[float, str]] = {}
     for j in np.flatnonzero(mk.in_tissue).tolist():
@@ -151,7 +153,7 @@ def _corners(box: Box) -> tuple[int, int, int, int]:
 
 
 def _rows(search: _Search, found: _Found, inside: Mapping[int, str]) -> pa.Table:
-    window, tile, recipe = search.window, search.tile, search.recipe
+    window, tile, analysis = search.window, search.tile, search.analysis
     owned = found.owned
     cells = [found.detections[i] for i in owned.tolist()]
     count = len(cells)
@@ -179,10 +181,10 @@ def _rows(search: _Search, found: _Found, inside: Mapping[int, str]) -> pa.Table
             window,
             cells,
             found.cell_type,
-            recipe.embedders,
-            recipe.stored[found.cell_type].max_length_um,
-            recipe.service,
+            analysis.embedders,
+            analysis.stored[found.cell_type].max_length_um,
+            analysis.service,
             tile.tile_id,
         ),
     }
-    return pa.table(columns, found_schema(feature_names(recipe.embedders)))
+    return pa.table(columns, found_schema(feature_names(analysis.embedders)))

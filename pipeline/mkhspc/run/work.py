@@ -15,10 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mkhspc.config import CELL_TYPES, AreaRange, CellType, RunConfig
-from mkhspc.detect.contract import Window
-from mkhspc.detect.refine import RefinedBySam2
-from mkhspc.detect.sam2 import Sam2Mk
-from mkhspc.measure.recipe import Recipe
+from mkhspc.detect.contract import CountsOutcomes, Window
+from mkhspc.measure.analysis import TileAnalysis
 from mkhspc.models.choice import RunModels
 from mkhspc.models.server.client import OwnerClient
 from mkhspc.models.server.owners import Owners
@@ -53,15 +51,15 @@ class TileWork:
     service: Owners | OwnerClient | None
     slots: Slots | SlotReader
 
-    def recipe(self) -> Recipe:
+    def analysis(self) -> TileAnalysis:
         service = self.service if isinstance(self.service, OwnerClient) else None
-        return Recipe.of(self.config, self.stored, self.models, service)
+        return TileAnalysis.of(self.config, self.stored, self.models, service)
 
     def prepare(self) -> None:
         cv2.setNumThreads(1)  # one core a worker: the pool is the parallelism
         pa.set_cpu_count(1)
         pa.set_memory_pool(pa.system_memory_pool())  # the default one keeps what was freed
-        self._recipe = self.recipe()
+        self._analysis = self.analysis()
         self._planned_id = ""
         self._ended_s = time.monotonic()
 
@@ -79,7 +77,7 @@ class TileWork:
             calibration=plan.calibration[tile.scene],
         )
         tissue = plan.tissue[tile.scene].part(task.window)
-        cells = find_cells(task.slide_id, window, tissue, tile, self._recipe)
+        cells = find_cells(task.slide_id, window, tissue, tile, self._analysis)
         with suppress(FileExistsError):  # another process of the same run was first: same bytes
             tables.create_stream(
                 RunLayout(self.root).part(task.slide_id, task.tile_id),
@@ -115,11 +113,8 @@ class TileWork:
     @property
     def _counts(self) -> dict[CellType, Counter[str]]:
         """What became of SAM2's masks, by cell type."""
-        return {
-            cell_type: detector.rejected if isinstance(detector, Sam2Mk) else detector.counts
-            for cell_type, detector in self._recipe.detectors.items()
-            if isinstance(detector, Sam2Mk | RefinedBySam2)
-        }
+        detectors = self._analysis.detectors
+        return {t: found.outcomes for t, found in detectors.items() if isinstance(found, CountsOutcomes)}
 
     def _plan(self, task: TileTask) -> tuple[TilePlan, Tile]:
         if task.slide_id != self._planned_id:

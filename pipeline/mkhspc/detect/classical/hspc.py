@@ -19,8 +19,8 @@ from mkhspc.config import AreaRange, CellType
 from mkhspc.detect.classical.masks import ByteImage, LabelImage, dilate, fits, label_boxes, tight
 from mkhspc.detect.classical.nuclei import MASK_REACH_UM, nuclear_mask
 from mkhspc.detect.classical.split import SPLIT_REACH_UM, find_seeds, power_labels
-from mkhspc.detect.contract import Detection, Window
-from mkhspc.geometry import area_um2, normalise_mask, um_to_px
+from mkhspc.detect.contract import Detection, NeededCells, Window
+from mkhspc.geometry import Box, area_um2, normalise_mask, um_to_px
 
 RIM_UM = 0.8
 """The surroundings of a nucleus: what lies this near to it and is no nucleus."""
@@ -43,8 +43,11 @@ class ClassicalHspc:
     revision: str = "1"
     longest_um: float = math.inf
 
-    def halo_um(self, longest_um: float) -> float:
-        return longest_um + MASK_REACH_UM + SPLIT_REACH_UM + RIM_UM + 2.0
+    def halo_um(self, needed: NeededCells) -> float:
+        return needed.longest_um + MASK_REACH_UM + SPLIT_REACH_UM + RIM_UM + 2.0 + needed.point_um
+
+    def seen_box(self, core: Box, needed: NeededCells, um_per_px: float) -> Box:
+        return core.grown(um_to_px(self.halo_um(needed), um_per_px))
 
     def detect(self, window: Window, area: AreaRange) -> list[Detection]:
         """Nuclei of the window; see `Detector.detect`."""

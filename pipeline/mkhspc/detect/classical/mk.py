@@ -21,8 +21,8 @@ from mkhspc.detect.classical.evidence import SUREST, SURROUNDINGS_UM, Patch, gat
 from mkhspc.detect.classical.masks import ByteImage, dilate, erode, fits, tight
 from mkhspc.detect.classical.nuclei import THRESHOLD_REACH_UM, nuclear_pixels
 from mkhspc.detect.classical.split import summits
-from mkhspc.detect.contract import Detection, Window
-from mkhspc.geometry import Box, normalise_mask
+from mkhspc.detect.contract import Detection, NeededCells, Window
+from mkhspc.geometry import Box, normalise_mask, um_to_px
 from mkhspc.slide.stains import smooth
 
 BLOCK_UM = 0.44
@@ -90,10 +90,13 @@ class ClassicalMk:
     def longest_um(self) -> float:
         return 2 * outline.RAY_UM + 2.0  # rounding to pixels
 
-    def halo_um(self, longest_um: float) -> float:
+    def halo_um(self, needed: NeededCells) -> float:
         """To the centre that a cell is traced from, and from there to all that matters."""
-        to_centre_um = min(longest_um, outline.RAY_UM + 1.0)  # a centre lies in its own outline
-        return to_centre_um + _RIVAL_REACH_UM + LAYER_REACH_UM + 2.0
+        to_centre_um = min(needed.longest_um, outline.RAY_UM + 1.0)  # a centre lies in its own outline
+        return to_centre_um + _RIVAL_REACH_UM + LAYER_REACH_UM + 2.0 + needed.point_um
+
+    def seen_box(self, core: Box, needed: NeededCells, um_per_px: float) -> Box:
+        return core.grown(um_to_px(self.halo_um(needed), um_per_px))
 
     def detect(self, window: Window, area: AreaRange) -> list[Detection]:
         """Megakaryocytes of the window; see `Detector.detect`."""

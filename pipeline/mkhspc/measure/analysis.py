@@ -1,4 +1,4 @@
-"""What is looked for and measured in a tile, and how far around its core that reaches."""
+"""What is looked for and measured in every tile of a run, and how far around its core that reaches."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mkhspc.config import CELL_TYPES, AreaRange, CellType, RunConfig
-from mkhspc.detect.contract import MIDDLE_SHARE, Detector
+from mkhspc.detect.contract import MIDDLE_SHARE, Detector, NeededCells
 from mkhspc.detect.resolve import build_detectors
-from mkhspc.detect.sam2 import Sam2Mk, WindowGrid
+from mkhspc.detect.sam2 import WindowGrid
 from mkhspc.geometry import Box, um_to_px
 from mkhspc.measure import crops, deep, features
 from mkhspc.models.choice import RunModels
@@ -22,11 +22,13 @@ hold an HSPC of its own so; others may be missing or cut."""
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What is looked for, the same for every tile of a run.
+class TileAnalysis:
+    """The detectors and embedders of a run, the same for each of its tiles.
 
     Attributes:
-        embedders: models of `service` that describe cells, beside the measured features.
+        detectors: one a cell type.
+        stored: the areas of cells that are kept.
+        embedders: networks that describe cells, besides what is measured; `service` reaches them.
     """
 
     detectors: Mapping[CellType, Detector]
@@ -41,7 +43,7 @@ class Recipe:
         stored: Mapping[CellType, AreaRange],
         models: RunModels,
         service: ModelService | None = None,
-    ) -> Recipe:
+    ) -> TileAnalysis:
         """What a config asks for; without a `service` it can be described, not run."""
         service = service or NoModels()
         names = {t: config.cells(t).detector for t in CELL_TYPES}
@@ -77,30 +79,30 @@ class Recipe:
         """No cell of the type is longer: by what is stored, or by how it is found."""
         return min(self.stored[cell_type].max_length_um, self.detectors[cell_type].longest_um)
 
+    def needed(self, cell_type: CellType) -> NeededCells:
+        """Which cells of a type a tile has to know: of MK those of its neighbours too that hold its HSPC."""
+        longest_um = self.longest_um(cell_type)
+        if cell_type == "hspc":
+            return NeededCells(longest_um)
+        # The centroid of the part of an HSPC that lies in an MK is nearer to the whole one's than this.
+        point_um = (1.0 - MOSTLY_INSIDE) * self.longest_um("hspc")
+        return NeededCells(longest_um, MIDDLE_SHARE * longest_um, point_um)
+
     def wanted(self, cell_type: CellType, core: Box, um_per_px: float) -> Box:
-        """Where the centroids of cells lie that matter to a core: of MK those too that may hold its HSPC."""
-        around_um = MIDDLE_SHARE * self.longest_um("mk") if cell_type == "mk" else 0.0
-        return core.grown(um_to_px(around_um, um_per_px))
+        """Where the centroids of the cells lie that a core needs."""
+        return self.needed(cell_type).centroids(core, um_per_px)
 
     def detector_box(self, cell_type: CellType, core: Box, um_per_px: float) -> Box:
         """What a detector sees for a core."""
-        detector = self.detectors[cell_type]
-        if isinstance(detector, Sam2Mk):
-            return detector.seen_box(self.wanted(cell_type, core, um_per_px), um_per_px)
-        return core.grown(self.detector_halo_px(cell_type, um_per_px))
+        return self.detectors[cell_type].seen_box(core, self.needed(cell_type), um_per_px)
+
+    def detector_halo_px(self, cell_type: CellType, um_per_px: float) -> int:
+        """Enough around any core for the cells of a type that it needs."""
+        return um_to_px(self.detectors[cell_type].halo_um(self.needed(cell_type)), um_per_px)
 
     @property
     def _longest_stored_um(self) -> float:
         return max(area.max_length_um for area in self.stored.values())
-
-    def detector_halo_px(self, cell_type: CellType, um_per_px: float) -> int:
-        """Enough for cells of a type with centroids in a core, and for MK that hold most of such an HSPC."""
-        detector = self.detectors[cell_type]
-        around_um = detector.halo_um(self.longest_um(cell_type))
-        if cell_type == "mk" and not isinstance(detector, Sam2Mk):  # which sees all `wanted`, and farther
-            # The centroid of the part of an HSPC that lies in an MK is nearer to the whole one's than this.
-            around_um += (1.0 - MOSTLY_INSIDE) * self.longest_um("hspc")
-        return um_to_px(around_um, um_per_px)
 
 
 def feature_names(embedders: Sequence[str]) -> list[str]:
@@ -108,6 +110,6 @@ def feature_names(embedders: Sequence[str]) -> list[str]:
     return [*features.FEATURE_NAMES, *deep.column_names(embedders)]
 
 
-def recipe_of(manifest: Manifest, models: RunModels) -> Recipe:
-    """What a run looks for; to look at, not to work with."""
-    return Recipe.of(manifest.config, {t: manifest.stored(t) for t in CELL_TYPES}, models)
+def analysis_of(manifest: Manifest, models: RunModels) -> TileAnalysis:
+    """What a run looks for, to be looked at: it reaches no models."""
+    return TileAnalysis.of(manifest.config, {t: manifest.stored(t) for t in CELL_TYPES}, models)

@@ -1,4 +1,4 @@
-"""Files of labels for a fake run, as a gallery or an older program would have exported them."""
+"""Files of labels for a fake run, as a gallery or an older program exported them; training data."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from mkhspc.config import config_hash
 from mkhspc.store.manifest import Manifest
 from mkhspc.store.schema import parse_cell_id
 from runs import FakeRun
 
 EXPORTED_AT = "2026-01-31T12:00:00Z"
+TRAINING_SLIDES = ("FGC1", "FHU1", "MGC1")
+TRAINING_IDENTITY = {"run.seed": 0}
 
 
 def export(
@@ -74,3 +79,30 @@ def moved(cell_id: str, dx: int, dy: int) -> str:
 
 def first(items: Sequence[str], count: int) -> list[str]:
     return list(items)[:count]
+
+
+def training_file(
+    path: Path, change: Callable[[list[dict[str, Any]]], Any] = lambda samples: samples
+) -> Path:
+    """Training data of 3 slides x 24 cells a type; the deep feature knows the answer, others help."""
+    rng = np.random.default_rng(0)
+    samples = []
+    for cell_type in ("hspc", "mk"):
+        for slide in TRAINING_SLIDES:
+            for n in range(24):
+                label = int(rng.random() < 0.5)
+                features = [float(rng.normal() + 2 * label), float(rng.normal()), float(label)]
+                samples.append(
+                    {
+                        "cell_id": f"{slide}_s{n % 2}_{cell_type}_{n}_0", "slide_id": slide, "scene": n % 2,
+                        "cell_type": cell_type, "label": label, "annotators": ["anna"], "policy": "random",
+                        "inclusion_prob": 1.0, "features": features,
+                    }
+                )  # fmt: skip
+    document = {
+        "format": "mkhspc-training", "version": 1,
+        "config_hash": config_hash(TRAINING_IDENTITY), "identity": TRAINING_IDENTITY,
+        "feature_names": ["shape_a", "colour_b", "deep_000"], "unsure": [],
+        "samples": change(samples) or samples,
+    }  # fmt: skip
+    return write(path, document)

@@ -20,8 +20,8 @@ from mkhspc.gallery.options import SiteOptions
 from mkhspc.gallery.site import build_site
 from mkhspc.learn import train, validate
 from mkhspc.learn.labels import convert
-from mkhspc.learn.labels.training_file import write_training
 from mkhspc.learn.score import apply_classifiers
+from mkhspc.learn.training_file import write_training
 from mkhspc.learn.validation_report import write_report as write_validation
 from mkhspc.progress import Progress, silent
 from mkhspc.results.page import make_report, write_report

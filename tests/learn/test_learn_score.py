@@ -19,9 +19,9 @@ from mkhspc.learn.classifier import file as classifier_file
 from mkhspc.learn.classifier.fit import Settings
 from mkhspc.learn.classifier.models import ModelName
 from mkhspc.learn.labels.convert import Request as ConvertRequest, convert
-from mkhspc.learn.labels.training_file import write_training
 from mkhspc.learn.score import HARMLESS_SETTINGS, ScoreSummary, apply_classifiers
 from mkhspc.learn.train import Request as TrainRequest, train
+from mkhspc.learn.training_file import write_training
 from mkhspc.store import cells as cell_tables, tables
 from mkhspc.store.cells import read_cells
 from mkhspc.store.layout import RunLayout
@@ -94,6 +94,36 @@ def test_scores_are_those_of_the_classifier(fresh: FakeRun, trained: dict[CellTy
                 "score": float(np.float32(score)),
                 "is_positive": bool(score >= classifier.threshold),
             }
+
+
+def mk_scores(run: FakeRun, path: Path) -> list[float]:
+    """The scores of the run's MK, ascending, before they are rounded to be stored."""
+    classifier = classifier_file.read(path)
+    tables_of_mk = [
+        cells.filter(pc.equal(cells["cell_type"], "mk"))
+        for cells in (read_cells(run.layout, run.manifest, slide_id) for slide_id in SLIDES)
+    ]
+    features = np.vstack(
+        [np.column_stack([mk[name].to_numpy() for name in classifier.feature_names]) for mk in tables_of_mk]
+    )
+    return sorted(classifier.score(features).tolist())
+
+
+@pytest.mark.parametrize("share", [0.1, 0.9])
+def test_a_cell_is_positive_from_the_classifiers_own_threshold_on(
+    fresh: FakeRun, trained: dict[CellType, Path], tmp_path: Path, share: float
+) -> None:
+    """With the very score of one cell as threshold, far from one half, that cell is the last positive one."""
+    ascending = mk_scores(fresh, trained["mk"])
+    expected = ascending[int(share * len(ascending)) :]
+    by_one_half = sum(score >= 0.5 for score in ascending)
+    assert abs(by_one_half - len(expected)) > 5
+    moved = replace(classifier_file.read(trained["mk"]), threshold=expected[0])
+    classifier_file.write(tmp_path / "moved.skops", classifier_file.dumps(moved))
+    summary = scored(fresh, {"mk": tmp_path / "moved.skops"})
+    positive = [row["score"] for s in SLIDES for row in scores(fresh, s) if row["is_positive"]]
+    assert sorted(map(float, positive)) == [float(np.float32(score)) for score in expected]
+    assert summary.types["mk"].positive == len(expected)
 
 
 def test_the_summary_counts_stored_cells_and_those_in_the_filter(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from labelfiles import write
+from labelfiles import TRAINING_IDENTITY, TRAINING_SLIDES, training_file, write
 from mkhspc.config import CellType, config_hash
 from mkhspc.errors import InputError, UsageError
 from mkhspc.learn.classifier import file as classifier_file
@@ -19,35 +19,6 @@ from mkhspc.learn.classifier.card import read_beside, sha256
 from mkhspc.learn.classifier.fit import Settings
 from mkhspc.learn.classifier.models import ThresholdFor
 from mkhspc.learn.train import Request, train
-
-SLIDES = ("FGC1", "FHU1", "MGC1")
-IDENTITY = {"run.seed": 0}
-
-
-def training_file(
-    path: Path, change: Callable[[list[dict[str, Any]]], Any] = lambda samples: samples
-) -> Path:
-    """Training data of 3 slides x 24 cells a type; the deep feature knows the answer, others help."""
-    rng = np.random.default_rng(0)
-    samples = []
-    for cell_type in ("hspc", "mk"):
-        for slide in SLIDES:
-            for n in range(24):
-                label = int(rng.random() < 0.5)
-                features = [float(rng.normal() + 2 * label), float(rng.normal()), float(label)]
-                samples.append(
-                    {
-                        "cell_id": f"{slide}_s{n % 2}_{cell_type}_{n}_0", "slide_id": slide, "scene": n % 2,
-                        "cell_type": cell_type, "label": label, "annotators": ["anna"], "policy": "random",
-                        "inclusion_prob": 1.0, "features": features,
-                    }
-                )  # fmt: skip
-    document = {
-        "format": "mkhspc-training", "version": 1, "config_hash": config_hash(IDENTITY), "identity": IDENTITY,
-        "feature_names": ["shape_a", "colour_b", "deep_000"], "unsure": [],
-        "samples": change(samples) or samples,
-    }  # fmt: skip
-    return write(path, document)
 
 
 def trained(path: Path, *types: CellType, **options: Any) -> dict[CellType, dict[str, Any]]:
@@ -68,8 +39,8 @@ def test_the_card_says_what_a_reader_must_know(tmp_path: Path) -> None:
     card = trained(path, "mk")["mk"]
     assert card == json.loads((tmp_path / "mk_classifier.json").read_text())
     assert card["features"] == ["shape_a", "colour_b", "deep_000"]
-    assert card["config_hash"] == config_hash(IDENTITY)
-    assert card["groups"].keys() == set(SLIDES)
+    assert card["config_hash"] == config_hash(TRAINING_IDENTITY)
+    assert card["groups"].keys() == set(TRAINING_SLIDES)
     assert card["positive"] + card["negative"] == len(card["cells"]) == 72
     assert card["training_data"] == {"t.json": sha256(path.read_bytes())}
     assert card["policies"] == {"random": 72}
@@ -156,7 +127,7 @@ def test_without_deep_columns_a_classifier_is_what_it_always_was(tmp_path: Path)
 
 def test_the_group_can_be_the_scene(tmp_path: Path) -> None:
     card = trained(training_file(tmp_path / "t.json"), "mk", group_by="scene")["mk"]
-    assert set(card["groups"]) == {f"{slide}_s{scene}" for slide in SLIDES for scene in (0, 1)}
+    assert set(card["groups"]) == {f"{slide}_s{scene}" for slide in TRAINING_SLIDES for scene in (0, 1)}
     assert len(card["recipe_by_fold"]) == 6
 
 

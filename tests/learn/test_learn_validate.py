@@ -13,16 +13,20 @@ import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import sync_playwright
-from test_learn_train import training_file
 
+from labelfiles import export, training_file, truth_labels, write
 from mkhspc.config import CellType
 from mkhspc.errors import InputError, UsageError
 from mkhspc.learn.classifier.fit import Settings
-from mkhspc.learn.figures import Predictions
+from mkhspc.learn.labels.convert import Request as ConvertRequest, convert
+from mkhspc.learn.limits import Limits
+from mkhspc.learn.metrics import Predictions
 from mkhspc.learn.train import Request as TrainRequest, train
-from mkhspc.learn.validate import Limits, Request, Verdict, validate
+from mkhspc.learn.training_file import write_training
+from mkhspc.learn.validate import Request, Verdict, validate
 from mkhspc.learn.validation_plots import DARK, LIGHT, Theme, calibration_bins, pictures_of
 from mkhspc.learn.validation_report import to_json, write_report
+from mkhspc.store.cells import read_cells
 from runs import make_run
 
 Change = Callable[[list[dict[str, Any]]], Any]
@@ -165,10 +169,6 @@ def test_the_population_weights_a_cell_by_its_inclusion_probability(tmp_path: Pa
 
 
 def test_with_the_run_a_slide_counts_by_its_cells(tmp_path: Path) -> None:
-    from labelfiles import export, truth_labels, write
-    from mkhspc.learn.labels.convert import Request as ConvertRequest, convert
-    from mkhspc.learn.labels.training_file import write_training
-
     run = make_run(tmp_path / "run", slide_ids=("A", "B"), cells_per_type=40)
     labels = truth_labels(
         run, lambda c: "_mk_" in c and (c.startswith("A") or int(c.rsplit("_", 1)[1]) % 512 == 128)
@@ -179,8 +179,6 @@ def test_with_the_run_a_slide_counts_by_its_cells(tmp_path: Path) -> None:
     verdict = judged(tmp_path / "mk.skops", run=run.layout)
     cells = verdict.predictions
     in_filter = {"A": 0, "B": 0}
-    from mkhspc.store.cells import read_cells
-
     for slide in in_filter:
         rows = read_cells(run.layout, run.manifest, slide, ["cell_type", "in_filter"]).to_pylist()
         in_filter[slide] = sum(row["cell_type"] == "mk" and row["in_filter"] for row in rows)

@@ -73,7 +73,7 @@ def convert(
     from mkhspc.errors import UsageError
     from mkhspc.learn.labels import convert as converting
     from mkhspc.learn.labels.read import ANONYMOUS
-    from mkhspc.learn.labels.training_file import write_training
+    from mkhspc.learn.training_file import write_training
     from mkhspc.store.layout import RunLayout
 
     files = (*annotations, *more)  # a shell turns `--annotations *.json` into one option and arguments

@@ -87,9 +87,10 @@ def validate(
       mkhspc validate --mk-classifier mk.skops --confident --run run --report validation
     """
     from mkhspc.learn import validate as judging, validation_report
+    from mkhspc.learn.limits import Limits
     from mkhspc.store.layout import RunLayout
 
-    limits = judging.Limits(min_accuracy, min_recall, min_precision, confident)
+    limits = Limits(min_accuracy, min_recall, min_precision, confident)
     verdicts = judging.validate(
         judging.Request(
             classifiers=by_cell_type(mk_classifier, hspc_classifier),

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mkhspc.errors import InputError
-from mkhspc.learn.dataset import Samples
+from mkhspc.learn.samples import Samples
 
 Groups = NDArray[np.str_]
 

@@ -115,7 +115,7 @@ def _keep_summaries(
     paths: Mapping[CellType, Path],
 ) -> list[str]:
     """Keeps beside the scores what is known of their classifiers; returns what speaks against them."""
-    from mkhspc.learn.classifier_summary import summarise_classifier
+    from mkhspc.learn.classifier.summary import summarise_classifier
 
     summaries = [summarise_classifier(paths[t], t, c.classifier_id, manifest) for t, c in loaded.items()]
     for summary in summaries:

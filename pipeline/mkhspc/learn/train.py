@@ -17,9 +17,10 @@ from mkhspc.errors import InputError, UsageError
 from mkhspc.learn.classifier import card, file as classifier_file, models
 from mkhspc.learn.classifier.file import PROBE_CELLS, Classifier
 from mkhspc.learn.classifier.fit import Fitted, Groups, OutOfFold, Settings, cross_validate, fit
-from mkhspc.learn.dataset import Samples, TrainingData, morphology, read_training
-from mkhspc.learn.figures import Predictions, figures_of
 from mkhspc.learn.groups import groups_of
+from mkhspc.learn.metrics import Predictions, figures_of
+from mkhspc.learn.samples import Samples, TrainingData, morphology
+from mkhspc.learn.training_file import read_training
 from mkhspc.progress import Progress, silent
 
 LEAST_OF_EACH_CLASS = 5

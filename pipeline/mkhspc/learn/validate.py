@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,47 +15,16 @@ from mkhspc.config import CellType, differences
 from mkhspc.errors import InputError, UsageError
 from mkhspc.learn.classifier.card import read_beside
 from mkhspc.learn.classifier.file import Classifier, read as read_classifier
-from mkhspc.learn.dataset import read_training
-from mkhspc.learn.figures import Floats, Predictions, figures_of
 from mkhspc.learn.intervals import FEW_GROUPS, Figure
 from mkhspc.learn.labels.events import ALL_SHOWN
 from mkhspc.learn.labels.label import UNKNOWN_POLICY
 from mkhspc.learn.labels.resolve import REPRESENTATIVE
+from mkhspc.learn.limits import Check, Limits, checks_of
+from mkhspc.learn.metrics import Floats, Predictions, figures_of
+from mkhspc.learn.training_file import read_training
 from mkhspc.store import manifest as manifests
 from mkhspc.store.cells import read_cells
 from mkhspc.store.layout import RunLayout, is_simulated
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a classifier must reach; with `confident`, the lower end of the interval must."""
-
-    accuracy: float = 0.75
-    recall: float = 0.70
-    precision: float = 0.70
-    confident: bool = False
-
-
-@dataclass(frozen=True)
-class Check:
-    """One demand on a classifier.
-
-    Attributes:
-        value: what is held against `limit`: the figure, or the lower end of its interval; None
-            when it is not defined.
-    """
-
-    name: str
-    value: float | None
-    limit: float
-    passed: bool
-
-    @property
-    def sentence(self) -> str:
-        if self.value is None:
-            return f"{self.name} is not defined"
-        comparison = "at least" if self.name != "accuracy_gain" else "above"
-        return f"{self.name.replace('_', ' ')} is {self.value:.3f}, not {comparison} {self.limit:g}"
 
 
 @dataclass(frozen=True)
@@ -94,7 +63,7 @@ class Request:
     """
 
     classifiers: Mapping[CellType, Path]
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     training_data: tuple[Path, ...] = ()
     run: RunLayout | None = None
 
@@ -137,21 +106,6 @@ def _judge(cell_type: CellType, path: Path, request: Request) -> Verdict:
         checks=checks_of(figures, request.limits),
         notes=tuple(_notes(predictions, figures, in_filter)),
     )
-
-
-def checks_of(figures: Mapping[str, Figure | None], limits: Limits) -> tuple[Check, ...]:
-    """What the gate demands, and whether these figures reach it."""
-
-    def held(name: str) -> float | None:
-        figure = figures[name]
-        return None if figure is None else figure.low if limits.confident else figure.value
-
-    checks = []
-    for name in ("accuracy", "recall", "precision"):
-        value, limit = held(name), getattr(limits, name)
-        checks.append(Check(name, value, limit, value is not None and value >= limit))
-    gain = held("accuracy_gain")
-    return (*checks, Check("accuracy_gain", gain, 0.0, gain is not None and gain > 0.0))
 
 
 def _check_training(

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from mkhspc.learn.figures import Predictions, figures_of
+from mkhspc.learn.metrics import Predictions, figures_of
 
 BLUE, VERMILION = "#0072B2", "#D55E00"
 """Two of Okabe and Ito's colours, which people with any kind of colour vision can tell apart."""

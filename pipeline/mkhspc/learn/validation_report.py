@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from mkhspc import __version__
-from mkhspc.learn.figures import figures_of
 from mkhspc.learn.intervals import Figure
-from mkhspc.learn.validate import Limits, Verdict
+from mkhspc.learn.limits import Limits
+from mkhspc.learn.metrics import figures_of
+from mkhspc.learn.validate import Verdict
 from mkhspc.learn.validation_plots import DARK, LIGHT, pictures_of
 from mkhspc.resources import render
 from mkhspc.store import atomic

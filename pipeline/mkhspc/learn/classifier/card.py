@@ -18,9 +18,9 @@ import pyarrow.csv as pa_csv
 
 from mkhspc.errors import InputError
 from mkhspc.learn.classifier.fit import Groups, OutOfFold
-from mkhspc.learn.dataset import Samples
-from mkhspc.learn.figures import Predictions
-from mkhspc.learn.jsonfile import read_json
+from mkhspc.learn.metrics import Predictions
+from mkhspc.learn.samples import Samples
+from mkhspc.learn.untrusted_json import read_json
 from mkhspc.store import atomic
 
 FORMAT = "mkhspc-model-card"

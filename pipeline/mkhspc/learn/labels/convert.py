@@ -14,19 +14,11 @@ import pyarrow.compute as pc
 
 from mkhspc.config import CELL_TYPES, CellType
 from mkhspc.errors import InputError
+from mkhspc.learn.labels.agreement import Agreement, self_agreement
 from mkhspc.learn.labels.label import AnnotationFile, Label
 from mkhspc.learn.labels.match import How, Match, match_names
 from mkhspc.learn.labels.read import read_annotations
-from mkhspc.learn.labels.resolve import (
-    Agreement,
-    Decision,
-    OnConflict,
-    Vote,
-    last_cleared,
-    resolve,
-    self_agreement,
-    without_superseded,
-)
+from mkhspc.learn.labels.resolve import Decision, OnConflict, Vote, last_cleared, resolve, without_superseded
 from mkhspc.progress import Progress, silent
 from mkhspc.store import manifest as manifests
 from mkhspc.store.cells import cell_batches, feature_names

@@ -20,7 +20,6 @@ from typing import Any
 
 from mkhspc.config import CELL_TYPES, CellType
 from mkhspc.errors import InputError
-from mkhspc.learn.jsonfile import read_json
 from mkhspc.learn.labels.events import Events, read_events
 from mkhspc.learn.labels.label import (
     VALUES,
@@ -33,6 +32,7 @@ from mkhspc.learn.labels.label import (
     names_a_cell,
     parse_time,
 )
+from mkhspc.learn.untrusted_json import read_json
 
 FORMAT = "mkhspc-annotations"
 VERSION = 1

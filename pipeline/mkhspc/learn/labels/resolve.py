@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from mkhspc.config import CellType
-from mkhspc.learn.labels.label import VALUES, AnnotationFile, Repeat, Shown, Value
+from mkhspc.learn.labels.label import AnnotationFile, Shown, Value
 
 OnConflict = Literal["majority", "latest", "exclude"]
 
@@ -145,29 +145,3 @@ def _settle(votes: list[Vote], rule: OnConflict) -> Value | None:
 def _shown(votes: list[Vote]) -> Shown:
     """How the cell was shown: at random if it was to anyone, since then its draw was random."""
     return min(votes, key=lambda vote: (vote.shown.policy != REPRESENTATIVE, vote.file)).shown
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How often two answers to one cell are the same.
-
-    Attributes:
-        kappa: Cohen's kappa (Educ. Psychol. Meas. 20, 1960): agreement beyond what the
-            frequencies of the answers give by chance; None where chance alone gives 1.
-    """
-
-    pairs: int
-    agreement: float
-    kappa: float | None
-
-
-def self_agreement(repeats: Sequence[Repeat]) -> Agreement | None:
-    """An annotator's agreement with himself on blind repeats; None without any."""
-    if not repeats:
-        return None
-    n = len(repeats)
-    first, again = Counter(r.first for r in repeats), Counter(r.again for r in repeats)
-    observed = sum(r.first == r.again for r in repeats) / n
-    by_chance = sum(first[value] * again[value] for value in VALUES) / n**2
-    kappa = None if by_chance == 1.0 else (observed - by_chance) / (1.0 - by_chance)
-    return Agreement(n, observed, kappa)

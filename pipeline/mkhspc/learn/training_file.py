@@ -1,75 +1,83 @@
-"""Training data in memory: labelled cells of one type with their features, as arrays."""
+"""The file of training data: `convert` writes it, `train` and `validate` read it."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mkhspc.config import CELL_TYPES, CellType, config_hash, differences
 from mkhspc.errors import InputError
-from mkhspc.learn.jsonfile import MAX_TRAINING_BYTES, read_json
-from mkhspc.learn.labels.training_file import FORMAT, VERSION
+from mkhspc.learn.labels.convert import Conversion, report_of
+from mkhspc.learn.labels.resolve import Decision
+from mkhspc.learn.samples import Samples, TrainingData
+from mkhspc.learn.untrusted_json import MAX_TRAINING_BYTES, read_json
+from mkhspc.store import atomic
+from mkhspc.store.schema import parse_cell_id
 
-MORPHOLOGY_PREFIXES = ("shape_", "colour_", "texture_")
-"""What a person could name; everything but the deep features."""
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Labelled cells of one type, n of them with f features.
-
-    Attributes:
-        features: (n, f) float64, in the order of `feature_names`.
-        labels: (n,) int8, 1 = positive.
-        inclusion_probs: (n,) float64, NaN where it is not known.
-        annotators: everyone whose label counts here, sorted.
-    """
-
-    cell_type: CellType
-    feature_names: tuple[str, ...]
-    cell_ids: NDArray[np.str_]
-    slide_ids: NDArray[np.str_]
-    scenes: NDArray[np.int64]
-    features: NDArray[np.float64]
-    labels: NDArray[np.int8]
-    policies: NDArray[np.str_]
-    inclusion_probs: NDArray[np.float64]
-    annotators: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def with_features(self, names: Sequence[str]) -> Samples:
-        """The same cells with some of their features."""
-        columns = [self.feature_names.index(name) for name in names]
-        return replace(self, feature_names=tuple(names), features=self.features[:, columns])
+FORMAT = "mkhspc-training"
+VERSION = 1
 
 
-@dataclass(frozen=True)
-class TrainingData:
-    """Training data of one run, from one or more files.
+def write_training(path: Path, conversion: Conversion) -> None:
+    """Writes training data in one step, a sample a line."""
+    manifest = conversion.manifest
+    head: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "dataset": manifest.dataset,
+        "config_hash": manifest.config_hash,
+        "identity": dict(manifest.identity),
+        "filter": {t: [area.min_um2, area.max_um2] for t, area in manifest.filter.items()},
+        "feature_names": list(conversion.feature_names),
+        "unsure": [_apart(decision) for decision in conversion.unsure],
+        "conflicts": [_conflict(decision) for decision in conversion.conflicts],
+        "outside_filter": [_apart(decision) for decision in conversion.outside_filter],
+        "report": report_of(conversion),
+    }
+    samples = [_line(_sample(decision, conversion)) for decision in conversion.samples]
+    text = atomic.dump_json(head).rstrip().removesuffix("}").rstrip()
+    atomic.write_text(path, f'{text},\n "samples": [\n' + ",\n".join(samples) + "\n ]\n}\n")
 
-    Attributes:
-        identity: the settings whose hash `config_hash` is.
-        sources: SHA-256 of each file by its name.
-    """
 
-    config_hash: str
-    identity: Mapping[str, Any]
-    feature_names: tuple[str, ...]
-    samples: Mapping[CellType, Samples]
-    sources: Mapping[str, str]
+def _line(value: Mapping[str, Any]) -> str:
+    return "  " + json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def morphology(names: Sequence[str]) -> list[str]:
-    """Those of `names` that are features of shape, colour or texture."""
-    return [name for name in names if name.startswith(MORPHOLOGY_PREFIXES)]
+def _sample(decision: Decision, conversion: Conversion) -> dict[str, Any]:
+    name = parse_cell_id(decision.cell_id)
+    return {
+        "cell_id": decision.cell_id,
+        "slide_id": name.slide_id,
+        "scene": name.scene,
+        "cell_type": decision.cell_type,
+        "label": int(decision.value == "positive"),
+        "annotators": list(decision.annotators),
+        "policy": decision.shown.policy,
+        "inclusion_prob": decision.shown.inclusion_prob,
+        "features": conversion.features[decision.cell_id],
+    }
+
+
+def _apart(decision: Decision) -> dict[str, Any]:
+    return {
+        "cell_id": decision.cell_id,
+        "cell_type": decision.cell_type,
+        "value": decision.value,
+        "annotators": list(decision.annotators),
+    }
+
+
+def _conflict(decision: Decision) -> dict[str, Any]:
+    return {
+        "cell_id": decision.cell_id,
+        "cell_type": decision.cell_type,
+        "votes": {name: list(values) for name, values in (decision.votes or {}).items()},
+    }
 
 
 def read_training(paths: Sequence[Path]) -> TrainingData:

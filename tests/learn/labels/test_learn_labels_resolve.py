@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from mkhspc.learn.labels.agreement import self_agreement
 from mkhspc.learn.labels.label import VALUES, Repeat, Shown, Value
-from mkhspc.learn.labels.resolve import OnConflict, Vote, resolve, self_agreement, without_superseded
+from mkhspc.learn.labels.resolve import OnConflict, Vote, resolve, without_superseded
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 

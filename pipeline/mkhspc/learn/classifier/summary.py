@@ -10,7 +10,7 @@ from mkhspc.config import CellType
 from mkhspc.errors import InputError, some_of
 from mkhspc.learn.classifier.card import card_path, read_card
 from mkhspc.learn.intervals import Figure
-from mkhspc.learn.validate import Limits, checks_of
+from mkhspc.learn.limits import Limits, checks_of
 from mkhspc.store.classifier_summary import FIGURE_NAMES, ClassifierSummary, Interval
 from mkhspc.store.layout import is_simulated
 from mkhspc.store.manifest import Manifest

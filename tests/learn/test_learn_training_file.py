@@ -12,10 +12,10 @@ import pytest
 
 from labelfiles import by_type, export, truth_labels, write
 from mkhspc.errors import InputError
-from mkhspc.learn.dataset import Samples, morphology, read_training
 from mkhspc.learn.groups import groups_of
 from mkhspc.learn.labels.convert import Request, convert
-from mkhspc.learn.labels.training_file import write_training
+from mkhspc.learn.samples import Samples, morphology
+from mkhspc.learn.training_file import read_training, write_training
 from runs import FakeRun, make_run
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from sklearn import metrics
 
-from mkhspc.learn.figures import Predictions, figures_of, roc_auc
+from mkhspc.learn.metrics import Predictions, figures_of, roc_auc
 
 
 def predictions(**columns: Any) -> Predictions:

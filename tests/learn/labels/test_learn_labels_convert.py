@@ -13,7 +13,7 @@ from labelfiles import by_type, export, first, moved, old_id, truth_labels, writ
 from mkhspc.config import AreaRange
 from mkhspc.errors import InputError
 from mkhspc.learn.labels.convert import Conversion, Request, convert, report_of
-from mkhspc.learn.labels.training_file import write_training
+from mkhspc.learn.training_file import write_training
 from mkhspc.store import tables
 from mkhspc.store.cells import read_cells
 from runs import FakeRun, make_run, put_manifest

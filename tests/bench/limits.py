@@ -8,7 +8,7 @@ from pathlib import Path
 
 from large import mirrored_marrow
 from memorylimits import LIMIT_GB, Verdict, drawn_trials
-from mkhspc.budget.demand import SAFE_SHARE
+from mkhspc.process.limits import SAFE_SHARE
 from mkhspc.simulate import SlideSpec, write_demo_slides
 
 Row = dict[str, object]

@@ -19,7 +19,7 @@ from detection import plainly
 from numpy.typing import NDArray
 
 from large import UM_PER_PX, mirrored_marrow
-from mkhspc.cluster.claims import Claims
+from mkhspc.cluster.claims import ClaimFiles
 from mkhspc.cluster.journal import read_journals
 from mkhspc.config import CELL_TYPES, AreaRange, CellType, RunConfig
 from mkhspc.detect.contract import Detection, NeededCells, Window
@@ -250,12 +250,12 @@ def _sleeping(slide: Path, scratch: Path) -> Row:
         stored={t: manifest.stored(t) for t in CELL_TYPES},
         models=job.models,
         service=None,
-        slots=slots,
+        slots=slots.handle(),
     )
     feed = WindowFeed(
         job.slides,
         slots,
-        Claims(layout),
+        ClaimFiles(layout),
         use_slots=slots.count,
         threads=job.budget.read_threads,
     )

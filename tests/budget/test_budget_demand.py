@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from mkhspc.budget.demand import RGB_BYTES_PER_PX, SAFE_SHARE, WORKER_BYTES, Demand, layout_of, plan_workers
+from mkhspc.budget.demand import RGB_BYTES_PER_PX, WORKER_BYTES, Demand, layout_of, plan_workers
 from mkhspc.config import CELL_TYPES, RunConfig
 from mkhspc.detect.cellpose import CANVAS_BLOCKS, MARGIN_PX, STEP_PX
 from mkhspc.detect.classical import ClassicalHspc, ClassicalMk
@@ -21,7 +21,7 @@ from mkhspc.measure.embed import MAX_ASKED
 from mkhspc.models.cellpose import BLOCK_PX
 from mkhspc.models.embedders import INPUT_SIDE_PX
 from mkhspc.models.service import MESSAGE_BYTES, NoModels
-from mkhspc.process.limits import GB, MemoryLimit
+from mkhspc.process.limits import GB, SAFE_SHARE, MemoryLimit
 
 DEMAND = Demand(tiles=100, window_px=5850**2, held_bytes=200_000_000, block_bytes=12_000_000)
 

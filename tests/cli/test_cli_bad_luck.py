@@ -14,7 +14,7 @@ import pytest
 
 from crashes import Segment, empty_directories, leftovers
 from mkhspc.cli import run_command
-from mkhspc.cluster.claims import Claims
+from mkhspc.cluster.claims import ClaimFiles
 from mkhspc.cluster.journal import RunLog
 from mkhspc.errors import IncompleteError, InterruptedRunError, MkhspcError
 from mkhspc.geometry import Box
@@ -202,10 +202,10 @@ def test_a_full_disk_has_one_exit_code_whoever_meets_it_first(
 ) -> None:  # fmt: skip
     """Here it is the thread that reads, which claims a tile; a worker is tested with the crashes."""
 
-    def full(claims: Claims, path: Path) -> bool:
+    def full(claims: ClaimFiles, path: Path) -> bool:
         raise OSError(number, os.strerror(number), str(path))
 
-    monkeypatch.setattr(Claims, "_create", full)
+    monkeypatch.setattr(ClaimFiles, "_create", full)
     words = ["segment", "--czi-path", str(tiny_slide), "--output-dir", str(tmp_path / "run")]
     assert run_command([*words, "--num-workers", "1"]) == 4
     said = capsys.readouterr().err

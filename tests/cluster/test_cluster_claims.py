@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from mkhspc.cluster import claims as claims_module
-from mkhspc.cluster.claims import STALE_S, Claim, Claims
+from mkhspc.cluster.claims import STALE_S, ClaimFiles
+from mkhspc.pool.contract import ClaimResult
 from mkhspc.store import atomic
 from mkhspc.store.layout import RunLayout
 
@@ -34,18 +35,18 @@ def write_claim(layout: RunLayout, text: str, age_s: float = 0.0) -> Path:
 
 
 def test_a_free_tile_is_claimed_and_given_back_without_a_trace(layout: RunLayout) -> None:
-    claims = Claims(layout)
-    assert claims.take(*TILE) is Claim.OURS
-    assert claims.take(*TILE) is Claim.OURS, "asked again by the same process"
+    claims = ClaimFiles(layout)
+    assert claims.claim(*TILE) is ClaimResult.OURS
+    assert claims.claim(*TILE) is ClaimResult.OURS, "asked again by the same process"
     assert layout.claim(*TILE).exists()
-    claims.drop(*TILE)
+    claims.release(*TILE)
     assert not (layout.root / "parts").exists(), "no empty directory"
 
 
 def test_a_finished_tile_is_done(layout: RunLayout) -> None:
     layout.part(*TILE).parent.mkdir(parents=True)
     layout.part(*TILE).touch()
-    assert Claims(layout).take(*TILE) is Claim.DONE
+    assert ClaimFiles(layout).claim(*TILE) is ClaimResult.DONE
     assert not layout.claim(*TILE).exists()
 
 
@@ -54,14 +55,14 @@ def test_a_tile_of_a_living_process_is_theirs_until_it_is_given_back(layout: Run
     other = multiprocessing.get_context("fork").Process(target=_hold, args=(layout, ready, go))
     other.start()
     assert ready.wait(10)
-    ours = Claims(layout)
-    assert ours.take(*TILE) is Claim.THEIRS
-    ours.drop(*TILE)
-    ours.drop_all()
+    ours = ClaimFiles(layout)
+    assert ours.claim(*TILE) is ClaimResult.THEIRS
+    ours.release(*TILE)
+    ours.release_all()
     assert layout.claim(*TILE).exists(), "a claim is dropped by its own process alone"
     go.set()
     other.join()
-    assert ours.take(*TILE) is Claim.OURS
+    assert ours.claim(*TILE) is ClaimResult.OURS
 
 
 def test_a_living_process_keeps_its_tile_however_old_its_claim_is(layout: RunLayout) -> None:
@@ -72,20 +73,20 @@ def test_a_living_process_keeps_its_tile_however_old_its_claim_is(layout: RunLay
     assert ready.wait(10)
     path = layout.claim(*TILE)
     os.utime(path, (time.time() - 10 * STALE_S,) * 2)
-    assert Claims(layout).take(*TILE) is Claim.THEIRS
+    assert ClaimFiles(layout).claim(*TILE) is ClaimResult.THEIRS
     assert other.pid is not None
     path.write_text(path.read_text().replace(atomic.start_of(other.pid), "1"))
-    assert Claims(layout).take(*TILE) is Claim.OURS, "its number is another process's now"
+    assert ClaimFiles(layout).claim(*TILE) is ClaimResult.OURS, "its number is another process's now"
     go.set()
     other.join()
 
 
 def _hold(layout: RunLayout, ready: Event, go: Event) -> None:
-    claims = Claims(layout)
-    claims.take(*TILE)
+    claims = ClaimFiles(layout)
+    claims.claim(*TILE)
     ready.set()
     go.wait(10)
-    claims.drop_all()
+    claims.release_all()
 
 
 def test_a_tile_of_a_dead_process_is_taken_over(layout: RunLayout) -> None:
@@ -93,7 +94,7 @@ def test_a_tile_of_a_dead_process_is_taken_over(layout: RunLayout) -> None:
     gone.start()
     gone.join()
     path = write_claim(layout, f"{atomic.here()} {gone.pid} 00000000")
-    assert Claims(layout).take(*TILE) is Claim.OURS
+    assert ClaimFiles(layout).claim(*TILE) is ClaimResult.OURS
     assert path.read_text(encoding="utf-8").startswith(f"{atomic.here()} {os.getpid()} ")
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
@@ -105,31 +106,31 @@ def test_a_process_of_a_container_that_has_this_hosts_name_is_not_looked_for(lay
     gone.join()
     for place in (socket.gethostname(), f"{socket.gethostname()}~00000000"):
         write_claim(layout, f"{place} {gone.pid} 00000000", age_s=STALE_S / 2)
-        assert Claims(layout).take(*TILE) is Claim.THEIRS
+        assert ClaimFiles(layout).claim(*TILE) is ClaimResult.THEIRS
         write_claim(layout, f"{place} {gone.pid} 00000000", age_s=STALE_S + 5)
-        ours = Claims(layout)
-        assert ours.take(*TILE) is Claim.OURS
-        ours.drop_all()
+        ours = ClaimFiles(layout)
+        assert ours.claim(*TILE) is ClaimResult.OURS
+        ours.release_all()
 
 
 def test_of_two_that_take_a_dead_claim_over_the_slow_one_leaves_the_new_claim_alone(
     layout: RunLayout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_claim(layout, "node17 4711 00000000", age_s=STALE_S + 5)
-    slow, fast = Claims(layout), Claims(layout)
+    slow, fast = ClaimFiles(layout), ClaimFiles(layout)
     judge = claims_module.is_living
 
-    def judged(claim: Path, found: claims_module.Writing) -> bool:
+    def judged(claim: Path, found: claims_module.ClaimRecord) -> bool:
         is_living = judge(claim, found)
         monkeypatch.setattr(claims_module, "is_living", judge)
-        assert fast.take(*TILE) is Claim.OURS, "while the slow one still thinks of the dead claim"
+        assert fast.claim(*TILE) is ClaimResult.OURS, "while the slow one still thinks of the dead claim"
         return is_living
 
     monkeypatch.setattr(claims_module, "is_living", judged)
-    assert slow.take(*TILE) is Claim.THEIRS
+    assert slow.claim(*TILE) is ClaimResult.THEIRS
     assert path.read_text(encoding="utf-8") == fast._holder
     assert [file.name for file in path.parent.iterdir()] == [path.name]
-    fast.drop_all()
+    fast.release_all()
     assert not path.exists()
 
 
@@ -137,43 +138,43 @@ def test_many_that_take_a_dead_claim_over_are_one_in_the_end(layout: RunLayout) 
     for _ in range(30):
         write_claim(layout, "node17 4711 00000000", age_s=STALE_S + 5)
         start = threading.Barrier(4)
-        found: list[Claim] = []
+        found: list[ClaimResult] = []
 
-        def race(start: threading.Barrier = start, found: list[Claim] = found) -> None:
+        def race(start: threading.Barrier = start, found: list[ClaimResult] = found) -> None:
             start.wait()
-            found.append(Claims(layout).take(*TILE))
+            found.append(ClaimFiles(layout).claim(*TILE))
 
         racers = [threading.Thread(target=race) for _ in range(4)]
         for racer in racers:
             racer.start()
         for racer in racers:
             racer.join()
-        assert found.count(Claim.OURS) >= 1
+        assert found.count(ClaimResult.OURS) >= 1
         assert len(list(layout.claim(*TILE).parent.iterdir())) == 1
         layout.claim(*TILE).unlink()
 
 
 def test_a_claim_that_was_taken_over_is_not_dropped_by_its_first_holder(layout: RunLayout) -> None:
-    slept, other = Claims(layout), Claims(layout)
-    assert slept.take(*TILE) is Claim.OURS
+    slept, other = ClaimFiles(layout), ClaimFiles(layout)
+    assert slept.claim(*TILE) is ClaimResult.OURS
     os.utime(layout.claim(*TILE), (time.time() - STALE_S - 5,) * 2)
-    assert other.take(*TILE) is Claim.OURS
-    slept.drop(*TILE)
+    assert other.claim(*TILE) is ClaimResult.OURS
+    slept.release(*TILE)
     assert layout.claim(*TILE).exists()
-    other.drop(*TILE)
+    other.release(*TILE)
     assert not layout.claim(*TILE).exists()
 
 
 def test_another_host_counts_as_living_while_its_claim_is_fresh(layout: RunLayout) -> None:
     write_claim(layout, "node17 4711", age_s=STALE_S / 2)
-    assert Claims(layout).take(*TILE) is Claim.THEIRS
+    assert ClaimFiles(layout).claim(*TILE) is ClaimResult.THEIRS
     write_claim(layout, "node17 4711", age_s=STALE_S + 5)
-    assert Claims(layout).take(*TILE) is Claim.OURS
+    assert ClaimFiles(layout).claim(*TILE) is ClaimResult.OURS
 
 
 def test_renewing_keeps_claims_fresh(layout: RunLayout) -> None:
-    claims = Claims(layout)
-    claims.take(*TILE)
+    claims = ClaimFiles(layout)
+    claims.claim(*TILE)
     os.utime(layout.claim(*TILE), (0, 0))
     claims.renew()
     assert time.time() - layout.claim(*TILE).stat().st_mtime < 60
@@ -181,17 +182,17 @@ def test_renewing_keeps_claims_fresh(layout: RunLayout) -> None:
 
 def test_a_claim_that_is_just_being_written_is_theirs(layout: RunLayout) -> None:
     write_claim(layout, "")
-    assert Claims(layout).take(*TILE) is Claim.THEIRS
+    assert ClaimFiles(layout).claim(*TILE) is ClaimResult.THEIRS
 
 
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO])
 def test_a_claim_that_cannot_be_renewed_stops_neither_the_others_nor_the_next_time(
     layout: RunLayout, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
-    claims = Claims(layout)
+    claims = ClaimFiles(layout)
     tiles = [("DEMO", f"s0_{i}_0") for i in range(3)]
     for tile in tiles:
-        assert claims.take(*tile) is Claim.OURS
+        assert claims.claim(*tile) is ClaimResult.OURS
     paths = [layout.claim(*tile) for tile in tiles]
     utime, sick = os.utime, set(paths[:2])
 
@@ -221,4 +222,4 @@ def test_claims_go_by_the_clock_of_the_files_and_not_by_that_of_the_host(
     real = time.time
     for off_s in (-3600.0, 3600.0):
         monkeypatch.setattr(time, "time", lambda off_s=off_s: real() + off_s)
-        assert Claims(layout).take(*TILE) is Claim.THEIRS
+        assert ClaimFiles(layout).claim(*TILE) is ClaimResult.THEIRS

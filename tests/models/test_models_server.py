@@ -20,7 +20,8 @@ from mkhspc.models.server.client import address_path
 from mkhspc.models.server.mailbox import Fault, Letter, Mailbox, Place, Question
 from mkhspc.models.server.owners import Owners
 from mkhspc.models.service import LocalModels, Message
-from mkhspc.pool.pool import Listed, Pool
+from mkhspc.pool.pool import Pool
+from mkhspc.pool.tasks import ListSource
 from mkhspc.process.signals import StopFlag
 from ownerdoubles import WAIT_S, Asking, Doing, Loading, ask, ask_together, message, wait_for
 
@@ -54,7 +55,7 @@ def _same(found: Any, expected: Any) -> bool:
 
 def test_workers_get_the_answers_that_a_model_in_the_same_process_gives(owners: Owners) -> None:
     tasks = list(range(6))
-    outcomes = list(Pool(Asking(owners), 3, StopFlag()).outcomes(Listed(tasks)))
+    outcomes = list(Pool(Asking(owners), 3, StopFlag()).outcomes(ListSource(tasks)))
     local = LocalModels({"double": Doing("cpu")})
     pids = set()
     for outcome in outcomes:
@@ -286,7 +287,7 @@ def test_a_worker_that_dies_while_it_waits_to_be_let_in_leaves_nothing_open(
 
 def test_the_memory_of_large_messages_is_given_back(owners: Owners) -> None:
     tasks = [1_000, 100_000_000, 1, 100_000_001]
-    for outcome in Pool(Weighing(owners), 1, StopFlag()).outcomes(Listed(tasks)):
+    for outcome in Pool(Weighing(owners), 1, StopFlag()).outcomes(ListSource(tasks)):
         facts = outcome.facts
         assert facts is not None, outcome.error
         assert facts["is_right"]

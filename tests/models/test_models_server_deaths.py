@@ -17,7 +17,8 @@ from mkhspc.models.device import FREE_MEMORY, INSTALL, LOOK_AT_GPU, DeviceMemory
 from mkhspc.models.server.client import OwnerLostError
 from mkhspc.models.server.owners import RESTARTS, Owners
 from mkhspc.models.service import Message
-from mkhspc.pool.pool import Listed, Pool
+from mkhspc.pool.pool import Pool
+from mkhspc.pool.tasks import ListSource
 from mkhspc.process.signals import StopFlag
 from ownerdoubles import WAIT_S, Asking, Loading, ask, ask_together
 
@@ -138,7 +139,7 @@ def test_clients_divide_the_devices_among_them_and_share_what_is_left(temporary:
 
 def test_pickled_to_worker_processes_owners_begin_with_different_devices(temporary: Path) -> None:
     with Owners([Loading()], ["cpu:1", "cpu:2"]) as owners:
-        outcomes = list(Pool(Asking(owners), 2, StopFlag()).outcomes(Listed(range(8))))
+        outcomes = list(Pool(Asking(owners), 2, StopFlag()).outcomes(ListSource(range(8))))
     assert {outcome.facts["device"] for outcome in outcomes if outcome.facts} == {"cpu:1", "cpu:2"}
 
 
@@ -159,7 +160,7 @@ class Doomed(Asking):
 
 def test_a_worker_killed_in_mid_request_harms_nobody(owners: Owners, tmp_path: Path) -> None:
     (before,), _ = ask_together(owners, {})
-    outcomes = list(Pool(Doomed(owners, tmp_path), 2, StopFlag()).outcomes(Listed([1, 2, 3])))
+    outcomes = list(Pool(Doomed(owners, tmp_path), 2, StopFlag()).outcomes(ListSource([1, 2, 3])))
     done = [outcome for outcome in outcomes if not outcome.will_retry]
     assert sorted(outcome.task for outcome in done) == [1, 2, 3]
     assert {outcome.facts["pid"] for outcome in done if outcome.facts} == {before["pid"]}

@@ -17,7 +17,8 @@ import pytest
 from conftest import need
 from mkhspc.models.server.client import OwnerLostError
 from mkhspc.models.server.owners import CLOSE_S, Owners
-from mkhspc.pool.pool import Listed, Pool
+from mkhspc.pool.pool import Pool
+from mkhspc.pool.tasks import ListSource
 from mkhspc.process.signals import StopFlag
 from ownerdoubles import WAIT_S, Asking, Loading, wait_for
 
@@ -195,7 +196,7 @@ def test_an_owner_whose_models_need_no_torch_does_not_import_it(owners: Owners) 
 def test_no_worker_has_torch_while_its_owner_has(temporary: Path) -> None:
     need("torch")
     with Owners([Loading(fails="torch")], ["cpu"]) as owners:
-        outcomes = list(Pool(Looking(owners), 2, StopFlag()).outcomes(Listed(range(4))))
+        outcomes = list(Pool(Looking(owners), 2, StopFlag()).outcomes(ListSource(range(4))))
     assert len(outcomes) == 4
     for outcome in outcomes:
         assert outcome.facts is not None, outcome.error

@@ -1,78 +1,120 @@
+"""The feed with slides and claims of a few lines each; `tests/run/test_run_feed.py` has the real ones."""
+
 from __future__ import annotations
 
 import errno
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
-from unittest.mock import Mock
+from dataclasses import dataclass, field, replace
 
-import numpy as np
 import pytest
 
-from czifiles import Block, write_czi
-from mkhspc.cluster.claims import Claim, Claims
+from mkhspc.errors import InputError
 from mkhspc.geometry import Box
-from mkhspc.pool.feed import NO_SLOT, SlideReads, TileTask, WindowFeed, plan_slide
-from mkhspc.pool.pool import Outcome
+from mkhspc.pool.contract import ClaimResult, Pixels
+from mkhspc.pool.feed import NO_SLOT, TileTask, WindowFeed
 from mkhspc.pool.slots import Slots
-from mkhspc.slide.czi import read_order
-from mkhspc.slide.czi.directory import SubBlock
-from mkhspc.slide.czi.packed import PackedImage
-from mkhspc.slide.czi.slide import CziSlide
-from mkhspc.slide.czi.unpack import Image
-from mkhspc.slide.tiles import Tile
-from mkhspc.store.atomic import here
-from mkhspc.store.layout import RunLayout
+from mkhspc.pool.tasks import Outcome
 
-CORE_PX, HALO_PX = 64, 16
+SIDE_PX = 8
+WAIT_S = 60.0
+SETTLED_S = 0.2
+"""So long nothing more comes, where nothing more is to come."""
 
 
-@pytest.fixture
-def layout(tmp_path: Path) -> RunLayout:
-    return RunLayout(tmp_path / "run")
+@dataclass(frozen=True)
+class PlainSlide:
+    """Windows whose pixels are all the number of their tile.
+
+    Attributes:
+        closed: raised when the slide is opened.
+        damaged: raised instead of reading a tile.
+    """
+
+    slide_id: str
+    tile_ids: Sequence[str]
+    closed: Exception | None = None
+    damaged: dict[str, Exception] = field(default_factory=dict)
+
+    @property
+    def windows(self) -> Sequence[Box]:
+        return [Box(0, 0, SIDE_PX, SIDE_PX)] * len(self.tile_ids)
+
+    def only(self, indices: Sequence[int]) -> PlainSlide:
+        return replace(self, tile_ids=[self.tile_ids[index] for index in indices])
+
+    @contextmanager
+    def open(
+        self, *, threads: int, is_wanted: Callable[[int], bool], has_place: Callable[[], bool]
+    ) -> Iterator[PlainReader]:
+        if self.closed is not None:
+            raise self.closed
+        yield PlainReader(self, is_wanted)
 
 
-def slide(tmp_path: Path, name: str = "a", side: int = 4, images: int = 1) -> SlideReads:
-    """A slide of noise, in `side` x `side` tiles and `images` x `images` sub-blocks."""
-    rng = np.random.default_rng(len(name))
-    size = CORE_PX * side
-    tmp_path.mkdir(exist_ok=True)
-    pixels = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
-    step = size // images
-    corners = [(x, y) for y in range(0, size, step) for x in range(0, size, step)]
-    blocks = [Block(pixels[y : y + step, x : x + step], x, y) for x, y in corners]
-    path = write_czi(tmp_path / f"{name}.czi", blocks)
-    cores = [
-        Box(x, y, x + CORE_PX, y + CORE_PX) for y in range(0, size, CORE_PX) for x in range(0, size, CORE_PX)
-    ]
-    tiles = [Tile(f"s0_{c.x0}_{c.y0}", 0, c, 1.0, 1.0, rank) for rank, c in enumerate(cores)]
-    return plan_slide(name, path, 0.25, tiles, grown, 10**8)
+class PlainReader:
+    def __init__(self, slide: PlainSlide, is_wanted: Callable[[int], bool]) -> None:
+        self._slide = slide
+        self._wanted = (index for index in range(len(slide.tile_ids)) if is_wanted(index))
+
+    def next_window(self) -> int | None:
+        self._index = next(self._wanted, -1)
+        return None if self._index < 0 else self._index
+
+    def read_into(self, picture: Pixels) -> None:
+        tile_id = self._slide.tile_ids[self._index]
+        if tile_id in self._slide.damaged:
+            raise self._slide.damaged[tile_id]
+        picture[...] = int(tile_id)
+
+
+@dataclass
+class PlainClaims:
+    """Claims that are ours, but for the tiles named."""
+
+    others: dict[str, ClaimResult | OSError] = field(default_factory=dict)
+    held: set[tuple[str, str]] = field(default_factory=set)
+
+    def claim(self, slide_id: str, tile_id: str) -> ClaimResult:
+        result = self.others.get(tile_id, ClaimResult.OURS)
+        if isinstance(result, OSError):
+            raise result
+        if result is ClaimResult.OURS:
+            self.held.add((slide_id, tile_id))
+        return result
+
+    def release(self, slide_id: str, tile_id: str) -> None:
+        self.held.discard((slide_id, tile_id))
+
+    def release_all(self) -> None:
+        self.held.clear()
+
+    def renew(self) -> None:
+        pass
+
+
+def slide(name: str = "a", tiles: int = 16) -> PlainSlide:
+    return PlainSlide(name, [str(number) for number in range(tiles)])
 
 
 @contextmanager
 def feeding(
-    layout: RunLayout, *slides: SlideReads, slots: int = 2, use: int = 0
+    *slides: PlainSlide, claims: PlainClaims | None = None, slots: int = 2, use: int = 0
 ) -> Iterator[tuple[WindowFeed, Slots]]:
-    memory = Slots(slots, 3 * (CORE_PX + 2 * HALO_PX) ** 2)
-    feed = WindowFeed(slides, memory, Claims(layout), use_slots=use or slots, threads=2)
+    memory = Slots(slots, 3 * SIDE_PX**2)
+    feed = WindowFeed(slides, memory, claims or PlainClaims(), use_slots=use or slots, threads=1)
     try:
         yield feed, memory
     finally:
         feed.close()
+        memory.close()
 
 
-def grown(core: Box) -> Box:
-    return core.grown(HALO_PX)
-
-
-def all_of(feed: WindowFeed, timeout_s: float = 20.0) -> Iterator[TileTask | Outcome]:
-    """Takes until the feed is spent; whoever asks is to end each task."""
-    until_s = time.monotonic() + timeout_s
-    while not feed.is_spent:
+def all_of(feed: WindowFeed) -> Iterator[TileTask | Outcome]:
+    """Takes until the feed is exhausted; whoever asks finishes each task."""
+    until_s = time.monotonic() + WAIT_S
+    while not feed.is_exhausted:
         assert time.monotonic() < until_s, "the feed hangs"
         task = feed.take()
         if task is None:
@@ -81,138 +123,96 @@ def all_of(feed: WindowFeed, timeout_s: float = 20.0) -> Iterator[TileTask | Out
             yield task
 
 
-def finish(layout: RunLayout, feed: WindowFeed, task: TileTask) -> None:
-    part = layout.part(task.slide_id, task.tile_id)
-    part.parent.mkdir(parents=True, exist_ok=True)
-    part.touch()
-    feed.end(task)
+def ends(feed: WindowFeed) -> tuple[set[str], dict[str, str]]:
+    """Takes and finishes all tasks: the tiles that came with pixels, and why the others failed."""
+    read, failed = set(), {}
+    for task in all_of(feed):
+        if isinstance(task, Outcome):
+            failed[f"{task.task.slide_id}/{task.task.tile_id}"] = str(task.error)
+            feed.finish(task.task)
+        else:
+            read.add(f"{task.slide_id}/{task.tile_id}")
+            feed.finish(task)
+    return read, failed
 
 
-def test_every_tile_comes_once_with_its_pixels(tmp_path: Path, layout: RunLayout) -> None:
-    slides = [slide(tmp_path, "a"), slide(tmp_path, "bb", side=2)]
+def names(plain: PlainSlide) -> set[str]:
+    return {f"{plain.slide_id}/{tile_id}" for tile_id in plain.tile_ids}
+
+
+def taken(feed: WindowFeed, count: int) -> list[TileTask]:
+    """Takes so many tasks as they get ready, and sees that no more do."""
+    tasks: list[TileTask] = []
+    until_s = time.monotonic() + WAIT_S
+    while len(tasks) < count and time.monotonic() < until_s:
+        if isinstance(task := feed.take(), TileTask):
+            tasks.append(task)
+        else:
+            time.sleep(0.01)
+    assert len(tasks) == count
+    time.sleep(SETTLED_S)
+    assert feed.take() is None
+    return tasks
+
+
+def test_every_tile_comes_once_with_its_pixels() -> None:
+    slides, claims = [slide("a"), slide("b", tiles=3)], PlainClaims()
     seen = []
-    with feeding(layout, *slides) as (feed, slots):
+    with feeding(*slides, claims=claims) as (feed, slots):
         for task in all_of(feed):
             assert isinstance(task, TileTask)
-            path = tmp_path / f"{task.slide_id}.czi"
-            with CziSlide.open(path) as reader:
-                expected = reader.read(0, task.window)
-            found = slots.pixels(task.slot, task.window.height, task.window.width)
-            np.testing.assert_array_equal(found, expected)
-            seen.append((task.slide_id, task.tile_id))
-            finish(layout, feed, task)
-    assert sorted(seen) == sorted((s.slide_id, tile.tile_id) for s in slides for tile in s.tiles)
-    assert not list((layout.root / "parts").rglob("*.claim"))
+            assert (slots.pixels(task.slot, SIDE_PX, SIDE_PX) == int(task.tile_id)).all()
+            assert (task.slide_id, task.tile_id) in claims.held
+            seen.append(f"{task.slide_id}/{task.tile_id}")
+            feed.finish(task)
+            assert (task.slide_id, task.tile_id) not in claims.held
+    assert sorted(seen) == sorted(names(slides[0]) | names(slides[1]))
 
 
-@pytest.mark.parametrize("much_bytes", [1, 10**9])
-def test_what_is_held_is_packed_where_it_is_much(
-    tmp_path: Path, layout: RunLayout, monkeypatch: pytest.MonkeyPatch, much_bytes: int
-) -> None:
-    packed = Mock(wraps=PackedImage.of)
-    monkeypatch.setattr(PackedImage, "of", packed)
-    monkeypatch.setattr(read_order, "LEAST_ROOM_BYTES", much_bytes)
-    reads = slide(tmp_path, images=4)
-    with feeding(layout, reads) as (feed, slots), CziSlide.open(reads.path) as reader:
-        for task in all_of(feed):
-            assert isinstance(task, TileTask)
-            found = slots.pixels(task.slot, task.window.height, task.window.width)
-            np.testing.assert_array_equal(found, reader.read(0, task.window))
-            finish(layout, feed, task)
-    assert packed.called == (much_bytes == 1)
-
-
-def test_no_more_windows_are_read_than_there_are_slots(tmp_path: Path, layout: RunLayout) -> None:
-    with feeding(layout, slide(tmp_path), slots=3) as (feed, _):
-        time.sleep(0.5)
-        taken = [feed.take() for _ in range(8)]
-        tasks = [task for task in taken if isinstance(task, TileTask)]
-        assert len(tasks) == 3
+def test_no_more_windows_are_read_than_there_are_slots() -> None:
+    with feeding(slide(), slots=3) as (feed, _):
+        tasks = taken(feed, 3)
         assert len({task.slot for task in tasks}) == 3
-        finish(layout, feed, tasks[1])
-        time.sleep(0.3)
-        following = feed.take()
-        assert isinstance(following, TileTask)
+        feed.finish(tasks[1])
+        (following,) = taken(feed, 1)
         assert following.slot == tasks[1].slot
-        assert feed.take() is None
 
 
-def test_nothing_is_decoded_for_a_window_without_a_slot(
-    tmp_path: Path, layout: RunLayout, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    decoded: list[Box] = []
-    plainly = CziSlide.decode
-
-    def noted(reader: CziSlide, block: SubBlock, rows: int | None = None) -> Image:
-        decoded.append(block.box)
-        return plainly(reader, block, rows)
-
-    monkeypatch.setattr(CziSlide, "decode", noted)
-    with feeding(layout, slide(tmp_path, images=8), slots=2) as (feed, _):
-        tasks = taken(feed, 2)
-        time.sleep(0.3)
-        seen = [task.window for task in tasks]
-        assert decoded
-        assert all(any(box.clipped(window).area_px for window in seen) for box in decoded)
-        before = len(decoded)
-        finish(layout, feed, tasks[0])
-        taken(feed, 1)
-        assert len(decoded) > before
-
-
-def test_more_slots_may_be_used_later(tmp_path: Path, layout: RunLayout) -> None:
-    with feeding(layout, slide(tmp_path), slots=4, use=1) as (feed, _):
+def test_more_slots_may_be_used_later() -> None:
+    with feeding(slide(), slots=4, use=1) as (feed, _):
         taken(feed, 1)
         feed.use(3)
         taken(feed, 2)
 
 
-def taken(feed: WindowFeed, count: int, timeout_s: float = 20.0) -> list[TileTask]:
-    """Takes so many tasks as they get ready, and sees that no more do."""
-    tasks: list[TileTask] = []
-    until_s = time.monotonic() + timeout_s
-    while len(tasks) < count and time.monotonic() < until_s:
-        if isinstance(task := feed.take(), TileTask):
-            tasks.append(task)
-        else:
-            time.sleep(0.02)
-    assert len(tasks) == count
-    time.sleep(0.2)
-    assert feed.take() is None
-    return tasks
-
-
-def test_slots_too_many_go_when_their_tiles_are_done_and_give_their_memory_back(
-    tmp_path: Path, layout: RunLayout, monkeypatch: pytest.MonkeyPatch
+def test_surplus_slots_go_when_their_tiles_are_done_and_give_their_memory_back(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    forgotten: list[int] = []
-    forget = Slots.forget
+    given_back: list[int] = []
+    give_back = Slots.give_back
 
-    def noted(self: Slots, slot: int) -> None:
-        forgotten.append(slot)
-        forget(self, slot)
+    def noted(self: Slots, slot: int, used_bytes: int = 0) -> None:
+        if not used_bytes:
+            given_back.append(slot)
+        give_back(self, slot, used_bytes)
 
-    monkeypatch.setattr(Slots, "forget", noted)
-    with feeding(layout, slide(tmp_path), slots=4, use=3) as (feed, _):
+    monkeypatch.setattr(Slots, "give_back", noted)
+    with feeding(slide(), slots=4, use=3) as (feed, _):
         tasks = taken(feed, 3)
         feed.use(1)
-        assert not forgotten, "all are at work"
+        assert not given_back, "all are at work"
         for task in tasks[:2]:
-            finish(layout, feed, task)
+            feed.finish(task)
         taken(feed, 0)
-        assert sorted(forgotten) == sorted(task.slot for task in tasks[:2])
+        assert sorted(given_back) == sorted(task.slot for task in tasks[:2])
         feed.use(2)
         taken(feed, 1)
 
 
-def test_tiles_done_before_their_turn_are_not_read(tmp_path: Path, layout: RunLayout) -> None:
-    reads = slide(tmp_path)
-    done = {reads.tiles[0].tile_id, reads.tiles[7].tile_id}
-    for tile_id in done:
-        layout.part("a", tile_id).parent.mkdir(parents=True, exist_ok=True)
-        layout.part("a", tile_id).touch()
+def test_tiles_done_before_their_turn_are_not_read() -> None:
+    claims = PlainClaims({"0": ClaimResult.DONE, "7": ClaimResult.DONE})
     elsewhere, here = set(), set()
-    with feeding(layout, reads) as (feed, _):
+    with feeding(slide(), claims=claims) as (feed, _):
         for task in all_of(feed):
             if isinstance(task, Outcome):
                 assert task.facts == {"elsewhere": True}
@@ -220,132 +220,88 @@ def test_tiles_done_before_their_turn_are_not_read(tmp_path: Path, layout: RunLa
                 elsewhere.add(task.task.tile_id)
             else:
                 here.add(task.tile_id)
-                finish(layout, feed, task)
-    assert elsewhere == done
+                feed.finish(task)
+    assert elsewhere == {"0", "7"}
     assert len(here) == 14
 
 
-def test_a_tile_of_another_process_is_waited_for_and_done_when_that_dies(
-    tmp_path: Path, layout: RunLayout
-) -> None:
-    reads = slide(tmp_path, side=2)
-    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    claim = layout.claim("a", reads.tiles[1].tile_id)
-    claim.parent.mkdir(parents=True)
-    claim.write_text(f"{here()} {other.pid}", encoding="utf-8")
+def test_a_tile_of_another_process_is_waited_for_and_read_when_that_gives_it_up() -> None:
+    claims = PlainClaims({"1": ClaimResult.THEIRS})
     order = []
-    with feeding(layout, reads) as (feed, _):
+    with feeding(slide(tiles=4), claims=claims) as (feed, _):
         for task in all_of(feed):
             assert isinstance(task, TileTask)
             order.append(task.tile_id)
-            finish(layout, feed, task)
+            feed.finish(task)
             if len(order) == 3:
-                assert claim.exists()
-                other.kill()
-                other.wait()
-    assert order[-1] == reads.tiles[1].tile_id
-    assert len(order) == 4
+                claims.others.clear()
+    assert order == ["0", "2", "3", "1"]
 
 
-def test_closing_early_leaves_no_claim_and_does_not_hang(tmp_path: Path, layout: RunLayout) -> None:
-    with feeding(layout, slide(tmp_path), slots=1) as (feed, _):
-        time.sleep(0.3)
-        assert isinstance(feed.take(), TileTask)
-    assert not list(layout.root.rglob("*.claim"))
-    assert not (layout.root / "parts" / "a").exists(), "no empty directory"
-
-
-def ends(layout: RunLayout, feed: WindowFeed) -> tuple[set[str], dict[str, str]]:
-    """Takes and ends all tasks: slides and tiles that came with pixels, and why the others failed."""
-    read, failed = set(), {}
-    for task in all_of(feed):
-        if isinstance(task, Outcome):
-            failed[f"{task.task.slide_id}/{task.task.tile_id}"] = str(task.error)
-            feed.end(task.task)
-        else:
-            read.add(f"{task.slide_id}/{task.tile_id}")
-            finish(layout, feed, task)
-    return read, failed
-
-
-def tiles_of(reads: SlideReads) -> set[str]:
-    return {f"{reads.slide_id}/{tile.tile_id}" for tile in reads.tiles}
-
-
-def test_a_slide_that_vanished_fails_its_tiles_and_the_others_go_on(
-    tmp_path: Path, layout: RunLayout
-) -> None:
-    gone, there = slide(tmp_path, "a"), slide(tmp_path, "bb", side=2)
-    gone.path.unlink()
-    with feeding(layout, gone, there) as (feed, _):
-        read, failed = ends(layout, feed)
-    assert read == tiles_of(there)
-    assert set(failed) == tiles_of(gone)
-    assert all("no such file" in reason for reason in failed.values()), failed
-    assert not list(layout.root.rglob("*.claim"))
-
-
-def test_another_scan_in_a_slides_place_is_not_measured(tmp_path: Path, layout: RunLayout) -> None:
-    replaced, there = slide(tmp_path, "a"), slide(tmp_path, "bb", side=2)
-    slide(tmp_path / "other", "a")
-    (tmp_path / "other" / "a.czi").rename(replaced.path)
-    with feeding(layout, replaced, there) as (feed, _):
-        read, failed = ends(layout, feed)
-    assert read == tiles_of(there)
-    assert set(failed) == tiles_of(replaced)
-    assert all("another scan" in reason for reason in failed.values()), failed
-
-
-def test_a_reader_without_memory_fails_what_its_slide_has_left(
-    tmp_path: Path, layout: RunLayout, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second = slide(tmp_path, "a"), slide(tmp_path, "bb", side=2)
-    decode, decoded = CziSlide.decode, []
-
-    def seldom(self: CziSlide, *arguments: Any) -> Any:
-        decoded.append(self.info.path.stem)
-        if decoded == ["a"]:
-            raise MemoryError
-        return decode(self, *arguments)
-
-    monkeypatch.setattr(CziSlide, "decode", seldom)
-    with feeding(layout, first, second) as (feed, slots):
-        read, failed = ends(layout, feed)
-        assert len(feed._free) == slots.count, "the slot of the window that failed is free again"
-    assert read == tiles_of(second)
-    assert set(failed) == tiles_of(first)
-    assert set(failed.values()) == {"MemoryError: "}
-
-
-def test_a_fault_of_the_runs_own_disk_is_raised_where_tasks_are_taken(
-    tmp_path: Path, layout: RunLayout, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(self: Claims, slide_id: str, tile_id: str) -> Claim:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Claims, "take", full)
-    with feeding(layout, slide(tmp_path)) as (feed, _), pytest.raises(OSError, match="No space left"):
-        list(all_of(feed))
-
-
-def test_a_window_that_cannot_be_read_fails_its_tile_alone(tmp_path: Path, layout: RunLayout) -> None:
-    rng = np.random.default_rng(0)
-    blocks = [Block(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8), x, 0) for x in (0, 64, 128, 192)]
-    path = write_czi(tmp_path / "a.czi", blocks)
-    tiles = [Tile(f"s0_{x}_0", 0, Box(x, 0, x + 64, 64), 1.0, 1.0, x) for x in (0, 64, 128, 192)]
-    reads = plan_slide("a", path, 0.25, tiles, lambda core: core.grown(4), 10**8)
-    with CziSlide.open(path) as reader:
-        position = reader.mosaic(0).level_0[2].position_bytes
-    data = bytearray(path.read_bytes())
-    data[position : position + 14] = b"ZISRAWRUBBISH!"
-    path.write_bytes(data)
-    failed = []
-    with feeding(layout, reads) as (feed, _):
+def test_a_tile_that_another_process_has_finished_is_not_read() -> None:
+    claims = PlainClaims({"1": ClaimResult.THEIRS})
+    found: list[TileTask | Outcome] = []
+    with feeding(slide(tiles=3), claims=claims) as (feed, _):
         for task in all_of(feed):
-            if isinstance(task, Outcome):
-                failed.append(task.task.tile_id)
-                assert "cannot be decoded" in str(task.error)
-                feed.end(task.task)
-            else:
-                finish(layout, feed, task)
-    assert failed == ["s0_64_0", "s0_128_0", "s0_192_0"], "those whose windows meet the third block"
+            found.append(task)
+            feed.finish(task.task if isinstance(task, Outcome) else task)
+            if len(found) == 2:
+                claims.others["1"] = ClaimResult.DONE
+    last = found[-1]
+    assert isinstance(last, Outcome)
+    assert (last.task.tile_id, last.facts) == ("1", {"elsewhere": True})
+    assert len(found) == 3
+
+
+def test_closing_early_ends_every_claim_and_does_not_hang() -> None:
+    claims = PlainClaims()
+    with feeding(slide(), claims=claims, slots=1) as (feed, _):
+        taken(feed, 1)
+        assert claims.held
+    assert not claims.held
+
+
+def test_closing_does_not_wait_for_other_processes() -> None:
+    with feeding(slide(tiles=1), claims=PlainClaims({"0": ClaimResult.THEIRS})) as (feed, _):
+        taken(feed, 0)
+        assert not feed.is_exhausted
+
+
+@pytest.mark.parametrize("fault", [InputError("no such file"), OSError(errno.EIO, "Input/output error")])
+def test_a_slide_that_cannot_be_opened_fails_its_tiles_and_the_others_go_on(fault: Exception) -> None:
+    gone, there, claims = replace(slide("a"), closed=fault), slide("b", tiles=3), PlainClaims()
+    with feeding(gone, there, claims=claims) as (feed, _):
+        read, failed = ends(feed)
+    assert read == names(there)
+    assert set(failed) == names(gone)
+    assert set(failed.values()) == {str(fault)}
+    assert not claims.held
+
+
+def test_a_reader_without_memory_fails_what_its_slide_has_left() -> None:
+    first, second = replace(slide("a", tiles=4), damaged={"1": MemoryError()}), slide("b", tiles=4)
+    with feeding(first, second) as (feed, slots):
+        read, failed = {"a/0"}, {"a/1", "a/2", "a/3"}
+        ended = []
+        while len(ended) < 4:
+            if (task := feed.take()) is not None:
+                ended.append(task)
+                feed.finish(task.task if isinstance(task, Outcome) else task)
+        errors = {f"a/{one.task.tile_id}": one.error for one in ended if isinstance(one, Outcome)}
+        assert errors == dict.fromkeys(failed, "MemoryError: ")
+        assert {f"a/{one.tile_id}" for one in ended if isinstance(one, TileTask)} == read
+        taken(feed, slots.count)  # the slot of the window that failed is free again
+
+
+def test_a_damaged_window_fails_its_tile_alone() -> None:
+    damaged = replace(slide("a"), damaged={"2": InputError("the sub-block does not decode")})
+    with feeding(damaged) as (feed, _):
+        read, failed = ends(feed)
+    assert failed == {"a/2": "the sub-block does not decode"}
+    assert len(read) == 15
+
+
+def test_a_fault_of_the_runs_own_disk_is_raised_where_tasks_are_taken() -> None:
+    full = PlainClaims({"3": OSError(errno.ENOSPC, "No space left on device")})
+    with feeding(slide(), claims=full) as (feed, _), pytest.raises(OSError, match="No space left"):
+        ends(feed)

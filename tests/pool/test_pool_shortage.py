@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from mkhspc.pool.guard import MemoryGuard
-from mkhspc.pool.pool import Listed, Outcome, Pool
+from mkhspc.pool.pool import Pool
+from mkhspc.pool.tasks import ListSource, Outcome
 from mkhspc.process.limits import MemoryLimit
 from mkhspc.process.memory import tree_rss_bytes
 from mkhspc.process.signals import StopFlag
@@ -47,25 +48,12 @@ class Growing:
         return {"steps": len(held)}
 
 
-class Watch:
-    """What the guard tells."""
-
-    def __init__(self) -> None:
-        self.given_up: list[str] = []
-
-    def memory(self, now_bytes: int, workers: int) -> None:
-        pass
-
-    def put_off(self, slide_id: str, tile_id: str) -> None:
-        self.given_up.append(tile_id)
-
-
 @dataclass(frozen=True)
 class Grown:
     """What became of a pool whose workers grow."""
 
     outcomes: list[Outcome]
-    given_up: list[str]
+    stopped: list[str]
     peak_bytes: int
     limit_bytes: int
 
@@ -73,11 +61,11 @@ class Grown:
 def grow(marks: Path) -> Grown:
     """Three tasks at once would need 720 MB beside what the processes begin with; there are 560."""
     pool = Pool(Growing(marks), 3, StopFlag())
-    watch: Any = Watch()
+    stopped: list[str] = []
     begun_with = tree_rss_bytes() + 3 * 60 * MB
     limit = MemoryLimit(begun_with + 560 * MB, "the test")
-    guard = MemoryGuard(pool, limit, watch)
-    pool.on_tick = guard.look
+    guard = MemoryGuard(pool, limit, on_postponed=lambda task: stopped.append(task.tile_id))
+    pool.on_tick = guard.check
     peaks = [0]
     is_over = threading.Event()
 
@@ -92,11 +80,11 @@ def grow(marks: Path) -> Grown:
     sampler = threading.Thread(target=sample)
     sampler.start()
     try:
-        outcomes = list(pool.outcomes(Listed([Task(str(nth)) for nth in range(4)])))
+        outcomes = list(pool.outcomes(ListSource([Task(str(nth)) for nth in range(4)])))
     finally:
         is_over.set()
         sampler.join()
-    return Grown(outcomes, watch.given_up, max(peaks), limit.limit_bytes)
+    return Grown(outcomes, stopped, max(peaks), limit.limit_bytes)
 
 
 @pytest.mark.slow
@@ -107,6 +95,6 @@ def test_busy_workers_that_grow_are_stopped_before_the_limit(tmp_path: Path) -> 
     assert all(outcome.error is None for outcome in grown.outcomes)
     assert sorted(outcome.task.tile_id for outcome in grown.outcomes) == ["0", "1", "2", "3"]
     assert grown.peak_bytes <= grown.limit_bytes
-    assert grown.given_up, "else the limit was never near, and this test says nothing"
+    assert grown.stopped, "else the limit was never near, and this test says nothing"
     begun = [mark.name.split("-")[0] for mark in tmp_path.iterdir()]
-    assert len(begun) == 4 + len(grown.given_up), "what was given up is done again, once each time"
+    assert len(begun) == 4 + len(grown.stopped), "what was stopped is done again, once each time"

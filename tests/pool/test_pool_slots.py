@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mkhspc.pool.pool import Listed, Pool
-from mkhspc.pool.slots import Slots
+from mkhspc.pool.pool import Pool
+from mkhspc.pool.slots import Slots, SlotsHandle
+from mkhspc.pool.tasks import ListSource
 from mkhspc.process.signals import StopFlag
 
 
@@ -18,17 +19,17 @@ from mkhspc.process.signals import StopFlag
 class Summing:
     """Work that adds up what it sees in a slot."""
 
-    slots: Any
+    slots: SlotsHandle
 
     def prepare(self) -> None:
-        pass
+        self._slots = self.slots.open()
 
     def run(self, task: tuple[int, int, int]) -> dict[str, Any]:
-        pixels = self.slots.pixels(*task)
+        pixels = self._slots.pixels(*task)
         is_writeable = bool(pixels.flags.writeable)
         total = int(pixels.sum(dtype=np.int64))
         del pixels
-        self.slots.forget()
+        self._slots.unmap()
         return {"sum": total, "is_writeable": is_writeable, "shared_bytes": _shared_bytes()}
 
 
@@ -47,7 +48,7 @@ def test_workers_see_what_was_written_and_cannot_write() -> None:
         pixels = slots.pixels(slot, height, width)
         pixels[...] = rng.integers(0, 256, pixels.shape, dtype=np.uint8)
         sums[(slot, height, width)] = int(pixels.sum(dtype=np.int64))
-    outcomes = list(Pool(Summing(slots), 2, StopFlag()).outcomes(Listed(sums)))
+    outcomes = list(Pool(Summing(slots.handle()), 2, StopFlag()).outcomes(ListSource(sums)))
     assert {outcome.task: outcome.facts["sum"] for outcome in outcomes if outcome.facts} == sums
     assert not any(outcome.facts["is_writeable"] for outcome in outcomes if outcome.facts)
     slots.close()
@@ -58,7 +59,7 @@ def test_a_worker_does_not_keep_windows_it_has_done() -> None:
     for slot in range(4):
         slots.pixels(slot, 2500, 2600)[...] = 1
     tasks = [(slot, 2500, 2600) for slot in range(4)]
-    for outcome in Pool(Summing(slots), 1, StopFlag()).outcomes(Listed(tasks)):
+    for outcome in Pool(Summing(slots.handle()), 1, StopFlag()).outcomes(ListSource(tasks)):
         assert outcome.facts is not None
         assert outcome.facts["shared_bytes"] < 2_000_000
     slots.close()
@@ -87,8 +88,8 @@ class Dying(Summing):
 def test_a_retry_sees_the_same_pixels(tmp_path: Path) -> None:
     slots = Slots(1, 3000)
     slots.pixels(0, 10, 100)[...] = 7
-    pool = Pool(Dying(slots, tmp_path / "died"), 1, StopFlag())
-    first, second = pool.outcomes(Listed([(0, 10, 100)]))
+    pool = Pool(Dying(slots.handle(), tmp_path / "died"), 1, StopFlag())
+    first, second = pool.outcomes(ListSource([(0, 10, 100)]))
     assert first.will_retry
     assert "SIGKILL" in str(first.error)
     assert second.facts is not None
@@ -96,12 +97,12 @@ def test_a_retry_sees_the_same_pixels(tmp_path: Path) -> None:
     slots.close()
 
 
-def test_a_slot_that_is_forgotten_takes_no_memory_until_it_is_written_again() -> None:
+def test_a_slot_that_is_given_back_takes_no_memory_until_it_is_written_again() -> None:
     slots = Slots(2, 8_000_000)
     for slot in (0, 1):
         slots.pixels(slot, 1000, 2000)[...] = 7
     before_bytes = _shared_bytes()
-    slots.forget(0)
+    slots.give_back(0)
     assert before_bytes - _shared_bytes() >= 5_900_000
     assert (slots.pixels(1, 1000, 2000) == 7).all()
     slots.pixels(0, 1000, 2000)[...] = 9
@@ -114,11 +115,11 @@ def test_a_slot_takes_no_more_memory_than_its_window_after_a_larger_one() -> Non
     for slot in (0, 1):
         slots.pixels(slot, 1000, 2000)[...] = 7
     before_bytes = _shared_bytes()
-    slots.forget_beyond(0, 3 * 500 * 2000)
+    slots.give_back(0, 3 * 500 * 2000)
     assert 2_900_000 <= before_bytes - _shared_bytes() <= 3_000_000
     assert (slots.pixels(0, 500, 2000) == 7).all()
     assert (slots.pixels(1, 1000, 2000) == 7).all()
-    slots.forget_beyond(0, slots.slot_bytes)
+    slots.give_back(0, slots.slot_bytes)
     slots.close()
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from mkhspc.errors import InputError, InterruptedRunError
-from mkhspc.pool.pool import Listed, Pool
+from mkhspc.pool.pool import Pool
+from mkhspc.pool.tasks import ListSource
 from mkhspc.process.signals import StopFlag, interruptible
 
 
@@ -45,7 +46,7 @@ class Errand:
 
 
 def run_all(tmp_path: Path, tasks: list[str], size: int = 2) -> dict[str, Any]:
-    outcomes = list(Pool(Errand(tmp_path), size, StopFlag()).outcomes(Listed(tasks)))
+    outcomes = list(Pool(Errand(tmp_path), size, StopFlag()).outcomes(ListSource(tasks)))
     final = [outcome for outcome in outcomes if not outcome.will_retry]
     assert len(final) == len(tasks)
     return {outcome.task: outcome for outcome in final}
@@ -68,7 +69,7 @@ def test_a_task_that_raises_fails_alone_and_says_why(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_told_from_a_fault_of_one_task(tmp_path: Path) -> None:
     outcomes = run_all(tmp_path, ["full:1", "bug:2", "raise:3"])
-    assert [task for task, outcome in outcomes.items() if outcome.is_hopeless] == ["full:1"]
+    assert [task for task, outcome in outcomes.items() if outcome.is_fatal] == ["full:1"]
     assert "No space left" in str(outcomes["full:1"].error)
 
 
@@ -109,7 +110,7 @@ def test_a_signal_stops_at_the_end_of_the_tasks_under_way(tmp_path: Path, number
     try:
         tasks = [f"slow:{i}" for i in range(40)]
         done = []
-        for outcome in Pool(Errand(tmp_path), 2, stop).outcomes(Listed(tasks)):
+        for outcome in Pool(Errand(tmp_path), 2, stop).outcomes(ListSource(tasks)):
             if not done:
                 os.kill(os.getpid(), number)
             done.append(outcome)

@@ -9,10 +9,10 @@ from typing import Literal
 import pytest
 from hypothesis import given, strategies as st
 
-from mkhspc.budget.demand import SAFE_SHARE, Demand, plan_workers, survey_bytes
+from mkhspc.budget.demand import Demand, plan_workers, survey_bytes
 from mkhspc.config import RunConfig, load_config
 from mkhspc.errors import UsageError
-from mkhspc.process.limits import GB, MemoryLimit
+from mkhspc.process.limits import GB, SAFE_SHARE, MemoryLimit
 from mkhspc.run.open import open_run
 from mkhspc.run.plan import Machine, _option, _workers, forecast
 from mkhspc.run.schedule import plan_job

@@ -12,7 +12,7 @@ from hypothesis import given, strategies as st
 from czifiles import mosaic_blocks, noise, write_czi
 from mkhspc.cluster.shard import Shard
 from mkhspc.geometry import Box
-from mkhspc.pool.feed import plan_slide
+from mkhspc.slide.czi.slide_reads import plan_slide
 from mkhspc.slide.tiles import Tile
 
 CORE_PX, HALO_PX, BLOCK_PX = 64, 16, 100

@@ -13,7 +13,7 @@ from typing import Literal
 
 from mkhspc.errors import UsageError
 from mkhspc.models.service import MESSAGE_BYTES
-from mkhspc.process.limits import GB, MemoryLimit
+from mkhspc.process.limits import GB, SAFE_SHARE, MemoryLimit
 from mkhspc.slide.calibration import CALIBRATION_WINDOW_UM
 from mkhspc.slide.czi.stream import AHEAD_PER_THREAD
 from mkhspc.slide.tissue import mask_factor
@@ -50,8 +50,6 @@ HELD_MASK_BYTES_PER_PX = 20
 SAMPLE_BYTES_PER_PX, MOST_SAMPLED_PX = 52, 4_500_000
 """Calibration works on a sample of its windows' pixels that is never larger than this. Both kinds are
 measured on 4, 67 and 1,074 million pixels of dense marrow, and on masks of up to 67 million."""
-SAFE_SHARE = 0.95
-"""Of the limit, that is planned with."""
 TILES_PER_READ_THREAD = 4
 """Workers that one thread keeps in windows, even of JPEG-XR, which decodes slowest."""
 ROOM_SHARE = 0.15

@@ -5,13 +5,13 @@ from __future__ import annotations
 from itertools import count
 from pathlib import Path
 
-from mkhspc.budget.demand import SAFE_SHARE, Demand, layout_of, mask_px, room_bytes, survey_bytes
+from mkhspc.budget.demand import Demand, layout_of, mask_px, room_bytes, survey_bytes
 from mkhspc.config import RunConfig
 from mkhspc.detect.classical.mk import block_count
 from mkhspc.measure.analysis import analysis_of
 from mkhspc.measure.deep import column_names
 from mkhspc.models.choice import RunModels
-from mkhspc.process.limits import GB, MemoryLimit
+from mkhspc.process.limits import GB, SAFE_SHARE, MemoryLimit
 from mkhspc.slide.czi.directory import read_directory
 from mkhspc.store.manifest import Manifest
 

@@ -14,28 +14,20 @@ import secrets
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 
+from mkhspc.pool.contract import RENEW_EVERY_S, ClaimResult
 from mkhspc.store.atomic import Owner, give_name, here, now_of, start_of, temporary_name
 from mkhspc.store.layout import RunLayout
 
 log = logging.getLogger(__name__)
 
-RENEW_S = 20.0
-STALE_S = 120.0
-
-
-class Claim(Enum):
-    """Whose a tile is."""
-
-    OURS = "this process may do it"
-    DONE = "its part is there"
-    THEIRS = "another living process is at it"
+STALE_S = 6 * RENEW_EVERY_S
+"""Seconds without a renewal after which a claim of another host counts as abandoned."""
 
 
 @dataclass(frozen=True)
-class Writing:
+class ClaimRecord:
     """A claim as it was found: one that was renewed or made anew since is another.
 
     Attributes:
@@ -47,7 +39,7 @@ class Writing:
     written_ns: int
 
     @classmethod
-    def of(cls, path: Path) -> Writing:
+    def of(cls, path: Path) -> ClaimRecord:
         """Raises `FileNotFoundError` when there is no claim any more."""
         return cls(path.read_text(encoding="utf-8"), path.stat().st_mtime_ns)
 
@@ -67,8 +59,8 @@ class Writing:
         return place, pid, start
 
 
-class Claims:
-    """The claims of this process; any thread may use them."""
+class ClaimFiles:
+    """The claims of this process, a file each; any thread may use them."""
 
     def __init__(self, layout: RunLayout) -> None:
         self._layout = layout
@@ -77,32 +69,32 @@ class Claims:
         self._held: set[Path] = set()
         self._lock = threading.Lock()
 
-    def take(self, slide_id: str, tile_id: str) -> Claim:
+    def claim(self, slide_id: str, tile_id: str) -> ClaimResult:
         """Claims a tile unless it is done or another's; a claim of a dead process is taken over."""
         path = self._layout.claim(slide_id, tile_id)
         part = self._layout.part(slide_id, tile_id)
         if part.exists():
-            return Claim.DONE
+            return ClaimResult.DONE
         with self._lock:
             if path not in self._held and not self._create(path) and not self._take_over(path):
-                return Claim.THEIRS
+                return ClaimResult.THEIRS
             self._held.add(path)
         if part.exists():  # finished between the look and the claim
-            self.drop(slide_id, tile_id)
-            return Claim.DONE
-        return Claim.OURS
+            self.release(slide_id, tile_id)
+            return ClaimResult.DONE
+        return ClaimResult.OURS
 
-    def drop(self, slide_id: str, tile_id: str) -> None:
+    def release(self, slide_id: str, tile_id: str) -> None:
         """Ends the claim of this process on a tile, if it has one."""
-        self._drop(self._layout.claim(slide_id, tile_id))
+        self._release(self._layout.claim(slide_id, tile_id))
 
-    def drop_all(self) -> None:
+    def release_all(self) -> None:
         """Ends every claim of this process."""
         for path in self._paths():
-            self._drop(path)
+            self._release(path)
 
     def renew(self) -> None:
-        """Tells other hosts that this process lives; to be called every `RENEW_S`.
+        """Tells other hosts that this process lives; to be called every `RENEW_EVERY_S`.
 
         A claim that the file server does not let it renew is told in the log, once, and tried again the next
         time: it costs at most that another process does the tile as well.
@@ -124,13 +116,13 @@ class Claims:
         with self._lock:
             return list(self._held)
 
-    def _drop(self, path: Path) -> None:
+    def _release(self, path: Path) -> None:
         with self._lock:
             if path not in self._held:
                 return
             self._held.remove(path)
             with suppress(FileNotFoundError):
-                if Writing.of(path).text == self._holder:  # else it was taken over, and is another's now
+                if ClaimRecord.of(path).text == self._holder:  # else it was taken over, and is another's now
                     path.unlink()
             self._tidy(path)
 
@@ -158,7 +150,7 @@ class Claims:
     def _take_over(self, path: Path) -> bool:
         """Whether a dead process's claim is this one's now; of several that try the first wins."""
         try:
-            found = Writing.of(path)
+            found = ClaimRecord.of(path)
             if is_living(path, found):
                 return False
             aside = temporary_name(path)
@@ -166,7 +158,7 @@ class Claims:
         except FileNotFoundError:  # given back, or another process is taking it over
             return self._create(path)
         try:
-            if Writing.of(aside) == found:
+            if ClaimRecord.of(aside) == found:
                 return self._create(path)
             with suppress(FileExistsError):  # a living process's, made in this moment: it gets it back
                 give_name(aside, path)
@@ -175,7 +167,7 @@ class Claims:
             aside.unlink(missing_ok=True)
 
 
-def is_living(claim: Path, found: Writing) -> bool:
+def is_living(claim: Path, found: ClaimRecord) -> bool:
     """Whether the process that wrote a claim is still at work, as far as can be told."""
     owner = found.owner
     if owner is not None and owner.is_here:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mkhspc.cluster.claims import Writing
+from mkhspc.cluster.claims import ClaimRecord
 from mkhspc.store import manifest as manifests
 from mkhspc.store.atomic import TEMPORARY_SUFFIX, Owner, now_of, owner_of
 from mkhspc.store.layout import RunLayout
@@ -116,7 +116,7 @@ def _look_at(path: Path, found: Leftovers, oldest_s: float) -> bool:
     if path.suffix not in (TEMPORARY_SUFFIX, CLAIM_SUFFIX):
         return True
     try:
-        owner = Writing.of(path).owner if path.suffix == CLAIM_SUFFIX else owner_of(path)
+        owner = ClaimRecord.of(path).owner if path.suffix == CLAIM_SUFFIX else owner_of(path)
         facts = path.stat(follow_symlinks=False)
     except FileNotFoundError:  # its process has just finished it
         return True

@@ -2,7 +2,7 @@
 
 Back-pressure is the number of slots: a window is put together when a slot is free, and a slot is
 free again when its tile is done. A tile that is done already, or that another process of the run is
-working on, is left out when its turn comes; the latter are looked at again at the end. A fault of a
+working on, is left out when its turn comes; the latter are claimed again at the end. A fault of a
 slide, which may vanish or be replaced while others are read, fails the tiles that it has left.
 """
 
@@ -10,28 +10,23 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 
-from mkhspc.cluster.claims import RENEW_S, Claim, Claims
-from mkhspc.errors import InputError, MkhspcError
+from mkhspc.errors import MkhspcError
 from mkhspc.geometry import Box
-from mkhspc.pool.pool import Outcome
-from mkhspc.pool.slots import Slots
+from mkhspc.pool.contract import RENEW_EVERY_S, ClaimResult, SlideWindows, TileClaims, WindowReader
+from mkhspc.pool.slots import FreeSlots, Slots
+from mkhspc.pool.tasks import Outcome
 from mkhspc.process.memory import give_back_gaps
-from mkhspc.slide.czi.read_order import ReadPlan, Visit, mosaics_of, plan_reads
-from mkhspc.slide.czi.slide import CziSlide, read_slide_info
-from mkhspc.slide.czi.stream import WindowStream
-from mkhspc.slide.tiles import Tile
 
 NO_SLOT = -1
-LOOK_AGAIN_S = 0.5
-"""How often tiles that others work on are looked at when nothing else is left."""
+"""The `slot` of a task without pixels, whose tile is done or failed before a worker had it."""
+CLAIM_AGAIN_S = 0.5
+"""Seconds between two tries to claim tiles that other processes work on, when nothing else is left."""
 
 
 @dataclass(frozen=True)
@@ -44,225 +39,143 @@ class TileTask:
     slot: int
 
 
-@dataclass(frozen=True)
-class SlideReads:
-    """The tiles of a slide that are to be read, in the order in which they will be.
-
-    Attributes:
-        fingerprint: of the file that the tiles were planned for; see `CziDirectory`.
-    """
-
-    slide_id: str
-    path: Path
-    fingerprint: str
-    um_per_px: float
-    tiles: Sequence[Tile]
-    visits: Sequence[Visit]
-    plan: ReadPlan
-
-
-def plan_slide(
-    slide_id: str,
-    path: Path,
-    um_per_px: float,
-    tiles: Sequence[Tile],
-    window_of: Callable[[Box], Box],
-    room_bytes: int,
-) -> SlideReads:
-    """Chooses the order in which the windows of a slide's tiles are read.
-
-    Args:
-        window_of: what is read for a core.
-    """
-    visits = [Visit(tile.scene, window_of(tile.core)) for tile in tiles]
-    with CziSlide.open(path, um_per_px) as slide:
-        plan = plan_reads(mosaics_of(slide, visits), visits, room_bytes)
-        fingerprint = slide.info.fingerprint
-    in_order = [tiles[i] for i in plan.order], [visits[i] for i in plan.order]
-    return SlideReads(slide_id, path, fingerprint, um_per_px, *in_order, plan)
-
-
 class WindowFeed:
-    """A `workers.Source` of tiles whose windows are in shared memory.
+    """A `TaskSource` of tiles whose windows are in shared memory.
 
     Args:
         use_slots: how many slots may be filled; see `use`.
-        threads: that decode.
+        threads: how many threads decode.
     """
 
     def __init__(
         self,
-        slides: Sequence[SlideReads],
+        slides: Sequence[SlideWindows],
         slots: Slots,
-        claims: Claims,
+        claims: TileClaims,
         *,
         use_slots: int,
         threads: int,
     ) -> None:
-        self.decoded_bytes = 0
         self._slides = slides
         self._slots = slots
+        self._free = FreeSlots(slots, use_slots)
         self._claims = claims
         self._threads = threads
-        self._free = deque(range(use_slots))
-        self._spare = deque(range(use_slots, slots.count))
-        self._too_many = 0
         self._ready: deque[TileTask | Outcome] = deque()
-        self._changed = threading.Condition()
-        self._is_closed = False
-        self._is_spent = False
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._is_read = False
         self._fault: BaseException | None = None
-        self._bell, self._ring = os.pipe()
-        os.set_blocking(self._bell, False)
+        self._woken, self._waking = os.pipe()
+        os.set_blocking(self._woken, False)
         self._reader = threading.Thread(target=self._run, name="read", daemon=True)
         self._reader.start()
+        threading.Thread(target=self._renew_claims, name="renew-claims", daemon=True).start()
 
     def take(self) -> TileTask | Outcome | None:
-        with self._changed:
+        with self._lock:
             with suppress(BlockingIOError):
-                os.read(self._bell, 4096)
+                os.read(self._woken, 4096)
             if self._fault is not None:
                 raise self._fault
             return self._ready.popleft() if self._ready else None
 
     @property
-    def is_spent(self) -> bool:
-        with self._changed:
-            return self._is_spent and not self._ready and self._fault is None
+    def is_exhausted(self) -> bool:
+        with self._lock:
+            return self._is_read and not self._ready and self._fault is None
 
-    def news(self) -> Sequence[Connection | int]:
-        return (self._bell,)
+    def signals(self) -> Sequence[Connection | int]:
+        return (self._woken,)
 
-    def end(self, task: TileTask) -> None:
-        self._claims.drop(task.slide_id, task.tile_id)
-        with self._changed:
-            if task.slot != NO_SLOT:
-                self._free.append(task.slot)
-                self._retire()
-            self._changed.notify_all()
+    def finish(self, task: TileTask) -> None:
+        self._claims.release(task.slide_id, task.tile_id)
+        if task.slot != NO_SLOT:
+            self._free.release(task.slot)
 
     def use(self, slots: int) -> None:
-        """Lets so many slots be filled from now on; those too many go when their tiles are done."""
-        with self._changed:
-            in_use = self._slots.count - len(self._spare)
-            self._too_many = in_use - min(slots, self._slots.count)
-            while self._too_many < 0:
-                self._free.append(self._spare.popleft())
-                self._too_many += 1
-            self._retire()
-            self._changed.notify_all()
-
-    def _retire(self) -> None:
-        """Gives back the memory of free slots that are too many."""
-        while self._too_many and self._free:
-            slot = self._free.pop()
-            self._slots.forget(slot)
-            self._spare.append(slot)
-            self._too_many -= 1
+        """Lets so many slots be filled from now on; surplus ones go when their tiles are done."""
+        self._free.allow(slots)
 
     def close(self) -> None:
-        """Stops reading; windows that were read and not taken are forgotten."""
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify_all()
+        """Stops reading; windows that were read and not taken are dropped."""
+        self._closed.set()
+        self._free.close()
         self._reader.join()
-        self._claims.drop_all()
-        os.close(self._bell)
-        os.close(self._ring)
+        self._claims.release_all()
+        os.close(self._woken)
+        os.close(self._waking)
+
+    def _renew_claims(self) -> None:
+        while not self._closed.wait(RENEW_EVERY_S):
+            self._claims.renew()
 
     def _run(self) -> None:
         """Life of the reading thread."""
-        renewing = threading.Thread(target=self._renew, name="renew-claims", daemon=True)
-        renewing.start()
         try:
             self._read_all()
-        except BaseException as fault:  # it is raised again in the thread that takes
+        except BaseException as fault:  # raised again in the thread that takes
             self._fault = fault
         finally:
-            with self._changed:
-                self._is_spent = True
-            self._tell()
-
-    def _renew(self) -> None:
-        while not self._is_closed:
-            self._claims.renew()
-            with self._changed:
-                self._changed.wait_for(lambda: self._is_closed, timeout=RENEW_S)
+            with self._lock:
+                self._is_read = True
+            self._wake()
 
     def _read_all(self) -> None:
-        waiting = {slide.slide_id: self._read(slide) for slide in self._slides}
-        while any(waiting.values()) and not self._is_closed:
-            time.sleep(LOOK_AGAIN_S)
-            for slide in self._slides:
-                waiting[slide.slide_id] = self._look_again(slide, waiting[slide.slide_id])
+        theirs = [(slide, self._read(slide)) for slide in self._slides]
+        while any(indices for _, indices in theirs) and not self._closed.wait(CLAIM_AGAIN_S):
+            theirs = [(slide, self._claim_again(slide, indices)) for slide, indices in theirs]
 
-    def _look_again(self, slide: SlideReads, steps: Sequence[int]) -> list[int]:
+    def _claim_again(self, slide: SlideWindows, indices: Sequence[int]) -> list[int]:
         """Reads those of a slide's tiles that other processes gave up; returns what they still have."""
-        claims = {step: self._claim(slide, step) for step in steps}
-        ours = [step for step, claim in claims.items() if claim is Claim.OURS]
+        results = {index: self._claim(slide, index) for index in indices}
+        ours = [index for index, result in results.items() if result is ClaimResult.OURS]
         if ours:
-            self._read(_only(slide, ours))
-        return [step for step, claim in claims.items() if claim is Claim.THEIRS]
+            self._read(slide.only(ours))
+        return _theirs(results)
 
-    def _claim(self, slide: SlideReads, step: int) -> Claim:
-        tile_id = slide.tiles[step].tile_id
-        claim = self._claims.take(slide.slide_id, tile_id)
-        if claim is Claim.DONE:
-            self._offer(Outcome(_task(slide, step), {"elsewhere": True}))
-        return claim
+    def _claim(self, slide: SlideWindows, index: int) -> ClaimResult:
+        result = self._claims.claim(slide.slide_id, slide.tile_ids[index])
+        if result is ClaimResult.DONE:
+            self._offer(Outcome(_task(slide, index), {"elsewhere": True}))
+        return result
 
-    def _read(self, slide: SlideReads) -> list[int]:
-        """Reads the windows of a slide; returns the steps of those that other processes have."""
-        claims: dict[int, Claim] = {}
+    def _read(self, slide: SlideWindows) -> list[int]:
+        """Reads the windows of a slide; returns the indices of those that other processes have."""
+        results: dict[int, ClaimResult] = {}
         read: set[int] = set()
         try:
-            self._read_windows(slide, claims, read)
+            self._read_windows(slide, results, read)
         except Exception as fault:  # any fault of one slide must not take the others with it
-            for step in range(len(slide.tiles)):
-                if step not in claims and not self._is_closed:
-                    claims[step] = self._claim(slide, step)  # raises where the run's own disk is at fault
-                if claims.get(step) is Claim.OURS and step not in read:
-                    self._offer(Outcome(_task(slide, step), None, _reason(fault)))
-        return [step for step, claim in claims.items() if claim is Claim.THEIRS]
+            for index in range(len(slide.tile_ids)):
+                if index not in results and not self._closed.is_set():
+                    results[index] = self._claim(slide, index)  # raises where the run's own disk is at fault
+                if results.get(index) is ClaimResult.OURS and index not in read:
+                    self._offer(Outcome(_task(slide, index), None, _reason(fault)))
+        return _theirs(results)
 
-    def _read_windows(self, slide: SlideReads, claims: dict[int, Claim], read: set[int]) -> None:
-        """Offers the windows of a slide; `claims` and `read` take its steps as far as it came."""
+    def _read_windows(self, slide: SlideWindows, results: dict[int, ClaimResult], read: set[int]) -> None:
+        """Offers the windows of a slide; `results` and `read` take their indices as far as it came."""
 
-        def is_wanted(step: int) -> bool:
-            if self._is_closed:
+        def is_wanted(index: int) -> bool:
+            if self._closed.is_set():
                 return False
-            claims[step] = self._claim(slide, step)
-            return claims[step] is Claim.OURS
+            results[index] = self._claim(slide, index)
+            return results[index] is ClaimResult.OURS
 
-        _refuse_another(slide)
-        with WindowStream(
-            slide.path,
-            slide.um_per_px,
-            slide.visits,
-            room_bytes=slide.plan.room_bytes,
-            threads=self._threads,
-            packs=slide.plan.is_worth_packing,
-            is_wanted=is_wanted,
-            has_place=lambda: bool(self._free),
-        ) as stream:
-            while (step := stream.next_window()) is not None and (slot := self._next_slot()) is not None:
-                read.add(step)
-                self._read_window(stream, slide, step, slot)
+        with slide.open(
+            threads=self._threads, is_wanted=is_wanted, has_place=lambda: bool(self._free)
+        ) as reader:
+            while (index := reader.next_window()) is not None and (slot := self._free.acquire()) is not None:
+                read.add(index)
+                self._read_window(reader, _task(slide, index, slot))
                 give_back_gaps()
-            self.decoded_bytes += stream.decoded_bytes
 
-    def _next_slot(self) -> int | None:
-        """Waits for a free slot; None when the feed is closed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._free or self._is_closed)
-            return None if self._is_closed else self._free.popleft()
-
-    def _read_window(self, stream: WindowStream, slide: SlideReads, step: int, slot: int) -> None:
+    def _read_window(self, reader: WindowReader, task: TileTask) -> None:
         """Offers a tile with its pixels; a damaged image fails it alone, any other fault is raised too."""
-        task = _task(slide, step, slot)
-        self._slots.forget_beyond(slot, 3 * task.window.area_px)
+        self._slots.give_back(task.slot, used_bytes=3 * task.window.area_px)
         try:
-            stream.read_into(self._slots.pixels(slot, task.window.height, task.window.width))
+            reader.read_into(self._slots.pixels(task.slot, task.window.height, task.window.width))
         except Exception as fault:
             self._offer(Outcome(task, None, _reason(fault)))
             if not isinstance(fault, MkhspcError):
@@ -271,34 +184,24 @@ class WindowFeed:
             self._offer(task)
 
     def _offer(self, ready: TileTask | Outcome) -> None:
-        with self._changed:
+        with self._lock:
             self._ready.append(ready)
-        self._tell()
+        self._wake()
 
-    def _tell(self) -> None:
-        os.write(self._ring, b"!")
+    def _wake(self) -> None:
+        """Wakes the pool, which waits for workers and for this descriptor alike."""
+        os.write(self._waking, b"!")
 
 
-def _task(slide: SlideReads, step: int, slot: int = NO_SLOT) -> TileTask:
-    return TileTask(slide.slide_id, slide.tiles[step].tile_id, slide.visits[step].box, slot)
+def _task(slide: SlideWindows, index: int, slot: int = NO_SLOT) -> TileTask:
+    return TileTask(slide.slide_id, slide.tile_ids[index], slide.windows[index], slot)
+
+
+def _theirs(results: dict[int, ClaimResult]) -> list[int]:
+    return [index for index, result in results.items() if result is ClaimResult.THEIRS]
 
 
 def _reason(fault: Exception) -> str:
-    """A fault in one line."""
+    """Says in one line what went wrong."""
     words = str(fault) if isinstance(fault, MkhspcError | OSError) else f"{type(fault).__name__}: {fault}"
     return words.replace("\n", " ")
-
-
-def _refuse_another(slide: SlideReads) -> None:
-    """Raises `InputError` when another file took the slide's place since its tiles were planned."""
-    if read_slide_info(slide.path).fingerprint != slide.fingerprint:
-        raise InputError(
-            "is another scan than the one that this run began with (its fingerprint differs)",
-            where=slide.path,
-            fix="put the first one back",
-        )
-
-
-def _only(slide: SlideReads, steps: Sequence[int]) -> SlideReads:
-    tiles, visits = [slide.tiles[i] for i in steps], [slide.visits[i] for i in steps]
-    return replace(slide, tiles=tiles, visits=visits)

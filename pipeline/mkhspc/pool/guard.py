@@ -8,26 +8,36 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
-from mkhspc.budget.demand import SAFE_SHARE
-from mkhspc.cluster.journal import TileWatch
 from mkhspc.pool.pool import TICK_S, Pool
-from mkhspc.process.limits import MemoryLimit, machine_free_share
+from mkhspc.process.limits import SAFE_SHARE, MemoryLimit, machine_free_share
 from mkhspc.process.memory import tree_rss_bytes
 
-MEMORY_LOOK_S = 1.0
-SECOND_LOOK_S = 0.01
-CLOSE_LOOK_S = 0.1
-WATCHED, NEAR, LAST = 0.85, SAFE_SHARE, 0.98
-"""Shares of the limit. Where memory will be above the first in a second, it is looked at ten times a second.
-Where it will be above the second, which no plan is, in half a second, no tile is begun while another is under
-way; where it is, the pool loses a worker. Where it is and will be above the last, or will be above the limit
-itself, the tile begun last is given up with its worker, to be done again later, before the kernel or Slurm
-kills what it likes."""
+CHECK_EVERY_S = 1.0
+"""Seconds between two checks of the memory while there is plenty."""
+CHECK_CLOSELY_EVERY_S = 0.1
+"""Seconds between two checks while memory is getting short."""
+MEASURE_AGAIN_S = 0.01
+"""Seconds after which an alarming measurement is repeated: as long as a process takes to be started."""
+CLOSE_SHARE = 0.85
+"""Share of the limit: where memory will be above it in a second, it is checked closely."""
+SHORT_SHARE = SAFE_SHARE
+"""Share of the limit, which no plan exceeds: where memory will be above it in `AHEAD_S`, no tile is begun
+while another is under way; where it is above it already, the pool loses a worker."""
+LAST_SHARE = 0.98
+"""Share of the limit: where memory is above `SHORT_SHARE` and will be above this, or will be above the limit
+itself, the tile begun last is stopped with its worker and done again later, before the kernel or Slurm kills
+a process of their choice."""
 AHEAD_S = 0.5
-LEAST_FREE = 0.03
+"""Seconds by which the growth of memory is carried on: about what ending a worker takes."""
+LEAST_FREE_SHARE = 0.03
 """Share of the machine's memory: with less left, by whatever programs, no tile is begun while another is
 under way, until there is more again."""
+
+
+def _ignore(*_: object) -> None:
+    pass
 
 
 @dataclass
@@ -35,6 +45,8 @@ class MemoryGuard:
     """Takes workers away before the processes' memory reaches the limit, one at a time.
 
     Attributes:
+        on_memory: is called at each check with the bytes of all processes and the number of workers.
+        on_postponed: is called with a task that was stopped and will be done later.
         now_bytes: measures the memory of all processes.
         free_share: measures the share of the machine's memory that is free.
         most_workers: that may be there; a worker that was taken away does not come back.
@@ -42,66 +54,67 @@ class MemoryGuard:
 
     pool: Pool
     limit: MemoryLimit
-    watch: TileWatch
+    on_memory: Callable[[int, int], object] = _ignore
+    on_postponed: Callable[[Any], object] = _ignore
     now_bytes: Callable[[], int] = tree_rss_bytes
     free_share: Callable[[], float] = machine_free_share
     most_workers: int = sys.maxsize
-    _next_look_s: float = -math.inf
+    _next_check_s: float = -math.inf
     _last: tuple[float, float] = (-math.inf, 0.0)
-    _watched: deque[tuple[float, float]] = field(default_factory=deque)
+    _measured: deque[tuple[float, float]] = field(default_factory=deque)
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Measures, at most once a second unless memory is getting short, and acts."""
         now_s = time.monotonic()
-        if now_s < self._next_look_s:
+        if now_s < self._next_check_s:
             return
         now_bytes = self._measured_bytes()
         now_share = now_bytes / self.limit.limit_bytes
         next_share = now_share + self._growth(now_s, now_share) * AHEAD_S
-        is_close = now_share + self._step(now_s, now_share) * MEMORY_LOOK_S >= WATCHED
-        self.pool.tick_s = CLOSE_LOOK_S if is_close else TICK_S
-        self._next_look_s = now_s + (CLOSE_LOOK_S / 2 if is_close else MEMORY_LOOK_S)
-        self.pool.is_short = next_share > NEAR or self.free_share() < LEAST_FREE
-        is_last = next_share > 1.0 or (now_share > NEAR and next_share > LAST)
-        if (is_last or now_share > NEAR) and self.pool.workers == self.pool.size > 1:
+        is_close = now_share + self._latest_growth(now_s, now_share) * CHECK_EVERY_S >= CLOSE_SHARE
+        self.pool.tick_s = CHECK_CLOSELY_EVERY_S if is_close else TICK_S
+        self._next_check_s = now_s + (CHECK_CLOSELY_EVERY_S / 2 if is_close else CHECK_EVERY_S)
+        self.pool.is_short = next_share > SHORT_SHARE or self.free_share() < LEAST_FREE_SHARE
+        is_last = next_share > 1.0 or (now_share > SHORT_SHARE and next_share > LAST_SHARE)
+        if (is_last or now_share > SHORT_SHARE) and self.pool.workers == self.pool.size > 1:
             self.pool.size -= 1
             self.most_workers = self.pool.size
         if is_last:
-            self._put_off_one()
-        self.watch.memory(now_bytes, self.pool.workers)
+            self._postpone_newest()
+        self.on_memory(now_bytes, self.pool.workers)
 
     def _growth(self, now_s: float, now_share: float) -> float:
         """Shares of the limit a second by which memory grew in the last `AHEAD_S` or so; 0 where it did not.
 
-        Below `WATCHED` it says nothing: what a run begins with comes at once.
+        Below `CLOSE_SHARE` it is 0 too: what a run begins with comes at once.
         """
-        if now_share < WATCHED:
-            self._watched.clear()
+        if now_share < CLOSE_SHARE:
+            self._measured.clear()
             return 0.0
-        self._watched.append((now_s, now_share))
-        while len(self._watched) > 2 and self._watched[1][0] <= now_s - AHEAD_S:
-            self._watched.popleft()
-        then_s, then_share = self._watched[0]
+        self._measured.append((now_s, now_share))
+        while len(self._measured) > 2 and self._measured[1][0] <= now_s - AHEAD_S:
+            self._measured.popleft()
+        then_s, then_share = self._measured[0]
         return max(0.0, now_share - then_share) / max(AHEAD_S, now_s - then_s)
 
-    def _step(self, now_s: float, now_share: float) -> float:
-        """The same since the last look, however high."""
+    def _latest_growth(self, now_s: float, now_share: float) -> float:
+        """Shares of the limit a second by which memory grew since the last check, wherever it is."""
         (then_s, then_share), self._last = self._last, (now_s, now_share)
         return max(0.0, now_share - then_share) / (now_s - then_s)
 
     def _measured_bytes(self) -> int:
-        """The lesser of two looks where the first one is alarming.
+        """Measures, and where the result is alarming takes the lesser of two measurements.
 
-        A process that is being begun counts for a moment all that its parent has, which it never touches.
+        A process that is being started counts for a moment all that its parent has, which it never touches.
         """
         now_bytes = self.now_bytes()
-        if now_bytes > NEAR * self.limit.limit_bytes:
-            time.sleep(SECOND_LOOK_S)
+        if now_bytes > SHORT_SHARE * self.limit.limit_bytes:
+            time.sleep(MEASURE_AGAIN_S)
             now_bytes = min(now_bytes, self.now_bytes())
         return now_bytes
 
-    def _put_off_one(self) -> None:
-        task = self.pool.give_up_newest()
-        self._watched.clear()  # what comes now is not how it was going on
+    def _postpone_newest(self) -> None:
+        task = self.pool.stop_newest()
+        self._measured.clear()  # the growth so far was partly that task's
         if task is not None:
-            self.watch.put_off(task.slide_id, task.tile_id)
+            self.on_postponed(task)

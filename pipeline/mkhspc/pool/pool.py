@@ -11,14 +11,15 @@ import multiprocessing
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, Protocol
+from typing import Any
 
 from mkhspc.errors import HopelessError, MkhspcError
+from mkhspc.pool.tasks import Outcome, TaskSource, Work
 from mkhspc.process.children import FRUGAL, cause_of_death, environment
 from mkhspc.process.disk import NO_ROOM
 from mkhspc.process.signals import STOP_SIGNALS, StopFlag
@@ -26,76 +27,6 @@ from mkhspc.process.signals import STOP_SIGNALS, StopFlag
 TRIES = 2
 TICK_S = 0.5
 """The pool looks around at least this often, even when no task ends, unless it is told another time."""
-
-
-class Work(Protocol):
-    """What a worker process does with tasks (any hashable values); it is pickled to the process."""
-
-    def prepare(self) -> None:
-        """Called once in the worker before the first task."""
-        ...
-
-    def run(self, task: Any) -> dict[str, Any]:
-        """Does one task and returns small facts about it; results themselves go to files."""
-        ...
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a task ended: `facts` of a finished one, or the `error` of a failed one.
-
-    Attributes:
-        will_retry: the task is not at its end: the worker died of it, and another will try.
-        is_hopeless: whatever stopped this task will stop every other: the disk takes no more, or no
-            device is left.
-    """
-
-    task: Any
-    facts: dict[str, Any] | None
-    error: str | None = None
-    will_retry: bool = False
-    is_hopeless: bool = False
-
-
-class Source(Protocol):
-    """Where tasks come from, one by one, as they get ready."""
-
-    def take(self) -> Any | None:
-        """A task that is ready now, or None; an `Outcome` for one that failed before it began."""
-        ...
-
-    @property
-    def is_spent(self) -> bool:
-        """Whether no further task will ever get ready."""
-        ...
-
-    def news(self) -> Sequence[Connection | int]:
-        """What becomes readable when a task gets ready."""
-        ...
-
-    def end(self, task: Any) -> None:
-        """Told when a task will not be tried again, done or failed."""
-        ...
-
-
-class Listed:
-    """A source of tasks that are all ready from the start."""
-
-    def __init__(self, tasks: Iterable[Any]) -> None:
-        self._waiting = deque(tasks)
-
-    def take(self) -> Any | None:
-        return self._waiting.popleft() if self._waiting else None
-
-    @property
-    def is_spent(self) -> bool:
-        return not self._waiting
-
-    def news(self) -> Sequence[Connection | int]:
-        return ()
-
-    def end(self, task: Any) -> None:
-        pass
 
 
 def _nothing(*_: object) -> None:
@@ -137,7 +68,7 @@ class Pool:
         """Processes there are now."""
         return len(self._workers)
 
-    def give_up_newest(self) -> Any | None:
+    def stop_newest(self) -> Any | None:
         """Kills the worker whose task was begun last, unless it is the only one at work; returns the task.
 
         Another worker does it later, and this is no death that counts against it.
@@ -153,13 +84,13 @@ class Pool:
         self._again.append(newest.task)
         return newest.task
 
-    def outcomes(self, source: Source) -> Iterator[Outcome]:
+    def outcomes(self, source: TaskSource) -> Iterator[Outcome]:
         """Yields an outcome per task as they end (or are tried again); stops early when told to."""
         try:
             while True:
                 yield from self._feed(source)
                 if not any(w.task is not None for w in self._workers) and (
-                    self.stop.is_set or (source.is_spent and not self._again)
+                    self.stop.is_set or (source.is_exhausted and not self._again)
                 ):
                     return
                 for worker in self._ready(source):
@@ -168,14 +99,14 @@ class Pool:
                     if outcome.will_retry:
                         self._again.append(outcome.task)
                     else:
-                        source.end(outcome.task)
+                        source.finish(outcome.task)
                     yield outcome
                 self.stop.look()
                 self.on_tick()
         finally:
             self._close()
 
-    def _feed(self, source: Source) -> Iterator[Outcome]:
+    def _feed(self, source: TaskSource) -> Iterator[Outcome]:
         """Gives idle workers a task each; yields tasks that failed before they began."""
         self._fit(source)
         for worker in self._workers:
@@ -184,7 +115,7 @@ class Pool:
                 if task is None:
                     return
                 if isinstance(task, Outcome):
-                    source.end(task.task)
+                    source.finish(task.task)
                     yield task
                     continue
                 worker.task, worker.begun_s = task, time.monotonic()
@@ -195,9 +126,9 @@ class Pool:
     def _must_wait(self) -> bool:
         return self.is_short and any(w.task is not None for w in self._workers)
 
-    def _fit(self, source: Source) -> None:
+    def _fit(self, source: TaskSource) -> None:
         """Starts workers that are missing and ends idle ones that are too many."""
-        while len(self._workers) < self.size and not (source.is_spent or self.stop.is_set):
+        while len(self._workers) < self.size and not (source.is_exhausted or self.stop.is_set):
             self._workers.append(self._start())
         for worker in [w for w in self._workers if w.task is None][: max(0, len(self._workers) - self.size)]:
             worker.connection.close()
@@ -213,17 +144,17 @@ class Pool:
         theirs.close()
         return _Worker(process, ours)
 
-    def _ready(self, source: Source) -> list[_Worker]:
+    def _ready(self, source: TaskSource) -> list[_Worker]:
         busy = {w.connection: w for w in self._workers if w.task is not None}
         is_anyone_free = len(busy) < len(self._workers) and not self.stop.is_set and not self._must_wait
-        news = list(source.news()) if is_anyone_free else []
-        found = wait([*busy, *news], timeout=self.tick_s)
+        signals = list(source.signals()) if is_anyone_free else []
+        found = wait([*busy, *signals], timeout=self.tick_s)
         return [busy[one] for one in found if isinstance(one, Connection) and one in busy]
 
     def _collect(self, worker: _Worker) -> Outcome:
         """How a worker's task ended; a worker that died is replaced."""
         try:
-            facts, error, is_hopeless = worker.connection.recv()
+            facts, error, is_fatal = worker.connection.recv()
         except (EOFError, ConnectionResetError):
             worker.process.join()
             cause = cause_of_death(worker.process.exitcode)
@@ -232,7 +163,7 @@ class Pool:
             if deaths < TRIES:
                 return Outcome(worker.task, None, f"the worker process died ({cause})", will_retry=True)
             return Outcome(worker.task, None, f"the worker process died {TRIES} times ({cause})")
-        return Outcome(worker.task, facts, error, is_hopeless=is_hopeless)
+        return Outcome(worker.task, facts, error, is_fatal=is_fatal)
 
     def _close(self) -> None:
         for worker in self._workers:

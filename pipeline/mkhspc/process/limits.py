@@ -17,6 +17,8 @@ TAKEN_FROM = 0.25
 idle, and a little more or less in use changes no plan."""
 SOFTER = {"memory.max": ("memory.high",)}
 """Beyond it a control group's processes are slowed down until they have less."""
+SAFE_SHARE = 0.95
+"""Plans use this share of a memory limit; the rest is for what no plan foresees."""
 LEAST_GB = 0.2
 """Below this not even the libraries of a run fit, so that who loads them is killed before it can refuse."""
 UNLIMITED_BYTES = 2**60

@@ -19,7 +19,7 @@ from mkhspc.errors import some_of
 from mkhspc.learn.score import apply_classifiers, check_classifiers, load_classifiers
 from mkhspc.measure.analysis import feature_names
 from mkhspc.models.choice import RunModels, devices_for
-from mkhspc.pool.pool import Outcome
+from mkhspc.pool.tasks import Outcome
 from mkhspc.process.limits import memory_limit
 from mkhspc.process.memory import give_back_what_is_freed
 from mkhspc.progress import Progress, silent

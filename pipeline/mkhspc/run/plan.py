@@ -16,21 +16,12 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from mkhspc.budget.demand import (
-    MEASURED_MARGIN,
-    SAFE_SHARE,
-    Budget,
-    Demand,
-    layout_of,
-    plan_workers,
-    refuse_survey,
-)
+from mkhspc.budget.demand import MEASURED_MARGIN, Budget, Demand, layout_of, plan_workers, refuse_survey
 from mkhspc.cluster.journal import read_journals
 from mkhspc.config import CELL_TYPES, CellType, RunConfig
 from mkhspc.errors import UsageError
 from mkhspc.models.choice import gpus_here
-from mkhspc.pool.feed import SlideReads
-from mkhspc.process.limits import GB, MemoryLimit, memory_limit, usable_cores
+from mkhspc.process.limits import GB, SAFE_SHARE, MemoryLimit, memory_limit, usable_cores
 from mkhspc.progress import Progress, silent
 from mkhspc.run.open import Tell, ignore, open_run
 from mkhspc.run.schedule import (
@@ -43,6 +34,7 @@ from mkhspc.run.schedule import (
     refuse_failures,
     with_models,
 )
+from mkhspc.slide.czi.slide_reads import SlideReads
 from mkhspc.slide.czi.stream import WindowStream
 from mkhspc.slide.survey import prepare_tile_plan
 from mkhspc.slide.tiles import Tile, chosen_tiles

@@ -18,7 +18,7 @@ from mkhspc.budget.demand import (
     plan_workers,
     room_bytes,
 )
-from mkhspc.cluster.claims import Claims
+from mkhspc.cluster.claims import ClaimFiles
 from mkhspc.cluster.journal import RunLog, SlideTiles, TileWatch
 from mkhspc.cluster.shard import Shard
 from mkhspc.config import CELL_TYPES, ComputeSection
@@ -28,16 +28,18 @@ from mkhspc.measure.analysis import analysis_of
 from mkhspc.measure.deep import column_names
 from mkhspc.models.choice import RunModels, devices_for
 from mkhspc.models.server.owners import Owners
-from mkhspc.pool.feed import SlideReads, TileTask, WindowFeed, plan_slide
+from mkhspc.pool.feed import TileTask, WindowFeed
 from mkhspc.pool.guard import MemoryGuard
-from mkhspc.pool.pool import Outcome, Pool
+from mkhspc.pool.pool import Pool
 from mkhspc.pool.slots import Slots
+from mkhspc.pool.tasks import Outcome
 from mkhspc.process.limits import MemoryLimit, memory_limit, usable_cores
 from mkhspc.process.memory import give_back_gaps
 from mkhspc.process.signals import StopFlag
 from mkhspc.progress import Progress
 from mkhspc.run.open import Tell, ignore
 from mkhspc.run.work import TileWork
+from mkhspc.slide.czi.slide_reads import SlideReads, plan_slide
 from mkhspc.slide.tiles import Tile
 from mkhspc.store.layout import RunLayout
 from mkhspc.store.manifest import Manifest
@@ -277,20 +279,25 @@ def _on_tiles(
         stored={t: manifest.stored(t) for t in CELL_TYPES},
         models=job.models,
         service=owners,
-        slots=slots,
+        slots=slots.handle(),
     )
     feed = WindowFeed(
         job.slides,
         slots,
-        Claims(layout),
+        ClaimFiles(layout),
         use_slots=job.budget.slots,
         threads=job.budget.read_threads,
     )
     pool = Pool(work, job.budget.workers, stop)
-    guard = MemoryGuard(pool, job.budget.limit, watch)
+    guard = MemoryGuard(
+        pool,
+        job.budget.limit,
+        on_memory=watch.memory,
+        on_postponed=lambda task: watch.put_off(task.slide_id, task.tile_id),
+    )
 
     def look_around() -> None:
-        guard.look()
+        guard.check()
         for line in owners.watch() if owners else ():
             watch.device(line)
 
@@ -300,7 +307,7 @@ def _on_tiles(
     try:
         for outcome in pool.outcomes(feed):
             _record(watch, outcome)
-            if outcome.is_hopeless:
+            if outcome.is_fatal:
                 raise IncompleteError(
                     f"no tile can be done any more: {outcome.error}",
                     fix="mend that, then run the same command again: finished tiles are kept",

@@ -21,7 +21,7 @@ from mkhspc.models.choice import RunModels
 from mkhspc.models.server.client import OwnerClient
 from mkhspc.models.server.owners import Owners
 from mkhspc.pool.feed import TileTask
-from mkhspc.pool.slots import SlotReader, Slots
+from mkhspc.pool.slots import SlotsHandle
 from mkhspc.process.memory import give_back_gaps, peak_bytes
 from mkhspc.run.tile import PIECE_ROWS, find_cells, with_pictures
 from mkhspc.slide.tiles import Tile, TilePlan, load_tile_plan
@@ -39,7 +39,7 @@ class TileWork:
         config: the run's; with `stored` and `models` it says what is looked for.
         service: reaches the models, None without any: `engine.owners.Owners`, which is one of their clients
             once it has arrived in the worker.
-        slots: where the windows are; a `SlotReader` once it has arrived in the worker.
+        slots: where the windows are; opened in the worker.
     """
 
     root: Path
@@ -49,7 +49,7 @@ class TileWork:
     stored: Mapping[CellType, AreaRange]
     models: RunModels
     service: Owners | OwnerClient | None
-    slots: Slots | SlotReader
+    slots: SlotsHandle
 
     def analysis(self) -> TileAnalysis:
         service = self.service if isinstance(self.service, OwnerClient) else None
@@ -60,6 +60,7 @@ class TileWork:
         pa.set_cpu_count(1)
         pa.set_memory_pool(pa.system_memory_pool())  # the default one keeps what was freed
         self._analysis = self.analysis()
+        self._slots = self.slots.open()
         self._planned_id = ""
         self._ended_s = time.monotonic()
 
@@ -71,7 +72,7 @@ class TileWork:
         for counts in self._counts.values():
             counts.clear()  # of a tile that failed
         window = Window(
-            rgb=self.slots.pixels(task.slot, task.window.height, task.window.width),
+            rgb=self._slots.pixels(task.slot, task.window.height, task.window.width),
             box=task.window,
             um_per_px=self.um_per_px[task.slide_id],
             calibration=plan.calibration[tile.scene],
@@ -87,8 +88,7 @@ class TileWork:
                 group_rows=PIECE_ROWS,
             )
         del window
-        if isinstance(self.slots, SlotReader):
-            self.slots.forget()
+        self._slots.unmap()
         give_back_gaps()
         self._ended_s = time.monotonic()
         return {

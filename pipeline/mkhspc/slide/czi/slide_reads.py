@@ -1,0 +1,97 @@
+"""The windows of a slide's tiles, in the order in which they are read, and the slide opened for reading them.
+
+It is what the pool's feed reads from: see `pool.contract.SlideWindows`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from mkhspc.errors import InputError
+from mkhspc.geometry import Box
+from mkhspc.slide.czi.read_order import ReadPlan, Visit, mosaics_of, plan_reads
+from mkhspc.slide.czi.slide import CziSlide, read_slide_info
+from mkhspc.slide.czi.stream import WindowStream
+from mkhspc.slide.tiles import Tile
+
+
+@dataclass(frozen=True)
+class SlideReads:
+    """The tiles of a slide that are to be read, in the order in which they will be.
+
+    Attributes:
+        fingerprint: of the file that the tiles were planned for; see `CziDirectory`.
+    """
+
+    slide_id: str
+    path: Path
+    fingerprint: str
+    um_per_px: float
+    tiles: Sequence[Tile]
+    visits: Sequence[Visit]
+    plan: ReadPlan
+
+    @cached_property
+    def tile_ids(self) -> list[str]:
+        """Ids of the tiles, in this order."""
+        return [tile.tile_id for tile in self.tiles]
+
+    @cached_property
+    def windows(self) -> list[Box]:
+        """The box that is read for each tile, in level-0 pixels of its scene."""
+        return [visit.box for visit in self.visits]
+
+    def only(self, indices: Sequence[int]) -> SlideReads:
+        """Some of these tiles, in the order of `indices`."""
+        tiles, visits = [self.tiles[i] for i in indices], [self.visits[i] for i in indices]
+        return replace(self, tiles=tiles, visits=visits)
+
+    def open(
+        self, *, threads: int, is_wanted: Callable[[int], bool], has_place: Callable[[], bool]
+    ) -> WindowStream:
+        """Opens the slide; `WindowStream` says what the arguments mean.
+
+        Raises:
+            InputError: the slide cannot be opened, or another file has its name since its tiles were planned.
+        """
+        if read_slide_info(self.path).fingerprint != self.fingerprint:
+            raise InputError(
+                "this is another scan than the one that the run began with (its fingerprint differs)",
+                where=self.path,
+                fix="put the first scan back under this name",
+            )
+        return WindowStream(
+            self.path,
+            self.um_per_px,
+            self.visits,
+            room_bytes=self.plan.room_bytes,
+            threads=threads,
+            packs=self.plan.is_worth_packing,
+            is_wanted=is_wanted,
+            has_place=has_place,
+        )
+
+
+def plan_slide(
+    slide_id: str,
+    path: Path,
+    um_per_px: float,
+    tiles: Sequence[Tile],
+    window_of: Callable[[Box], Box],
+    room_bytes: int,
+) -> SlideReads:
+    """Chooses the order in which the windows of a slide's tiles are read.
+
+    Args:
+        window_of: returns what is read for the core of a tile.
+        room_bytes: how much decoded pixels may take that are kept for later windows.
+    """
+    visits = [Visit(tile.scene, window_of(tile.core)) for tile in tiles]
+    with CziSlide.open(path, um_per_px) as slide:
+        plan = plan_reads(mosaics_of(slide, visits), visits, room_bytes)
+        fingerprint = slide.info.fingerprint
+    in_order = [tiles[i] for i in plan.order], [visits[i] for i in plan.order]
+    return SlideReads(slide_id, path, fingerprint, um_per_px, *in_order, plan)

@@ -13,6 +13,7 @@ RANKS = {
     "errors": 0,
     "progress": 0,
     "process": 1,
+    "charts": 1,
     "resources": 1,
     "geometry": 1,
     "pool": 2,

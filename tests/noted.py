@@ -9,19 +9,19 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mkhspc.run.work import TileWork
+from mkhspc.run.worker import TileWorker
 
-_run = TileWork.run
+_run = TileWorker.run
 _parent = os.getppid()
 
 
-def noted(self: TileWork, task: Any) -> dict[str, Any]:
+def noted(self: TileWorker, task: Any) -> dict[str, Any]:
     with Path(os.environ["BEGUN_TILES"]).open("a") as file:
         file.write(f"{task.slide_id}/{task.tile_id} {_parent}\n")
     return _run(self, task)
 
 
-TileWork.run = noted  # type: ignore[method-assign]
+TileWorker.run = noted  # type: ignore[method-assign]
 
 if __name__ == "__main__":
     from mkhspc.cli import main

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 
 from mkhspc.config import CellType, RunConfig, config_hash, identity
 from mkhspc.geometry import Box, mask_to_contour
+from mkhspc.run.opening.pending import pending_run
 from mkhspc.store import atomic, manifest, tables
 from mkhspc.store.cells import with_in_filter
 from mkhspc.store.layout import RunLayout
@@ -225,3 +226,9 @@ def _write_slide(
     for tile in tiles:
         part = table.filter(pa.compute.equal(table["tile_id"], tile["tile_id"]))
         tables.write_table(layout.part(slide_id, tile["tile_id"]), part, run_manifest.config_hash)
+
+
+def committed(config: RunConfig, jobs_gpus: int | None = None) -> tuple[RunLayout, Manifest, tuple[str, ...]]:
+    """The run of a config opened and committed: its layout, its manifest, the ids of the slides wanted."""
+    with pending_run(config, jobs_gpus=jobs_gpus) as pending:
+        return pending.layout, pending.commit(), pending.wanted

@@ -25,7 +25,7 @@ from mkhspc.learn.training_file import write_training
 from mkhspc.learn.validation_report import write_report as write_validation
 from mkhspc.progress import Progress, silent
 from mkhspc.results.page import make_report, write_report
-from mkhspc.run.journey import segment
+from mkhspc.run.segment import segment
 from mkhspc.simulate import (
     TRUTH_FILE,
     AnnotatorSkill,
@@ -126,7 +126,7 @@ def run_demo(
     truth = read_truth(paths.slides / TRUTH_FILE)
 
     say("segment", "--config", paths.study)
-    segment(load_config(paths.study), progress=progress, tell=tell)
+    segment(load_config(paths.study), progress=progress, notify=tell)
     layout = RunLayout(paths.run)
     manifest = manifests.read(layout)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -34,6 +34,14 @@ class Progress(Protocol):
     """
 
     def __call__(self, stage: str, done: int, total: int, **facts: str | int | float) -> None: ...
+
+
+Notify = Callable[[str], object]
+"""Takes a line for whoever runs a command: nothing is wrong, but the run is not quite what they may think."""
+
+
+def unnoticed(line: str) -> None:
+    """A `Notify` that drops its lines."""
 
 
 def silent(stage: str, done: int, total: int, **facts: str | int | float) -> None:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import shapely
 
 from mkhspc.measure.features import FEATURE_NAMES
-from mkhspc.run.merge import merge_slide
+from mkhspc.run.slide_tables import merge_slide
 from mkhspc.store.schema import part_schema
 from parts import SLIDE, TILE_PX, UM_PER_PX, LargeRun, large_run
 from processes import measured

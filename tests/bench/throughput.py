@@ -30,9 +30,8 @@ from mkhspc.pool.feed import WindowFeed
 from mkhspc.pool.pool import Pool
 from mkhspc.pool.slots import Slots
 from mkhspc.process.signals import StopFlag
-from mkhspc.run.open import open_run
-from mkhspc.run.schedule import plan_job
-from mkhspc.run.work import TileWork
+from mkhspc.run.job import plan_job
+from mkhspc.run.worker import TileWorker
 from mkhspc.slide.czi.slide import CziSlide
 from mkhspc.slide.stains import SceneCalibration
 from mkhspc.slide.survey import prepare_tile_plan
@@ -40,6 +39,7 @@ from mkhspc.slide.tiles import Tile, chosen_tiles
 from mkhspc.store import manifest as manifests
 from mkhspc.store.layout import RunLayout
 from processes import measured
+from runs import committed
 
 Row = dict[str, object]
 
@@ -226,7 +226,7 @@ class Sleeper:
 
 
 @dataclass
-class SleepingWork(TileWork):
+class SleepingWork(TileWorker):
     """A worker's work with sleepers in the place of detectors."""
 
     def analysis(self) -> TileAnalysis:
@@ -238,7 +238,7 @@ def _sleeping(slide: Path, scratch: Path) -> Row:
     base = RunConfig()
     run = replace(base.run, output_dir=str(scratch / "sleep"), slides=(str(slide),), tile_size=2048)
     config = replace(base, run=run, compute=replace(base.compute, num_workers=2))
-    layout, manifest, (slide_id,) = open_run(config)
+    layout, manifest, (slide_id,) = committed(config)
     tiles = {slide_id: chosen_tiles(manifest, prepare_tile_plan(layout, manifest, slide_id))}
     job = plan_job(manifest, tiles, config.compute)
     slots = Slots(job.budget.slots, job.demand.slot_bytes)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from mkhspc.budget.demand import RGB_BYTES_PER_PX, WORKER_BYTES, Demand, layout_of, plan_workers
+from mkhspc.budget.demand import RGB_BYTES_PER_PX, WORKER_BYTES, Demand
+from mkhspc.budget.layout import layout_of, plan_workers
 from mkhspc.config import CELL_TYPES, RunConfig
 from mkhspc.detect.cellpose import CANVAS_BLOCKS, MARGIN_PX, STEP_PX
 from mkhspc.detect.classical import ClassicalHspc, ClassicalMk

@@ -9,18 +9,18 @@ import os
 import signal
 from typing import Any
 
-from mkhspc.run.work import TileWork
+from mkhspc.run.worker import TileWorker
 
-_run = TileWork.run
+_run = TileWorker.run
 
 
-def deadly(self: TileWork, task: Any) -> dict[str, Any]:
+def deadly(self: TileWorker, task: Any) -> dict[str, Any]:
     if task.tile_id == os.environ["DEADLY_TILE"]:
         os.kill(os.getpid(), signal.SIGKILL)
     return _run(self, task)
 
 
-TileWork.run = deadly  # type: ignore[method-assign]
+TileWorker.run = deadly  # type: ignore[method-assign]
 
 if __name__ == "__main__":
     from mkhspc.cli import main

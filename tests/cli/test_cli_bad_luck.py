@@ -232,8 +232,8 @@ def test_a_summary_that_cannot_be_drawn_does_not_hide_how_the_run_ended(
         RunLog(layout).write("begin")
         raise error
 
-    monkeypatch.setattr("mkhspc.run.journey.write_run_summary", fails)
-    monkeypatch.setattr("mkhspc.run.journey.do_tiles", ends)
+    monkeypatch.setattr("mkhspc.run.merge.write_run_summary", fails)
+    monkeypatch.setattr("mkhspc.run.segment.do_tiles", ends)
     words = ["segment", "--czi-path", str(tiny_slide), "--output-dir", str(tmp_path / "run")]
     assert run_command(words) == code
     said = capsys.readouterr().err

@@ -43,7 +43,7 @@ from mkhspc.geometry import Box, mask_centroid, normalise_mask, um_to_px
 from mkhspc.measure.analysis import TileAnalysis
 from mkhspc.models.sam2_masks import REASONS, Gate, SmallMask, cropped, one_of_each_cell
 from mkhspc.models.service import LocalModels, Message, array_of
-from mkhspc.run.tile import find_cells, with_pictures
+from mkhspc.run.tile import TileSearch, detect, measure, with_crops
 from mkhspc.simulate import SlideSpec, write_demo_slides
 from mkhspc.slide.czi.slide import CziSlide
 from mkhspc.slide.stains import SceneCalibration, Stain, calibrate
@@ -507,8 +507,8 @@ def table_of(scene: Window, core: Box, analysis: TileAnalysis) -> pa.Table:
     everywhere = np.ones((-(-scene.box.height // 8), -(-scene.box.width // 8)), np.bool_)
     tissue = TissueMask(everywhere, everywhere, 8, scene.um_per_px, scene.box.width, scene.box.height)
     window = scene.apart(box)
-    cells = find_cells("S", window, tissue, tile, analysis)
-    return pa.concat_tables(with_pictures(cells, window))
+    search = TileSearch("S", window, tissue, tile, analysis)
+    return pa.concat_tables(with_crops(measure(detect(search), search), window))
 
 
 def test_a_tiles_table_does_not_depend_on_the_tiling():

@@ -11,13 +11,13 @@ import pytest
 from mkhspc.config import load_config
 from mkhspc.errors import InputError
 from mkhspc.geometry import Box
-from mkhspc.run.open import open_run
 from mkhspc.simulate import SlideSpec, write_demo_slides
 from mkhspc.slide import calibration, survey
 from mkhspc.slide.czi.slide import CziSlide
 from mkhspc.slide.survey import prepare_tile_plan
 from mkhspc.slide.tiles import TilePlan
 from mkhspc.slide.tissue import TissueMask, tissue_by_scene
+from runs import committed
 
 DAMAGED = Box(600, 600, 1200, 1200)
 
@@ -48,7 +48,7 @@ def tissue_of(path: Path) -> TissueMask:
 
 def planned(slide: Path, root: Path) -> TilePlan:
     options = {"run.output_dir": str(root), "run.slides": (str(slide),), "run.tile_size": 512}
-    layout, manifest, (slide_id,) = open_run(load_config(None, options))
+    layout, manifest, (slide_id,) = committed(load_config(None, options))
     return prepare_tile_plan(layout, manifest, slide_id)
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-import mkhspc.run.journey
 from compare import agreement
 from crashes import Segment
 from czifiles import Block, noise, write_czi
@@ -23,13 +22,14 @@ from mkhspc.config import RunConfig, load_config
 from mkhspc.config.schema import RunSection
 from mkhspc.errors import InputError
 from mkhspc.geometry import Box
-from mkhspc.run.open import open_run
+from mkhspc.run.segment import segment as run_segment
 from mkhspc.slide.model import SceneInfo
 from mkhspc.slide.tiles import Tile
 from mkhspc.slide.tissue import TissueMask
 from mkhspc.store import cells, manifest as manifests
 from mkhspc.store.layout import RunLayout
 from processes import mkhspc, started
+from runs import committed
 
 pytestmark = pytest.mark.slow
 
@@ -220,7 +220,7 @@ def test_a_shifted_grid_finds_the_same_cells_to_the_last_bit(
     tables = []
     for name in ("plain", "shifted"):
         run = RunSection(output_dir=str(tmp_path / name), slides=(str(wide_slide),), tile_size=1024)
-        mkhspc.run.journey.segment(RunConfig(run=run))
+        run_segment(RunConfig(run=run))
         tables.append(table(tmp_path / name))
         monkeypatch.setattr("mkhspc.slide.tiles._tiles_of_scene", shifted)
     plain, moved = (found.drop(["tile_id"]).sort_by("cell_id") for found in tables)
@@ -378,14 +378,14 @@ def test_another_scan_of_the_same_name_and_size_is_refused(tmp_path: Path) -> No
     config = load_config(None, {"run.output_dir": str(tmp_path / "run"), "run.slides": (str(slide),)})
     write_czi(slide, [Block(scene, 0, 0)])
     first, whole = slide.stat().st_size, slide.read_bytes()
-    _, manifest, _ = open_run(config)
+    _, manifest, _ = committed(config)
     slide.unlink()
     write_czi(slide, [Block(scene[:, ::-1], 0, 0)])
     assert slide.stat().st_size == first, "uncompressed, so that only the pixels and the file's id differ"
     with pytest.raises(InputError, match="is not the slide 'A' of this run: it is another scan"):
-        open_run(config)
+        committed(config)
     slide.write_bytes(whole)
-    assert open_run(config)[1] == manifest, "a copy is the same slide"
+    assert committed(config)[1] == manifest, "a copy is the same slide"
 
 
 def test_a_moved_slide_is_the_same_slide(whole: Path, small_slides: Slides, tmp_path: Path) -> None:

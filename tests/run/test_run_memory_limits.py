@@ -3,14 +3,21 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from memorylimits import CHANNELS, Channel, Trial, drawn_trials
-from mkhspc.budget.demand import PARENT_BYTES, WORKER_BYTES, Demand, mask_px, refuse_survey, survey_bytes
+from mkhspc.budget.demand import WORKER_BYTES, Demand
+from mkhspc.budget.layout import PARENT_BYTES
+from mkhspc.budget.sufficient import refuse_shortage
+from mkhspc.budget.survey import mask_px, survey_bytes
+from mkhspc.config import RunConfig
 from mkhspc.errors import UsageError
 from mkhspc.process.limits import GB, MIB, MemoryLimit
+from mkhspc.run.opening.pending import PendingRun, pending_run
 from mkhspc.store.manifest import SceneEntry, SlideEntry
 
 RUNS = 10
@@ -20,16 +27,16 @@ import sys
 from dataclasses import replace
 import mkhspc.cli
 from mkhspc.config import RunConfig
-from mkhspc.budget.demand import survey_bytes
+from mkhspc.budget.survey import survey_bytes
 from mkhspc.process.memory import peak_bytes
-from mkhspc.run.open import open_run
-from mkhspc.slide.survey import prepare_tile_plan
-import mkhspc.run.journey
+from mkhspc.run.opening.pending import pending_run
+import mkhspc.run.segment
 base = RunConfig()
 config = replace(base, run=replace(base.run, slides=(sys.argv[1],), output_dir=sys.argv[2]))
-layout, manifest, (slide_id,) = open_run(config)
-prepare_tile_plan(layout, manifest, slide_id)
-print(peak_bytes(), survey_bytes(manifest.slide(slide_id), config.run.calibration_samples))
+with pending_run(config) as pending:
+    (slide,) = pending.unplanned()
+    pending.tile_plan(slide.slide_id)
+    print(peak_bytes(), survey_bytes(slide, config.run.calibration_samples))
 """
 
 
@@ -100,11 +107,20 @@ def test_a_survey_takes_more_for_more_tissue_to_look_at() -> None:
     )
 
 
-def test_what_a_worker_needs_at_least_is_asked_for_at_once() -> None:
-    tiny = slide_of((600, 600))
-    refuse_survey([tiny], 100, limit((PARENT_BYTES + WORKER_BYTES) / 0.95 + 1))
+@pytest.fixture
+def unplanned(tiny_slide: Path, tmp_path: Path) -> Iterator[PendingRun]:
+    """The run of the tiny slide, opened and not surveyed."""
+    base = RunConfig()
+    run = replace(base.run, slides=(str(tiny_slide),), output_dir=str(tmp_path / "run"))
+    with pending_run(replace(base, run=run)) as pending:
+        yield pending
+
+
+def test_what_a_worker_needs_at_least_is_asked_for_at_once(unplanned: PendingRun) -> None:
+    least_bytes = (PARENT_BYTES + WORKER_BYTES) / 0.95
+    refuse_shortage(unplanned.unplanned(), unplanned.manifest, limit(least_bytes + 1), 0)
     with pytest.raises(UsageError, match=r"needs at least 0\.4 GB of memory .* set by the test"):
-        refuse_survey([tiny], 100, limit((PARENT_BYTES + WORKER_BYTES) / 0.95 - 2))
+        refuse_shortage(unplanned.unplanned(), unplanned.manifest, limit(least_bytes - 2), 0)
 
 
 def test_the_masks_of_a_large_slide_count_for_each_worker() -> None:
@@ -114,5 +130,5 @@ def test_the_masks_of_a_large_slide_count_for_each_worker() -> None:
     assert masked.worker_bytes - bare.worker_bytes == 3 * mask_px(slide)
 
 
-def test_slides_that_are_planned_need_no_survey() -> None:
-    refuse_survey([], 100, limit(1))
+def test_slides_that_are_planned_need_no_survey(unplanned: PendingRun) -> None:
+    refuse_shortage([], unplanned.manifest, limit(1), 0)

@@ -12,12 +12,11 @@ import pytest
 from mkhspc.config import RunConfig, load_config
 from mkhspc.detect.classical import ClassicalHspc, ClassicalMk
 from mkhspc.errors import InputError, UsageError
-from mkhspc.run.open import open_run, proposed
+from mkhspc.run.opening.pending import pending_run
 from mkhspc.slide.tiles import load_tile_plan
 from mkhspc.store import manifest as manifests
-from mkhspc.store.manifest import Manifest
 from processes import mkhspc
-from runs import put_manifest
+from runs import committed, put_manifest
 
 Study = Callable[..., RunConfig]
 
@@ -37,9 +36,9 @@ def study(tiny_slide: Path, tmp_path: Path) -> Study:
 
 def told(config: RunConfig) -> list[str]:
     """What a command says of a run that is not what it asked for; of a new one, what was chosen, too."""
-    lines: list[str] = []
-    open_run(config, tell=lines.append)
-    return lines
+    with pending_run(config) as pending:
+        pending.commit()
+        return pending.notices()
 
 
 def surprises(config: RunConfig) -> list[str]:
@@ -72,20 +71,20 @@ def test_the_run_of_a_clusters_jobs_is_for_their_gpus_and_not_for_those_here(
     monkeypatch.setattr("mkhspc.models.choice.present", lambda model: ["sam2.1-large", "cpsam"])
     monkeypatch.setattr("mkhspc.models.choice.gpus_here", list)
     with pytest.raises(UsageError, match="there is no device 'cuda:0'"):
-        open_run(study(compute__device="cuda"))
+        committed(study(compute__device="cuda"))
     with pytest.raises(InputError, match=r"^sam2\.1-large: the weights are not in"):  # so SAM2 was chosen
-        open_run(study(compute__device="cuda"), jobs_gpus=2)
-    _, manifest, _ = open_run(study(), jobs_gpus=0)
+        committed(study(compute__device="cuda"), jobs_gpus=2)
+    _, manifest, _ = committed(study(), jobs_gpus=0)
     assert manifest.detectors["mk"].startswith("classical: the weights of sam2 are here, but no GPU is")
 
 
 def test_a_later_edit_of_what_decides_no_cell_is_taken(study: Study, tmp_path: Path) -> None:
-    open_run(study('[gallery]\ntitle = "Tpyo"\nmax_site_mb = 50\n[slurm]\ncpus = 2'))
+    committed(study('[gallery]\ntitle = "Tpyo"\nmax_site_mb = 50\n[slurm]\ncpus = 2'))
     text = (
         '[gallery]\ntitle = "Typo"\n[slurm]\npartition = "long"\n[compute]\nmemory_gb = 3\n'
         '[mk]\nclassifier = "mk.skops"\n[groups]\nTINY = {sex = "F"}'
     )
-    _, manifest, _ = open_run(study(text))
+    _, manifest, _ = committed(study(text))
     config = manifest.config
     assert (config.gallery.title, config.gallery.max_site_mb) == ("Typo", 50)
     assert (config.slurm.partition, config.slurm.cpus) == ("long", 2)
@@ -95,7 +94,7 @@ def test_a_later_edit_of_what_decides_no_cell_is_taken(study: Study, tmp_path: P
 
 
 def test_a_later_command_that_says_nothing_changes_nothing(study: Study) -> None:
-    layout, first, _ = open_run(study('[gallery]\norder = "area"\n[compute]\nnum_workers = 3'))
+    layout, first, _ = committed(study('[gallery]\norder = "area"\n[compute]\nnum_workers = 3'))
     before = layout.manifest.read_bytes()
     assert surprises(study()) == []
     assert layout.manifest.read_bytes() == before
@@ -103,8 +102,8 @@ def test_a_later_command_that_says_nothing_changes_nothing(study: Study) -> None
 
 
 def test_a_setting_given_as_its_default_is_given(study: Study) -> None:
-    open_run(study('[gallery]\norder = "area"'))
-    _, manifest, _ = open_run(study('[gallery]\norder = "random"'))
+    committed(study('[gallery]\norder = "area"'))
+    _, manifest, _ = committed(study('[gallery]\norder = "random"'))
     assert manifest.config.gallery.order == "random"
 
 
@@ -135,7 +134,7 @@ def test_a_command_that_asks_for_more_is_told_nothing(study: Study) -> None:
 
 
 def test_other_versions_than_the_run_began_with_are_told(study: Study) -> None:
-    layout, manifest, _ = open_run(study())
+    layout, manifest, _ = committed(study())
     old = {**manifest.versions, "numpy": "0.1", "pillow": "0.2"}
     put_manifest(layout, replace(manifest, versions=old))
     (line,) = surprises(study())
@@ -146,8 +145,8 @@ def test_other_versions_than_the_run_began_with_are_told(study: Study) -> None:
 @pytest.mark.parametrize(
     ("groups", "words"),
     [
-        ("TINI", '[groups] names "TINI", which is no slide of this run; slides without groups: TINY'),
-        ("TINY = {sex = 'F'}\nNONE", '[groups] names "NONE", which is no slide of this run'),
+        ("TINI", '[groups] names "TINI", but the run has no such slide; slides without groups: TINY'),
+        ("TINY = {sex = 'F'}\nNONE", '[groups] names "NONE", but the run has no such slide'),
         ("TINY", None),
     ],
 )
@@ -161,46 +160,65 @@ def test_groups_of_a_slide_that_the_run_has_not_are_told(
     )
 
 
-def test_a_proposal_changes_nothing_until_it_is_taken(study: Study) -> None:
+def test_a_pending_run_changes_nothing_until_it_is_committed(study: Study) -> None:
     config = study(run__sample_fraction=0.1)
-    with proposed(config) as proposal:
-        drafted = proposal.plan("TINY")
-        assert not proposal.layout.root.exists()
-        assert proposal.take() == proposal.manifest == manifests.read(proposal.layout)
-    layout = proposal.layout
-    assert load_tile_plan(layout, "TINY", proposal.manifest.config_hash).tiles == drafted.tiles
+    with pending_run(config) as pending:
+        drafted = pending.tile_plan("TINY")
+        assert not pending.layout.root.exists()
+        assert pending.commit() == pending.manifest == manifests.read(pending.layout)
+    layout = pending.layout
+    assert load_tile_plan(layout, "TINY", pending.manifest.config_hash).tiles == drafted.tiles
     before = layout.manifest.read_bytes()
-    with proposed(study()) as larger:
-        assert larger.plan("TINY").tiles == drafted.tiles
+    with pending_run(study()) as larger:
+        assert larger.tile_plan("TINY").tiles == drafted.tiles
         assert larger.manifest.config.run.sample_fraction == 1.0
     assert layout.manifest.read_bytes() == before
-    assert not proposal.drafts.root.exists()
+    assert not pending.scratch.root.exists()
 
 
-def test_what_is_not_accepted_is_not_written(study: Study) -> None:
-    def never(manifest: Manifest) -> None:
-        raise InputError("no")
-
+def test_a_run_that_is_opened_and_given_up_is_not_written(study: Study) -> None:
     config = study()
-    with pytest.raises(InputError, match="no"):
-        open_run(config, accept=never)
+    with pending_run(config) as pending:
+        pending.tile_plan("TINY")
     assert not Path(config.run.output_dir).exists()
-    layout, manifest, _ = open_run(study(run__sample_fraction=0.1))
-    with pytest.raises(InputError, match="no"):
-        open_run(config, accept=never)
+    layout, manifest, _ = committed(study(run__sample_fraction=0.1))
+    with pending_run(config) as pending:
+        assert pending.manifest != manifest
     assert manifests.read(layout) == manifest
+
+
+def test_a_commit_keeps_what_another_process_asked_for_meanwhile(study: Study) -> None:
+    with pending_run(study(run__sample_fraction=0.1)) as pending, pending_run(study()) as other:
+        other.commit()
+        manifest = pending.commit()
+    assert manifest.config.run.sample_fraction == 1.0
+    with pending_run(study('[gallery]\ntitle = "ours"')) as pending:
+        committed(study('[slurm]\npartition = "theirs"'))
+        manifest = pending.commit()
+    assert (manifest.config.gallery.title, manifest.config.slurm.partition) == ("ours", "theirs")
+    assert manifests.read(pending.layout) == manifest
+
+
+def test_a_commit_is_refused_when_another_process_created_another_run_meanwhile(study: Study) -> None:
+    with pending_run(study(run__seed=1)) as pending:
+        layout, theirs, _ = committed(study(run__seed=2))
+        with pytest.raises(InputError, match="--seed is 2 there and 1 here"):
+            pending.commit()
+    assert manifests.read(layout) == theirs
 
 
 def test_a_run_of_another_revision_of_a_detector_is_refused(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layout, manifest, _ = open_run(study())
+    layout, manifest, _ = committed(study())
     assert manifest.model_hashes["hspc"] == f"classical-{ClassicalHspc().revision}"
     changed = {"mk": ClassicalMk(), "hspc": ClassicalHspc(revision="next")}
-    monkeypatch.setattr("mkhspc.run.settings.build_detectors", lambda names, stored, models, service: changed)
+    monkeypatch.setattr(
+        "mkhspc.run.opening.settings.build_detectors", lambda names, stored, models, service: changed
+    )
     with pytest.raises(
         InputError, match="the hspc detector is classical-1 there and classical-next here"
     ) as error:
-        open_run(study())
+        committed(study())
     assert "the version of mkhspc" in error.value.fix
     assert manifests.read(layout) == manifest

@@ -9,15 +9,18 @@ from typing import Literal
 import pytest
 from hypothesis import given, strategies as st
 
-from mkhspc.budget.demand import Demand, plan_workers, survey_bytes
+from mkhspc.budget.demand import Demand
+from mkhspc.budget.forecast import Machine, _option, _workers
+from mkhspc.budget.layout import plan_workers
+from mkhspc.budget.survey import survey_bytes
 from mkhspc.config import RunConfig, load_config
 from mkhspc.errors import UsageError
 from mkhspc.process.limits import GB, SAFE_SHARE, MemoryLimit
-from mkhspc.run.open import open_run
-from mkhspc.run.plan import Machine, _option, _workers, forecast
-from mkhspc.run.schedule import plan_job
+from mkhspc.run.job import plan_job
+from mkhspc.run.plan import plan_run
 from mkhspc.slide.survey import prepare_tile_plan
 from mkhspc.slide.tiles import chosen_tiles
+from runs import committed
 
 TILE_PX, TILES = 256, 9
 
@@ -80,7 +83,7 @@ def study(tiny_slide: Path, tmp_path: Path) -> RunConfig:
 
 
 def test_the_options_of_a_forecast_are_accepted_or_refused_by_the_run(study: RunConfig) -> None:
-    layout, manifest, (slide_id,) = open_run(study)
+    layout, manifest, (slide_id,) = committed(study)
     tiles = {slide_id: chosen_tiles(manifest, prepare_tile_plan(layout, manifest, slide_id))}
     assert len(tiles[slide_id]) == TILES
     ample = MemoryLimit(100 * GB, "the test")
@@ -89,7 +92,7 @@ def test_the_options_of_a_forecast_are_accepted_or_refused_by_the_run(study: Run
         for n in (8, 9)
     )
     limit = MemoryLimit(int((eight + nine) / 2 / SAFE_SHARE), "the test")
-    found = forecast(study, Machine(2, limit))
+    found = plan_run(study, Machine(2, limit))
     assert [option.fits for option in found.options] == [True, False, False]
     for option in found.options:
         compute = replace(study.compute, num_workers=option.workers)
@@ -101,7 +104,7 @@ def test_the_options_of_a_forecast_are_accepted_or_refused_by_the_run(study: Run
 
 
 def test_the_time_of_reading_is_measured_on_the_first_tile(study: RunConfig) -> None:
-    first = forecast(study, Machine(2, MemoryLimit(4 * GB, "the test"))).first_tile
+    first = plan_run(study, Machine(2, MemoryLimit(4 * GB, "the test"))).first_tile
     assert 0 < first.read_s < 60
     assert first.read_bytes == 3 * 636 * 591, "both sub-blocks of the slide meet its window"
 
@@ -113,7 +116,7 @@ def test_a_survey_that_does_not_fit_is_refused_before_it_is_made(
         raise AssertionError("the slide was surveyed")
 
     monkeypatch.setattr("mkhspc.slide.survey.tissue_by_scene", never)
-    _, manifest, _ = open_run(study)
+    _, manifest, _ = committed(study)
     needed = survey_bytes(manifest.slides[0], manifest.config.run.calibration_samples)
     with pytest.raises(UsageError, match="the run needs at least"):
-        forecast(study, Machine(2, MemoryLimit(needed // 2, "the test")))
+        plan_run(study, Machine(2, MemoryLimit(needed // 2, "the test")))

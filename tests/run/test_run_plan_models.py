@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 
 from conftest import need
-from mkhspc.budget.demand import Budget
-from mkhspc.budget.least_memory import memory_gb
+from mkhspc.budget.forecast import FirstTile, _tiles_s, machine_for
+from mkhspc.budget.layout import Budget
+from mkhspc.budget.sufficient import sufficient_memory_gb
 from mkhspc.config import load_config
 from mkhspc.process.limits import MemoryLimit
-from mkhspc.run import plan as planner
-from mkhspc.run.open import open_run
-from mkhspc.run.plan import FirstTile, _tiles_s, forecast, machine_for
+from mkhspc.run import plan as planning
+from mkhspc.run.plan import plan_run
 from processes import mkhspc
+from runs import committed
 
 PACKAGED = "efficientnet-lite0"
 OWNER_BYTES = 650_000_000
@@ -74,9 +75,9 @@ def test_detectors_are_chosen_for_the_gpus_of_the_machine_meant(
         assert jobs_gpus == gpus
         raise SeenError
 
-    monkeypatch.setattr(planner, "open_run", seen)
+    monkeypatch.setattr(planning, "pending_run", seen)
     with pytest.raises(SeenError):
-        forecast(load_config(None, {"run.slides": (str(tiny_slide),)}), machine_for(20, gpus=gpus))
+        plan_run(load_config(None, {"run.slides": (str(tiny_slide),)}), machine_for(20, gpus=gpus))
 
 
 def first_tile(seconds: float, models_s: float) -> FirstTile:
@@ -111,7 +112,7 @@ def test_a_job_asks_for_the_memory_of_its_owners_too(tiny_slide: Path, tmp_path:
             "run.tile_size": 512, "compute.embedder": embedder, "slurm.gpus": gpus,
         }  # fmt: skip
         config = load_config(None, options)
-        _, manifest, _ = open_run(config, jobs_gpus=gpus)
-        return memory_gb(config, manifest, 2, owners=max(1, gpus))
+        _, manifest, _ = committed(config, jobs_gpus=gpus)
+        return sufficient_memory_gb(manifest, 2, servers=max(1, gpus))
 
     assert needed_gb(0, "none") < needed_gb(0, PACKAGED) < needed_gb(4, PACKAGED)

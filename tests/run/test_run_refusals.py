@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mkhspc.budget.demand import Demand, plan_workers
+from mkhspc.budget.demand import Demand
+from mkhspc.budget.layout import plan_workers
 from mkhspc.errors import UsageError
 from mkhspc.process.limits import GB, MemoryLimit
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mkhspc.cluster.journal import read_journals
-from mkhspc.run.settings import _agree, with_precisions
+from mkhspc.run.opening.versions import _is_same, with_precisions
 from mkhspc.store.layout import RunLayout
 from runs import make_run
 
@@ -38,7 +38,7 @@ def test_what_the_cpu_computed_in_is_told_though_a_gpu_had_the_same_for_another_
     told = with_precisions(known, read_journals(run.layout))
     assert told.versions["precision"] == f"{began}; float32 on cpu"
     assert with_precisions(told, read_journals(run.layout)) == told
-    assert not _agree("precision", began, "float32 on cpu")
-    assert _agree("precision", told.versions["precision"], "float32 on cpu")
-    assert _agree("precision", began, "sam2 bfloat16, resnet50 float32 on an H100")
-    assert not _agree("precision", "float32 on cpu", "bfloat16 on an H100")
+    assert not _is_same("precision", began, "float32 on cpu")
+    assert _is_same("precision", told.versions["precision"], "float32 on cpu")
+    assert _is_same("precision", began, "sam2 bfloat16, resnet50 float32 on an H100")
+    assert not _is_same("precision", "float32 on cpu", "bfloat16 on an H100")

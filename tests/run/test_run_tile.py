@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
@@ -15,7 +16,7 @@ from mkhspc.detect.classical.masks import tight
 from mkhspc.detect.contract import Detection, Detector, NeededCells, Window
 from mkhspc.geometry import BoolMask, Box, mask_centroid, normalise_mask
 from mkhspc.measure.analysis import MOSTLY_INSIDE, TileAnalysis
-from mkhspc.run.tile import find_cells
+from mkhspc.run.tile import TileSearch, detect, measure
 from mkhspc.slide.tiles import Tile
 from mkhspc.slide.tissue import TissueMask
 from stained import CALIBRATION
@@ -66,6 +67,10 @@ class Drawn:
         return (Detection(*tight(normalise_mask(self.mask), 0, 0), 0.9),)
 
 
+def cells_of(search: TileSearch) -> pa.Table:
+    return measure(detect(search), search)
+
+
 def disc(x_px: float, y_px: float, radius_um: float) -> BoolMask:
     inside: BoolMask = np.hypot(COLUMNS - x_px, ROWS - y_px) * UM_PER_PX <= radius_um
     return inside
@@ -108,12 +113,14 @@ def test_an_mk_is_known_as_far_outside_a_core_as_it_can_hold_an_hspc(side: int) 
     tissue = TissueMask(everywhere, everywhere, 4, UM_PER_PX, SIDE_PX, SIDE_PX)
     white = np.full((SIDE_PX, SIDE_PX, 3), 235, np.uint8)
     window = Window(white, SCENE, UM_PER_PX, CALIBRATION).apart(box)
-    cells = find_cells("S", window, tissue, Tile("tile", 0, core, 1.0, 1.0, 0), analysis).to_pylist()
+    cells = cells_of(
+        TileSearch("S", window, tissue, Tile("tile", 0, core, 1.0, 1.0, 0), analysis)
+    ).to_pylist()
     assert [cell["cell_type"] for cell in cells] == ["hspc"]
     assert cells[0]["inside_mk_id"] is not None
 
     # It is no matter of course: the halo of the core's own cells alone is not enough.
     near_um = ClassicalMk().halo_um(NeededCells(analysis.longest_um("mk")))
     less = window.apart(core.grown(int(near_um / UM_PER_PX)))
-    (cut,) = find_cells("S", less, tissue, Tile("tile", 0, core, 1.0, 1.0, 0), analysis).to_pylist()
+    (cut,) = cells_of(TileSearch("S", less, tissue, Tile("tile", 0, core, 1.0, 1.0, 0), analysis)).to_pylist()
     assert cut["inside_mk_id"] is None

@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 
-from mkhspc.budget.demand import MEASURED_MARGIN, Demand, layout_of, plan_workers
+from mkhspc.budget.demand import MEASURED_MARGIN, Demand
+from mkhspc.budget.layout import layout_of, plan_workers
 from mkhspc.geometry import Box
 from mkhspc.pool.feed import NO_SLOT, TileTask
 from mkhspc.pool.guard import MemoryGuard
 from mkhspc.pool.pool import TICK_S
 from mkhspc.process.limits import GB, MemoryLimit
-from mkhspc.run import schedule
-from mkhspc.run.schedule import Crew, Job
+from mkhspc.run import job as jobs
+from mkhspc.run.job import Job
+from mkhspc.run.work import WorkerScaler
 from mkhspc.slide.czi.read_order import ReadPlan, Visit
 from mkhspc.slide.czi.slide_reads import SlideReads
 from mkhspc.slide.tiles import Tile
@@ -46,7 +48,7 @@ class PlainPool:
 
 @pytest.fixture
 def pool(monkeypatch: pytest.MonkeyPatch) -> PlainPool:
-    monkeypatch.setattr(schedule, "usable_cores", lambda: CORES)
+    monkeypatch.setattr(jobs, "usable_cores", lambda: CORES)
     return PlainPool()
 
 
@@ -77,10 +79,10 @@ def task(planned: Job, name: str) -> TileTask:
     return TileTask("A", name, core, NO_SLOT)
 
 
-def crew(pool: PlainPool, planned: Job) -> Crew:
+def crew(pool: PlainPool, planned: Job) -> WorkerScaler:
     pool.size = planned.budget.workers
     fake: Any = pool
-    return Crew(planned, fake, MemoryGuard(fake, LIMIT, now_bytes=lambda: int(7.9 * GB)))
+    return WorkerScaler(planned, fake, MemoryGuard(fake, LIMIT, now_bytes=lambda: int(7.9 * GB)))
 
 
 @pytest.mark.parametrize("name", ["empty", "border"])
@@ -88,21 +90,21 @@ def test_a_tile_that_says_little_of_the_others_adds_no_worker(pool: PlainPool, n
     planned = job()
     sized = crew(pool, planned)
     assert 1 < planned.budget.workers < CORES
-    budget = sized.learn(task(planned, name), LITTLE_BYTES)
+    budget = sized.fit(task(planned, name), LITTLE_BYTES)
     assert pool.size == budget.workers == planned.budget.workers
-    sized.learn(task(planned, "dense"), LITTLE_BYTES)
+    sized.fit(task(planned, "dense"), LITTLE_BYTES)
     assert pool.size == CORES
 
 
 def test_the_worst_tile_so_far_decides(pool: PlainPool) -> None:
     planned = job()
     sized = crew(pool, planned)
-    sized.learn(task(planned, "dense"), LITTLE_BYTES)
+    sized.fit(task(planned, "dense"), LITTLE_BYTES)
     assert pool.size == CORES
-    sized.learn(task(planned, "dense"), 2 * MUCH_BYTES)
+    sized.fit(task(planned, "dense"), 2 * MUCH_BYTES)
     fewer = pool.size
     assert 1 <= fewer < planned.budget.workers
-    sized.learn(task(planned, "dense"), LITTLE_BYTES)
+    sized.fit(task(planned, "dense"), LITTLE_BYTES)
     assert pool.size == fewer
     measured = DEMAND.measured(int(MEASURED_MARGIN * 2 * MUCH_BYTES), 0)
     assert layout_of(measured, fewer, LIMIT).peak_bytes <= LIMIT.limit_bytes
@@ -110,7 +112,7 @@ def test_the_worst_tile_so_far_decides(pool: PlainPool) -> None:
 
 def test_a_small_tile_that_needs_much_takes_workers_away(pool: PlainPool) -> None:
     planned = job()
-    crew(pool, planned).learn(task(planned, "border"), 2 * MUCH_BYTES)
+    crew(pool, planned).fit(task(planned, "border"), 2 * MUCH_BYTES)
     assert pool.size < planned.budget.workers
 
 
@@ -122,7 +124,7 @@ def test_a_worker_that_memory_took_away_does_not_come_back(pool: PlainPool, aske
     left = pool.size
     assert left == planned.budget.workers - 1
     for _ in range(3):
-        sized.learn(task(planned, "dense"), LITTLE_BYTES)
+        sized.fit(task(planned, "dense"), LITTLE_BYTES)
     assert pool.size == left
 
 
@@ -130,5 +132,5 @@ def test_workers_asked_for_by_number_are_neither_more_nor_fewer(pool: PlainPool)
     planned = job(3)
     sized = crew(pool, planned)
     for worker_bytes in (LITTLE_BYTES, 3 * MUCH_BYTES):
-        assert sized.learn(task(planned, "dense"), worker_bytes) == planned.budget
+        assert sized.fit(task(planned, "dense"), worker_bytes) == planned.budget
         assert pool.size == 3

@@ -15,17 +15,17 @@ from typing import Any, Literal
 
 import pytest
 
-from mkhspc.budget import least_memory
+from mkhspc.budget import sufficient
 from mkhspc.budget.demand import room_bytes
 from mkhspc.cli import run_command
 from mkhspc.cluster import slurm
 from mkhspc.config import load_config
 from mkhspc.process.limits import GB
-from mkhspc.run.open import open_run
 from mkhspc.slide.czi.directory import read_directory
 from mkhspc.store import atomic, manifest as manifests
 from mkhspc.store.layout import RunLayout
 from processes import mkhspc
+from runs import committed
 
 pytestmark = pytest.mark.slow
 
@@ -149,14 +149,14 @@ def test_memory_follows_the_largest_image_of_the_slides(
     small_slides: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = load_config(write_study(tmp_path, small_slides))
-    _, manifest, _ = open_run(config, jobs_gpus=0)
+    _, manifest, _ = committed(config, jobs_gpus=0)
     blocks = [b for path in small_slides.values() for b in read_directory(path).level_0]
     largest = max(3 * b.box.width * b.box.height for b in blocks)
-    assert least_memory.largest_block_bytes(manifest) == largest < 13_000_000
-    before = least_memory.memory_gb(config, manifest, 2, owners=1)
+    assert sufficient.largest_block_bytes(manifest) == largest < 13_000_000
+    before = sufficient.sufficient_memory_gb(manifest, 2, servers=1)
     frame = SimpleNamespace(stored_width_px=14_000, stored_height_px=14_000)
-    monkeypatch.setattr(least_memory, "read_directory", lambda path: SimpleNamespace(level_0=(frame,)))
-    assert least_memory.memory_gb(config, manifest, 2, owners=1) >= before + 2, (
+    monkeypatch.setattr(sufficient, "read_directory", lambda path: SimpleNamespace(level_0=(frame,)))
+    assert sufficient.sufficient_memory_gb(manifest, 2, servers=1) >= before + 2, (
         "several of 588 MB are decoded ahead"
     )
 
@@ -165,7 +165,7 @@ def test_a_wide_slide_gets_the_memory_to_be_decoded_once(
     small_slides: dict[str, Path], tmp_path: Path
 ) -> None:
     config = load_config(write_study(tmp_path, small_slides))
-    _, manifest, _ = open_run(config, jobs_gpus=0)
+    _, manifest, _ = committed(config, jobs_gpus=0)
     (first, *others) = manifest.slides
     scene = replace(first.scenes[0], width_px=50_000, height_px=50_000)
     wide = replace(manifest, slides=(replace(first, scenes=(scene,)), *others))
@@ -180,7 +180,7 @@ def test_a_task_gets_as_many_cpus_as_have_work_in_its_memory(
     small_slides: dict[str, Path], tmp_path: Path
 ) -> None:
     config = load_config(write_study(tmp_path, small_slides))
-    _, manifest, _ = open_run(config, jobs_gpus=0)
+    _, manifest, _ = committed(config, jobs_gpus=0)
 
     def cpus(workers: int | Literal["auto"] = "auto", **asked: Any) -> int:
         changed = replace(config, slurm=replace(config.slurm, **{"cpus": "auto", **asked}))
@@ -193,7 +193,7 @@ def test_a_task_gets_as_many_cpus_as_have_work_in_its_memory(
     assert cpus(12) == 12
     config = replace(config, run=replace(config.run, tile_size=4096))
     needed_gb = {
-        workers: least_memory.memory_gb(config, manifest, workers, owners=1) for workers in range(1, 8)
+        workers: sufficient.sufficient_memory_gb(manifest, workers, servers=1) for workers in range(1, 8)
     }
     most_in_3_gb = max(workers for workers, gb in needed_gb.items() if gb <= 3)
     assert 1 < most_in_3_gb < 7

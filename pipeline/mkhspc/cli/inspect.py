@@ -58,11 +58,10 @@ def inspect(
 def _analysis(config: RunConfig) -> TileAnalysis:
     """What `segment` would look for with the same settings."""
     from mkhspc.measure.analysis import TileAnalysis
-    from mkhspc.models.choice import RunModels
-    from mkhspc.run.settings import with_choices
+    from mkhspc.run.opening.settings import run_settings
 
-    config, _ = with_choices(config)
-    return TileAnalysis.of(config, {t: config.cells(t).stored for t in CELL_TYPES}, RunModels.of(config))
+    settings = run_settings(config)
+    return TileAnalysis.of(settings.config, {t: config.cells(t).stored for t in CELL_TYPES}, settings.models)
 
 
 def describe(report: SlideReport) -> str:

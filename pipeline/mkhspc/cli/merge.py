@@ -27,7 +27,7 @@ def merge(run_dir: Path, as_json: bool) -> None:
     from mkhspc.process.signals import interruptible
 
     with progress.shown() as show, interruptible():
-        from mkhspc.run.journey import merge as run_merge
+        from mkhspc.run.merge import merge as run_merge
         from mkhspc.store.layout import RunLayout
         from mkhspc.store.summary import refuse_empty
 

@@ -11,7 +11,7 @@ from mkhspc.cli.options import idle_gpus, json_option, note, print_json
 from mkhspc.cli.run_options import resolved, run_options
 
 if TYPE_CHECKING:
-    from mkhspc.run.plan import Forecast
+    from mkhspc.budget.forecast import Forecast
 
 GB = 1e9
 
@@ -45,11 +45,12 @@ def plan(
     from mkhspc.process.signals import interruptible
 
     with progress.shown() as show, interruptible():  # what it does in passing is thrown away however it ends
-        from mkhspc.run.plan import forecast, machine_for
+        from mkhspc.budget.forecast import machine_for
+        from mkhspc.run.plan import plan_run
 
         config = resolved(options)
         machine = machine_for(config.compute.memory_gb, cores, gpus, gpu_memory_gb)
-        found = forecast(config, machine, show, note)
+        found = plan_run(config, machine, show, note)
     if as_json:
         print_json(found.to_dict())
     else:

@@ -36,14 +36,14 @@ def segment(shard: str | None, only: tuple[str, ...], as_json: bool, **options: 
     refuse_hopeless()
     with progress.shown() as show, interruptible():
         from mkhspc.cluster.shard import Shard
-        from mkhspc.run import journey as run
+        from mkhspc.run.segment import segment as segment_all, segment_shard
 
         config = resolved(options)
         part = Shard.parse(shard) if shard else None
         summary = (
-            run.segment(config, only=only, progress=show, tell=note)
+            segment_all(config, only=only, progress=show, notify=note)
             if part is None
-            else run.segment_shard(config, part, only=only, progress=show, tell=note)
+            else segment_shard(config, part, only=only, progress=show, notify=note)
         )
     print_summary(summary, as_json)
 

@@ -39,14 +39,14 @@ def slurm(config: Path, out: Path, submit: bool, as_json: bool) -> None:
     """
     from mkhspc.cluster import slurm as jobs
     from mkhspc.models.choice import needed
-    from mkhspc.run.journey import opened
+    from mkhspc.run.segment import commit_for_jobs
 
     if submit:
         jobs.require_slurm()
     study = load_config(config)
     jobs.check_section(study)
     jobs.check_jobs_dir(out)
-    _, manifest, slide_ids = opened(study, tell=note)
+    manifest, slide_ids = commit_for_jobs(study, note)
     if study.slurm.gpus and not needed(manifest.config):
         note(idle_gpus(f"{study.slurm.gpus} GPUs of each task"))
     plan = jobs.plan_jobs(study, manifest, slide_ids, config, out)

@@ -19,7 +19,7 @@ from typing import Any
 
 import jinja2
 
-from mkhspc.budget.least_memory import largest_block_bytes, memory_gb
+from mkhspc.budget.sufficient import largest_block_bytes, sufficient_memory_gb
 from mkhspc.cluster.shard import Shard
 from mkhspc.config import RunConfig
 from mkhspc.errors import InputError
@@ -160,7 +160,7 @@ def task_cpus(config: RunConfig, manifest: Manifest) -> int:
     fitting = [
         n
         for n in range(2, USUAL_CPUS + 1)
-        if memory_gb(config, manifest, n, block_bytes, owners=owners) <= memory
+        if sufficient_memory_gb(manifest, n, block_bytes, servers=owners) <= memory
     ]
     return max(fitting, default=1)
 
@@ -174,8 +174,8 @@ def _task_memory_gb(config: RunConfig, manifest: Manifest) -> float:
     asked, workers, owners = config.slurm.memory_gb, config.compute.num_workers, _owners(config)
     if asked == "auto":
         workers = task_cpus(config, manifest) if workers == "auto" else workers
-        return memory_gb(config, manifest, workers, owners=owners, room_wanted=_room_wanted(manifest))
-    needed = memory_gb(config, manifest, 1 if workers == "auto" else workers, owners=owners)
+        return sufficient_memory_gb(manifest, workers, servers=owners, room_wanted=_room_wanted(manifest))
+    needed = sufficient_memory_gb(manifest, 1 if workers == "auto" else workers, servers=owners)
     if asked < needed:
         raise InputError(
             f"{asked:g} GB are too little: this study needs {needed} GB",

@@ -1,149 +1,65 @@
-"""The parts of a slide put together into its tables of cells and crops.
-
-Each cell is in one part alone, that of the tile whose core holds its centroid, and its id was given
-there: nothing is compared or merged. Parts are streamed in the order of their tiles, so memory does
-not grow with the slide, and the tables' bytes depend on neither who made the parts nor when.
-"""
+"""The finished tiles of a run put together into its tables, scored and summed up."""
 
 from __future__ import annotations
 
-import hashlib
-import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Sequence
 
-import pyarrow as pa
-
-from mkhspc.errors import IncompleteError
-from mkhspc.measure.analysis import feature_names
-from mkhspc.slide.tiles import Tile
-from mkhspc.store import tables
-from mkhspc.store.cells import with_in_filter
+from mkhspc.cluster.clean import tidy
+from mkhspc.cluster.journal import read_journals
+from mkhspc.cluster.status import state_of
+from mkhspc.cluster.summary.page import write_run_summary
+from mkhspc.learn.score import apply_classifiers
+from mkhspc.progress import Progress, silent
+from mkhspc.run.classifiers import classifiers_of
+from mkhspc.run.opening.versions import with_precisions
+from mkhspc.run.resumable import resumable
+from mkhspc.run.slide_tables import merge_slide, missing_tiles, refuse_missing
+from mkhspc.slide.tiles import chosen_tiles, load_tile_plan
+from mkhspc.store import manifest as manifests
+from mkhspc.store.atomic import now_of
 from mkhspc.store.layout import RunLayout
-from mkhspc.store.manifest import Manifest
-from mkhspc.store.schema import CROPS, cells_schema
-
-PARTS_KEY = "mkhspc:parts"
-CROPS_PER_GROUP = 512
-"""Some 12 MB, and 110 MB should all of them be MK."""
-NAMED_TILES = 8
+from mkhspc.store.summary import RunSummary, summarise
 
 
-def missing_tiles(layout: RunLayout, slide_id: str, wanted: Sequence[Tile]) -> list[str]:
-    """Ids of the wanted tiles that have no part yet, in order."""
-    done = layout.finished_tiles(slide_id)
-    return [tile.tile_id for tile in wanted if tile.tile_id not in done]
+def merge(
+    layout: RunLayout, slide_ids: Sequence[str] | None = None, *, progress: Progress = silent
+) -> RunSummary:
+    """Makes the tables of slides whose tiles are all there, and the scores of the run's classifiers.
 
-
-def refuse_missing(missing: dict[str, list[str]], unplanned: Sequence[str]) -> None:
-    """Raises `IncompleteError` that names the first missing tiles, unless there are none.
-
-    Args:
-        missing: ids of the missing tiles, by slide id.
-        unplanned: slides without a tile plan, of which every tile is missing.
+    Raises:
+        IncompleteError: tiles that the run asks for are missing, and nothing is written then; or the run's
+            disk takes no tables.
     """
-    named = [f"{slide_id}/{tile_id}" for slide_id, tiles in missing.items() for tile_id in tiles]
-    clauses = [f"no tile of {', '.join(unplanned)} was begun"] if unplanned else []
-    if named:
-        more = f" and {len(named) - NAMED_TILES} more" if len(named) > NAMED_TILES else ""
-        clauses.append(f"{len(named)} tiles are missing: {', '.join(named[:NAMED_TILES])}{more}")
-    if clauses:
-        raise IncompleteError(
-            "; ".join(clauses),
-            fix="run the same `mkhspc segment` again: finished tiles are kept;"
-            " `mkhspc status RUN --json` lists all that are missing",
-        )
+    with resumable(layout):
+        summary = merge_slides(layout, slide_ids, progress)
+    draw_summary(layout, progress)  # a cluster's tasks end side by side, or are killed before they draw
+    return summary
 
 
-def merge_slide(layout: RunLayout, manifest: Manifest, slide_id: str, tiles: Sequence[Tile]) -> bool:
-    """Writes a slide's `cells` and `crops` from its finished tiles.
-
-    Args:
-        tiles: the slide's whole plan; those with a part are merged, so a table never loses tiles.
-
-    Returns:
-        False when the tables already hold exactly these tiles.
-    """
-    done = layout.finished_tiles(slide_id)
-    ordered = sorted(
-        (tile for tile in tiles if tile.tile_id in done), key=lambda t: (t.scene, t.core.y0, t.core.x0)
-    )
-    paths = [layout.part(slide_id, tile.tile_id) for tile in ordered]
-    signature = _signature([tile.tile_id for tile in ordered])
-    if _is_current(layout, slide_id, signature):
-        return False
-    _write_tables(layout, manifest, slide_id, paths, {PARTS_KEY: signature})
-    return True
+def merge_slides(layout: RunLayout, slide_ids: Sequence[str] | None, progress: Progress) -> RunSummary:
+    """Like `merge`, with a fault of the disk as the `OSError` that it is, and without a drawing."""
+    tidy(layout)
+    manifest = manifests.update(layout, lambda found: with_precisions(found, read_journals(layout)))
+    slide_ids = [s.slide_id for s in manifest.slides] if slide_ids is None else slide_ids
+    missing, tiles = {}, {}
+    for slide_id in (s for s in slide_ids if layout.plan(s).exists()):
+        plan = load_tile_plan(layout, slide_id, manifest.config_hash)  # its masks are large: one at a time
+        missing[slide_id] = missing_tiles(layout, slide_id, chosen_tiles(manifest, plan))
+        tiles[slide_id] = plan.tiles
+    refuse_missing(missing, unplanned=[s for s in slide_ids if s not in tiles])
+    for done, slide_id in enumerate(slide_ids, start=1):
+        merge_slide(layout, manifest, slide_id, tiles[slide_id])
+        progress("merge", done, len(slide_ids), slide=slide_id)
+    if classifiers := classifiers_of(manifest.config):
+        apply_classifiers(layout, manifest, slide_ids, classifiers, progress)
+    return summarise(layout, manifest, slide_ids)
 
 
-def _signature(tile_ids: Sequence[str]) -> str:
-    return hashlib.sha256(repr(list(tile_ids)).encode()).hexdigest()[:16]
-
-
-def _is_current(layout: RunLayout, slide_id: str, signature: str) -> bool:
-    paths = (layout.crops(slide_id), layout.cells(slide_id))
-    return all(
-        path.exists() and tables.metadata_of(tables.read_schema(path)).get(PARTS_KEY) == signature
-        for path in paths
-    )
-
-
-def _write_tables(
-    layout: RunLayout, manifest: Manifest, slide_id: str, parts: Sequence[Path], metadata: dict[str, str]
-) -> None:
-    """Writes both tables side by side; the cells get their name last, so each of them has its crop."""
-    schema, config_hash = cells_schema(feature_names(manifest.config.compute.embedders)), manifest.config_hash
-    is_over = threading.Event()
-    with ThreadPoolExecutor(3) as threads:  # Arrow works without the interpreter's lock
-        crops = threads.submit(
-            tables.write_stream,
-            layout.crops(slide_id),
-            CROPS,
-            _until(is_over, _ahead(_crops(parts, config_hash), threads)),
-            config_hash,
-            metadata=metadata,
-            group_rows=CROPS_PER_GROUP,
-        )
-        try:
-            cells = _ahead(_cells(parts, manifest, schema), threads)
-            tables.write_stream(
-                layout.cells(slide_id), schema, _then(crops, cells), config_hash, metadata=metadata
-            )
-        finally:
-            is_over.set()
-
-
-def _cells(parts: Sequence[Path], manifest: Manifest, schema: pa.Schema) -> Iterator[pa.Table]:
-    stored = [name for name in schema.names if name != "in_filter"]
-    for part in parts:
-        piece = tables.read_table(part, manifest.config_hash, columns=stored)
-        yield with_in_filter(piece, manifest.filter).select(schema.names)
-
-
-def _crops(parts: Sequence[Path], config_hash: str) -> Iterator[pa.Table]:
-    names = ["cell_id", *(f"crop_{name}" for name in CROPS.names[1:])]
-    for part in parts:
-        for piece in tables.read_pieces(part, config_hash, names, CROPS_PER_GROUP):
-            yield piece.rename_columns(CROPS.names)
-
-
-def _ahead(pieces: Iterator[pa.Table], threads: Executor) -> Iterator[pa.Table]:
-    """The same pieces, the next one being read while the last is written."""
-    coming = threads.submit(next, pieces, None)
-    while (piece := coming.result()) is not None:
-        coming = threads.submit(next, pieces, None)
-        yield piece
-
-
-def _then(earlier: Future[int], pieces: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """The same pieces, and after the last a wait for `earlier`, whose error ends them."""
-    yield from pieces
-    earlier.result()
-
-
-def _until(is_over: threading.Event, pieces: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    for piece in pieces:
-        if is_over.is_set():
-            raise CancelledError
-        yield piece
+def draw_summary(layout: RunLayout, progress: Progress) -> None:
+    """Writes the run's summary page; a fault of that is shown and must not hide how the run itself ended."""
+    try:
+        if journals := read_journals(layout):
+            write_run_summary(layout.logs, journals, now_of(layout.logs), state_of)
+    except Exception as fault:  # whatever it is: the run's own error is under way, or its tiles are done
+        words = str(fault) if isinstance(fault, OSError) else f"{type(fault).__name__}: {fault}"
+        progress("summary", 0, 1, error=words)

@@ -1,4 +1,4 @@
-"""One tile: pixels in, the finished table of its cells out.
+"""Detecting and measuring the cells of one tile.
 
 A cell belongs to the tile whose core holds its centroid. The window read is the core with a halo
 that holds all that the answers for such cells depend on, so each cell is seen whole, and in the
@@ -27,12 +27,40 @@ from mkhspc.slide.tissue import TissueMask
 from mkhspc.store.schema import cell_names, feature_columns, found_schema, part_schema
 
 PIECE_ROWS = 512
-"""Of a part that are made at a time, and lie in a row group of their own."""
+"""Rows of a part that are made at a time and make a row group; its crops take some 12 MB."""
 
 
 @dataclass(frozen=True)
-class _Found:
-    """All detections of one type in a window, named, with those that the tile owns."""
+class TileSearch:
+    """A tile, and what its cells are looked for with and in.
+
+    Attributes:
+        window: of `analysis.read_box(tile.core, um_per_px)`.
+        tissue: of the tile's scene, as far as the window reaches.
+    """
+
+    slide_id: str
+    window: Window
+    tissue: TissueMask
+    tile: Tile
+    analysis: TileAnalysis
+
+    @cached_property
+    def near(self) -> Window:
+        """The part of the window that HSPC and features need, whose stains are kept."""
+        return self.window.apart(self.tile.core.grown(self.analysis.near_halo_px(self.window.um_per_px)))
+
+
+@dataclass(frozen=True)
+class CellsFound:
+    """All detections of one type in a window, named, with those that the tile owns.
+
+    Attributes:
+        centroids_px: (n, 2) x and y, in level-0 px of the scene.
+        areas_px: (n,) pixels of each mask.
+        in_tissue: (n,) whether the centroid lies in tissue.
+        owned: indices of the cells that the tile owns, by y, then x, then area.
+    """
 
     cell_type: CellType
     detector: str
@@ -44,33 +72,30 @@ class _Found:
     owned: NDArray[np.intp]
 
 
-def find_cells(
-    slide_id: str, window: Window, tissue: TissueMask, tile: Tile, analysis: TileAnalysis
-) -> pa.Table:
-    """One row per cell that the tile owns; `with_pictures` makes the tile's part of them.
-
-    Rows are ordered by type, then by y and x of the centroid; the schema is that of
-    `store.schema.found_schema`. A tile without cells gives a table without rows.
-
-    Args:
-        window: of `analysis.read_box(tile.core, um_per_px)`; what is derived from it is not kept.
-        tissue: of the tile's scene.
-    """
-    search = _Search(slide_id, window, tissue, tile, analysis)
-    hspc = _find(search, "hspc", search.near)  # first: they take most memory, and least of the pixels
+def detect(search: TileSearch) -> tuple[CellsFound, CellsFound]:
+    """The MK and the HSPC of a window."""
+    hspc = _detect(search, "hspc", search.near)  # first: they take most memory, and least of the pixels
     give_back_gaps()
-    mk = _find(search, "mk", replace(window, stained=search.near))
-    rows = [_rows(search, mk, {}), _rows(search, hspc, _inside_mk(mk, hspc, search))]
-    return pa.concat_tables(rows)
+    return _detect(search, "mk", replace(search.window, stained=search.near)), hspc
 
 
-def with_pictures(cells: pa.Table, window: Window) -> Iterator[pa.Table]:
-    """The part of a tile, some of its rows at a time: a dense tile's pictures take more than its pixels.
+def measure(found: tuple[CellsFound, CellsFound], search: TileSearch) -> pa.Table:
+    """One row per cell that the tile owns, in the schema of `store.schema.found_schema`.
+
+    Rows are ordered by type, then by y and x of the centroid; a tile without cells gives a table without
+    rows.
+    """
+    mk, hspc = found
+    return pa.concat_tables([_rows(search, mk, {}), _rows(search, hspc, _inside_mk(mk, hspc, search))])
+
+
+def with_crops(cells: pa.Table, window: Window) -> Iterator[pa.Table]:
+    """The cells with their crops, some rows at a time: the crops of a dense tile take more than its pixels.
 
     The schema is that of `store.schema.part_schema`.
 
     Args:
-        cells: from `find_cells`.
+        cells: from `measure`.
         window: that they were found in.
     """
     schema = part_schema(feature_columns(cells.column_names))
@@ -88,23 +113,7 @@ def with_pictures(cells: pa.Table, window: Window) -> Iterator[pa.Table]:
         yield pa.table(dict(zip(piece.column_names, piece.columns, strict=True)) | pictures, schema)
 
 
-@dataclass(frozen=True)
-class _Search:
-    """A tile, and what its cells are looked for with and in; see `find_cells`."""
-
-    slide_id: str
-    window: Window
-    tissue: TissueMask
-    tile: Tile
-    analysis: TileAnalysis
-
-    @cached_property
-    def near(self) -> Window:
-        """The part of the window that HSPC and features need, whose stains are kept."""
-        return self.window.apart(self.tile.core.grown(self.analysis.near_halo_px(self.window.um_per_px)))
-
-
-def _find(search: _Search, cell_type: CellType, window: Window) -> _Found:
+def _detect(search: TileSearch, cell_type: CellType, window: Window) -> CellsFound:
     analysis, tile, tissue = search.analysis, search.tile, search.tissue
     detector, um_per_px = analysis.detectors[cell_type], window.um_per_px
     # No more than the type needs: nuclei are searched on fewer of the pixels than MK need.
@@ -124,10 +133,10 @@ def _find(search: _Search, cell_type: CellType, window: Window) -> _Found:
     owned = np.flatnonzero(in_core & in_tissue)
     owned = owned[np.lexsort((areas_px[owned], x_px[owned], y_px[owned]))]
     ids = [str(name) for name in names]
-    return _Found(cell_type, detector.name, detections, centroids_px, areas_px, ids, in_tissue, owned)
+    return CellsFound(cell_type, detector.name, detections, centroids_px, areas_px, ids, in_tissue, owned)
 
 
-def _inside_mk(mk: _Found, hspc: _Found, search: _Search) -> dict[int, str]:
+def _inside_mk(mk: CellsFound, hspc: CellsFound, search: TileSearch) -> dict[int, str]:
     """For owned HSPC by index: the id of the MK candidate that holds most of it."""
     if not len(hspc.owned) or not len(mk.detections):
         return {}
@@ -152,7 +161,7 @@ def _corners(box: Box) -> tuple[int, int, int, int]:
     return box.x0, box.y0, box.x1, box.y1
 
 
-def _rows(search: _Search, found: _Found, inside: Mapping[int, str]) -> pa.Table:
+def _rows(search: TileSearch, found: CellsFound, inside: Mapping[int, str]) -> pa.Table:
     window, tile, analysis = search.window, search.tile, search.analysis
     owned = found.owned
     cells = [found.detections[i] for i in owned.tolist()]

@@ -1,124 +1,200 @@
-"""Work on tiles in a worker process: pixels from shared memory in, parts of the run out."""
+"""The tiles of a process handed to its workers, as many at a time as memory allows."""
 
 from __future__ import annotations
 
-import time
-from collections import Counter
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
-import cv2
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from mkhspc.config import CELL_TYPES, AreaRange, CellType, RunConfig
-from mkhspc.detect.contract import CountsOutcomes, Window
-from mkhspc.measure.analysis import TileAnalysis
-from mkhspc.models.choice import RunModels
-from mkhspc.models.server.client import OwnerClient
+from mkhspc.budget.layout import Budget
+from mkhspc.cluster.claims import ClaimFiles
+from mkhspc.cluster.journal import RunLog, SlideTiles, TileWatch
+from mkhspc.config import CELL_TYPES
+from mkhspc.errors import IncompleteError, InterruptedRunError
 from mkhspc.models.server.owners import Owners
-from mkhspc.pool.feed import TileTask
-from mkhspc.pool.slots import SlotsHandle
-from mkhspc.process.memory import give_back_gaps, peak_bytes
-from mkhspc.run.tile import PIECE_ROWS, find_cells, with_pictures
-from mkhspc.slide.tiles import Tile, TilePlan, load_tile_plan
-from mkhspc.store import tables
+from mkhspc.pool.feed import TileTask, WindowFeed
+from mkhspc.pool.guard import MemoryGuard
+from mkhspc.pool.pool import Pool
+from mkhspc.pool.slots import Slots
+from mkhspc.pool.tasks import Outcome
+from mkhspc.process.memory import give_back_gaps
+from mkhspc.process.signals import StopFlag
+from mkhspc.progress import Notify, Progress, unnoticed
+from mkhspc.run.job import Job, TileShare
+from mkhspc.run.worker import TileWorker
 from mkhspc.store.layout import RunLayout
-from mkhspc.store.schema import feature_columns, part_schema
+from mkhspc.store.manifest import Manifest
+
+NAMED_FAILURES = 5
+"""Failed tiles that an error names; `mkhspc status` lists all of them."""
+
+
+def do_tiles(
+    layout: RunLayout,
+    manifest: Manifest,
+    share: TileShare,
+    job: Job | None,
+    progress: Progress,
+    notify: Notify = unnoticed,
+) -> list[Outcome]:
+    """Does the tiles of a share; returns the outcomes of those that failed.
+
+    Args:
+        job: from `plan_share`, `with_models`; tiles that another process has done since are left out.
+        notify: takes a line as soon as a signal came.
+
+    Raises:
+        InterruptedRunError: a signal came; the tiles under way were finished first.
+    """
+    left = {slide.slide_id: len(slide.tiles) for slide in job.slides} if job else {}
+    counts = {
+        s: SlideTiles(len(asked), len(share.of(s)), len(share.of(s)) - left.get(s, 0))
+        for s, asked in share.asked.items()
+    }
+    watch = TileWatch(RunLog(layout), progress, counts)
+    if job is None:
+        progress("tiles", watch.total, watch.total)
+        return []
+    watch.begin(
+        manifest,
+        workers=job.budget.workers,
+        limit_bytes=job.budget.limit.limit_bytes,
+        shard=str(share.shard) if share.shard else None,
+        planned_peak_bytes=job.budget.peak_bytes,
+        um_per_px={slide.slide_id: slide.um_per_px for slide in job.slides},
+    )
+    stop = StopFlag(notify)
+    restore = stop.install()
+    try:
+        failed = _on_tiles(layout, manifest, job, watch, stop)
+    finally:
+        restore()
+    if stop.is_set:
+        watch.interrupted(stop.signal_name)
+        raise InterruptedRunError(
+            f"stopped by {stop.signal_name} with {watch.left or 'none'} of {watch.total} tiles left",
+            where=layout.root,
+            fix="nothing is lost: run the same command again to go on",
+        )
+    watch.end()
+    return failed
+
+
+@contextmanager
+def with_models(job: Job | None) -> Iterator[Job | None]:
+    """The job with its models loaded, in processes of their own that end with the context.
+
+    Raises:
+        MkhspcError: a model's own, when it does not load.
+    """
+    if job is None or not job.models.weights:
+        yield job
+        return
+    with Owners(job.models.loaders, job.devices) as owners:
+        yield replace(job, owners=owners)
+
+
+def _on_tiles(
+    layout: RunLayout, manifest: Manifest, job: Job, watch: TileWatch, stop: StopFlag
+) -> list[Outcome]:
+    owners = job.owners
+    for loaded in owners.loaded if owners else ():
+        watch.models(loaded)
+    give_back_gaps()
+    slots = Slots(job.most_slots, job.demand.slot_bytes)
+    work = TileWorker(
+        root=layout.root,
+        config_hash=manifest.config_hash,
+        um_per_px={slide.slide_id: slide.um_per_px for slide in job.slides},
+        config=manifest.config,
+        stored={t: manifest.stored(t) for t in CELL_TYPES},
+        models=job.models,
+        service=owners,
+        slots=slots.handle(),
+    )
+    feed = WindowFeed(
+        job.slides,
+        slots,
+        ClaimFiles(layout),
+        use_slots=job.budget.slots,
+        threads=job.budget.read_threads,
+    )
+    pool = Pool(work, job.budget.workers, stop)
+    guard = MemoryGuard(
+        pool,
+        job.budget.limit,
+        on_memory=watch.memory,
+        on_postponed=lambda task: watch.put_off(task.slide_id, task.tile_id),
+    )
+
+    def look_around() -> None:
+        guard.check()
+        for line in owners.watch() if owners else ():
+            watch.device(line)
+
+    pool.on_tick = look_around
+    failed: list[Outcome] = []
+    scaler = WorkerScaler(job, pool, guard)
+    try:
+        for outcome in pool.outcomes(feed):
+            _record(watch, outcome)
+            if outcome.is_fatal:
+                raise IncompleteError(
+                    f"no tile can be done any more: {outcome.error}",
+                    fix="correct that, then run the same command again: finished tiles are kept",
+                )
+            if outcome.error is not None and not outcome.will_retry:
+                failed.append(outcome)
+            if worker_bytes := (outcome.facts or {}).get("peak_bytes"):
+                feed.use(scaler.fit(outcome.task, worker_bytes).slots)
+    finally:
+        feed.close()
+        slots.close()
+    return failed
+
+
+def _record(watch: TileWatch, outcome: Outcome) -> None:
+    task = outcome.task
+    if outcome.facts is None:
+        record = watch.retried if outcome.will_retry else watch.failed
+        record(task.slide_id, task.tile_id, str(outcome.error))
+    elif "elsewhere" in outcome.facts:
+        watch.done_elsewhere(task.slide_id)
+    else:
+        watch.done(task.slide_id, task.tile_id, outcome.facts)
 
 
 @dataclass
-class TileWork:
-    """A worker's work: see `engine.workers.Work`.
+class WorkerScaler:
+    """Sizes the pool: as planned at first, then by the memory that tiles have taken."""
 
-    Attributes:
-        um_per_px: by slide.
-        config: the run's; with `stored` and `models` it says what is looked for.
-        service: reaches the models, None without any: `engine.owners.Owners`, which is one of their clients
-            once it has arrived in the worker.
-        slots: where the windows are; opened in the worker.
-    """
+    job: Job
+    pool: Pool
+    guard: MemoryGuard
+    _most_bytes: int = 0
+    _is_representative: bool = False
 
-    root: Path
-    config_hash: str
-    um_per_px: Mapping[str, float]
-    config: RunConfig
-    stored: Mapping[CellType, AreaRange]
-    models: RunModels
-    service: Owners | OwnerClient | None
-    slots: SlotsHandle
+    def fit(self, task: TileTask, worker_bytes: int) -> Budget:
+        """Fits the pool to the most that any worker has needed so far; returns the budget for that.
 
-    def analysis(self) -> TileAnalysis:
-        service = self.service if isinstance(self.service, OwnerClient) else None
-        return TileAnalysis.of(self.config, self.stored, self.models, service)
+        Args:
+            worker_bytes: the most that the worker of a tile just done has needed.
+        """
+        self._most_bytes = max(self._most_bytes, worker_bytes)
+        self._is_representative = self._is_representative or self.job.is_representative(task)
+        budget = self.job.measured(self._most_bytes, is_representative=self._is_representative)
+        self.pool.size = min(budget.workers, self.guard.most_workers)
+        return budget
 
-    def prepare(self) -> None:
-        cv2.setNumThreads(1)  # one core a worker: the pool is the parallelism
-        pa.set_cpu_count(1)
-        pa.set_memory_pool(pa.system_memory_pool())  # the default one keeps what was freed
-        self._analysis = self.analysis()
-        self._slots = self.slots.open()
-        self._planned_id = ""
-        self._ended_s = time.monotonic()
 
-    def run(self, task: TileTask) -> dict[str, Any]:
-        begun_s = time.monotonic()
-        waited_s = begun_s - self._ended_s
-        plan, tile = self._plan(task)
-        asked_before_s = self._asked_s
-        for counts in self._counts.values():
-            counts.clear()  # of a tile that failed
-        window = Window(
-            rgb=self._slots.pixels(task.slot, task.window.height, task.window.width),
-            box=task.window,
-            um_per_px=self.um_per_px[task.slide_id],
-            calibration=plan.calibration[tile.scene],
-        )
-        tissue = plan.tissue[tile.scene].part(task.window)
-        cells = find_cells(task.slide_id, window, tissue, tile, self._analysis)
-        with suppress(FileExistsError):  # another process of the same run was first: same bytes
-            tables.create_stream(
-                RunLayout(self.root).part(task.slide_id, task.tile_id),
-                part_schema(feature_columns(cells.column_names)),
-                with_pictures(cells, window),
-                self.config_hash,
-                group_rows=PIECE_ROWS,
-            )
-        del window
-        self._slots.unmap()
-        give_back_gaps()
-        self._ended_s = time.monotonic()
-        return {
-            "cells": len(cells),
-            **{t: pc.sum(pc.equal(cells["cell_type"], t)).as_py() or 0 for t in CELL_TYPES},
-            "seconds": round(self._ended_s - begun_s, 3),
-            "waited_s": round(waited_s, 3),
-            **self._model_facts(asked_before_s),
-            "peak_bytes": peak_bytes(),
-        }
-
-    @property
-    def _asked_s(self) -> float:
-        return self.service.asked_s if isinstance(self.service, OwnerClient) else 0.0
-
-    def _model_facts(self, asked_before_s: float) -> dict[str, Any]:
-        if self.service is None:
-            return {}
-        judged = {f"{cell_type}_by_sam2": dict(counts) for cell_type, counts in self._counts.items()}
-        return {"models_s": round(self._asked_s - asked_before_s, 3), **judged}
-
-    @property
-    def _counts(self) -> dict[CellType, Counter[str]]:
-        """What became of SAM2's masks, by cell type."""
-        detectors = self._analysis.detectors
-        return {t: found.outcomes for t, found in detectors.items() if isinstance(found, CountsOutcomes)}
-
-    def _plan(self, task: TileTask) -> tuple[TilePlan, Tile]:
-        if task.slide_id != self._planned_id:
-            self._plan_now = load_tile_plan(RunLayout(self.root), task.slide_id, self.config_hash)
-            self._tiles_now = {tile.tile_id: tile for tile in self._plan_now.tiles}
-            self._planned_id = task.slide_id
-        return self._plan_now, self._tiles_now[task.tile_id]
+def refuse_failures(failed: Sequence[Outcome]) -> None:
+    """Raises `IncompleteError` that names the first failed tiles and why, unless there are none."""
+    if not failed:
+        return
+    named = "; ".join(f"{o.task.slide_id}/{o.task.tile_id}: {o.error}" for o in failed[:NAMED_FAILURES])
+    more = f"; and {len(failed) - NAMED_FAILURES} more" if len(failed) > NAMED_FAILURES else ""
+    raise IncompleteError(
+        f"{len(failed)} tile{'s' if len(failed) > 1 else ''} failed: {named}{more}",
+        fix="all other tiles are kept; run the same command again to try these once more;"
+        " `mkhspc status RUN --json` lists all of them",
+    )

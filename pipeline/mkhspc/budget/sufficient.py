@@ -1,46 +1,48 @@
-"""How much memory is enough for a run, whichever tiles are chosen: told before any slide is surveyed."""
+"""How much memory is enough for a run, whichever tiles are chosen; known before any slide is surveyed."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
-from mkhspc.budget.demand import Demand, layout_of, mask_px, room_bytes, survey_bytes
-from mkhspc.config import RunConfig
+from mkhspc.budget.demand import WORKER_BYTES, Demand, room_bytes
+from mkhspc.budget.layout import PARENT_BYTES, layout_of, limit_gb_for
+from mkhspc.budget.survey import mask_px, survey_bytes
 from mkhspc.detect.classical.mk import block_count
+from mkhspc.errors import UsageError
 from mkhspc.measure.analysis import analysis_of
 from mkhspc.measure.deep import column_names
 from mkhspc.models.choice import RunModels
 from mkhspc.process.limits import GB, SAFE_SHARE, MemoryLimit
 from mkhspc.slide.czi.directory import read_directory
-from mkhspc.store.manifest import Manifest
+from mkhspc.store.manifest import Manifest, SlideEntry
 
 
-def memory_gb(
-    config: RunConfig,
+def sufficient_memory_gb(
     manifest: Manifest,
     workers: int,
     block_bytes: int | None = None,
     *,
-    owners: int,
+    servers: int,
     room_wanted: int = 0,
 ) -> int:
     """The least memory, in whole GB, in which so many workers can be kept busy on any slide of a run.
 
     Args:
-        owners: processes that own the models, one a device.
+        servers: processes that hold the models, one a device.
         block_bytes: of the largest image of all slides, if it is known.
         room_wanted: bytes of decoded images that it must be able to keep.
     """
-    models = RunModels.of(manifest.config)
+    run, models = manifest.config.run, RunModels.of(manifest.config)
     analysis = analysis_of(manifest, models)
     halo_px = max(analysis.halo_px(slide.um_per_px) for slide in manifest.slides)
     near_halo_px = max(analysis.near_halo_px(slide.um_per_px) for slide in manifest.slides)
-    window_px, near_px = ((config.run.tile_size + 2 * px) ** 2 for px in (halo_px, near_halo_px))
+    window_px, near_px = ((run.tile_size + 2 * px) ** 2 for px in (halo_px, near_halo_px))
     blocks = max(block_count(window_px, slide.um_per_px) for slide in manifest.slides)
     largest_mask_px = max(map(mask_px, manifest.slides))
     block_bytes = largest_block_bytes(manifest) if block_bytes is None else block_bytes
-    planning_bytes = max(survey_bytes(slide, config.run.calibration_samples) for slide in manifest.slides)
+    planning_bytes = max(survey_bytes(slide, run.calibration_samples) for slide in manifest.slides)
 
     def is_enough(limit: MemoryLimit) -> bool:
         room = room_bytes(limit.limit_bytes)
@@ -52,7 +54,7 @@ def memory_gb(
             room,
             block_bytes,
             mask_px=largest_mask_px,
-            owner_bytes=owners * models.resident_bytes,
+            owner_bytes=servers * models.resident_bytes,
             message_bytes=max(analysis.message_bytes(slide.um_per_px) for slide in manifest.slides),
             deep_columns=len(column_names(manifest.config.compute.embedders)),
             near_px=near_px,
@@ -62,6 +64,29 @@ def memory_gb(
         return max(planning_bytes, working_bytes) <= SAFE_SHARE * limit.limit_bytes
 
     return next(gb for gb in count(1) if is_enough(MemoryLimit(gb * GB, "its size")))
+
+
+def refuse_shortage(
+    slides: Sequence[SlideEntry], manifest: Manifest, limit: MemoryLimit, servers: int
+) -> None:
+    """Stops a run that could not plan the tiles of these slides, or not do the smallest of them.
+
+    Args:
+        slides: of the run, that have no tile plan yet.
+        servers: processes that hold the models, one a device.
+
+    Raises:
+        UsageError: names the memory needed at least, and one that is enough for any of the tiles.
+    """
+    samples = manifest.config.run.calibration_samples
+    needed_bytes = max([PARENT_BYTES + WORKER_BYTES, *(survey_bytes(slide, samples) for slide in slides)])
+    if slides and needed_bytes > SAFE_SHARE * limit.limit_bytes:
+        enough_gb = sufficient_memory_gb(manifest, 1, servers=servers)
+        raise UsageError(
+            f"the run needs at least {limit_gb_for(needed_bytes):.1f} GB of memory"
+            f" and the limit is {limit.limit_bytes / GB:.3g} GB, set by {limit.set_by}",
+            fix=f"give it more memory: {enough_gb} GB will do",
+        )
 
 
 def largest_block_bytes(manifest: Manifest) -> int:

@@ -1,0 +1,169 @@
+"""A run as a command asks for it: opened, looked at, and then committed. Nothing is written before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory, TemporaryFile
+
+from mkhspc.config import CELL_TYPES, ComputeSection, RunConfig, config_hash
+from mkhspc.errors import InputError, UsageError
+from mkhspc.run.opening.extend import merged_with
+from mkhspc.run.opening.notices import chosen_detectors, deviations
+from mkhspc.run.opening.settings import RunSettings, run_settings
+from mkhspc.run.opening.slides import slide_entry, slide_files, wanted_ids
+from mkhspc.slide.survey import prepare_tile_plan
+from mkhspc.slide.tiles import TilePlan, load_tile_plan, save_tile_plan
+from mkhspc.store import manifest as manifests
+from mkhspc.store.atomic import TEMPORARY_SUFFIX
+from mkhspc.store.layout import RunLayout
+from mkhspc.store.manifest import Manifest, SlideEntry, blind_codes, dataset_name
+
+
+@dataclass(frozen=True)
+class PendingRun:
+    """A run as a command asks for it; the one on disk is unchanged until `commit`.
+
+    Attributes:
+        config: of the command, as it was given.
+        settings: the same with every 'auto' resolved.
+        slides: what the files that were looked at are.
+        wanted: ids of the slides to work on.
+        found: the manifest on disk when the run was opened; None for a new run.
+        manifest: what `commit` is to write.
+        scratch: holds the tile plans of slides that the run does not name yet.
+    """
+
+    layout: RunLayout
+    config: RunConfig
+    settings: RunSettings
+    slides: Sequence[SlideEntry]
+    wanted: tuple[str, ...]
+    found: Manifest | None
+    manifest: Manifest
+    scratch: RunLayout
+
+    @property
+    def compute(self) -> ComputeSection:
+        """Workers, memory and devices, as the command asks for them."""
+        return self.settings.config.compute
+
+    def notices(self) -> list[str]:
+        """Lines on what 'auto' stands for in a new run, and on where a run does not follow the command."""
+        chosen = chosen_detectors(self.manifest, self.config) if self.found is None else []
+        return chosen + deviations(self.manifest, self.config, self.settings)
+
+    def unplanned(self) -> list[SlideEntry]:
+        """Wanted slides that have no tile plan yet."""
+        slides = (self.manifest.slide(slide_id) for slide_id in self.wanted)
+        return [slide for slide in slides if not self.layout.plan(slide.slide_id).exists()]
+
+    def tile_plan(self, slide_id: str) -> TilePlan:
+        """The tile plan of a slide, surveyed where it has none; `commit` keeps it as it is."""
+        known = self.found is not None and slide_id in {s.slide_id for s in self.found.slides}
+        is_settled = known or self.layout.plan(slide_id).exists()
+        return prepare_tile_plan(self.layout if is_settled else self.scratch, self.manifest, slide_id)
+
+    def commit(self) -> Manifest:
+        """Writes the manifest and the tile plans.
+
+        Returns:
+            The manifest on disk; it may hold what other processes have asked for meanwhile.
+
+        Raises:
+            InputError: another process has created the run meanwhile, with other settings.
+        """
+        manifest = self._create() if self.found is None else None
+        if manifest is None:
+            manifest = manifests.update(self.layout, self._merged_with)
+        for slide_id in self.wanted:
+            if self.scratch.plan(slide_id).exists():
+                plan = load_tile_plan(self.scratch, slide_id, manifest.config_hash)
+                save_tile_plan(self.layout, slide_id, plan, manifest.config_hash)
+        return manifest
+
+    def _create(self) -> Manifest | None:
+        """The manifest written; None where another process was first."""
+        _refuse_foreign_files(self.layout)
+        return self.manifest if manifests.create(self.layout, self.manifest) is self.manifest else None
+
+    def _merged_with(self, there: Manifest) -> Manifest:
+        """The manifest on disk with what is asked beyond it; merged anew where others have changed it."""
+        if there == self.found:
+            return self.manifest
+        settings = run_settings(self.config, self.settings.jobs_gpus, there.config)
+        return merged_with(there, settings, self.slides, self.layout.root)
+
+
+@contextmanager
+def pending_run(
+    config: RunConfig, only: Sequence[str] = (), jobs_gpus: int | None = None
+) -> Iterator[PendingRun]:
+    """Opens the run that a command asks for, be it there or new.
+
+    Args:
+        only: ids of the slides wanted, or none for all. The other slides of a run that exists are not looked
+            at, so that one bad slide does not stop the rest.
+        jobs_gpus: how many GPUs each job of a cluster gets, where they do the work; None when this machine
+            does.
+
+    Raises:
+        UsageError: no slide or no output directory is named, or `only` names one that is not there.
+        InputError: a slide cannot be used, or the run was made with other settings.
+        OSError: a new run could not be written.
+    """
+    if not config.run.output_dir:
+        raise UsageError("no output directory is named", fix="give one with --output-dir")
+    layout = RunLayout(Path(config.run.output_dir))
+    files = slide_files(config.run.slides)
+    wanted = wanted_ids(tuple(files), only)
+    found = manifests.read(layout) if layout.manifest.exists() else None
+    slides = [slide_entry(s, files[s], config.run) for s in (files if found is None else wanted)]
+    if found is None:
+        _refuse_foreign_files(layout)
+        _try_to_write(layout)
+    settings = run_settings(config, jobs_gpus, found.config if found else None)
+    manifest = merged_with(found, settings, slides, layout.root) if found else _new_manifest(settings, slides)
+    with TemporaryDirectory(prefix="mkhspc-") as scratch:
+        yield PendingRun(layout, config, settings, slides, wanted, found, manifest, RunLayout(Path(scratch)))
+
+
+def _new_manifest(settings: RunSettings, slides: Sequence[SlideEntry]) -> Manifest:
+    """The manifest of a run that begins with these slides."""
+    config, ids = settings.config, [slide.slide_id for slide in slides]
+    identity = settings.identity(settings.model_hashes)
+    codes = blind_codes(config.run.seed, ids)
+    return Manifest(
+        config=config,
+        identity=identity,
+        dataset=dataset_name(config_hash(identity), ids),
+        slides=tuple(replace(slide, code=codes[slide.slide_id]) for slide in slides),
+        filter={t: config.cells(t).filter for t in CELL_TYPES},
+        detectors={t: f"{c.name}: {c.reason}" for t, c in settings.choices.items()},
+        versions=settings.versions,
+        model_hashes=settings.model_hashes,
+    )
+
+
+def _try_to_write(layout: RunLayout) -> None:
+    """Raises `OSError` where a new run could not be written: a survey may take long, and leaves no trace."""
+    place = next(place for place in (layout.root, *layout.root.absolute().parents) if place.exists())
+    TemporaryFile(dir=place).close()
+
+
+def _refuse_foreign_files(layout: RunLayout) -> None:
+    if _holds_foreign_files(layout) and not layout.manifest.exists():  # another process can be first
+        raise InputError(
+            "this directory holds files, but no run",
+            where=layout.root,
+            fix="give a new directory with --output-dir",
+        )
+
+
+def _holds_foreign_files(layout: RunLayout) -> bool:
+    """Whether something is there that no creation of a run leaves, be it under way or killed."""
+    if not layout.root.is_dir():
+        return layout.root.exists()
+    return any(not path.name.endswith(TEMPORARY_SUFFIX) for path in layout.root.iterdir())

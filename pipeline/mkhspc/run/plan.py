@@ -47,8 +47,8 @@ def plan_run(
             refuse_shortage_of_memory(pending, machine.limit)
             for line in pending.notices():
                 notify(line)
+            asked = tiles_asked(pending, pending.manifest, progress)
             manifest = pending.commit()
-            asked = tiles_asked(pending, manifest, progress)
         survey_s = time.monotonic() - begun_s
         wanted = {slide_id: tiles for slide_id, tiles in asked.items() if tiles}
         if not wanted:

@@ -3,13 +3,15 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test bench lint clean install install-models install-dev tools
+.PHONY: demo test test-fast bench lint clean install install-models install-tests install-dev tools
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    install into .venv and run the whole journey on simulated slides, into ./demo-out"
 	@echo "make test    install what the tests need and run them all"
+	@echo "make test-fast   the tests before a commit: without Chromium, Slurm, torch and what takes long"
 	@echo "make lint    ruff, mypy and the order of imports"
 	@echo "make bench   measure; ONLY=engine|gallery|learn|models for one part, FULL=1 for the long ones"
 	@echo "make install-models   install into .venv what SAM2, Cellpose and the embedders need"
@@ -17,13 +19,17 @@ help:
 
 install: $(VENV)/installed
 install-models: $(VENV)/installed-models
+install-tests: $(VENV)/installed-tests
 install-dev: $(VENV)/installed-dev
 
 demo: install
 	@$(BIN)/mkhspc demo --out demo-out
 
 test: install-dev tools
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	@$(PYTEST)
+
+test-fast: install-tests
+	@$(PYTEST) -m 'not (browser or models or slow or slurm)'
 
 lint: install-dev
 	$(BIN)/ruff check .
@@ -50,9 +56,12 @@ $(VENV)/installed: $(VENV)/made pyproject.toml
 	@$(BIN)/pip install --quiet --editable .
 	@touch $@
 
-$(VENV)/installed-dev: $(VENV)/installed-models pyproject.toml
+$(VENV)/installed-tests: $(VENV)/installed pyproject.toml
 	@echo "installing what the tests need into $(VENV) ..."
-	@$(BIN)/pip install --quiet --constraint tests/constraints.txt --editable '.[dev]'
+	@$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed-models $(VENV)/installed-tests
 	@touch $@
 
 # sam2 comes as source, whose build wants torch to be there and, without a compiler for GPUs, this variable.

@@ -21,6 +21,28 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+MARK_OF_FIXTURE = {
+    "chromium": "browser",
+    "sam2_checkpoint": "models",
+    "shared": "shared",
+    "torch": "models",
+}
+"""What a test that asks for a fixture is marked as, so that `-m` can leave it out."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks tests by their fixtures, and puts files with slow tests first.
+
+    A file that takes minutes and comes last would leave all test processes but its own with nothing to do.
+    """
+    for item in items:
+        for name in MARK_OF_FIXTURE.keys() & set(getattr(item, "fixturenames", ())):
+            item.add_marker(MARK_OF_FIXTURE[name])
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def skip_or_fail(variable: str, reason: str) -> None:
     """Skips a test, or fails it when `variable` says that what it needs must be there."""
     if os.environ.get(variable) == "1":

@@ -82,6 +82,7 @@ def tiles_that_see(layout: RunLayout, box: Box) -> set[str]:
     return {t.tile_id for t in plan_of(layout).tiles if t.core.grown(halo_px).clipped(box).area_px}
 
 
+@pytest.mark.slow
 def test_an_image_that_does_not_decode_fails_the_tiles_that_need_it_alone(
     slide: Path, tmp_path: Path
 ) -> None:
@@ -118,6 +119,7 @@ def test_an_image_that_does_not_decode_fails_the_tiles_that_need_it_alone(
     assert status_of(layout)[SLIDE]["missing_tiles"] == []
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_twice_of_a_tile_costs_that_tile(slide: Path, tmp_path: Path) -> None:
     layout = RunLayout(tmp_path / "run")
     words = ["segment", "--czi-path", slide, "--output-dir", layout.root, "--tile-size", TILE_PX]
@@ -138,6 +140,7 @@ def test_a_worker_that_dies_twice_of_a_tile_costs_that_tile(slide: Path, tmp_pat
     assert segment([slide], layout.root).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_slide_that_vanishes_in_the_middle_costs_its_own_tiles(
     slide: Path, tiny_slide: Path, tmp_path: Path
 ) -> None:
@@ -173,6 +176,7 @@ def test_an_output_that_cannot_be_written_is_said_in_a_line(
         assert list(disk.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_run_whose_disk_became_read_only_keeps_what_it_has(tiny_slide: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()

@@ -25,6 +25,7 @@ def test_weights_that_are_here_are_told_from_those_that_are_not(
     assert (facts["weights"]["sam2.1-large"], facts["weights"]["cpsam"]) == ("missing", "damaged")
 
 
+@pytest.mark.models
 def test_gpus_are_told_by_the_names_that_device_takes() -> None:
     torch = need("torch")
     facts = json.loads(mkhspc("doctor", "--json").stdout)

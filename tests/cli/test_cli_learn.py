@@ -49,6 +49,7 @@ def files_below(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_labels_that_mean_something_end_as_scores(tmp_path: Path, mkhspc: Journey) -> None:
     run, labels = labelled_run(tmp_path, 2.0)
     root, training = run.layout.root, tmp_path / "training.json"
@@ -85,6 +86,7 @@ def test_labels_that_mean_something_end_as_scores(tmp_path: Path, mkhspc: Journe
     assert sum(said[cell] == truth for cell, truth in run.truth.items()) / len(said) > 0.85
 
 
+@pytest.mark.slow
 def test_labels_that_mean_nothing_end_at_the_gate(tmp_path: Path, mkhspc: Journey) -> None:
     run, labels = labelled_run(tmp_path, 0.0)
     training, mk = tmp_path / "training.json", tmp_path / "mk.skops"
@@ -370,6 +372,7 @@ def test_train_and_validate_and_score_report_as_json(
     assert json.loads(out)["types"]["mk"]["cells"] == 40 * len(SLIDES)
 
 
+@pytest.mark.slow
 def test_the_random_forest_by_scene_of_the_notes_can_still_be_asked_for(
     tmp_path: Path, mkhspc: Journey
 ) -> None:

@@ -23,6 +23,7 @@ from mkhspc.models.weights.cache import WeightFile
 from stained import CALIBRATION
 
 need("cellpose")
+pytestmark = pytest.mark.models
 
 from conecells import RADIUS_PX, cones, one_thread, save_cone_finder, small_backbone  # noqa: E402
 

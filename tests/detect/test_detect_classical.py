@@ -232,6 +232,7 @@ def table_of(slide_id: str, cell_type: CellType, cells: list[Detection]) -> pa.T
     )
 
 
+@pytest.mark.slow
 def test_simulated_cells_are_found(simulated):
     tables = []
     for slide_id in ("DEMO_A", "DEMO_B"):
@@ -318,6 +319,7 @@ def test_simulated_nuclei_do_not_depend_on_the_window(simulated, x, y, moves):
     same_inside("hspc", scene, *shifted_pair(scene, 240.0, x, y, moves))
 
 
+@pytest.mark.slow
 @few_examples
 @given(x=st.floats(0, 1), y=st.floats(0, 1), moves=offsets)
 def test_simulated_megakaryocytes_do_not_depend_on_the_window(simulated, x, y, moves):

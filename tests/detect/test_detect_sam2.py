@@ -161,6 +161,7 @@ def test_windows_have_one_physical_size(um_per_px):
     assert (grid.cell_px + 2 * grid.margin_px) * um_per_px == pytest.approx(256.0, abs=1.0)
 
 
+@pytest.mark.slow
 def test_requests_are_whole_windows_of_the_scenes_grid(scene):
     double = DarkDiscs()
     part = scene.part(scene.box.grown(-33))
@@ -251,6 +252,7 @@ def share_with_a_point(contours: list[np.ndarray], points: np.ndarray) -> float:
     return sum(hit) / len(hit)
 
 
+@pytest.mark.slow
 def test_simulated_megakaryocytes_get_a_prompt_inside(simulated):
     """Of 100 µm² and more; SAM2's default grid on a tile of 4096 px is the baseline."""
     truth = pq.read_table(simulated / "truth.parquet").to_pylist()
@@ -282,6 +284,7 @@ def test_simulated_megakaryocytes_get_a_prompt_inside(simulated):
 # Masks
 
 
+@pytest.mark.models
 @pytest.mark.parametrize("shape", [(380, 300), (64, 512), (256, 256), (1164, 1163)])
 @pytest.mark.parametrize("middle", [(100.0, 90.0), (2.0, 3.0), (254.0, 250.0), (128.3, 255.0)])
 def test_a_mask_is_enlarged_as_the_whole_image_would_be(shape, middle):
@@ -448,6 +451,7 @@ def cells_inside(part: Window, common: Box) -> set[tuple[Box, bytes]]:
     return {(cell.box, cell.mask.tobytes()) for cell in cells if cell.box.clipped(common) == cell.box}
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(cut=st.tuples(*[st.integers(0, 120)] * 8))
 def test_cells_do_not_depend_on_the_tile(scene, cut):
@@ -467,6 +471,7 @@ def test_cells_do_not_depend_on_the_tile(scene, cut):
         assert cells
 
 
+@pytest.mark.slow
 def test_two_tiles_own_each_cell_once():
     """As the engine does it: windows with a halo, cells to the tile whose core holds the centroid."""
     longest_um = 46.0
@@ -511,6 +516,7 @@ def table_of(scene: Window, core: Box, analysis: TileAnalysis) -> pa.Table:
     return pa.concat_tables(with_crops(measure(detect(search), search), window))
 
 
+@pytest.mark.slow
 def test_a_tiles_table_does_not_depend_on_the_tiling():
     """Cells at a core's border, and HSPC there in an MK of another tile, are the same from either side."""
     scene = marrow(960.0, 720.0, 42.0)

@@ -16,6 +16,7 @@ from conftest import need
 
 torch = need("torch")
 need("cellpose")
+pytestmark = pytest.mark.models
 
 from conecells import cones, one_thread, save_cone_finder, small_backbone  # noqa: E402
 from mkhspc.errors import InputError, MkhspcError  # noqa: E402

@@ -14,6 +14,7 @@ from mkhspc.errors import InputError
 from mkhspc.models.weights.checkpoint import read_checkpoint
 
 torch = need("torch")
+pytestmark = pytest.mark.models
 
 
 @pytest.fixture

@@ -457,8 +457,7 @@ def test_without_torch_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch)
     assert "pip install 'mkhspc[models]'" in caught.value.fix
 
 
-def test_a_driver_that_hangs_is_told_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    need("torch")
+def test_a_driver_that_hangs_is_told_after_a_while(torch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "ANSWER_S", 0.01)
     with pytest.raises(device.TorchError, match=r"does not tell in 0\.01 s which GPUs there are"):
         device.find_gpus()

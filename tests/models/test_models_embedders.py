@@ -26,6 +26,7 @@ from mkhspc.models.service import LocalModels
 from mkhspc.models.weights.cache import WeightFile
 
 torch = need("torch")
+pytestmark = pytest.mark.models
 
 from conecells import one_thread  # noqa: E402
 

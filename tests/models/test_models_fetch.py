@@ -320,6 +320,7 @@ def test_weights_that_come_in_a_package_alone_say_so(models: Path) -> None:
     assert not models.exists()
 
 
+@pytest.mark.models
 def test_weights_of_an_installed_package_are_copied_so_that_the_directory_can_be_carried(
     models: Path,
 ) -> None:

@@ -31,6 +31,7 @@ from mkhspc.models.service import LocalModels
 
 torch = need("torch")
 need("sam2")
+pytestmark = pytest.mark.models
 
 SHAPE = (380, 300)
 """Height and width of the window: neither is the model's, nor the other."""

@@ -182,6 +182,7 @@ def test_a_bug_in_loading_names_the_model_and_the_device(temporary: Path) -> Non
         Owners([Loading(fails="bug")], ["cpu"])
 
 
+@pytest.mark.models
 def test_a_memory_too_small_for_the_weights_is_no_fault_of_theirs(temporary: Path) -> None:
     need("torch")
     with pytest.raises(DeviceMemoryError) as caught:

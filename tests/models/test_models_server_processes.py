@@ -172,6 +172,7 @@ def _answers_of_two(owners: Owners) -> list[Any]:
     return [owners.client().ask("double", {}) for _ in range(2)]
 
 
+@pytest.mark.models
 def test_a_model_whose_package_switches_tf32_on_changes_no_other(temporary: Path) -> None:
     """Neither products of matrices nor convolutions."""
     need("torch")
@@ -181,6 +182,7 @@ def test_a_model_whose_package_switches_tf32_on_changes_no_other(temporary: Path
     np.testing.assert_array_equal(answer["TF32"], [False, False])
 
 
+@pytest.mark.models
 def test_convolutions_do_not_compute_in_tf32_though_no_package_asked_for_it(temporary: Path) -> None:
     """It is on in torch as it comes."""
     need("torch")
@@ -193,6 +195,7 @@ def test_an_owner_whose_models_need_no_torch_does_not_import_it(owners: Owners) 
     assert not owners.client().ask("double", {"do": "tell of torch"})["torch"]
 
 
+@pytest.mark.models
 def test_no_worker_has_torch_while_its_owner_has(temporary: Path) -> None:
     need("torch")
     with Owners([Loading(fails="torch")], ["cpu"]) as owners:

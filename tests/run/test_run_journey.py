@@ -191,24 +191,32 @@ def test_cells_do_not_depend_on_tiles_or_workers(
         assert agreed.is_same, agreed
 
 
-def test_tiles_of_any_size_find_the_same_cells_to_the_last_bit(wide_slide: Path, tmp_path: Path) -> None:
-    found = {}
-    for tile_size in (1024, 2048, 4096):
-        root = tmp_path / str(tile_size)
-        done = mkhspc(*words(root, {"DEMO_C": wide_slide}, tile_size))
-        assert done.returncode == 0, done.stderr
-        found[tile_size] = table(root).drop(["tile_id"]).sort_by("cell_id")
-    assert len(set(table(tmp_path / "1024")["tile_id"].to_pylist())) > 12
-    types = found[1024]["cell_type"].to_pylist()
+@pytest.fixture(scope="module")
+def wide_cells(wide_slide: Path, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+    """The cells of the wide slide in tiles of 1024 px, by their ids."""
+    return cells_of(wide_slide, tmp_path_factory.mktemp("wide-run") / "run", tile_size=1024)
+
+
+def cells_of(slide: Path, root: Path, tile_size: int) -> pa.Table:
+    run_segment(RunConfig(run=RunSection(str(root), slides=(str(slide),), tile_size=tile_size)))
+    return table(root).sort_by("cell_id")
+
+
+@pytest.mark.parametrize("tile_size", [2048, 4096])
+def test_tiles_of_any_size_find_the_same_cells_to_the_last_bit(
+    wide_cells: pa.Table, wide_slide: Path, tmp_path: Path, tile_size: int
+) -> None:
+    assert len(set(wide_cells["tile_id"].to_pylist())) > 12
+    types = wide_cells["cell_type"].to_pylist()
     assert types.count("mk") > 50
     assert types.count("hspc") > 1000
-    assert found[1024].equals(found[2048])
-    assert found[1024].equals(found[4096])
+    found = cells_of(wide_slide, tmp_path / "run", tile_size)
+    assert found.drop(["tile_id"]).equals(wide_cells.drop(["tile_id"]))
 
 
 @pytest.mark.parametrize(("dx", "dy"), [(311, 97), (1000, 513)])
 def test_a_shifted_grid_finds_the_same_cells_to_the_last_bit(
-    wide_slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dx: int, dy: int
+    wide_cells: pa.Table, wide_slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dx: int, dy: int
 ) -> None:
     def shifted(scene: SceneInfo, tissue: TissueMask, tile_size: int) -> list[Tile]:
         corners = itertools.product(
@@ -217,16 +225,11 @@ def test_a_shifted_grid_finds_the_same_cells_to_the_last_bit(
         cores = [Box(x, y, x + tile_size, y + tile_size).clipped(scene.box) for y, x in corners]
         return [Tile(f"s0_{c.x0}_{c.y0}", 0, c, *tissue.area_um2(c), rank=0) for c in cores]
 
-    tables = []
-    for name in ("plain", "shifted"):
-        run = RunSection(output_dir=str(tmp_path / name), slides=(str(wide_slide),), tile_size=1024)
-        run_segment(RunConfig(run=run))
-        tables.append(table(tmp_path / name))
-        monkeypatch.setattr("mkhspc.slide.tiles._tiles_of_scene", shifted)
-    plain, moved = (found.drop(["tile_id"]).sort_by("cell_id") for found in tables)
-    assert plain.equals(moved)
-    assert set(tables[0]["tile_id"].to_pylist()) != set(tables[1]["tile_id"].to_pylist())
-    assert f"s0_{1024 - dx}_{1024 - dy}" in tables[1]["tile_id"].to_pylist()
+    monkeypatch.setattr("mkhspc.slide.tiles._tiles_of_scene", shifted)
+    found = cells_of(wide_slide, tmp_path / "run", tile_size=1024)
+    assert found.drop(["tile_id"]).equals(wide_cells.drop(["tile_id"]))
+    assert set(found["tile_id"].to_pylist()) != set(wide_cells["tile_id"].to_pylist())
+    assert f"s0_{1024 - dx}_{1024 - dy}" in found["tile_id"].to_pylist()
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(

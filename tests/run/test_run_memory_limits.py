@@ -49,6 +49,7 @@ def limit(limit_bytes: float) -> MemoryLimit:
     return MemoryLimit(int(limit_bytes), "the test")
 
 
+@pytest.mark.slow
 def test_runs_stay_below_random_limits_or_are_refused_up_front(
     small_slides: dict[str, Path], tiny_slide: Path, tmp_path: Path
 ) -> None:
@@ -72,6 +73,7 @@ def test_too_little_for_the_survey_is_refused_before_anything_is_written(
     assert not verdict.root.exists()
 
 
+@pytest.mark.slow
 def test_the_number_that_a_refusal_names_is_enough(tiny_slide: Path, tmp_path: Path) -> None:
     too_little = Trial(tiny_slide, "--memory-gb", 360 * MIB, 1).run(tmp_path / "little")
     assert too_little.is_refused, str(too_little)
@@ -80,6 +82,7 @@ def test_the_number_that_a_refusal_names_is_enough(tiny_slide: Path, tmp_path: P
     assert not enough.is_above, str(enough)
 
 
+@pytest.mark.slow
 def test_a_refusal_before_the_survey_names_a_memory_that_does(tiny_slide: Path, tmp_path: Path) -> None:
     refused = Trial(tiny_slide, "--memory-gb", 100 * MIB, 1).run(tmp_path / "little")
     said = re.search(r"give it more memory: ([0-9.]+) GB will do", refused.measured.process.stderr)

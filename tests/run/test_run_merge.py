@@ -66,6 +66,7 @@ def test_every_row_of_every_part_is_there_once_in_the_order_of_tiles(run: LargeR
     assert [crop.cell_id for crop in crops] == parts["cell_id"].to_pylist()
 
 
+@pytest.mark.slow
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(seed=st.integers(0, 10**6), rows_per_group=st.integers(1, 2 * CELLS))
 def test_the_bytes_do_not_depend_on_how_the_parts_came(

@@ -32,7 +32,7 @@ from mkhspc.store.layout import RunLayout
 from processes import mkhspc, started
 
 need("sam2")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.models, pytest.mark.slow]
 
 PACKAGED = "efficientnet-lite0"
 DEEP = [f"deep_{PACKAGED}_{i:04d}" for i in range(1280)] + [f"deep_sam2_{i:04d}" for i in range(256)]

@@ -25,7 +25,7 @@ from smallcellpose import small_loader
 
 need("cellpose")
 need("sam2")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.models, pytest.mark.slow]
 
 UM_PER_PX = 0.22
 

@@ -31,6 +31,7 @@ def planned(slide: Path, *more: object) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.models
 @pytest.mark.slow
 def test_a_plan_counts_the_owners_of_the_models_and_says_what_they_do_at_once(tiny_slide: Path) -> None:
     need("torch")
@@ -57,6 +58,7 @@ def test_a_plan_says_that_gpus_would_stand_idle(tiny_slide: Path) -> None:
     assert "idle" not in mkhspc(*words).stdout
 
 
+@pytest.mark.models
 def test_a_plan_for_another_machine_may_name_its_devices(tiny_slide: Path) -> None:
     need("torch")
     found = planned(tiny_slide, "--embedder", PACKAGED, "--gpus", 1, "--device", "cuda:0")

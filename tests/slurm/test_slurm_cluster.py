@@ -25,7 +25,7 @@ from mkhspc.store.layout import RunLayout
 from processes import mkhspc
 from slurmcluster import NotInstalledError, running_slurm, slurm
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 HERE = Path(__file__).parent
 STUDY = """

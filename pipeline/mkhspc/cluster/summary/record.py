@@ -5,18 +5,20 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
-from mkhspc.cluster.summary.axes import Timeline
+from mkhspc.cluster.summary.timeline import Timeline
 from mkhspc.config import CELL_TYPES
 from mkhspc.progress import Event, Journal, ProcessState
 
 TileKey = tuple[str, str]
 """Ids of a slide and a tile."""
 Found = tuple[Journal, Event]
+"""An event with the journal that it stands in."""
 StateOf = Callable[[Journal, float], ProcessState]
-"""What became of a process, by its journal and the time."""
+"""Says of a process, by its journal and the time, whether it works or how it ended."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,14 @@ class RunRecord:
         return max(last_s, self.now_s) if self.states[journal.name] == "working" else last_s
 
     def named(self, *names: str) -> list[Found]:
-        """Events of all processes in the order of time."""
+        """Returns the events of all processes in the order of time."""
         found = [(journal, event) for journal in self.journals for event in journal.named(*names)]
         return sorted(found, key=lambda pair: pair[1].at_s)
+
+    @property
+    def begin_s(self) -> float:
+        """When the first process began."""
+        return self.journals[0].events[0].at_s
 
     @property
     def latest(self) -> Mapping[str, Any]:
@@ -88,10 +95,10 @@ class RunRecord:
 
     @cached_property
     def slides(self) -> tuple[SlideRow, ...]:
-        """A row a slide in the order of the run, then those that only a tile tells of."""
-        named = [slide_id for journal in self.journals for slide_id in shares_of(journal)]
-        told = [slide_id for slide_id, _ in (*self.done, *self.failures)]
-        return tuple(self._slide(slide_id) for slide_id in dict.fromkeys([*named, *told]))
+        """A row for each slide in the order of the run, then for those that only a tile mentions."""
+        planned = [slide_id for journal in self.journals for slide_id in shares_of(journal)]
+        mentioned = [slide_id for slide_id, _ in (*self.done, *self.failures)]
+        return tuple(self._slide(slide_id) for slide_id in dict.fromkeys([*planned, *mentioned]))
 
     def _slide(self, slide_id: str) -> SlideRow:
         events = [event for (slide, _), (_, event) in self.done.items() if slide == slide_id]
@@ -132,3 +139,8 @@ def shares_of(journal: Journal) -> Mapping[str, Mapping[str, int]]:
 def host_of(journal: Journal) -> str:
     """The machine that a process ran on."""
     return str(journal.origin.get("host", "?"))
+
+
+def moment_text(at_s: float) -> str:
+    """A moment as the page writes it."""
+    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -12,6 +12,7 @@ import pyarrow as pa
 from PIL import Image, ImageDraw
 
 from mkhspc.config import CellType, RunConfig, config_hash, identity
+from mkhspc.config.identity import dataset_name
 from mkhspc.geometry import Box, mask_to_contour
 from mkhspc.run.opening.pending import pending_run
 from mkhspc.store import atomic, manifest, tables
@@ -81,7 +82,7 @@ def _manifest(root: Path, slide_ids: tuple[str, ...], scenes: int, um_per_px: fl
     return Manifest(
         config=config,
         identity=settings,
-        dataset=manifest.dataset_name(config_hash(settings), list(slide_ids)),
+        dataset=dataset_name(config_hash(settings), list(slide_ids)),
         slides=tuple(
             SlideEntry(
                 s,

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mkhspc.config.schema import CELL_TYPES, NO_EMBEDDER, RunConfig
+from mkhspc.config.schema import CELL_TYPES, NO_EMBEDDER, STORED_ABOVE_MAX, STORED_BELOW_MIN, RunConfig
+
+STORED_FACTORS = (STORED_BELOW_MIN, STORED_ABOVE_MAX)
+"""The areas stored reach from the filter's least times the first to its largest times the second."""
+SHARED_SECTIONS = ("run", "compute")
+"""Sections of the config whose command-line options do not carry the section's name."""
+SHOWN_DIGITS = 12
+"""So many hexadecimal digits of a SHA-256 are shown in a message."""
+MODEL_HASHES = "model_hashes"
+"""The key of an identity that holds the hashes of detectors and models."""
 
 
 def identity(config: RunConfig, model_hashes: Mapping[str, str]) -> dict[str, Any]:
@@ -23,7 +32,7 @@ def identity(config: RunConfig, model_hashes: Mapping[str, str]) -> dict[str, An
         "run.calibration_samples": config.run.calibration_samples,
         "run.seed": config.run.seed,
         "compute.embedder": ",".join(config.compute.embedders) or NO_EMBEDDER,
-        "model_hashes": dict(sorted(model_hashes.items())),
+        MODEL_HASHES: dict(sorted(model_hashes.items())),
     }
     for cell_type in CELL_TYPES:
         section = config.cells(cell_type)
@@ -38,6 +47,12 @@ def config_hash(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
+def dataset_name(run_hash: str, slide_ids: list[str]) -> str:
+    """12 hexadecimal digits that name a run by its identity and its first slides."""
+    text = json.dumps([run_hash, sorted(slide_ids)])
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
     """One clause per setting in which two identities differ."""
     here, there = _flat(ours), _flat(theirs)
@@ -50,5 +65,60 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     """With a key of its own for each model's hash."""
-    plain = {key: value for key, value in settings.items() if key != "model_hashes"}
-    return plain | {f"model_hashes.{key}": v for key, v in settings.get("model_hashes", {}).items()}
+    plain = {key: value for key, value in settings.items() if key != MODEL_HASHES}
+    return plain | {f"model_hashes.{key}": v for key, v in settings.get(MODEL_HASHES, {}).items()}
+
+
+def option_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """One clause per setting in which two identities differ, hashes apart, as the command line names it."""
+    keys = sorted({*ours, *theirs} - {MODEL_HASHES})
+    return [
+        clause
+        for key in keys
+        if ours.get(key) != theirs.get(key)
+        for clause in _option_clauses(key, theirs.get(key), ours.get(key))
+    ]
+
+
+def _option_clauses(key: str, there: Any, here: Any) -> Iterator[str]:
+    """How a setting differs, in the words of the command line."""
+    section, _, name = key.partition(".")
+    if name == "stored_area_um2":
+        for bound, factor, theirs, ours in zip(("min", "max"), STORED_FACTORS, there, here, strict=True):
+            if theirs != ours:
+                yield f"--{section}-{bound}-area-um is {theirs / factor:g} there and {ours / factor:g} here"
+    else:
+        option = f"--{name if section in SHARED_SECTIONS else f'{section}-{name}'}".replace("_", "-")
+        values = ("not given" if value is None else value for value in (there, here))
+        yield "{} is {} there and {} here".format(option, *values)
+
+
+def weights_differences(
+    kept: RunConfig, asked: RunConfig, there: Mapping[str, str], here: Mapping[str, str]
+) -> list[str]:
+    """Which weights differ, by name and by the first digits of their SHA-256.
+
+    Args:
+        kept, asked: the configs, which name the weights.
+        there, here: their model hashes.
+    """
+    return [
+        f"the weights of {model} are {_weights(kept, model, there)} there"
+        f" and {_weights(asked, model, here)} here"
+        for model in sorted({*there, *here} - {*CELL_TYPES})
+        if there.get(model) != here.get(model)
+    ]
+
+
+def _weights(config: RunConfig, model: str, hashes: Mapping[str, str]) -> str:
+    name = getattr(config.compute, f"{model}_weights", model)
+    return f"{name} ({hashes.get(model, 'none')[:SHOWN_DIGITS]}...)"
+
+
+def revision_differences(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
+    """Which detectors were changed themselves, of two sets of model hashes."""
+    return [
+        f"the {cell_type} detector is {there.get(cell_type)} there and {here.get(cell_type)} here"
+        for cell_type in CELL_TYPES
+        if there.get(cell_type) != here.get(cell_type)
+    ]

@@ -47,7 +47,12 @@ def with_weights(config: RunConfig, jobs_gpus: int | None = None) -> RunConfig:
 
     Args:
         jobs_gpus: see `fitness`.
+
+    Raises:
+        UsageError: a GPU that is asked for by name is not here.
     """
+    if jobs_gpus is None:
+        refuse_missing_device(config.compute.device)
     models, compute = needed(config), config.compute
     gpu = None
     if any(_asked_weights(model, compute) == "auto" for model in models):

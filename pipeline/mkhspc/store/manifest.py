@@ -13,7 +13,7 @@ import hashlib
 import json
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from mkhspc.config import (
     identity,
     to_dict,
 )
+from mkhspc.config.identity import dataset_name
 from mkhspc.config.typed import built
 from mkhspc.errors import InputError, UsageError
 from mkhspc.store import atomic
@@ -96,6 +97,30 @@ class Manifest:
     model_hashes: Mapping[str, str]
     revision: int = field(default=1, compare=False)
 
+    @classmethod
+    def begin(
+        cls,
+        config: RunConfig,
+        slides: Sequence[SlideEntry],
+        detectors: Mapping[CellType, str],
+        versions: Mapping[str, str],
+        model_hashes: Mapping[str, str],
+    ) -> Manifest:
+        """The manifest of a run that begins with these slides, which get their blind codes."""
+        ids = [slide.slide_id for slide in slides]
+        codes = blind_codes(config.run.seed, ids)
+        settings = identity(config, model_hashes)
+        return cls(
+            config=config,
+            identity=settings,
+            dataset=dataset_name(config_hash(settings), ids),
+            slides=tuple(replace(slide, code=codes[slide.slide_id]) for slide in slides),
+            filter={t: config.cells(t).filter for t in CELL_TYPES},
+            detectors=detectors,
+            versions=versions,
+            model_hashes=model_hashes,
+        )
+
     @property
     def config_hash(self) -> str:
         return config_hash(self.identity)
@@ -112,12 +137,6 @@ class Manifest:
 
     def with_filter(self, areas: Mapping[CellType, AreaRange]) -> Manifest:
         return replace(self, filter={**self.filter, **areas})
-
-
-def dataset_name(run_hash: str, slide_ids: list[str]) -> str:
-    """12 hexadecimal digits that name a run by its identity and its first slides."""
-    text = json.dumps([run_hash, sorted(slide_ids)])
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def blind_codes(seed: int, slide_ids: list[str], taken: int = 0) -> dict[str, str]:

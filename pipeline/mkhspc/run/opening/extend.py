@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from mkhspc.config import CELL_TYPES, RunConfig, with_free_settings
-from mkhspc.config.schema import STORED_ABOVE_MAX, STORED_BELOW_MIN
+from mkhspc.config.identity import (
+    MODEL_HASHES,
+    identity,
+    option_differences,
+    revision_differences,
+    weights_differences,
+)
 from mkhspc.errors import InputError
 from mkhspc.run.opening.settings import RunSettings
 from mkhspc.store.manifest import Manifest, SlideEntry, blind_codes
 
-STORED_FACTORS = (STORED_BELOW_MIN, STORED_ABOVE_MAX)
-"""The areas stored reach from the filter's least times the first to its largest times the second."""
-SHARED_SECTIONS = ("run", "compute")
-"""Sections of the config whose command-line options do not carry the section's name."""
-MODEL_HASHES = "model_hashes"
-"""The key of a run's identity that holds the hashes of its models."""
-SHOWN_DIGITS = 12
-"""So many hexadecimal digits of a SHA-256 are shown in a message."""
+OTHER_OPTIONS = "use the settings it was made with, or give a new --output-dir"
+OTHER_WEIGHTS = "use the weights that it was made with, or give a new --output-dir"
+OTHER_REVISION = "use the version of mkhspc that it was made with, or give a new --output-dir"
 
 
 def merged_with(
@@ -36,9 +36,10 @@ def merged_with(
     Raises:
         InputError: the run was made with other settings, or with another file of a slide's name.
     """
-    settings = replace(settings, config=_with_areas_of(settings.config, manifest))
-    _refuse_other_settings(manifest, settings, where)
-    return _with_settings(_with_slides(manifest, slides), settings.config)
+    config = _with_areas_of(settings.config, manifest)
+    merged = _with_settings(_with_slides(manifest, slides), config)
+    _refuse_other_settings(manifest, config, settings, where)
+    return merged
 
 
 def _with_areas_of(config: RunConfig, manifest: Manifest) -> RunConfig:
@@ -91,52 +92,15 @@ def _with_settings(manifest: Manifest, config: RunConfig) -> Manifest:
     return replace(manifest, config=with_free_settings(replace(manifest.config, run=run), config))
 
 
-def _refuse_other_settings(manifest: Manifest, settings: RunSettings, where: Path) -> None:
-    ours, theirs = settings.identity({}), manifest.identity
-    different = [key for key in sorted({*ours, *theirs} - {MODEL_HASHES}) if ours.get(key) != theirs.get(key)]
-    if different:  # before a look at the weights, which need not be here
-        fix = "use the settings it was made with, or give a new --output-dir"
-        if all(key.endswith(".stored_area_um2") for key in different):
-            fix = "change a run's size filter with `mkhspc refilter`"
-        clauses = [clause for key in different for clause in _clauses(key, theirs.get(key), ours.get(key))]
-    else:
-        there, here = theirs[MODEL_HASHES], settings.model_hashes
-        clauses = list(_weights_clauses(manifest.config, settings.config, there, here))
-        made_with = "the weights" if clauses else "the version of mkhspc"
-        clauses = clauses or list(_revision_clauses(there, here))
-        fix = f"use {made_with} that it was made with, or give a new --output-dir"
+def _refuse_other_settings(manifest: Manifest, config: RunConfig, settings: RunSettings, where: Path) -> None:
+    """Raises `InputError` that names the settings in which the run differs from what is asked."""
+    clauses, fix = option_differences(identity(config, {}), manifest.identity), OTHER_OPTIONS
+    if not clauses:  # only then a look at the weights, which need not be here
+        hashes = manifest.identity[MODEL_HASHES], settings.model_hashes
+        clauses, fix = weights_differences(manifest.config, config, *hashes), OTHER_WEIGHTS
+        if not clauses:
+            clauses, fix = revision_differences(*hashes), OTHER_REVISION
+    elif all("-area-um is " in clause for clause in clauses):
+        fix = "change a run's size filter with `mkhspc refilter`"
     if clauses:
         raise InputError(f"the run was made with other settings: {'; '.join(clauses)}", where=where, fix=fix)
-
-
-def _weights_clauses(
-    kept: RunConfig, asked: RunConfig, there: Mapping[str, str], here: Mapping[str, str]
-) -> Iterator[str]:
-    """Which weights differ, by name and by the first digits of their SHA-256."""
-    for model in sorted({*there, *here} - {*CELL_TYPES}):
-        if there.get(model) != here.get(model):
-            names = (getattr(config.compute, f"{model}_weights", model) for config in (kept, asked))
-            digests = (hashes.get(model, "none")[:SHOWN_DIGITS] for hashes in (there, here))
-            yield "the weights of {} are {} ({}...) there and {} ({}...) here".format(
-                model, *(word for pair in zip(names, digests, strict=True) for word in pair)
-            )
-
-
-def _revision_clauses(there: Mapping[str, str], here: Mapping[str, str]) -> Iterator[str]:
-    """Which detectors were changed themselves."""
-    for cell_type in CELL_TYPES:
-        if there.get(cell_type) != here.get(cell_type):
-            yield f"the {cell_type} detector is {there.get(cell_type)} there and {here.get(cell_type)} here"
-
-
-def _clauses(key: str, there: Any, here: Any) -> Iterator[str]:
-    """How a setting differs, in the words of the command line."""
-    section, _, name = key.partition(".")
-    if name == "stored_area_um2":
-        for bound, factor, theirs, ours in zip(("min", "max"), STORED_FACTORS, there, here, strict=True):
-            if theirs != ours:
-                yield f"--{section}-{bound}-area-um is {theirs / factor:g} there and {ours / factor:g} here"
-    else:
-        option = f"--{name if section in SHARED_SECTIONS else f'{section}-{name}'}".replace("_", "-")
-        values = ("not given" if value is None else value for value in (there, here))
-        yield "{} is {} there and {} here".format(option, *values)

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 
-from mkhspc.config import CELL_TYPES, ComputeSection, RunConfig, config_hash
+from mkhspc.config import ComputeSection, RunConfig
+from mkhspc.config.schema import RunSection
 from mkhspc.errors import InputError, UsageError
 from mkhspc.run.opening.extend import merged_with
 from mkhspc.run.opening.notices import chosen_detectors, deviations
 from mkhspc.run.opening.settings import RunSettings, run_settings
-from mkhspc.run.opening.slides import slide_entry, slide_files, wanted_ids
+from mkhspc.slide.czi.slide import CziSlide
 from mkhspc.slide.survey import prepare_tile_plan
 from mkhspc.slide.tiles import TilePlan, load_tile_plan, save_tile_plan
 from mkhspc.store import manifest as manifests
 from mkhspc.store.atomic import TEMPORARY_SUFFIX
-from mkhspc.store.layout import RunLayout
-from mkhspc.store.manifest import Manifest, SlideEntry, blind_codes, dataset_name
+from mkhspc.store.layout import RunLayout, distinct_slide_ids
+from mkhspc.store.manifest import Manifest, SceneEntry, SlideEntry
 
 
 @dataclass(frozen=True)
@@ -117,34 +118,79 @@ def pending_run(
     if not config.run.output_dir:
         raise UsageError("no output directory is named", fix="give one with --output-dir")
     layout = RunLayout(Path(config.run.output_dir))
-    files = slide_files(config.run.slides)
-    wanted = wanted_ids(tuple(files), only)
+    files = _slide_files(config.run.slides)
+    wanted = _wanted_ids(tuple(files), only)
     found = manifests.read(layout) if layout.manifest.exists() else None
-    slides = [slide_entry(s, files[s], config.run) for s in (files if found is None else wanted)]
+    slides = [_slide_entry(s, files[s], config.run) for s in (files if found is None else wanted)]
     if found is None:
         _refuse_foreign_files(layout)
         _try_to_write(layout)
     settings = run_settings(config, jobs_gpus, found.config if found else None)
-    manifest = merged_with(found, settings, slides, layout.root) if found else _new_manifest(settings, slides)
+    manifest = merged_with(found, settings, slides, layout.root) if found else settings.new_manifest(slides)
     with TemporaryDirectory(prefix="mkhspc-") as scratch:
         yield PendingRun(layout, config, settings, slides, wanted, found, manifest, RunLayout(Path(scratch)))
 
 
-def _new_manifest(settings: RunSettings, slides: Sequence[SlideEntry]) -> Manifest:
-    """The manifest of a run that begins with these slides."""
-    config, ids = settings.config, [slide.slide_id for slide in slides]
-    identity = settings.identity(settings.model_hashes)
-    codes = blind_codes(config.run.seed, ids)
-    return Manifest(
-        config=config,
-        identity=identity,
-        dataset=dataset_name(config_hash(identity), ids),
-        slides=tuple(replace(slide, code=codes[slide.slide_id]) for slide in slides),
-        filter={t: config.cells(t).filter for t in CELL_TYPES},
-        detectors={t: f"{c.name}: {c.reason}" for t, c in settings.choices.items()},
-        versions=settings.versions,
-        model_hashes=settings.model_hashes,
-    )
+def _slide_files(patterns: Sequence[str]) -> dict[str, Path]:
+    """Files by slide id, for paths and wildcards in the order in which they are named.
+
+    Raises:
+        UsageError: nothing is named.
+        InputError: a path does not exist, or two files would have one slide id.
+    """
+    paths = [path for pattern in patterns for path in _files(pattern)]
+    if not paths:
+        raise UsageError("no slide is named", fix="give one with --czi-path, or [run] slides in a config")
+    return distinct_slide_ids(paths)
+
+
+def _files(pattern: str) -> list[Path]:
+    literal = Path(pattern)
+    if literal.exists():
+        return [literal]
+    found = sorted(literal.parent.glob(literal.name)) if literal.name else []
+    if not found:
+        raise InputError("this slide does not exist", where=pattern, fix="check the path to the CZI file")
+    return found
+
+
+def _wanted_ids(slide_ids: Sequence[str], only: Sequence[str]) -> tuple[str, ...]:
+    """The ids named with --only, in the order of the slides; all where none is named.
+
+    Raises:
+        UsageError: `only` names a slide that the command does not.
+    """
+    for slide_id in only:
+        if slide_id not in slide_ids:
+            raise UsageError(
+                f"there is no slide '{slide_id}'", where="--only", fix=f"there are: {', '.join(slide_ids)}"
+            )
+    return tuple(s for s in slide_ids if not only or s in only)
+
+
+def _slide_entry(slide_id: str, path: Path, run: RunSection) -> SlideEntry:
+    """What the manifest says of a slide; it has no blind code yet.
+
+    Args:
+        run: gives the pixel size where the file states none, and the scenes that must be there.
+
+    Raises:
+        InputError: the file is not a CZI slide that can be used.
+    """
+    with CziSlide.open(path, um_per_px=run.um_per_px) as slide:
+        slide.require_rgb()
+        for scene in run.scenes:
+            slide.scene(scene)
+        scenes = tuple(SceneEntry(s.index, s.width_px, s.height_px) for s in slide.info.scenes)
+        return SlideEntry(
+            slide_id,
+            path=str(path.resolve()),
+            size_bytes=slide.info.size_bytes,
+            fingerprint=slide.info.fingerprint,
+            um_per_px=slide.um_per_px,
+            scenes=scenes,
+            code="",
+        )
 
 
 def _try_to_write(layout: RunLayout) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
-from mkhspc.config import CELL_TYPES, CellType, RunConfig, identity, with_options
+from mkhspc.config import CELL_TYPES, CellType, RunConfig, with_options
 from mkhspc.detect.resolve import DetectorChoice, build_detectors, choose_detectors
-from mkhspc.models.choice import RunModels, devices_for, refuse_missing_device, with_weights
+from mkhspc.models.choice import RunModels, devices_for, with_weights
 from mkhspc.models.service import NoModels
 from mkhspc.run.opening.versions import versions_here
+from mkhspc.store.manifest import Manifest, SlideEntry
 
 CHOSEN = (
     ("mk", "detector"), ("hspc", "detector"), ("compute", "sam2_weights"), ("compute", "cellpose_weights"),
@@ -66,14 +66,15 @@ class RunSettings:
             **{model: weights.sha256 for model, weights in self.models.weights.items()},
         }
 
-    def identity(self, model_hashes: Mapping[str, str]) -> dict[str, Any]:
-        """What decides which cells there are; see `config.identity`."""
-        return identity(self.config, model_hashes)
-
     @cached_property
     def versions(self) -> dict[str, str]:
         """Versions of the libraries whose numbers enter the results; see `versions_here`."""
         return versions_here(self.models, self.config.compute.device, self.jobs_gpus)
+
+    def new_manifest(self, slides: Sequence[SlideEntry]) -> Manifest:
+        """The manifest of a run that begins with these slides."""
+        detectors = {t: f"{choice.name}: {choice.reason}" for t, choice in self.choices.items()}
+        return Manifest.begin(self.config, slides, detectors, self.versions, self.model_hashes)
 
 
 def run_settings(
@@ -90,8 +91,6 @@ def run_settings(
         UsageError: a detector or a device that is asked for by name does not exist here.
         InputError: weights that are asked for by name are not here.
     """
-    if jobs_gpus is None:
-        refuse_missing_device(config.compute.device)
     if kept is not None:
         config = _with_models_of(kept, config)
     choices = choose_detectors(config, jobs_gpus)

@@ -11,17 +11,20 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from mkhspc.charts import LIGHT
 from mkhspc.errors import IncompleteError, InputError
 from mkhspc.results.counts import SlideResult, slide_results
 from mkhspc.results.design import read_design
-from mkhspc.results.page import make_report, to_json, write_report
-from mkhspc.results.plots import LIGHT, _panel, density_png
+from mkhspc.results.page import write_report
+from mkhspc.results.plots import _panel, density_png
+from mkhspc.results.report import make_report, slide_rows, to_json
 from mkhspc.results.statistics import Unit
 from mkhspc.store import tables
 from mkhspc.store.cells import read_cells
@@ -93,6 +96,19 @@ def test_areas_are_those_of_the_finished_tiles(run: FakeRun) -> None:
     assert searched.tissue_mm2 == pytest.approx(1.5)
 
 
+def test_the_sampling_fraction_is_of_tissue_not_of_tiles(run: FakeRun) -> None:
+    plan = tables.read_table(run.layout.plan("FGC1"), run.manifest.config_hash)
+    areas = pa.array([9e5, 1e5, 5e5, 5e5])
+    place = plan.column_names.index("tissue_area_um2")
+    unequal = plan.set_column(place, plan.schema.field("tissue_area_um2"), areas)
+    tables.write_table(run.layout.plan("FGC1"), unequal, run.manifest.config_hash)
+    gone = plan["tile_id"][0].as_py()
+    run.layout.part("FGC1", gone).unlink()
+    write_cells(run.layout, run.manifest, "FGC1", read(run, "FGC1").filter(pc.field("tile_id") != gone))
+    searched = of(slide_results(run.layout, run.manifest), "FGC1", "mk").searched
+    assert searched.sampling_fraction == pytest.approx(1.1 / 2.0)
+
+
 def test_tiles_that_are_not_merged_are_refused(run: FakeRun) -> None:
     cells = read(run, "FHU1")
     write_cells(run.layout, run.manifest, "FHU1", cells.slice(1))
@@ -116,6 +132,29 @@ def test_scored_cells_are_counted_when_positive(run: FakeRun) -> None:
     assert (found.classifier_id, found.counted_as) == ("c1", "classified positive")
 
 
+def test_densities_are_counts_over_tissue_and_over_tissue_without_fat(run: FakeRun) -> None:
+    for slide_id in SLIDES:
+        write_scores(run, slide_id, read(run, slide_id))
+    rows = slide_rows(make_report(run.layout))
+    assert any(row["positives"] < row["candidates"] for row in rows)
+    for row in rows:
+        assert (row["tissue_mm2"], row["fat_free_mm2"]) == pytest.approx((2.0, 1.6))
+        for kind in ("candidates", "positives"):
+            assert row[f"{kind}_per_mm2"] == pytest.approx(row[kind] / 2.0)
+            assert row[f"{kind}_per_mm2_fat_free"] == pytest.approx(row[kind] / 1.6)
+
+
+def test_the_median_area_is_that_of_the_counted_cells(run: FakeRun) -> None:
+    for slide_id in SLIDES:
+        write_scores(run, slide_id, read(run, slide_id))
+    inside = pc.field("in_filter") & (pc.field("cell_type") == "mk")
+    mk = read(run, "FGC1").filter(inside).to_pylist()
+    positive = [row["area_um2"] for row in mk if run.truth[row["cell_id"]]]
+    assert np.median(positive) != np.median([row["area_um2"] for row in mk])
+    found = of(slide_results(run.layout, run.manifest), "FGC1", "mk")
+    assert found.median_area_um2 == pytest.approx(np.median(positive))
+
+
 def test_a_classifier_of_which_nothing_was_noted_is_a_concern(run: FakeRun) -> None:
     for slide_id in SLIDES:
         write_scores(run, slide_id, read(run, slide_id))
@@ -123,7 +162,7 @@ def test_a_classifier_of_which_nothing_was_noted_is_a_concern(run: FakeRun) -> N
     assert [(c.cell_type, c.classifier_id, c.groups) for c in report.classifiers] == [
         ("mk", "c1", ()), ("hspc", "c1", ()),
     ]  # fmt: skip
-    assert report.concerns[0].startswith("The MK classifier c1 is not known here")
+    assert report.concerns[0].startswith("The MK classifier c1 has no summary in this run")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"format": "another", "version": 1}'])

@@ -57,7 +57,8 @@ def report(
     Example:
       mkhspc report --run run --out report --groups groups.csv
     """
-    from mkhspc.results.page import make_report, refuse_foreign, to_json, write_report
+    from mkhspc.results.page import refuse_foreign, write_report
+    from mkhspc.results.report import make_report, to_json
     from mkhspc.store.layout import RunLayout
 
     refuse_foreign(out_dir)

@@ -1,12 +1,12 @@
 """Counts and densities of a run, slide by slide.
 
 What is counted
-    Candidates: cells in the size filter in force. Positives: those that the classifier accepts,
-    where the run has scores. An HSPC that lies mostly inside an accepted MK is that MK's own
-    nucleus: it is left out and counted apart.
+    Candidates: cells in the size filter in force. Positives: those of them that the classifier calls
+    positive, where the run has scores. An HSPC that lies mostly inside such an MK is that MK's own nucleus:
+    it is left out and counted apart.
 What it is divided by
-    The tissue of the finished tiles, never of the whole slide: a run of a fraction of the tiles
-    has seen no more than that.
+    The tissue of the finished tiles, never of the whole slide: a run of a fraction of the tiles has
+    searched no more than that.
 """
 
 from __future__ import annotations
@@ -27,13 +27,18 @@ from mkhspc.store.layout import RunLayout
 from mkhspc.store.manifest import Manifest
 from mkhspc.store.schema import PLAN, SCORES
 
-CELL_COLUMNS = ["cell_id", "cell_type", "area_um2", "in_filter", "inside_mk_id"]
+_CELL_COLUMNS = ["cell_id", "cell_type", "area_um2", "in_filter", "inside_mk_id"]
 UM2_PER_MM2 = 1e6
 
 
 @dataclass(frozen=True)
 class Searched:
-    """How much of a slide a run has seen: its finished tiles, and all that are planned."""
+    """How much of a slide was searched.
+
+    Attributes:
+        tissue_mm2, fat_free_mm2: tissue of the finished tiles, and what of it is not fat.
+        sampling_fraction: the share of the planned tiles' tissue that lies in finished ones.
+    """
 
     tiles_done: int
     tiles_planned: int
@@ -48,7 +53,7 @@ class Count:
 
     Attributes:
         cells: counted cells.
-        inside_mk: cells left out because they lie inside an accepted MK.
+        inside_mk: cells left out because they lie inside a positive MK.
     """
 
     cells: int
@@ -61,8 +66,8 @@ class SlideResult:
 
     Attributes:
         positives: None when the cells of this type have no scores.
-        classifier_id: of the classifier that `positives` comes from.
-        median_area_um2: of what `counted` holds; None when that is nothing.
+        classifier_id: the classifier that `positives` comes from.
+        median_area_um2: the median area of the counted cells; None when there are none.
     """
 
     slide_id: str
@@ -76,7 +81,7 @@ class SlideResult:
 
     @property
     def counted(self) -> Count:
-        """Positives where there are scores, candidates by morphology elsewhere."""
+        """The positives where there are scores, and the candidates elsewhere."""
         return self.candidates if self.positives is None else self.positives
 
     @property
@@ -85,7 +90,7 @@ class SlideResult:
 
 
 def counted_as(is_scored: bool) -> str:
-    """The words for what a count holds."""
+    """What a count holds, in words."""
     return "classified positive" if is_scored else "candidates by morphology"
 
 
@@ -105,7 +110,7 @@ def slide_results(layout: RunLayout, manifest: Manifest) -> list[SlideResult]:
     results = []
     for slide in manifest.slides:
         searched = _searched(layout, manifest, slide.slide_id)
-        cells = read_cells(layout, manifest, slide.slide_id, CELL_COLUMNS)
+        cells = read_cells(layout, manifest, slide.slide_id, _CELL_COLUMNS)
         scored = _with_scores(layout, manifest, slide.slide_id, cells)
         for cell_type in CELL_TYPES:
             results.append(_result(scored, slide.slide_id, cell_type, slide.um_per_px, searched))
@@ -114,7 +119,7 @@ def slide_results(layout: RunLayout, manifest: Manifest) -> list[SlideResult]:
 
 
 def unmerged_slides(layout: RunLayout, manifest: Manifest) -> list[str]:
-    """Slides without tables, or whose tables lack cells of finished tiles."""
+    """The ids of slides that have no tables, or whose tables lack cells of finished tiles."""
     return [s.slide_id for s in manifest.slides if not _is_merged(layout, s.slide_id)]
 
 
@@ -145,7 +150,9 @@ def _rows(path: Path) -> int:
     try:
         return int(pq.read_metadata(path).num_rows)
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"is damaged ({error})", where=path) from error
+        raise InputError(
+            f"is damaged ({error})", where=path, fix="remove it, then run the same `mkhspc segment` again"
+        ) from error
 
 
 def _searched(layout: RunLayout, manifest: Manifest, slide_id: str) -> Searched:
@@ -175,7 +182,7 @@ def _with_scores(layout: RunLayout, manifest: Manifest, slide_id: str, cells: pa
     else:
         scores = SCORES.empty_table().drop_columns(["score"])
     if len(pc.unique(scores["cell_id"])) != scores.num_rows:
-        raise InputError("scores a cell twice", where=path, fix="score again with `mkhspc score`")
+        raise InputError("holds two scores of one cell", where=path, fix="score again with `mkhspc score`")
     return cells.join(scores, "cell_id", join_type="left outer")
 
 
@@ -184,16 +191,16 @@ def _result(
 ) -> SlideResult:
     classifier_id = _classifier(cells, slide_id, cell_type)
     candidates = _of_type(cells, cell_type)
-    accepted = candidates if classifier_id is None else candidates.filter(candidates["is_positive"])
-    taken = _accepted_mk(cells) if cell_type == "hspc" else pa.array([], pa.string())
-    positives = None if classifier_id is None else _count(accepted, taken)
-    areas = accepted.filter(_outside(accepted, taken))["area_um2"]
+    counted = candidates if classifier_id is None else candidates.filter(candidates["is_positive"])
+    hosts = _positive_mk(cells) if cell_type == "hspc" else pa.array([], pa.string())
+    positives = None if classifier_id is None else _count(counted, hosts)
+    areas = counted.filter(_outside(counted, hosts))["area_um2"]
     return SlideResult(
         slide_id=slide_id,
         cell_type=cell_type,
         um_per_px=um_per_px,
         searched=searched,
-        candidates=_count(candidates, taken),
+        candidates=_count(candidates, hosts),
         positives=positives,
         classifier_id=classifier_id,
         median_area_um2=pc.quantile(areas, q=0.5)[0].as_py() if len(areas) else None,
@@ -204,8 +211,8 @@ def _of_type(cells: pa.Table, cell_type: CellType) -> pa.Table:
     return cells.filter(pc.and_(cells["in_filter"], pc.equal(cells["cell_type"], cell_type)))
 
 
-def _accepted_mk(cells: pa.Table) -> pa.Array:
-    """Ids of the MK in the filter; without scores all are accepted."""
+def _positive_mk(cells: pa.Table) -> pa.Array:
+    """Ids of the MK in the filter that are positive; without scores all count as such."""
     mk = _of_type(cells, "mk")
     return mk.filter(pc.fill_null(mk["is_positive"], True))["cell_id"].combine_chunks()
 
@@ -234,7 +241,7 @@ def _classifier(cells: pa.Table, slide_id: str, cell_type: CellType) -> str | No
 
 
 def _refuse_mixed(results: Sequence[SlideResult]) -> None:
-    """Counts of different classifiers, or of some slides only, must not be compared."""
+    """Refuses slides whose counts come from different classifiers, or only some of which have scores."""
     for cell_type in CELL_TYPES:
         used = {r.classifier_id for r in results if r.cell_type == cell_type and r.candidates != Count(0, 0)}
         if len(used) > 1:

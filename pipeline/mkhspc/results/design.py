@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mkhspc.errors import InputError
+from mkhspc.errors import InputError, some_of
 from mkhspc.store.manifest import Manifest
 
-NO_FACTOR = ("animal", "batch")
-"""Columns of the groups file that name a slide's origin, not a group to compare."""
+ORIGIN_COLUMNS = ("animal", "batch")
+"""Columns of the groups file that say where a slide comes from; every other column is a factor to compare."""
 ALL_SLIDES = "all slides"
+"""The name of the one group where no factors are given."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Design:
     """The slides of a run in the run's order, and the factors that all of them have a level of.
 
     Attributes:
-        unit: what one density is of: 'animal', or 'slide' where no animal is named.
+        unit: what is counted as one observation: 'animal', or 'slide' where no animal is named.
     """
 
     factors: tuple[str, ...]
@@ -53,7 +54,7 @@ def read_design(manifest: Manifest, groups_csv: Path | None = None) -> Design:
 
     Args:
         groups_csv: a CSV file with a header: `slide_id`, if known `animal` and `batch`, and any
-            factors. Slides that are not in the run are passed over.
+            factors. Slides that are not in the run are ignored.
 
     Raises:
         InputError: the file cannot be read, names a slide twice, leaves a value empty, or lacks a
@@ -69,7 +70,9 @@ def read_design(manifest: Manifest, groups_csv: Path | None = None) -> Design:
     missing = [slide_id for slide_id in slide_ids if slide_id not in rows]
     if missing:
         raise InputError(
-            f"does not name {', '.join(missing)} of this run", where=where, fix="give every slide its groups"
+            f"does not name {some_of(missing)} of this run",
+            where=where,
+            fix="add a line for every slide of the run",
         )
     return _design({slide_id: rows[slide_id] for slide_id in slide_ids}, where)
 
@@ -84,14 +87,18 @@ def _read_csv(path: Path) -> dict[str, dict[str, str]]:
             for row in reader:
                 slide_id, levels = _row(row, f"{path}, line {reader.line_num}")
                 if slide_id in rows:
-                    raise InputError(f"names {slide_id} twice", where=path)
+                    raise InputError(f"names {slide_id} twice", where=path, fix="keep one line a slide")
                 rows[slide_id] = levels
     except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", where=path) from error
+        raise InputError(
+            f"cannot be read ({error.strerror})", where=path, fix="name the CSV file of groups with --groups"
+        ) from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"is no CSV file in UTF-8 ({error})", where=path) from error
+        raise InputError(
+            f"is not a CSV file in UTF-8 ({error})", where=path, fix="save it as CSV in UTF-8"
+        ) from error
     if not rows:
-        raise InputError("names no slide", where=path)
+        raise InputError("names no slide", where=path, fix="add a line for every slide of the run")
     return rows
 
 
@@ -100,17 +107,24 @@ def _row(row: Mapping[str | None, str | None], where: str) -> tuple[str, dict[st
     empty = [name for name, value in values.items() if not value]
     if empty or None in row:
         raise InputError(
-            f"has no value for {', '.join(empty)}" if empty else "has more values than columns", where=where
+            f"has no value for {', '.join(empty)}" if empty else "has more values than columns",
+            where=where,
+            fix="give every column one value",
         )
     return values.pop("slide_id"), values
 
 
 def _design(rows: Mapping[str, Mapping[str, str]], where: str) -> Design:
-    names = list(dict.fromkeys(name for levels in rows.values() for name in levels if name not in NO_FACTOR))
+    columns = dict.fromkeys(name for levels in rows.values() for name in levels)
+    names = [name for name in columns if name not in ORIGIN_COLUMNS]
     for slide_id, levels in rows.items():
         lacking = [name for name in names if name not in levels]
         if lacking:
-            raise InputError(f"gives {slide_id} no {', '.join(lacking)}", where=where)
+            raise InputError(
+                f"gives {slide_id} no {', '.join(lacking)}",
+                where=where,
+                fix="give every slide a level of every factor",
+            )
     slides = {
         slide_id: SlideOrigin(
             slide_id=slide_id,
@@ -133,4 +147,5 @@ def _refuse_split_animals(slides: Sequence[SlideOrigin], where: str) -> None:
             raise InputError(
                 f"puts animal {slide.animal} into two groups: {other.slide_id} and {slide.slide_id}",
                 where=where,
+                fix="give all slides of an animal the same levels",
             )

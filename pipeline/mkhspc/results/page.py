@@ -1,81 +1,26 @@
-"""Writes the report of a run: two CSV files of numbers, one of differences, a picture, a page."""
+"""Writes a report: CSV files of slides, groups and comparisons, a picture, and a page."""
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mkhspc import __version__
+from mkhspc.charts import THEMES, data_uri
 from mkhspc.config import CELL_TYPES, CellType
 from mkhspc.errors import InputError
 from mkhspc.resources import render
-from mkhspc.results.classifiers import scored_with
-from mkhspc.results.counts import SlideResult, per_mm2, slide_results
-from mkhspc.results.design import Design, read_design
-from mkhspc.results.plots import DARK, LIGHT, density_png
-from mkhspc.results.statistics import (
-    Comparison,
-    GroupSummary,
-    Unit,
-    comparisons,
-    group_summaries,
-    units,
-)
-from mkhspc.store import atomic, manifest as manifests
-from mkhspc.store.classifier_summary import FIGURE_NAMES, ClassifierSummary
-from mkhspc.store.layout import RunLayout, is_simulated
-from mkhspc.store.manifest import Manifest
+from mkhspc.results.plots import density_png
+from mkhspc.results.report import Report, slide_rows
+from mkhspc.results.statistics import Comparison, GroupSummary
+from mkhspc.store import atomic
+from mkhspc.store.classifier_summary import FIGURE_NAMES
 
 FILES = ("results.csv", "groups.csv", "comparisons.csv", "density.png", "report.html")
-
-
-@dataclass(frozen=True)
-class Report:
-    """All numbers of a report."""
-
-    manifest: Manifest
-    design: Design
-    results: tuple[SlideResult, ...]
-    units: tuple[Unit, ...]
-    groups: tuple[GroupSummary, ...]
-    comparisons: tuple[Comparison, ...]
-    classifiers: tuple[ClassifierSummary, ...] = ()
-
-    @property
-    def is_simulated(self) -> bool:
-        return any(is_simulated(slide.slide_id) for slide in self.manifest.slides)
-
-    @property
-    def concerns(self) -> list[str]:
-        """Why the numbers of classified cells deserve doubt, a sentence each."""
-        return [f"{c.name} {concern}" for c in self.classifiers for concern in c.concerns]
-
-
-def make_report(layout: RunLayout, groups_csv: Path | None = None) -> Report:
-    """Counts the cells of a run and compares its groups; writes nothing.
-
-    Raises:
-        IncompleteError: slides are not finished and merged.
-        InputError: the run, its scores or the groups cannot be used.
-    """
-    manifest = manifests.read(layout)
-    design = read_design(manifest, groups_csv)
-    results = slide_results(layout, manifest)
-    found = units(results, design)
-    return Report(
-        manifest=manifest,
-        design=design,
-        results=tuple(results),
-        units=tuple(found),
-        groups=tuple(group_summaries(found)),
-        comparisons=tuple(comparisons(found, design)),
-        classifiers=tuple(scored_with(layout, results)),
-    )
 
 
 def refuse_foreign(out_dir: Path) -> None:
@@ -122,58 +67,12 @@ def write_report(report: Report, out_dir: Path) -> Path:
 
 
 def _pictures(report: Report, cell_type: CellType) -> dict[str, str]:
-    """The page's picture of one cell type by theme, as base64: side by side, or below each other."""
+    """The page's picture of one cell type by theme, as the source of an image."""
     return {
-        name: base64.b64encode(
+        name: data_uri(
             density_png(report.units, is_simulated=report.is_simulated, theme=theme, cell_types=(cell_type,))
-        ).decode()
-        for name, theme in (("light", LIGHT), ("dark", DARK))
-    }
-
-
-def to_json(report: Report) -> dict[str, Any]:
-    """The report's numbers as plain values."""
-    return {
-        "dataset": report.manifest.dataset,
-        "config_hash": report.manifest.config_hash,
-        "simulated": report.is_simulated,
-        "classifiers": [asdict(classifier) for classifier in report.classifiers],
-        "slides": slide_rows(report),
-        "groups": [asdict(group) for group in report.groups],
-        "comparisons": [asdict(comparison) for comparison in report.comparisons],
-    }
-
-
-def slide_rows(report: Report) -> list[dict[str, Any]]:
-    """One row per slide and cell type, as in results.csv; None where there is no number."""
-    return [_slide_row(report, result) for result in report.results]
-
-
-def _slide_row(report: Report, result: SlideResult) -> dict[str, Any]:
-    origin, searched, positives = report.design.slides[result.slide_id], result.searched, result.positives
-    return {
-        "slide_id": result.slide_id,
-        "animal": origin.animal,
-        "batch": origin.batch,
-        **origin.factors,
-        "cell_type": result.cell_type,
-        "simulated": report.is_simulated,
-        "um_per_px": result.um_per_px,
-        "tiles_done": searched.tiles_done,
-        "tiles_planned": searched.tiles_planned,
-        "sampling_fraction": searched.sampling_fraction,
-        "tissue_mm2": searched.tissue_mm2,
-        "fat_free_mm2": searched.fat_free_mm2,
-        "candidates": result.candidates.cells,
-        "candidates_inside_mk": result.candidates.inside_mk,
-        "candidates_per_mm2": per_mm2(result.candidates, searched.tissue_mm2),
-        "candidates_per_mm2_fat_free": per_mm2(result.candidates, searched.fat_free_mm2),
-        "classifier_id": result.classifier_id,
-        "positives": positives and positives.cells,
-        "positives_inside_mk": positives and positives.inside_mk,
-        "positives_per_mm2": positives and per_mm2(positives, searched.tissue_mm2),
-        "positives_per_mm2_fat_free": positives and per_mm2(positives, searched.fat_free_mm2),
-        "median_area_um2": result.median_area_um2,
+        )
+        for name, theme in THEMES.items()
     }
 
 

@@ -1,7 +1,7 @@
 """Group means and differences, with the animal as the unit.
 
 Slides of one animal are pooled (cells summed, areas summed) before anything else: cells and slides
-of one animal are no independent observations. Differences carry Welch's t-interval, and only with
+of one animal are not independent observations. Differences carry Welch's t-interval, and only with
 at least MIN_UNITS units on each side; percentile bootstrap intervals are too narrow for so few.
 A p value is given for the primary endpoint alone, by permuting whole animals within the strata of
 all other factors, and only where a p below 0.05 can be reached at all.
@@ -25,9 +25,13 @@ from mkhspc.results.design import Design
 PRIMARY: CellType = "mk"
 """The primary endpoint, named before looking: MK per mm² of tissue."""
 MIN_UNITS = 3
+"""The fewest units on each side of a comparison that has an interval."""
 CONFIDENCE = 0.95
+"""The confidence level of intervals; 1 less it is the level below which a p value counts."""
 MAX_ARRANGEMENTS = 2_000_000
+"""The most arrangements of units that a permutation test goes through: a few seconds and 50 MB."""
 TOO_FEW = "too few slides"
+"""The note of a comparison with fewer than `MIN_UNITS` units on a side."""
 
 Floats = NDArray[np.float64]
 
@@ -96,7 +100,7 @@ def units(results: Sequence[SlideResult], design: Design) -> list[Unit]:
             slides = [r for r in of_type if design.slides[r.slide_id].animal == animal]
             tissue_mm2 = sum(r.searched.tissue_mm2 for r in slides)
             fat_free_mm2 = sum(r.searched.fat_free_mm2 for r in slides)
-            if tissue_mm2 <= 0.0 or fat_free_mm2 <= 0.0:
+            if fat_free_mm2 <= 0.0:  # it is part of the tissue
                 continue
             origin = design.slides[slides[0].slide_id]
             cells = sum(r.counted.cells for r in slides)

@@ -24,7 +24,8 @@ from mkhspc.learn.score import apply_classifiers
 from mkhspc.learn.training_file import write_training
 from mkhspc.learn.validation_report import write_report as write_validation
 from mkhspc.progress import Progress, silent
-from mkhspc.results.page import make_report, write_report
+from mkhspc.results.page import write_report
+from mkhspc.results.report import make_report
 from mkhspc.run.segment import segment
 from mkhspc.simulate import (
     TRUTH_FILE,
@@ -148,9 +149,13 @@ def _take(root: Path) -> None:
     if (root / MARK).exists():
         return
     if root.exists() and not root.is_dir():
-        raise UsageError("is no folder", where=root, fix="give another one with --out")
+        raise UsageError("is not a folder", where=root, fix="give another one with --out")
     if root.exists() and any(root.iterdir()):
-        raise UsageError("is not empty and holds no demo", where=root, fix="give another folder with --out")
+        raise UsageError(
+            "is not empty, and `mkhspc demo` did not make it",
+            where=root,
+            fix="give another folder with --out",
+        )
     atomic.write_text(
         root / MARK, "Made by `mkhspc demo`: the slides, the labels and all that follows from them.\n"
     )

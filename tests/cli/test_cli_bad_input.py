@@ -215,7 +215,8 @@ def test_the_demo_does_not_write_over_a_study(tmp_path: Path, capsys: pytest.Cap
     code, message = refused(capsys, ["demo", "--out", tmp_path])
     assert (code, study.read_text()) == (2, "[run]")
     assert message == (
-        f"mkhspc: {tmp_path}: is not empty and holds no demo\n  give another folder with --out"
+        f"mkhspc: {tmp_path}: is not empty, and `mkhspc demo` did not make it\n"
+        "  give another folder with --out"
     )
 
 

@@ -167,10 +167,10 @@ def test_convert_reports_as_json_on_stdout_alone(
     ("data", "reason"),
     [
         ([1, 2, 3], "holds integer ids (1)"),
-        (["FGC1_s0_mk_1_2"], "is a list of only negatives"),
-        ({"mk": {"negative": ["FGC1_s0_mk_1_2"]}}, "is a list of only negatives"),
+        (["FGC1_s0_mk_1_2"], "holds only negative labels"),
+        ({"mk": {"negative": ["FGC1_s0_mk_1_2"]}}, "holds only negative labels"),
         ({"mk": {"positive": ["XYZ_s0_mk_1_2"], "negative": []}}, "only 0 of 1 labels"),
-        ({"hello": "world"}, "is of no known shape of labels"),
+        ({"hello": "world"}, "does not have the shape of any labels"),
     ],
 )
 def test_labels_that_cannot_be_used_end_with_3_and_write_nothing(
@@ -322,7 +322,7 @@ def test_training_data_that_is_none_ends_with_3(tmp_path: Path, mkhspc: Journey)
     training = write(tmp_path / "t.json", {"mk": {"positive": []}})
     code, _, err = mkhspc("train", "--training-data", training, "--output-mk", tmp_path / "mk.skops")
     assert code == 3
-    assert "is no training data" in err
+    assert "is not training data" in err
 
 
 @pytest.mark.parametrize("command", ["score", "validate"])

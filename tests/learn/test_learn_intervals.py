@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from mkhspc.learn.intervals import Figure, difference, share
+from mkhspc.learn.intervals import Estimate, difference, share
 
 SIMULATIONS = 1500
 
@@ -43,6 +43,21 @@ def test_the_interval_covers_the_truth_nearly_as_often_as_it_says(groups: int, m
     assert covered / SIMULATIONS >= 0.92
 
 
+def test_three_groups_have_two_degrees_of_freedom() -> None:
+    """By hand: shares of 0.2, 0.5 and 0.8 in groups of 10; t is 4.303 for two degrees of freedom."""
+    found = share(np.array([2.0, 5.0, 8.0]), np.full(3, 10.0))
+    assert found is not None
+    error = np.sqrt(2 / 3 * 2 * 0.15**2) / 0.25  # shares without a group: 0.35, 0.5, 0.65; log-odds scale
+    assert np.log(found.high / (1 - found.high)) == pytest.approx(4.303 * error, rel=1e-3)
+    assert found.low == pytest.approx(1 - found.high)
+
+
+def test_a_mean_of_three_groups_has_two_degrees_of_freedom() -> None:
+    found = difference(np.array([-3.0, 0.0, 3.0]), np.full(3, 10.0), 0.0)
+    error = np.sqrt(2 / 3 * 2 * 0.15**2)
+    assert (found.low, found.high) == pytest.approx((-4.303 * error, 4.303 * error), rel=1e-3)
+
+
 def test_the_percentile_bootstrap_would_not() -> None:
     """Why it is not used: with 3 groups it covers far less than the 0.95 that it claims."""
     rng = np.random.default_rng(0)
@@ -69,8 +84,8 @@ def test_perfect_answers_leave_doubt() -> None:
 
 
 def test_a_single_group_says_nothing_of_others() -> None:
-    assert share(np.array([9.0]), np.array([10.0])) == Figure(0.9, 0.0, 1.0, 1)
-    assert share(np.array([9.0, 0.0]), np.array([10.0, 0.0])) == Figure(0.9, 0.0, 1.0, 1)
+    assert share(np.array([9.0]), np.array([10.0])) == Estimate(0.9, 0.0, 1.0, 1)
+    assert share(np.array([9.0, 0.0]), np.array([10.0, 0.0])) == Estimate(0.9, 0.0, 1.0, 1)
 
 
 def test_nothing_tried_is_no_figure() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from sklearn import metrics
 
-from mkhspc.learn.metrics import Predictions, figures_of, roc_auc
+from mkhspc.learn.metrics import Predictions, metrics_of, roc_auc
 
 
 def predictions(**columns: Any) -> Predictions:
@@ -28,7 +28,7 @@ def predictions(**columns: Any) -> Predictions:
 
 
 def value(cells: Predictions, name: str, weights: Any = None) -> float | None:
-    figure = figures_of(cells, weights)[name]
+    figure = metrics_of(cells, weights)[name]
     return None if figure is None else figure.value
 
 
@@ -90,7 +90,7 @@ def test_weights_that_are_all_the_same_change_nothing() -> None:
     cells = predictions(
         labels=rng.random(60) < 0.4, predicted=rng.random(60) < 0.5, groups=rng.integers(0, 5, 60).astype(str)
     )
-    plain, weighted = figures_of(cells), figures_of(cells, np.full(60, 7.0))
+    plain, weighted = metrics_of(cells), metrics_of(cells, np.full(60, 7.0))
     for name, figure in weighted.items():
         other = plain[name]
         assert figure is not None

@@ -224,7 +224,7 @@ def test_a_cell_without_a_number_in_a_feature_is_an_error_and_writes_nothing(
     broken = cells.set_column(column, cells.schema.field(column), [values])
     write_cells(fresh.layout, fresh.manifest, "FGC1", broken)
     with pytest.raises(
-        InputError, match=f"cell {cells['cell_id'][3].as_py()} has no number in texture_entropy"
+        InputError, match=f"cell {cells['cell_id'][3].as_py()} has no finite number in texture_entropy"
     ):
         scored(fresh, trained)
     assert not fresh.layout.scores("FGC1").exists()

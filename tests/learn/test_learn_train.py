@@ -131,10 +131,14 @@ def test_the_group_can_be_the_scene(tmp_path: Path) -> None:
     assert len(card["recipe_by_fold"]) == 6
 
 
+def without_the_answer(samples: list[dict[str, Any]]) -> None:
+    """Takes away the deep feature, which knows the label."""
+    for sample in samples:
+        sample["features"][2] = 0.0
+
+
 def test_the_threshold_follows_what_it_is_for(tmp_path: Path) -> None:
-    path = training_file(
-        tmp_path / "t.json", lambda samples: [s["features"].__setitem__(2, 0.0) for s in samples][:0]
-    )
+    path = training_file(tmp_path / "t.json", without_the_answer)
     aims: tuple[ThresholdFor, ...] = ("f1", "recall", "balanced")
     cards = [
         trained(path, "mk", settings=Settings(model="logistic", threshold_for=aim))["mk"] for aim in aims
@@ -142,6 +146,26 @@ def test_the_threshold_follows_what_it_is_for(tmp_path: Path) -> None:
     assert [card["threshold_for"] for card in cards] == list(aims)
     assert len({card["threshold"] for card in cards}) > 1
     assert cards[1]["cross_validated"]["recall"]["value"] > 0.8
+
+
+def test_predictions_and_their_figures_come_from_the_thresholds_of_the_folds(tmp_path: Path) -> None:
+    """Classes so close that the threshold for recall lies far below one half."""
+
+    def close(samples: list[dict[str, Any]]) -> None:
+        without_the_answer(samples)
+        for sample in samples:
+            sample["features"][0] -= 1.5 * sample["label"]
+
+    path = training_file(tmp_path / "t.json", close)
+    card = trained(path, "mk", settings=Settings(model="logistic", threshold_for="recall"))["mk"]
+    with (tmp_path / "mk_classifier.oof.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    by_fold = [float(row["probability"]) >= float(row["threshold"]) for row in rows]
+    assert [row["predicted"] == "1" for row in rows] == by_fold
+    labels = [row["label"] == "1" for row in rows]
+    assert card["cross_validated"]["recall"]["value"] == pytest.approx(np.mean(np.array(by_fold)[labels]))
+    by_one_half = [float(row["probability"]) >= 0.5 for row in rows]
+    assert np.mean(np.array(by_one_half)[labels]) < np.mean(np.array(by_fold)[labels])
 
 
 REFUSED: list[tuple[str, Callable[[list[dict[str, Any]]], Any], str]] = [
@@ -170,6 +194,11 @@ def test_too_little_to_learn_from_is_refused_and_nothing_is_written(
     with pytest.raises(InputError, match=reason):
         trained(path, "mk")
     assert [p.name for p in tmp_path.iterdir()] == ["t.json"]
+
+
+def test_two_groups_are_enough_to_train(tmp_path: Path) -> None:
+    path = training_file(tmp_path / "t.json", lambda s: [x for x in s if x["slide_id"] != "MGC1"])
+    assert trained(path, "mk")["mk"]["groups"].keys() == {"FGC1", "FHU1"}
 
 
 def test_nothing_is_written_when_one_of_the_types_cannot_be_trained(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_files_are_joined_and_a_cell_counts_once(training: Path) -> None:
 
 def test_files_that_disagree_on_a_cell_are_refused(training: Path) -> None:
     other = changed(training, lambda d: d["samples"][0].update(label=1 - d["samples"][0]["label"]))
-    with pytest.raises(InputError, match=r"labels the cell .* otherwise than a file before it"):
+    with pytest.raises(InputError, match=r"gives the cell .* another label than a file before it"):
         read_training([training, other])
 
 
@@ -95,11 +95,15 @@ def test_files_with_other_features_are_refused(training: Path) -> None:
 
 
 DAMAGE: list[tuple[str, Callable[[dict[str, Any]], object], str]] = [
-    ("format", lambda d: d.update(format="other"), "is no training data"),
-    ("version", lambda d: d.update(version=2), "is no training data"),
+    ("format", lambda d: d.update(format="other"), "is not training data"),
+    ("version", lambda d: d.update(version=2), "is not training data"),
     ("identity", lambda d: d["identity"].update({"run.seed": 9}), "was edited"),
     ("no samples", lambda d: d.pop("samples"), "is damaged"),
-    ("a name twice", lambda d: d["feature_names"].__setitem__(1, d["feature_names"][0]), "no distinct texts"),
+    (
+        "a name twice",
+        lambda d: d["feature_names"].__setitem__(1, d["feature_names"][0]),
+        "not distinct texts",
+    ),
     ("too few features", lambda d: d["samples"][0]["features"].pop(), "has a damaged sample"),
     (
         "a feature is a text",

@@ -15,6 +15,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from labelfiles import export, training_file, truth_labels, write
+from mkhspc.charts import DARK, LIGHT, Theme
 from mkhspc.config import CellType
 from mkhspc.errors import InputError, UsageError
 from mkhspc.learn.classifier.fit import Settings
@@ -24,7 +25,7 @@ from mkhspc.learn.metrics import Predictions
 from mkhspc.learn.train import Request as TrainRequest, train
 from mkhspc.learn.training_file import write_training
 from mkhspc.learn.validate import Request, Verdict, validate
-from mkhspc.learn.validation_plots import DARK, LIGHT, Theme, calibration_bins, pictures_of
+from mkhspc.learn.validation_plots import calibration_bins, pictures_of
 from mkhspc.learn.validation_report import to_json, write_report
 from mkhspc.store.cells import read_cells
 from runs import make_run

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mkhspc.errors import InputError
+from mkhspc.errors import InputError, some_of
 from mkhspc.learn.samples import Samples
 
 Groups = NDArray[np.str_]
@@ -44,7 +44,7 @@ def groups_of(samples: Samples, group_by: str) -> Groups:
     missing = sorted(set(keys.tolist()) - set(groups))
     if missing:
         raise InputError(
-            f"gives no group for {', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}",
+            f"gives no group for {some_of(missing, 3)}",
             where=path,
             fix=f"every labelled {' and '.join(columns)} needs one",
         )
@@ -60,7 +60,11 @@ def _read(path: Path) -> tuple[tuple[str, ...], Mapping[str, str]]:
             groups: dict[str, str] = {}
             for key, group in _rows(reader, columns, path):
                 if groups.setdefault(key, group) != group:
-                    raise InputError(f"puts {key} into two groups: {groups[key]} and {group}", where=path)
+                    raise InputError(
+                        f"puts {key} into two groups: {groups[key]} and {group}",
+                        where=path,
+                        fix="give it one",
+                    )
     except OSError as error:
         raise InputError(
             f"cannot be read ({error.strerror})",
@@ -68,7 +72,9 @@ def _read(path: Path) -> tuple[tuple[str, ...], Mapping[str, str]]:
             fix="--group-by takes slide, scene or a CSV file",
         ) from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"is no CSV file in UTF-8 ({error})", where=path) from error
+        raise InputError(
+            f"is not a CSV file in UTF-8 ({error})", where=path, fix="save it as CSV in UTF-8"
+        ) from error
     return columns, groups
 
 
@@ -79,7 +85,9 @@ def _key_columns(names: object, path: Path) -> tuple[str, ...]:
             if found.issuperset(columns):
                 return columns
     raise InputError(
-        "lacks a column", where=path, fix="it needs `group`, and `cell_id`, or `slide_id` and perhaps `scene`"
+        "lacks a column",
+        where=path,
+        fix="it needs `group`, and either `cell_id` or `slide_id` (with `scene` if need be)",
     )
 
 
@@ -87,6 +95,10 @@ def _rows(reader: csv.DictReader[str], columns: tuple[str, ...], path: Path) -> 
     for row in reader:
         values = [row[name] for name in (*columns, "group")]
         if not all(values):
-            raise InputError(f"lacks a value in line {reader.line_num}", where=path)
+            raise InputError(
+                f"lacks a value in line {reader.line_num}",
+                where=path,
+                fix=f"fill in {' and '.join((*columns, 'group'))}",
+            )
         *key, group = values
         yield "_s".join(key), group

@@ -1,4 +1,4 @@
-"""95 % intervals with the group as the unit: cells of one slide are no independent witnesses.
+"""95 % intervals with the group as the unit: cells of one slide are not independent of each other.
 
 The spread comes from leaving out one group at a time (jackknife; Efron and Stein, Ann. Stat. 9,
 1981) and is never taken as smaller than that of independent cells, which a few groups can show by
@@ -16,15 +16,16 @@ from numpy.typing import NDArray
 from scipy.stats import t as student_t
 
 FEW_GROUPS = 6
-"""Below this many groups an interval stands, but marked 'too few groups'."""
+"""An estimate from fewer groups is marked 'too few groups': the coverage of its interval is less certain."""
 CONFIDENCE = 0.95
+"""The share of studies whose interval should hold the truth."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A figure with its interval; `groups` is how many groups had anything to say on it."""
+class Estimate:
+    """A metric with its 95 % interval; `groups` counts the groups that it comes from."""
 
     value: float
     low: float
@@ -36,8 +37,8 @@ class Figure:
         return self.groups < FEW_GROUPS
 
 
-def share(hits: Floats, tries: Floats, cells: float | None = None) -> Figure | None:
-    """A share, pooled over groups: sum of hits by sum of tries.
+def share(hits: Floats, tries: Floats, cells: float | None = None) -> Estimate | None:
+    """Estimates a share, pooled over groups: the sum of hits over the sum of tries.
 
     Args:
         hits: (g,) by group, weighted or not.
@@ -68,26 +69,26 @@ def variance_of_share(value: float, cells: float) -> float:
     return centre * (1.0 - centre) / cells
 
 
-def bounded(value: float, centre: float, left_out: Floats, least_variance: float) -> Figure:
-    """The interval of a figure between 0 and 1.
+def bounded(value: float, centre: float, left_out: Floats, least_variance: float) -> Estimate:
+    """An estimate between 0 and 1, with an interval on the log-odds scale.
 
     Args:
-        centre: the figure, moved off 0 and 1.
-        left_out: (g,) the figure without each group in turn; empty for a single group.
+        centre: the value, moved off 0 and 1.
+        left_out: (g,) the value without each group in turn; empty for a single group.
         least_variance: the variance if all cells were independent.
     """
     groups = max(1, len(left_out))
     if groups == 1:
-        return Figure(value, 0.0, 1.0, 1)
+        return Estimate(value, 0.0, 1.0, 1)
     error = np.sqrt(max(jackknife_variance(left_out), least_variance)) / (centre * (1.0 - centre))
     reach = float(student_t.ppf(0.5 + CONFIDENCE / 2, groups - 1)) * error
     odds = np.log(centre / (1.0 - centre))
     low, high = (float(1.0 / (1.0 + np.exp(-(odds + side * reach)))) for side in (-1.0, 1.0))
-    return Figure(value, min(low, value), max(high, value), groups)
+    return Estimate(value, min(low, value), max(high, value), groups)
 
 
-def difference(gains: Floats, cells: Floats, least_variance: float) -> Figure:
-    """The mean of something that cells gain or lose, pooled over groups, with a plain t interval.
+def difference(gains: Floats, cells: Floats, least_variance: float) -> Estimate:
+    """Estimates the mean of a signed quantity of cells, pooled over groups, with a plain t interval.
 
     Args:
         gains: (g,) sum over the cells of each group.
@@ -96,14 +97,14 @@ def difference(gains: Floats, cells: Floats, least_variance: float) -> Figure:
     """
     value, groups = float(gains.sum() / cells.sum()), len(cells)
     if groups == 1:
-        return Figure(value, -1.0, 1.0, 1)
+        return Estimate(value, -1.0, 1.0, 1)
     left_out = (gains.sum() - gains) / (cells.sum() - cells)
     error = np.sqrt(max(jackknife_variance(left_out), least_variance))
     reach = float(student_t.ppf(0.5 + CONFIDENCE / 2, groups - 1)) * error
-    return Figure(value, value - reach, value + reach, groups)
+    return Estimate(value, value - reach, value + reach, groups)
 
 
 def jackknife_variance(left_out: Floats) -> float:
-    """Variance of a figure from its (g,) values without each group in turn."""
+    """The jackknife variance of a value, from its (g,) values without each group in turn."""
     groups = len(left_out)
     return float((groups - 1) / groups * np.sum((left_out - left_out.mean()) ** 2))

@@ -1,11 +1,11 @@
-"""What a classifier must reach: the limits of `mkhspc validate`, and whether figures reach them."""
+"""What a classifier must reach: the limits of `mkhspc validate`, and whether its metrics reach them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mkhspc.learn.intervals import Figure
+from mkhspc.learn.intervals import Estimate
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Check:
-    """One demand on a classifier.
+    """One limit, and whether a classifier reaches it.
 
     Attributes:
-        value: what is held against `limit`: the figure, or the lower end of its interval; None
+        value: what is compared with `limit`: the metric, or the lower end of its interval; None
             when it is not defined.
     """
 
@@ -34,14 +34,15 @@ class Check:
 
     @property
     def sentence(self) -> str:
+        name = self.name.replace("_", " ")
         if self.value is None:
-            return f"{self.name} is not defined"
+            return f"{name} is not defined"
         comparison = "at least" if self.name != "accuracy_gain" else "above"
-        return f"{self.name.replace('_', ' ')} is {self.value:.3f}, not {comparison} {self.limit:g}"
+        return f"{name} is {self.value:.3f}, not {comparison} {self.limit:g}"
 
 
-def checks_of(figures: Mapping[str, Figure | None], limits: Limits) -> tuple[Check, ...]:
-    """What the gate demands, and whether these figures reach it."""
+def checks_of(figures: Mapping[str, Estimate | None], limits: Limits) -> tuple[Check, ...]:
+    """Compares the metrics of a classifier with the limits, and its accuracy with the baseline's."""
 
     def held(name: str) -> float | None:
         figure = figures[name]

@@ -1,4 +1,4 @@
-"""How good predictions are: figures of cells that the classifier had not seen, with intervals."""
+"""How good predictions are: metrics of cells that the classifier had not seen, with intervals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from mkhspc.learn import intervals
-from mkhspc.learn.intervals import Figure
+from mkhspc.learn.intervals import Estimate
 
 Floats = NDArray[np.float64]
 
@@ -43,8 +43,8 @@ class Predictions:
         return Predictions(**{name: values[chosen] for name, values in vars(self).items()})
 
 
-def figures_of(cells: Predictions, weights: Floats | None = None) -> dict[str, Figure | None]:
-    """The figures of a classifier, by name; None where one is not defined.
+def metrics_of(cells: Predictions, weights: Floats | None = None) -> dict[str, Estimate | None]:
+    """The metrics of a classifier by name, which files call its figures; None where one is not defined.
 
     accuracy, recall, precision, specificity, f1, balanced_accuracy and prevalence as usual, of the
     positive class; baseline_accuracy: of always giving the commoner label; accuracy_gain: accuracy
@@ -56,12 +56,12 @@ def figures_of(cells: Predictions, weights: Floats | None = None) -> dict[str, F
     """
     weight = np.ones(len(cells)) if weights is None else weights
     by_group = _ByGroup(cells, weight)
-    truth, said = cells.labels, cells.predicted
+    truth, positive = cells.labels, cells.predicted
     figures = {
-        "accuracy": by_group.share(truth == said, np.ones_like(truth)),
-        "recall": by_group.share(truth & said, truth),
-        "precision": by_group.share(truth & said, said),
-        "specificity": by_group.share(~truth & ~said, ~truth),
+        "accuracy": by_group.share(truth == positive, np.ones_like(truth)),
+        "recall": by_group.share(truth & positive, truth),
+        "precision": by_group.share(truth & positive, positive),
+        "specificity": by_group.share(~truth & ~positive, ~truth),
         "f1": by_group.f1(),
         "balanced_accuracy": by_group.balanced_accuracy(),
         "prevalence": by_group.share(truth, np.ones_like(truth)),
@@ -73,7 +73,7 @@ def figures_of(cells: Predictions, weights: Floats | None = None) -> dict[str, F
 
 
 def _majority(cells: Predictions, weight: Floats) -> NDArray[np.bool_]:
-    """The answer of the baseline: the one label for all that is right most often here.
+    """The baseline's answers: for every cell the one label that is right most often here.
 
     That is kinder to the baseline than the majority of each fold's other groups, which can be
     wrong about the group held out; the better of the two is taken.
@@ -95,21 +95,21 @@ class _ByGroup:
         return np.bincount(self._group, weighted, len(self._names)).astype(np.float64)
 
     def _effective(self, values: NDArray[np.generic]) -> float:
-        """Number of unweighted cells that would tell as much (Kish, Survey Sampling, 1965)."""
+        """The effective sample size of weighted cells (Kish, Survey Sampling, 1965)."""
         weight = self._weight[values.astype(bool)]
         return float(weight.sum() ** 2 / np.sum(weight**2)) if len(weight) else 0.0
 
-    def share(self, hits: NDArray[np.bool_], tries: NDArray[np.bool_]) -> Figure | None:
+    def share(self, hits: NDArray[np.bool_], tries: NDArray[np.bool_]) -> Estimate | None:
         return intervals.share(self._sum(hits), self._sum(tries), self._effective(tries))
 
-    def f1(self) -> Figure | None:
-        truth, said = self._cells.labels, self._cells.predicted
-        hits, either = self._sum(truth & said), self._sum(truth | said)
-        return intervals.share(2 * hits, hits + either, self._effective(truth | said))
+    def f1(self) -> Estimate | None:
+        truth, positive = self._cells.labels, self._cells.predicted
+        hits, either = self._sum(truth & positive), self._sum(truth | positive)
+        return intervals.share(2 * hits, hits + either, self._effective(truth | positive))
 
-    def balanced_accuracy(self) -> Figure | None:
-        truth, said = self._cells.labels, self._cells.predicted
-        halves = [(truth & said, truth), (~truth & ~said, ~truth)]
+    def balanced_accuracy(self) -> Estimate | None:
+        truth, positive = self._cells.labels, self._cells.predicted
+        halves = [(truth & positive, truth), (~truth & ~positive, ~truth)]
         hits = [self._sum(hit) for hit, _ in halves]
         tries = [self._sum(tried) for _, tried in halves]
         if not all(total.sum() > 0 for total in tries):
@@ -127,7 +127,7 @@ class _ByGroup:
             sum(intervals.variance_of_share(v, n) for v, n in zip(values, cells, strict=True)) / 4,
         )
 
-    def gain(self, baseline: NDArray[np.bool_]) -> Figure:
+    def gain(self, baseline: NDArray[np.bool_]) -> Estimate:
         truth = self._cells.labels
         gains = (truth == self._cells.predicted).astype(np.float64) - (truth == baseline)
         cells, total = self._sum(np.ones(len(truth))), self._weight.sum()
@@ -137,13 +137,13 @@ class _ByGroup:
         spread = (float(self._weight @ gains**2 / total) * n + 1.0) / (n + 1.0) - mean**2
         return intervals.difference(self._sum(gains), cells, max(spread, 0.0) / n)
 
-    def brier(self) -> Figure:
+    def brier(self) -> Estimate:
         squares = (self._cells.probability - self._cells.labels) ** 2
         n, total = self._effective(np.ones(len(squares))), self._weight.sum()
         spread = float(self._weight @ squares**2 / total - (self._weight @ squares / total) ** 2)
         return intervals.difference(self._sum(squares), self._sum(np.ones(len(squares))), spread / n)
 
-    def roc_auc(self) -> Figure | None:
+    def roc_auc(self) -> Estimate | None:
         truth, score = self._cells.labels, self._cells.probability
         value = roc_auc(truth, score)
         if value is None:

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from mkhspc.config import CellType
 
 MORPHOLOGY_PREFIXES = ("shape_", "colour_", "texture_")
-"""What a person could name; everything but the deep features."""
+"""The names of features of shape, colour and texture begin so."""
+DEEP_PREFIX = "deep_"
+"""The names of features that a network gives begin so."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,11 @@ class Samples:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def deep_count(self) -> int:
+        """How many of the features a network gave."""
+        return sum(map(is_deep, self.feature_names))
+
     def with_features(self, names: Sequence[str]) -> Samples:
         """The same cells with some of their features."""
         columns = [self.feature_names.index(name) for name in names]
@@ -60,6 +67,11 @@ class TrainingData:
     feature_names: tuple[str, ...]
     samples: Mapping[CellType, Samples]
     sources: Mapping[str, str]
+
+
+def is_deep(name: str) -> bool:
+    """Whether a feature of this name is a network's."""
+    return name.startswith(DEEP_PREFIX)
 
 
 def morphology(names: Sequence[str]) -> list[str]:

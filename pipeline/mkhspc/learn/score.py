@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mkhspc.config import CellType, differences
-from mkhspc.errors import InputError, UsageError
+from mkhspc.errors import InputError, UsageError, some_of
+from mkhspc.learn.classifier.features import feature_matrix
 from mkhspc.progress import Progress, silent
 from mkhspc.store import tables
 from mkhspc.store.cells import cell_batches, feature_names
@@ -25,14 +26,14 @@ if TYPE_CHECKING:
     from mkhspc.learn.classifier.file import Classifier
 
 HARMLESS_SETTINGS = frozenset({"run.tile_size", "run.seed", "run.calibration_samples"})
-"""Settings that may decide which cells are found, but not what a feature of a cell means."""
+"""Settings that decide which cells are found, but not what a feature of a cell means."""
 REJECTS_NEARLY_ALL = 0.99
-"""A classifier that rejects this share of the candidates is more likely wrong than they are."""
+"""The share of rejected candidates from which the classifier, not the candidates, is probably wrong."""
 
 
 @dataclass(frozen=True)
 class TypeSummary:
-    """What a classifier made of the cells of its type.
+    """How many cells of its type a classifier found positive.
 
     Attributes:
         cells, positive: all stored cells.
@@ -114,7 +115,7 @@ def _keep_summaries(
     loaded: Mapping[CellType, Classifier],
     paths: Mapping[CellType, Path],
 ) -> list[str]:
-    """Keeps beside the scores what is known of their classifiers; returns what speaks against them."""
+    """Writes a summary of each classifier beside the scores; returns the concerns about them."""
     from mkhspc.learn.classifier.summary import summarise_classifier
 
     summaries = [summarise_classifier(paths[t], t, c.classifier_id, manifest) for t, c in loaded.items()]
@@ -143,7 +144,11 @@ def load_classifiers(paths: Mapping[CellType, Path]) -> dict[CellType, Classifie
     loaded = {t: classifier_file.read(path) for t, path in paths.items()}
     for cell_type, classifier in loaded.items():
         if classifier.cell_type != cell_type:
-            raise InputError(f"classifies {classifier.cell_type}, not {cell_type}", where=paths[cell_type])
+            raise InputError(
+                f"classifies {classifier.cell_type}, not {cell_type}",
+                where=paths[cell_type],
+                fix=f"name it with --{classifier.cell_type}-classifier",
+            )
     return loaded
 
 
@@ -194,7 +199,7 @@ def _check_features(classifier: Classifier, names: Sequence[str], path: Path) ->
     missing = [name for name in classifier.feature_names if name not in names]
     if missing:
         raise InputError(
-            f"needs features that the run does not have: {', '.join(missing[:5])}",
+            f"needs features that the run does not have: {some_of(missing)}",
             where=path,
             fix="segment with the embedder it was trained with, or train with --morph-only",
         )
@@ -203,7 +208,7 @@ def _check_features(classifier: Classifier, names: Sequence[str], path: Path) ->
 def _score_slide(
     layout: RunLayout, manifest: Manifest, slide_id: str, classifiers: Mapping[CellType, Classifier]
 ) -> dict[CellType, np.ndarray]:
-    """Scores one slide and writes its table; returns the four counts of `TypeSummary` by type."""
+    """Scores one slide and writes its table; returns the counts of `TypeSummary`, in its order, by type."""
     counts = {t: np.zeros(4, np.int64) for t in classifiers}
     needed = list(dict.fromkeys(name for c in classifiers.values() for name in c.feature_names))
     columns = ["cell_id", "cell_type", "area_um2", "in_filter", *needed]
@@ -226,14 +231,7 @@ def _score_slide(
 
 
 def _rows(cells: pa.Table, classifier: Classifier, path: Path) -> pa.Table:
-    features = np.column_stack([cells[name].to_numpy() for name in classifier.feature_names])
-    if not np.isfinite(features).all():
-        row, column = np.argwhere(~np.isfinite(features))[0]
-        raise InputError(
-            f"cell {cells['cell_id'][int(row)]} has no number in {classifier.feature_names[int(column)]}",
-            where=path,
-            fix="segment into a new directory: a cell without all its features cannot be scored",
-        )
+    features = feature_matrix(cells, classifier.feature_names, path)
     score = classifier.score(features)
     return pa.table(
         {
@@ -251,7 +249,7 @@ def _rows(cells: pa.Table, classifier: Classifier, path: Path) -> pa.Table:
 def _kept(
     layout: RunLayout, manifest: Manifest, slide_id: str, classifiers: Mapping[CellType, Classifier]
 ) -> pa.Table:
-    """Scores on disk of the type that is not scored now."""
+    """The scores on disk of types that are not scored now."""
     path = layout.scores(slide_id)
     if not path.exists():
         return SCORES.empty_table()

@@ -18,15 +18,13 @@ from mkhspc.learn.classifier import card, file as classifier_file, models
 from mkhspc.learn.classifier.file import PROBE_CELLS, Classifier
 from mkhspc.learn.classifier.fit import Fitted, Groups, OutOfFold, Settings, cross_validate, fit
 from mkhspc.learn.groups import groups_of
-from mkhspc.learn.metrics import Predictions, figures_of
-from mkhspc.learn.samples import Samples, TrainingData, morphology
+from mkhspc.learn.metrics import Predictions, metrics_of
+from mkhspc.learn.samples import Samples, TrainingData, is_deep, morphology
 from mkhspc.learn.training_file import read_training
 from mkhspc.progress import Progress, silent
 
-LEAST_OF_EACH_CLASS = 5
-"""Fewer labels of a class than this teach nothing and measure nothing."""
-DEEP_PREFIX = "deep_"
-"""Begins the names of features that a network gives; of them few principal components are learned from."""
+MIN_LABELS_PER_CLASS = 5
+"""The fewest labels of each class: fewer can neither train nor test a classifier."""
 _LIBRARIES = ("scikit-learn", "numpy", "scipy", "skops")
 
 
@@ -47,11 +45,11 @@ class Request:
 
 
 class TooLittleError(InputError):
-    """The labels of a cell type are too few, or too much alike, to learn from."""
+    """The labels of a cell type are too few, or all of one class or group, to learn from."""
 
 
 LeaveOut = Callable[[CellType, TooLittleError], None]
-"""Is told which cell type is not trained, and why."""
+"""Called with each cell type that is not trained, and the reason."""
 
 
 def train(
@@ -63,13 +61,14 @@ def train(
     same bytes.
 
     Args:
-        leave_out: with it, a type with too few labels does not keep the other from being trained.
+        leave_out: called for a type with too few labels, and the other type is trained; without it, no
+            type is trained then.
 
     Returns:
         The model card of each type trained, one at least.
 
     Raises:
-        UsageError: no output is named, or one is no .skops file.
+        UsageError: no output is named, or one is not a .skops file.
         TooLittleError: a type, or with `leave_out` every type, has too little to learn from.
         InputError: the training data cannot be used.
     """
@@ -93,7 +92,7 @@ def train(
 
 
 def _check_outputs(request: Request) -> None:
-    """Refuses names that are no classifier's, and writing over the training data or each other."""
+    """Refuses outputs with the wrong suffix, or that would replace the training data or each other."""
     taken = {path.resolve() for path in request.training_data}
     for path in request.outputs.values():
         classifier_file.check_name(path)
@@ -128,7 +127,7 @@ def _prepare(samples: Samples, request: Request) -> tuple[Samples, Groups]:
     """The cells of a type with the features asked for, deep ones last, and their groups.
 
     Raises:
-        TooLittleError: they cannot teach.
+        TooLittleError: they are too few, or all of one class or group.
     """
     name = samples.cell_type
     if not len(samples):
@@ -137,37 +136,31 @@ def _prepare(samples: Samples, request: Request) -> tuple[Samples, Groups]:
             fix=f"leave --output-{name} out, or label some",
         )
     counts = np.bincount(samples.labels, minlength=2)
-    if counts.min() < LEAST_OF_EACH_CLASS:
+    if counts.min() < MIN_LABELS_PER_CLASS:
         raise TooLittleError(
             f"{counts[1]} positive and {counts[0]} negative {name} are too few to learn from:"
-            f" at least {LEAST_OF_EACH_CLASS} of each are needed",
+            f" at least {MIN_LABELS_PER_CLASS} of each are needed",
             fix="label more cells; where there are no more, segment with a higher --sample-fraction or"
             " more slides",
         )
     groups = groups_of(samples, request.group_by)
     if len(np.unique(groups)) < 2:
         raise TooLittleError(
-            f"all labelled {name} are of one group ({groups[0]}), so no classifier could be judged on"
-            " cells of another",
+            f"all labelled {name} are of one group ({groups[0]}), and a classifier is judged on other groups",
             fix=_another_group(samples, request.group_by),
         )
     names = samples.feature_names
-    wanted = morphology(names) if request.morph_only else sorted(names, key=_is_deep)  # keeps all other order
+    wanted = morphology(names) if request.morph_only else sorted(names, key=is_deep)  # keeps all other order
     if not wanted:
-        raise InputError("the training data has no feature to learn from")
+        raise InputError(
+            "the training data has no feature of shape, colour or texture",
+            fix="train without --morph-only" if request.morph_only else "convert the labels again",
+        )
     return samples.with_features(wanted), groups
 
 
-def _is_deep(name: str) -> bool:
-    return name.startswith(DEEP_PREFIX)
-
-
-def _deep_count(samples: Samples) -> int:
-    return sum(map(_is_deep, samples.feature_names))
-
-
 def _another_group(samples: Samples, group_by: str) -> str:
-    """How labelled cells of a single group could come to be of several."""
+    """What a user can do whose labelled cells are all of one group."""
     if group_by != "scene" and len(np.unique(groups_of(samples, "scene"))) > 1:
         return "label cells of a second slide, or hold out scenes with --group-by scene"
     return "label cells of more slides or scenes"
@@ -179,7 +172,7 @@ def _train_type(
     def step(stage: str, done: int, total: int, **facts: str | int | float) -> None:
         progress(f"{stage} {samples.cell_type}", done, total, **facts)
 
-    deep = _deep_count(samples)
+    deep = samples.deep_count
     found = cross_validate(samples.features, samples.labels, groups, settings, step, deep)
     fitted = fit(samples.features, samples.labels, groups, settings, deep)
     rows = np.linspace(0, len(samples) - 1, min(PROBE_CELLS, len(samples))).astype(int)
@@ -218,16 +211,16 @@ def _facts(
     return {
         "cell_type": samples.cell_type,
         "model": request.settings.model,
-        "recipe": list(fitted.recipe),
+        "recipe": list(fitted.ensemble),
         "log_loss_by_recipe": dict(fitted.losses),
-        "recipe_by_fold": ["+".join(recipe) for recipe in found.recipes],
+        "recipe_by_fold": ["+".join(ensemble) for ensemble in found.ensembles],
         "threshold": fitted.threshold,
         "threshold_for": request.settings.threshold_for,
         "calibration": asdict(fitted.calibration),
         "seed": request.settings.seed,
         "features": list(samples.feature_names),
         "morph_only": request.morph_only,
-        "deep_components": models.components(len(samples), _deep_count(samples)),
+        "deep_components": models.components(len(samples), samples.deep_count),
         "group_by": request.group_by if request.group_by in ("slide", "scene") else "file",
         "groups": _class_counts(groups, samples.labels),
         "positive": int(samples.labels.sum()),
@@ -236,7 +229,7 @@ def _facts(
         "policies": dict(sorted(Counter(samples.policies.tolist()).items())),
         "cross_validated": {
             name: None if figure is None else asdict(figure)
-            for name, figure in figures_of(_predictions(samples, groups, found)).items()
+            for name, figure in metrics_of(_predictions(samples, groups, found)).items()
         },
         "cells": samples.cell_ids.tolist(),
         "labels": samples.labels.tolist(),
@@ -259,7 +252,7 @@ def _predictions(samples: Samples, groups: Groups, found: OutOfFold) -> Predicti
         slide_ids=samples.slide_ids,
         groups=groups,
         labels=samples.labels == 1,
-        predicted=found.probability >= found.threshold,
+        predicted=found.predicted,
         baseline=found.baseline == 1,
         probability=found.probability,
         policies=samples.policies,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mkhspc.config import CELL_TYPES, CellType, config_hash, differences
-from mkhspc.errors import InputError
+from mkhspc.errors import InputError, some_of
 from mkhspc.learn.labels.convert import Conversion, report_of
 from mkhspc.learn.labels.resolve import Decision
 from mkhspc.learn.samples import Samples, TrainingData
@@ -21,6 +21,7 @@ from mkhspc.store.schema import parse_cell_id
 
 FORMAT = "mkhspc-training"
 VERSION = 1
+_FIX = "make it again with `mkhspc convert`"
 
 
 def write_training(path: Path, conversion: Conversion) -> None:
@@ -57,8 +58,8 @@ def _sample(decision: Decision, conversion: Conversion) -> dict[str, Any]:
         "cell_type": decision.cell_type,
         "label": int(decision.value == "positive"),
         "annotators": list(decision.annotators),
-        "policy": decision.shown.policy,
-        "inclusion_prob": decision.shown.inclusion_prob,
+        "policy": decision.presentation.policy,
+        "inclusion_prob": decision.presentation.inclusion_prob,
         "features": conversion.features[decision.cell_id],
     }
 
@@ -97,7 +98,7 @@ def read_training(paths: Sequence[Path]) -> TrainingData:
             known = rows.setdefault(row["cell_id"], row)
             if known["label"] != row["label"]:
                 raise InputError(
-                    f"labels the cell {row['cell_id']} otherwise than a file before it",
+                    f"gives the cell {row['cell_id']} another label than a file before it",
                     where=path,
                     fix="convert the annotations together, with --on-conflict",
                 )
@@ -116,22 +117,20 @@ def _document(path: Path) -> dict[str, Any]:
     data = read_json(path, MAX_TRAINING_BYTES)
     if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("version") != VERSION:
         raise InputError(
-            f"is no training data ({FORMAT!r} of version {VERSION})",
+            f"is not training data ({FORMAT!r} of version {VERSION})",
             where=path,
             fix="make it from labels with `mkhspc convert`",
         )
     try:
         if config_hash(data["identity"]) != data["config_hash"]:
-            raise InputError("was edited: its identity no longer fits its config_hash", where=path)
+            raise InputError("was edited: its identity no longer fits its config_hash", where=path, fix=_FIX)
         names = data["feature_names"]
         if not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
-            raise InputError("has feature names that are no distinct texts", where=path)
+            raise InputError("has feature names that are not distinct texts", where=path, fix=_FIX)
         for row in data["samples"]:
             _check_sample(row, len(names), path)
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"is damaged ({error!r})", where=path, fix="make it again with `mkhspc convert`"
-        ) from error
+        raise InputError(f"is damaged ({error!r})", where=path, fix=_FIX) from error
     return data
 
 
@@ -150,9 +149,7 @@ def _check_sample(row: dict[str, Any], features: int, path: Path) -> None:
         and row["cell_type"] in CELL_TYPES
     )
     if not fine:
-        raise InputError(
-            f"has a damaged sample ({cell_id[:80]})", where=path, fix="make it again with `mkhspc convert`"
-        )
+        raise InputError(f"has a damaged sample ({cell_id[:80]})", where=path, fix=_FIX)
 
 
 def _check_same_run(first_path: Path, first: dict[str, Any], path: Path, document: dict[str, Any]) -> None:
@@ -161,12 +158,16 @@ def _check_same_run(first_path: Path, first: dict[str, Any], path: Path, documen
         raise InputError(
             f"comes from a run with other settings than {first_path.name}: {'; '.join(clauses)}",
             where=path,
-            fix="train on the data of one configuration",
+            fix="train on data of runs with the same settings",
         )
     ours, theirs = first["feature_names"], document["feature_names"]
     if ours != theirs:
         odd = sorted(set(ours) ^ set(theirs)) or ["their order"]
-        raise InputError(f"has other features than {first_path.name}: {', '.join(odd[:5])}", where=path)
+        raise InputError(
+            f"has other features than {first_path.name}: {some_of(odd)}",
+            where=path,
+            fix="convert the labels of runs that were made with the same --embedder",
+        )
 
 
 def _samples(cell_type: CellType, names: tuple[str, ...], rows: list[dict[str, Any]]) -> Samples:

@@ -29,7 +29,7 @@ def read_json(path: Path, max_bytes: int = MAX_LABELS_BYTES) -> Any:
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", where=path) from error
     except UnicodeDecodeError as error:
-        raise InputError("is not JSON: not even text in UTF-8", where=path, fix=_FIX) from error
+        raise InputError("is not JSON: it is not text in UTF-8", where=path, fix=_FIX) from error
     except ValueError as error:  # JSONDecodeError, and Python's limit on the digits of a number
         raise InputError(f"is not JSON: {error}", where=path, fix=_FIX) from error
     except RecursionError as error:
@@ -47,10 +47,10 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise ValueError(f"the key {key[:80]!r} stands twice in one object")
+                raise ValueError(f"the key {key[:80]!r} appears twice in one object")
             seen.add(key)
     return value
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a number in JSON")

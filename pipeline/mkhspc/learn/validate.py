@@ -1,4 +1,4 @@
-"""The gate: whether a classifier is good enough, judged on groups that it has not seen."""
+"""Judges whether a classifier is good enough, by its predictions of groups that it has not seen."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import numpy as np
 import pyarrow.compute as pc
 
 from mkhspc.config import CellType, differences
-from mkhspc.errors import InputError, UsageError
+from mkhspc.errors import InputError, UsageError, some_of
 from mkhspc.learn.classifier.card import read_beside
 from mkhspc.learn.classifier.file import Classifier, read as read_classifier
-from mkhspc.learn.intervals import FEW_GROUPS, Figure
+from mkhspc.learn.intervals import FEW_GROUPS, Estimate
 from mkhspc.learn.labels.events import ALL_SHOWN
 from mkhspc.learn.labels.label import UNKNOWN_POLICY
 from mkhspc.learn.labels.resolve import REPRESENTATIVE
 from mkhspc.learn.limits import Check, Limits, checks_of
-from mkhspc.learn.metrics import Floats, Predictions, figures_of
+from mkhspc.learn.metrics import Floats, Predictions, metrics_of
 from mkhspc.learn.training_file import read_training
 from mkhspc.store import manifest as manifests
 from mkhspc.store.cells import read_cells
@@ -29,7 +29,7 @@ from mkhspc.store.layout import RunLayout, is_simulated
 
 @dataclass(frozen=True)
 class Verdict:
-    """What `validate` has to say of one classifier.
+    """The result of `validate` for one classifier.
 
     Attributes:
         figures: of the labelled cells as they are.
@@ -43,8 +43,8 @@ class Verdict:
     config_hash: str
     card: Mapping[str, Any]
     predictions: Predictions
-    figures: Mapping[str, Figure | None]
-    population: Mapping[str, Figure | None] | None
+    figures: Mapping[str, Estimate | None]
+    population: Mapping[str, Estimate | None] | None
     checks: tuple[Check, ...]
     notes: tuple[str, ...]
 
@@ -86,14 +86,18 @@ def validate(request: Request) -> list[Verdict]:
 def _judge(cell_type: CellType, path: Path, request: Request) -> Verdict:
     classifier = read_classifier(path)
     if classifier.cell_type != cell_type:
-        raise InputError(f"classifies {classifier.cell_type}, not {cell_type}", where=path)
+        raise InputError(
+            f"classifies {classifier.cell_type}, not {cell_type}",
+            where=path,
+            fix=f"name it with --{classifier.cell_type}-classifier",
+        )
     card, predictions = read_beside(path)
     if request.training_data:
         _check_training(cell_type, predictions, request.training_data, path)
     in_filter = None
     if request.run is not None:
         in_filter = _cells_in_filter(classifier, request.run, path)
-    figures = figures_of(predictions)
+    figures = metrics_of(predictions)
     return Verdict(
         cell_type=cell_type,
         path=path,
@@ -129,7 +133,11 @@ def _cells_in_filter(classifier: Classifier, run: RunLayout, path: Path) -> dict
     manifest = manifests.read(run)
     if classifier.config_hash != manifest.config_hash:
         clauses = "; ".join(differences(manifest.identity, classifier.identity))
-        raise InputError(f"was trained on a run with other settings than {run.root}: {clauses}", where=path)
+        raise InputError(
+            f"was trained on a run with other settings than {run.root}: {clauses}",
+            where=path,
+            fix="name the run that was labelled, or leave --run out",
+        )
     counts = {}
     for slide in manifest.slides:
         if run.cells(slide.slide_id).exists():
@@ -141,8 +149,8 @@ def _cells_in_filter(classifier: Classifier, run: RunLayout, path: Path) -> dict
 
 def _population(
     predictions: Predictions, in_filter: Mapping[str, int] | None
-) -> dict[str, Figure | None] | None:
-    """Figures of the cells in the filter, from those labelled cells that were drawn at random.
+) -> dict[str, Estimate | None] | None:
+    """Metrics of the population in the filter, from those labelled cells that were drawn at random.
 
     A labelled cell stands for 1 / (its inclusion probability) cells; with the run at hand, for its
     share of the cells in the filter on its slide, which also evens out slides labelled unequally.
@@ -153,14 +161,17 @@ def _population(
     weights = 1.0 / drawn.inclusion_probs
     if in_filter is not None:
         weights = _by_slide(drawn, weights, in_filter)
-    return figures_of(drawn, weights)
+    return metrics_of(drawn, weights)
 
 
 def _by_slide(drawn: Predictions, weights: Floats, in_filter: Mapping[str, int]) -> Floats:
     slides, slide = np.unique(drawn.slide_ids, return_inverse=True)
     missing = sorted(set(slides.tolist()) - set(in_filter))
     if missing:
-        raise InputError(f"the run has no cells of slide {', '.join(missing[:3])}, where labels come from")
+        raise InputError(
+            f"labels come from slides that the run has no cells of: {some_of(missing, 3)}",
+            fix="name the run that was labelled, or leave --run out",
+        )
     cells = np.array([in_filter[name] for name in slides.tolist()], np.float64)
     scaled: Floats = weights * (cells / np.bincount(slide, weights))[slide]
     return scaled
@@ -171,7 +182,7 @@ def _at_random(predictions: Predictions) -> Any:
 
 
 def _notes(
-    predictions: Predictions, figures: Mapping[str, Figure | None], in_filter: Mapping[str, int] | None
+    predictions: Predictions, figures: Mapping[str, Estimate | None], in_filter: Mapping[str, int] | None
 ) -> list[str]:
     notes = []
     if any(is_simulated(slide_id) for slide_id in np.unique(predictions.slide_ids).tolist()):

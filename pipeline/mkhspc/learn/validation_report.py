@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,17 +10,17 @@ from typing import Any
 import numpy as np
 
 from mkhspc import __version__
-from mkhspc.learn.intervals import Figure
+from mkhspc.charts import THEMES, data_uri
+from mkhspc.learn.intervals import Estimate
 from mkhspc.learn.limits import Limits
-from mkhspc.learn.metrics import figures_of
+from mkhspc.learn.metrics import metrics_of
 from mkhspc.learn.validate import Verdict
-from mkhspc.learn.validation_plots import DARK, LIGHT, pictures_of
+from mkhspc.learn.validation_plots import pictures_of
 from mkhspc.resources import render
 from mkhspc.store import atomic
 
 FIGURE_NAMES = {"roc_auc": "ROC area", "f1": "F1", "brier": "Brier score"}
-"""Names of figures in words, where the name with spaces will not do."""
-_THEMES = {"light": LIGHT, "dark": DARK}
+"""What a page calls a figure whose name with spaces would not do."""
 
 
 def to_json(verdicts: Sequence[Verdict], limits: Limits) -> dict[str, Any]:
@@ -54,7 +53,7 @@ def _plain(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _figures(figures: Mapping[str, Figure | None]) -> dict[str, Any]:
+def _figures(figures: Mapping[str, Estimate | None]) -> dict[str, Any]:
     return {
         name: None if figure is None else {**asdict(figure), "too_few_groups": figure.too_few_groups}
         for name, figure in figures.items()
@@ -66,14 +65,13 @@ def _groups(verdict: Verdict) -> list[dict[str, Any]]:
     rows = []
     for group in np.unique(cells.groups):
         own = cells.where(cells.groups == group)
-        figures = figures_of(own)
-        values = {name: (figures[name] or _Undefined).value for name in ("accuracy", "recall", "precision")}
+        figures = metrics_of(own)
+        values = {
+            name: None if (figure := figures[name]) is None else figure.value
+            for name in ("accuracy", "recall", "precision")
+        }
         rows.append({"group": str(group), "cells": len(own), "positive": int(own.labels.sum()), **values})
     return rows
-
-
-class _Undefined:
-    value = None
 
 
 def write_report(directory: Path, verdicts: Sequence[Verdict], limits: Limits) -> Path:
@@ -81,12 +79,12 @@ def write_report(directory: Path, verdicts: Sequence[Verdict], limits: Limits) -
     values = to_json(verdicts, limits)
     pictures = []
     for verdict in verdicts:
-        by_theme = {name: pictures_of(verdict.predictions, theme) for name, theme in _THEMES.items()}
+        by_theme = {name: pictures_of(verdict.predictions, theme) for name, theme in THEMES.items()}
         for picture, png in by_theme["light"].items():
             atomic.write_bytes(directory / f"{verdict.cell_type}_{picture}.png", png)
         pictures.append(
             {
-                picture: {theme: base64.b64encode(by_theme[theme][picture]).decode() for theme in _THEMES}
+                picture: {theme: data_uri(by_theme[theme][picture]) for theme in THEMES}
                 for picture in by_theme["light"]
             }
         )

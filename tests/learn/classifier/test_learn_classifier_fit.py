@@ -10,6 +10,7 @@ from mkhspc.learn.classifier.fit import (
     LEAVE_ONE_OUT_UP_TO,
     OUTER_FOLDS,
     PARALLEL_FROM,
+    OutOfFold,
     Settings,
     _unseen_odds,
     cross_validate,
@@ -118,17 +119,24 @@ def test_folds_side_by_side_say_what_they_say_one_after_another(
     alone = cross_validate(features, labels, groups, settings, deep=60)
     for name in ("probability", "threshold", "baseline", "fold"):
         assert np.array_equal(getattr(alone, name), getattr(together, name)), name
-    assert alone.recipes == together.recipes
+    assert alone.ensembles == together.ensembles
+
+
+def test_a_cell_that_just_reaches_the_threshold_of_its_fold_is_positive() -> None:
+    probability, threshold = np.array([0.25, 0.25, 0.75, 0.75]), np.array([0.25, 0.5, 0.75, 0.875])
+    nothing = np.zeros(4)
+    found = OutOfFold(probability, threshold, nothing.astype(np.int8), nothing.astype(np.int64), ())
+    assert found.predicted.tolist() == [True, False, True, False]
 
 
 def test_a_signal_is_found_and_noise_is_not() -> None:
     features, labels, groups = problem(groups=5, size=60)
     found = cross_validate(features, labels, groups, QUICK)
-    right = (found.probability >= found.threshold) == labels
+    right = found.predicted == labels
     assert right.mean() > 0.70
     shuffled = np.random.default_rng(1).permutation(labels)
     by_chance = cross_validate(features, shuffled, groups, QUICK)
-    assert abs(((by_chance.probability >= by_chance.threshold) == shuffled).mean() - 0.5) < 0.1
+    assert abs((by_chance.predicted == shuffled).mean() - 0.5) < 0.1
 
 
 def test_a_model_that_learned_the_slides_gains_nothing() -> None:
@@ -140,7 +148,7 @@ def test_a_model_that_learned_the_slides_gains_nothing() -> None:
     features = np.column_stack([np.repeat(rng.normal(size=8), 40), rng.normal(size=320)])
     found = cross_validate(features, labels, groups, Settings(model="boosting"))
     baseline = max(labels.mean(), 1 - labels.mean())
-    assert ((found.probability >= found.threshold) == labels).mean() < baseline + 0.1
+    assert (found.predicted == labels).mean() < baseline + 0.1
 
 
 def test_the_same_seed_gives_the_same_answers_and_another_may_not() -> None:
@@ -187,7 +195,7 @@ def test_positives_in_one_group_alone_cannot_be_foreseen_from_the_others() -> No
 def test_two_groups_are_enough() -> None:
     features, labels, groups = problem(groups=2, size=40)
     found = cross_validate(features, labels, groups, QUICK)
-    assert ((found.probability >= found.threshold) == labels).mean() > 0.6
+    assert (found.predicted == labels).mean() > 0.6
 
 
 @pytest.mark.parametrize("model", ["random-forest", "logistic", "boosting", "auto"])

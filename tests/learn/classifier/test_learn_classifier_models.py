@@ -48,6 +48,13 @@ def test_a_threshold_for_recall_is_the_highest_that_keeps_enough_positives(
         assert (positives > higher.min()).mean() < RECALL_AIM
 
 
+def test_a_threshold_that_keeps_just_enough_positives_is_high_enough() -> None:
+    """Nine of ten positives are 0.9 of them: the tenth is given up, for the negative above it."""
+    probability = np.array([0.1, 0.2, *np.linspace(0.3, 0.9, 9)])
+    labels = np.array([1, 0, *[1] * 9], np.int8)
+    assert 0.2 < models.best_threshold(probability, labels, "recall") < 0.3
+
+
 def test_calibration_makes_probabilities_that_are_right_on_average() -> None:
     rng = np.random.default_rng(0)
     truth = rng.normal(size=4000)
@@ -65,11 +72,30 @@ def test_calibration_never_turns_the_order_round() -> None:
     assert np.ptp(fitted(np.array([-3.0, 3.0]))) < 0.01
 
 
+def test_calibration_is_never_surer_than_so_few_labels_allow() -> None:
+    """Platt's targets: of 3 positives and 8 negatives that are told apart, 4 in 5 and 1 in 10."""
+    labels = np.array([1] * 3 + [0] * 8, np.int8)
+    odds = np.where(labels == 1, 2.0, -2.0)
+    probability = models.calibrate(odds, labels)(odds)
+    assert probability[labels == 1] == pytest.approx(4 / 5, abs=1e-3)
+    assert probability[labels == 0] == pytest.approx(1 / 10, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["logistic", "extra-trees", "boosting"])
+def test_the_rarer_class_weighs_as_much_as_the_commoner(name: str) -> None:
+    """Where nothing can be learned, a member gives both answers alike, not the share of positives."""
+    rng = np.random.default_rng(0)
+    labels = (np.arange(400) % 10 == 0).astype(np.int8)
+    member = models.fit_member(name, rng.normal(size=(400, 3)), labels, 0)
+    unseen = member.predict_proba(rng.normal(size=(400, 3)))[:, 1]
+    assert 0.3 < unseen.mean() < 0.7
+
+
 def test_auto_tries_boosting_only_where_there_are_labels_enough() -> None:
-    few, many = models.recipes("auto", 999), models.recipes("auto", 1000)
-    assert not any("boosting" in recipe for recipe in few)
+    few, many = models.ensembles("auto", 999), models.ensembles("auto", 1000)
+    assert not any("boosting" in ensemble for ensemble in few)
     assert ("boosting",) in many
-    assert models.recipes("random-forest", 10) == [("random-forest",)]
+    assert models.ensembles("random-forest", 10) == [("random-forest",)]
 
 
 def deep_problem(cells: int = 60, deep: int = 100) -> tuple[np.ndarray, np.ndarray]:

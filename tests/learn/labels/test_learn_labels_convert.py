@@ -168,7 +168,7 @@ def test_an_annotator_who_exports_again_corrects_himself(run: FakeRun, tmp_path:
     ]
     conversion = converted(run, *files)
     assert {d.cell_id: d.value for d in conversion.samples} == {a: "negative", b: "positive"}
-    assert conversion.superseded == 1
+    assert conversion.replaced == 1
 
 
 def test_a_label_cleared_after_an_export_does_not_count_and_one_of_another_browser_does(
@@ -247,6 +247,6 @@ def test_a_feature_without_a_number_is_an_error_that_names_the_cell(tmp_path: Pa
     labels = {table["cell_id"][0].as_py(): "positive"}
     labels |= truth_labels(run)
     with pytest.raises(
-        InputError, match=f"cell {table['cell_id'][0].as_py()} has no number in texture_entropy"
+        InputError, match=f"cell {table['cell_id'][0].as_py()} has no finite number in texture_entropy"
     ):
         converted(run, write(tmp_path / "a.json", by_type(labels)))

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from labelfiles import moved, old_id
 from mkhspc.geometry import Box, contour_to_mask, mask_to_contour, normalise_mask
-from mkhspc.learn.labels.match import NEAR_UM, How, Match, match_names, points_in_contours
+from mkhspc.learn.labels.match import NEAR_UM, Match, MatchKind, match_names, points_in_contours
 from mkhspc.store.cells import read_cells
 from mkhspc.store.schema import CellName, parse_cell_id
 from runs import FakeRun, make_run, write_cells
@@ -35,7 +35,7 @@ def found(run: FakeRun, *ids: str) -> list[Match]:
     return [matches[name] for name in names]
 
 
-def expected(run: FakeRun, name: CellName) -> tuple[How, str]:
+def expected(run: FakeRun, name: CellName) -> tuple[MatchKind, str]:
     """The rule of the contract, cell by cell, with masks instead of polygons."""
     own = [
         c
@@ -43,15 +43,19 @@ def expected(run: FakeRun, name: CellName) -> tuple[How, str]:
         if c["scene"] == name.scene and c["cell_type"] == name.cell_type
     ]
     if any(c["cell_id"] == str(name) for c in own):
-        return How.EXACT, str(name)
+        return MatchKind.EXACT, str(name)
     pixel = Box(name.x, name.y, name.x + 1, name.y + 1)
     holding = [c for c in own if contour_to_mask(np.array(c["contour_px"]).reshape(-1, 2), pixel)[0, 0]]
     if len(holding) == 1:
-        return How.CONTOUR, str(holding[0]["cell_id"])
+        return MatchKind.CONTOUR, str(holding[0]["cell_id"])
     um_per_px = run.manifest.slide(name.slide_id).um_per_px
     gaps = [np.hypot(c["x_px"] - name.x - 0.5, c["y_px"] - name.y - 0.5) * um_per_px for c in own]
     nearest = int(np.argmin(gaps))
-    return (How.NEAR, str(own[nearest]["cell_id"])) if gaps[nearest] <= NEAR_UM else (How.UNMATCHED, "")
+    return (
+        (MatchKind.NEAR, str(own[nearest]["cell_id"]))
+        if gaps[nearest] <= NEAR_UM
+        else (MatchKind.UNMATCHED, "")
+    )
 
 
 @settings(max_examples=40, deadline=None)
@@ -61,7 +65,7 @@ def test_any_point_is_given_to_the_cell_that_the_rule_names(run: FakeRun, data: 
     shift = st.integers(-170, 170)
     names = [parse_cell_id(moved(cell_id, data.draw(shift), data.draw(shift))) for cell_id in ids]
     matches = match_names(run.layout, run.manifest, names)
-    assert {name: (matches[name].how, matches[name].cell_id) for name in names} == {
+    assert {name: (matches[name].kind, matches[name].cell_id) for name in names} == {
         name: expected(run, name) for name in names
     }
 
@@ -71,19 +75,19 @@ def test_the_rule_is_met_in_all_four_ways(run: FakeRun) -> None:
     rng = np.random.default_rng(0)
     names = [parse_cell_id(moved(c, *rng.integers(-150, 150, 2).tolist())) for c in sorted(run.truth)]
     names += [parse_cell_id(c) for c in sorted(run.truth)[:3]]
-    ways = {match.how for match in match_names(run.layout, run.manifest, names).values()}
-    assert {How.EXACT, How.CONTOUR, How.UNMATCHED} <= ways
+    ways = {match.kind for match in match_names(run.layout, run.manifest, names).values()}
+    assert {MatchKind.EXACT, MatchKind.CONTOUR, MatchKind.UNMATCHED} <= ways
 
 
 def test_every_cell_of_the_run_is_itself(run: FakeRun) -> None:
     ids = sorted(run.truth)
-    assert [(m.how, m.cell_id) for m in found(run, *ids)] == [(How.EXACT, cell_id) for cell_id in ids]
+    assert [(m.kind, m.cell_id) for m in found(run, *ids)] == [(MatchKind.EXACT, cell_id) for cell_id in ids]
 
 
 def test_an_old_id_means_scene_0(run: FakeRun) -> None:
     new = next(c for c in sorted(run.truth) if "_s0_" in c)
     (match,) = found(run, old_id(new))
-    assert (match.how, match.cell_id) == (How.EXACT, new)
+    assert (match.kind, match.cell_id) == (MatchKind.EXACT, new)
 
 
 def test_a_match_says_whether_the_cell_is_in_the_filter(run: FakeRun) -> None:
@@ -101,9 +105,11 @@ def test_the_nearest_centroid_counts_up_to_two_micrometres(tmp_path: Path) -> No
     ways = {}
     for shift in range(1, 6):
         name = CellName("FGC1", 0, "hspc", int(x) + shift, int(y))
-        ways[name.x + 0.5 - x] = match_names(run.layout, run.manifest, [name])[name].how
-    assert {gap for gap, how in ways.items() if how == How.UNMATCHED} == {g for g in ways if g > NEAR_UM}
-    assert How.NEAR in ways.values()
+        ways[name.x + 0.5 - x] = match_names(run.layout, run.manifest, [name])[name].kind
+    assert {gap for gap, how in ways.items() if how == MatchKind.UNMATCHED} == {
+        g for g in ways if g > NEAR_UM
+    }
+    assert MatchKind.NEAR in ways.values()
 
 
 def contour_area(cell: dict[str, object]) -> int:
@@ -113,7 +119,7 @@ def contour_area(cell: dict[str, object]) -> int:
 def test_a_slide_scene_or_type_that_the_run_lacks_is_unmatched(run: FakeRun) -> None:
     known = next(c for c in sorted(run.truth) if c.startswith("FGC1_s0_mk"))
     others = [known.replace("FGC1", "XYZ9"), known.replace("_s0_", "_s7_"), known.replace("_mk_", "_hspc_")]
-    assert [match.how for match in found(run, *others)] == [How.UNMATCHED] * 3
+    assert [match.kind for match in found(run, *others)] == [MatchKind.UNMATCHED] * 3
 
 
 def test_a_point_inside_two_cells_is_not_guessed(tmp_path: Path) -> None:
@@ -124,7 +130,7 @@ def test_a_point_inside_two_cells_is_not_guessed(tmp_path: Path) -> None:
     other |= {"contour_px": one["contour_px"], "x_px": one["x_px"] + 40.0, "y_px": one["y_px"]}
     write_cells(run.layout, run.manifest, "FGC1", pa.Table.from_pylist(rows, table.schema))
     near, far = (moved(one["cell_id"], pixels, 0) for pixels in (3, 15))
-    assert [match.how for match in found(run, near, far)] == [How.NEAR, How.UNMATCHED]
+    assert [match.kind for match in found(run, near, far)] == [MatchKind.NEAR, MatchKind.UNMATCHED]
 
 
 @settings(max_examples=80, deadline=None)

@@ -92,7 +92,8 @@ def test_a_label_carries_how_its_cell_was_shown_last(tmp_path: Path) -> None:
     later = event(policy="random", inclusion_prob=0.25, at="2026-01-31T13:00:00Z")
     data = {**OURS, "mk": LISTS, "events": [event(), later, event(policy="blind-repeat", label="negative")]}
     shown = {
-        label.cell_id: label.shown for label in read_annotations(write(tmp_path / "l.json", data)).labels
+        label.cell_id: label.presentation
+        for label in read_annotations(write(tmp_path / "l.json", data)).labels
     }
     assert (shown[MK].policy, shown[MK].inclusion_prob) == ("random", 0.25)
     assert shown[MK].at is not None
@@ -103,7 +104,7 @@ def test_a_label_carries_how_its_cell_was_shown_last(tmp_path: Path) -> None:
 def test_an_event_without_a_probability_means_that_all_cells_were_shown(tmp_path: Path) -> None:
     data = {**OURS, "mk": LISTS, "events": [{"cell_id": MK, "label": "positive", "policy": "uncertainty"}]}
     label = read_annotations(write(tmp_path / "l.json", data)).labels[0]
-    assert (label.shown.policy, label.shown.inclusion_prob) == ("uncertainty", 1.0)
+    assert (label.presentation.policy, label.presentation.inclusion_prob) == ("uncertainty", 1.0)
 
 
 def test_answers_to_blind_repeats_are_kept_apart_from_the_labels(tmp_path: Path) -> None:
@@ -132,27 +133,31 @@ def test_a_label_that_was_taken_away_is_known_with_its_time(tmp_path: Path) -> N
         event(MK, "unlabelled", 12),
     ]  # fmt: skip
     found = read_annotations(write(tmp_path / "l.json", {**OURS, "mk": LISTS, "events": events}))
-    assert {cell_id: at.hour for cell_id, at in found.cleared.items()} == {gone: 11}
+    assert {cell_id: at.hour for cell_id, at in found.withdrawn.items()} == {gone: 11}
 
 
 IMPOSSIBLE = {"cell_id": MK, "policy": "random", "inclusion_prob": 0}
 
 REFUSED: list[tuple[str, Any, str]] = [
-    ("list", [MK, MK2], "is a list of only negatives"),
+    ("list", [MK, MK2], "holds only negative labels"),
     ("list of integers", [1, 2, 3], "holds integer ids (1)"),
-    ("negatives alone", {"negative": [MK]}, "is a list of only negatives"),
-    ("negatives of a type", {"mk": {"negative": [MK]}}, "is a list of only negatives"),
-    ("type is a list", {"mk": [MK]}, "is a list of only negatives"),
+    ("negatives alone", {"negative": [MK]}, "holds only negative labels"),
+    ("negatives of a type", {"mk": {"negative": [MK]}}, "holds only negative labels"),
+    ("type is a list", {"mk": [MK]}, "holds only negative labels"),
     ("integer ids", {"mk": {"positive": [1, 2], "negative": [3]}}, "holds integer ids (1)"),
     ("integer ids in quotes", {"17": 1, "18": 0}, "holds integer ids (17)"),
     ("integer ids in D", {"annotations": {"17": "yes"}}, "holds integer ids (17)"),
-    ("empty list", [], "is of no known shape"),
-    ("number", 7, "is of no known shape"),
-    ("empty object", {}, "is of no known shape"),
-    ("texts", {"a": "b"}, "is of no known shape"),
+    ("empty list", [], "does not have the shape of any labels"),
+    ("number", 7, "does not have the shape of any labels"),
+    ("empty object", {}, "does not have the shape of any labels"),
+    ("texts", {"a": "b"}, "does not have the shape of any labels"),
     ("flat with another answer", {MK: 1, MK2: "maybe"}, f"gives '{MK2}' the label 'maybe'"),
     ("empty page", {"mk_labels_page1": {}, "last_page": 2}, "holds no label"),
-    ("training data", {"format": "mkhspc-training", "version": 1}, "holds 'mkhspc-training', not labels"),
+    (
+        "training data",
+        {"format": "mkhspc-training", "version": 1},
+        "is of the format 'mkhspc-training'; labels are",
+    ),
     ("other version", {**OURS, "version": 2}, "is of version 2"),
     ("no label", {**OURS, "mk": {"positive": [], "negative": [], "unsure": []}}, "holds no label"),
     ("unknown answer", {"annotations": {MK: "maybe"}}, f"gives '{MK}' the label 'maybe'"),
@@ -163,8 +168,8 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("id is a list", {"mk": {"positive": [[MK]], "negative": []}}, "where a cell id belongs"),
     ("endless id", {"mk": {"positive": ["x" * 10_000], "negative": []}}, "where a cell id belongs"),
     ("bad time", {**OURS, "mk": LISTS, "exported_at": "yesterday"}, "where a time belongs"),
-    ("events no list", {**OURS, "mk": LISTS, "events": {}}, "has no list under 'events'"),
-    ("probability 0", {**OURS, "mk": LISTS, "events": [IMPOSSIBLE]}, "not in (0, 1]"),
+    ("events no list", {**OURS, "mk": LISTS, "events": {}}, "'events' is not a list"),
+    ("probability 0", {**OURS, "mk": LISTS, "events": [IMPOSSIBLE]}, "must be above 0 and at most 1"),
 ]
 
 
@@ -179,11 +184,11 @@ def test_what_is_no_file_of_labels_is_refused_with_the_reason(tmp_path: Path, da
 
 HOSTILE = [
     ("not JSON", b"positive: yes", "is not JSON: Expecting value"),
-    ("binary", b"\x89PNG\r\n\x1a\n\xff\xfe", "is not JSON: not even text"),
+    ("binary", b"\x89PNG\r\n\x1a\n\xff\xfe", "is not JSON: it is not text"),
     ("nested", b"[" * 200_000 + b"]" * 200_000, "is nested too deep"),
     ("nested objects", b'{"mk":' * 100_000 + b"1" + b"}" * 100_000, "is nested too deep"),
-    ("a key twice", b'{"mk": {"positive": []}, "mk": {"positive": []}}', "the key 'mk' stands twice"),
-    ("not a number", b'{"annotations": {"FGC1_mk_1_2": NaN}}', "NaN is no number"),
+    ("a key twice", b'{"mk": {"positive": []}, "mk": {"positive": []}}', "the key 'mk' appears twice"),
+    ("not a number", b'{"annotations": {"FGC1_mk_1_2": NaN}}', "NaN is not a number"),
     ("endless number", b'{"FGC1_mk_1_2": ' + b"1" * 10_000 + b"}", "is not JSON: Exceeds the limit"),
     ("cut off", b'{"mk": {"positive": ["FGC1_mk_1_2"', "is not JSON"),
 ]

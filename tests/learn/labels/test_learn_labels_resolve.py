@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from mkhspc.learn.labels.agreement import self_agreement
-from mkhspc.learn.labels.label import VALUES, Repeat, Shown, Value
-from mkhspc.learn.labels.resolve import OnConflict, Vote, resolve, without_superseded
+from mkhspc.learn.labels.label import VALUES, Presentation, Repeat, Value
+from mkhspc.learn.labels.resolve import OnConflict, Vote, latest_answers, resolve
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 
 def vote(value: Value, annotator: str = "anna", **keys: Any) -> Vote:
     facts: dict[str, Any] = {
-        "cell_id": "S_s0_mk_1_1", "cell_type": "mk", "label_id": "S_s0_mk_1_1", "shown": Shown(), "at": None,
-        "file": 0,
+        "cell_id": "S_s0_mk_1_1", "cell_type": "mk", "label_id": "S_s0_mk_1_1",
+        "presentation": Presentation(), "at": None, "file": 0,
     }  # fmt: skip
     return Vote(**{**facts, "value": value, "annotator": annotator, **keys})
 
@@ -84,7 +84,7 @@ def test_the_order_of_votes_does_not_matter(
 
 def test_a_newer_file_of_the_same_annotator_takes_the_place_of_the_older() -> None:
     votes = [vote("negative", file=0), vote("positive", file=1), vote("unsure", "ben", file=1)]
-    kept = without_superseded(votes, [NOON + timedelta(days=1), NOON], {})
+    kept = latest_answers(votes, [NOON + timedelta(days=1), NOON], {})
     assert [(v.annotator, v.value) for v in kept] == [("anna", "negative"), ("ben", "unsure")]
 
 
@@ -93,35 +93,35 @@ def test_the_newer_answer_counts_even_in_a_file_that_was_exported_earlier() -> N
         vote("positive", at=NOON + timedelta(hours=1), file=0),
         vote("negative", at=NOON, file=1),
     ]
-    kept = without_superseded(votes, [NOON + timedelta(hours=2), NOON + timedelta(days=1)], {})
+    kept = latest_answers(votes, [NOON + timedelta(hours=2), NOON + timedelta(days=1)], {})
     assert [v.value for v in kept] == ["positive"]
 
 
 def test_an_answer_taken_back_later_does_not_count_and_one_given_since_does() -> None:
     cleared = {("anna", "S_s0_mk_1_1"): NOON}
     before, since = NOON - timedelta(hours=1), NOON + timedelta(hours=1)
-    assert without_superseded([vote("positive", at=before)], [NOON], cleared) == []
+    assert latest_answers([vote("positive", at=before)], [NOON], cleared) == []
     for answer in (vote("positive", at=since), vote("positive", "ben", at=before)):
-        assert without_superseded([answer], [NOON], cleared) == [answer]
+        assert latest_answers([answer], [NOON], cleared) == [answer]
 
 
 def test_an_answer_without_a_time_is_older_than_any_clearing() -> None:
-    assert without_superseded([vote("positive")], [None], {("anna", "S_s0_mk_1_1"): NOON}) == []
+    assert latest_answers([vote("positive")], [None], {("anna", "S_s0_mk_1_1"): NOON}) == []
 
 
 def test_two_ids_of_one_annotator_that_mean_one_cell_are_two_votes() -> None:
     votes = [vote("negative", label_id="S_s0_mk_1_1"), vote("positive", label_id="S_s0_mk_2_1", file=1)]
-    kept = without_superseded(votes, [None, None], {})
+    kept = latest_answers(votes, [None, None], {})
     assert kept == votes
     assert outcome(kept, "majority") is None
 
 
 def test_a_cell_that_anyone_was_shown_at_random_counts_as_drawn_at_random() -> None:
-    chosen, drawn = Shown("uncertainty", 1.0), Shown("random", 0.1)
+    chosen, drawn = Presentation("uncertainty", 1.0), Presentation("random", 0.1)
     (decision,) = resolve(
-        [vote("positive", "anna", shown=chosen), vote("positive", "ben", shown=drawn)], "latest"
+        [vote("positive", "anna", presentation=chosen), vote("positive", "ben", presentation=drawn)], "latest"
     )
-    assert decision.shown == drawn
+    assert decision.presentation == drawn
 
 
 def repeats(*pairs: tuple[Value, Value]) -> list[Repeat]:

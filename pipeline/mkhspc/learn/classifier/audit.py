@@ -22,8 +22,11 @@ from numpy.lib import format as npy
 from mkhspc.learn.untrusted_json import parse_json
 
 MAX_FILE_BYTES = 512 * 2**20
+"""The largest classifier file that is read."""
 MAX_CONTENT_BYTES = 2 * 2**30
+"""The most bytes that a file may unpack to."""
 MAX_ENTRIES = 100_000
+"""The most arrays in a file."""
 SCHEMA = "schema.json"
 
 _TREES = "sklearn.tree._classes"
@@ -65,11 +68,11 @@ ALLOWED: dict[str, frozenset[str]] = {
         }
     ),
 }
-"""For each loader of skops the types that it may build: what the models in `models.py` consist of."""
+"""The types that each loader of skops may build: those of which the models in `models.py` consist."""
 
 
 class AuditError(ValueError):
-    """The file is refused; the message says why and can follow 'a classifier file that'."""
+    """The file is refused; the message continues 'is a classifier file that ...'."""
 
 
 def audit(content: bytes) -> None:
@@ -97,7 +100,7 @@ def _check_entries(entries: list[zipfile.ZipInfo]) -> None:
     if len(set(names)) != len(names):
         raise AuditError("names an entry twice")
     if names.count(SCHEMA) != 1 or not all(name == SCHEMA or name.endswith(".npy") for name in names):
-        raise AuditError("holds other entries than a schema and arrays")
+        raise AuditError("holds entries other than a schema and arrays")
 
 
 def _check_protocol(protocol: object) -> None:
@@ -119,7 +122,7 @@ def _checked_array(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...]
         shape, _, dtype = read_header(file)
         header_bytes = file.tell()
     if dtype.hasobject or dtype.itemsize * int(np.prod(shape, dtype=object)) != size - header_bytes:
-        raise AuditError(f"has an array that is not what it says ({name[:60]})")
+        raise AuditError(f"has an array that does not match its own header ({name[:60]})")
     return shape, dtype
 
 
@@ -141,9 +144,9 @@ def _check_node(node: dict[str, Any], arrays: dict[str, tuple[tuple[int, ...], n
     if "__id__" in node:  # skops would take an earlier object of that id for this one, whatever this one says
         raise AuditError("refers from one object to another")
     if not isinstance(loader, str) or kind not in ALLOWED.get(loader, ()):
-        raise AuditError(f"holds {kind[:100]} ({str(loader)[:40]}), which is no part of our classifiers")
+        raise AuditError(f"holds {kind[:100]} ({str(loader)[:40]}), which our classifiers do not contain")
     if loader == "NdArrayNode" and (node.get("type") != "numpy" or node.get("file") not in arrays):
-        raise AuditError("has an array of objects, or one that is not there")
+        raise AuditError("refers to an array of objects, or to one that it does not hold")
     if loader == "SliceNode":
         _check_slice(node["content"])
     if loader == "TreeNode":
@@ -151,14 +154,14 @@ def _check_node(node: dict[str, Any], arrays: dict[str, tuple[tuple[int, ...], n
 
 
 def _check_slice(content: dict[str, Any]) -> None:
-    """Refuses a slice of anything but columns: skops builds one of whatever stands here."""
+    """Refuses a slice that is not a range of columns: skops builds one from any value."""
     whole = all(type(content[end]) is int and content[end] >= 0 for end in ("start", "stop"))
     if not whole or content["step"] is not None:
-        raise AuditError("has a slice that is no run of columns")
+        raise AuditError("has a slice that is not a range of columns")
 
 
 def _check_tree_sizes(node: dict[str, Any], arrays: dict[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> None:
-    """A compiled tree believes the sizes it is given, so they are held against its arrays."""
+    """Compares the sizes of a tree with its arrays, because compiled code trusts the sizes it is given."""
     _, classes, outputs = node["__reduce__"]["args"]["content"]  # after the number of features
     state = node["content"]["content"]
     count = json.loads(state["node_count"]["content"])
@@ -180,7 +183,7 @@ def check_members(members: list[Any], features: int) -> None:
         features: number of features that they will be given.
 
     Raises:
-        AuditError: a member is none of ours, or a tree would be followed out of its bounds.
+        AuditError: a member is not one of our models, or a tree leads out of its bounds.
     """
     for member in members:
         if type(member).__name__ == "Pipeline" and _kinds(member)[:1] == ["ColumnTransformer"]:
@@ -217,7 +220,7 @@ def _reduced_width(columns: Any, features: int) -> int:
     """
     (_, same, named), (_, reduction, deep) = columns.transformers_
     if _kinds(reduction) != ["StandardScaler", "PCA"] or [step for _, step in same.steps] != ["passthrough"]:
-        raise AuditError("treats its columns otherwise than our classifiers")
+        raise AuditError("transforms its columns differently from our classifiers")
     scale, pca = (step for _, step in reduction.steps)
     kept, width = pca.components_.shape
     fits = (

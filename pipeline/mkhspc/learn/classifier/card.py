@@ -25,12 +25,12 @@ from mkhspc.store import atomic
 
 FORMAT = "mkhspc-model-card"
 VERSION = 1
-_FIX = "train it again: `mkhspc train` writes the three files together"
+_FIX = "train it again: `mkhspc train` writes classifier, card and predictions together"
 
-NEEDED: Mapping[str, type | tuple[type, ...]] = {
+REQUIRED_KEYS: Mapping[str, type | tuple[type, ...]] = {
     "recipe": list, "threshold": (int, float), "annotators": list, "groups": dict, "features": list,
 }  # fmt: skip
-"""What a reader of a card relies on, and its kind."""
+"""The keys that readers of a card rely on, with the types of their values."""
 
 OOF_COLUMNS = {
     "cell_id": pa.string(),
@@ -45,7 +45,7 @@ OOF_COLUMNS = {
     "policy": pa.string(),
     "inclusion_prob": pa.float64(),
 }
-"""Columns of the predictions: a row per training cell, by classifiers that had not seen its group."""
+"""The columns of the out-of-fold predictions, by classifiers that had not seen its group."""
 
 
 def card_path(classifier: Path) -> Path:
@@ -63,7 +63,6 @@ def oof_text(samples: Samples, groups: Groups, found: OutOfFold) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(OOF_COLUMNS)
-    predicted = (found.probability >= found.threshold).astype(int)
     inclusion = ["" if np.isnan(p) else f"{p:.9g}" for p in samples.inclusion_probs]
     writer.writerows(
         zip(
@@ -73,7 +72,7 @@ def oof_text(samples: Samples, groups: Groups, found: OutOfFold) -> str:
             samples.labels.tolist(),
             [f"{p:.9g}" for p in found.probability],
             [f"{t:.9g}" for t in found.threshold],
-            predicted.tolist(),
+            found.predicted.astype(int).tolist(),
             found.baseline.tolist(),
             found.fold.tolist(),
             samples.policies.tolist(),
@@ -128,10 +127,14 @@ def read_card(classifier: Path) -> dict[str, Any]:
         )
     card = read_json(card_path(classifier))
     if not isinstance(card, dict) or card.get("format") != FORMAT or card.get("version") != VERSION:
-        raise InputError(f"is no model card of version {VERSION}", where=card_path(classifier), fix=_FIX)
-    unfit = [key for key, kind in NEEDED.items() if not isinstance(card.get(key), kind)]
+        raise InputError(f"is not a model card of version {VERSION}", where=card_path(classifier), fix=_FIX)
+    unfit = [key for key, kind in REQUIRED_KEYS.items() if not isinstance(card.get(key), kind)]
     if unfit:
-        raise InputError(f"is damaged: {', '.join(unfit)}", where=card_path(classifier), fix=_FIX)
+        raise InputError(
+            f"is damaged: {', '.join(unfit)} missing or of the wrong kind",
+            where=card_path(classifier),
+            fix=_FIX,
+        )
     _check_belongs(classifier, card, "classifier_sha256", classifier)
     return card
 

@@ -1,4 +1,4 @@
-"""The classifier file: one .skops, written the same for the same classifier, loaded with suspicion."""
+"""The classifier file: the same bytes for the same classifier, and checked before it is loaded."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ FORMAT = "mkhspc-classifier"
 VERSION = 1
 SUFFIX = ".skops"
 PROBE_CELLS = 32
-"""Training cells that travel with a classifier, with the answers that it gave where it was made."""
+"""How many training cells a file carries, with the answers that the classifier gave where it was made."""
 PROBE_TOLERANCE = 1e-6
+"""How far a probability may differ on another machine: the last digits depend on its BLAS."""
 _ID_DIGITS = 16
 
 _DAMAGE = (
     zipfile.BadZipFile, zlib.error, ValueError, TypeError, KeyError, AttributeError, IndexError, EOFError,
     NotImplementedError, RecursionError, MemoryError, OverflowError,
 )  # fmt: skip
-"""What zipfile, JSON, numpy, skops and scikit-learn raise on content that is not what it should be.
+"""What zipfile, JSON, numpy, skops and scikit-learn raise on malformed content.
 
 `RecursionError` and `MemoryError` are among them because the file may be a stranger's: JSON can be
 nested without end, and an array's head can claim any size: neither need mean that memory is short here.
@@ -66,7 +67,7 @@ class Classifier:
     def score(self, features: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """Probability of 'positive' per row of (n, f) features in the order of `feature_names`."""
         # models interpolate in the precision they are given; training was in float64
-        scores: NDArray[np.float64] = self.fitted.probability(features.astype(np.float64))
+        scores: NDArray[np.float64] = self.fitted.probability(np.asarray(features, np.float64))
         return scores
 
 
@@ -95,7 +96,7 @@ def dumps(classifier: Classifier) -> bytes:
         "feature_names": list(classifier.feature_names),
         "config_hash": classifier.config_hash,
         "identity": dict(classifier.identity),
-        "recipe": list(fitted.recipe),
+        "recipe": list(fitted.ensemble),
         "calibration": [fitted.calibration.slope, fitted.calibration.intercept],
         "threshold": classifier.threshold,
         "losses": dict(fitted.losses),
@@ -103,7 +104,9 @@ def dumps(classifier: Classifier) -> bytes:
     }
     for model in _models(fitted.members):
         if hasattr(model, "_feature_subsample_rng"):
-            model._feature_subsample_rng = None  # only fitting draws from it, and it has no safe form
+            model._feature_subsample_rng = (
+                None  # only fitting draws from it, and skops cannot store it safely
+            )
     return _canonical(
         skops.io.dumps(
             {
@@ -183,7 +186,7 @@ def read(path: Path) -> Classifier:
         ) from error
     except _DAMAGE as error:
         raise InputError(
-            f"is damaged or no classifier of ours ({type(error).__name__})", where=path,
+            f"is damaged, or not a classifier that `mkhspc train` wrote ({type(error).__name__})", where=path,
             fix="train it again with `mkhspc train`",
         ) from error  # fmt: skip
     _check_answers(classifier, answers, path)
@@ -193,7 +196,11 @@ def read(path: Path) -> Classifier:
 def _read_bytes(path: Path) -> bytes:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise InputError(f"is larger than {MAX_FILE_BYTES // 2**20} MiB: no classifier is", where=path)
+            raise InputError(
+                f"is larger than {MAX_FILE_BYTES // 2**20} MiB, the most that a classifier may take",
+                where=path,
+                fix="name the .skops file that `mkhspc train` wrote",
+            )
         return path.read_bytes()
     except OSError as error:
         raise InputError(
@@ -204,12 +211,12 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _check_kind(content: bytes, path: Path) -> None:
-    """Tells a pickle by its content, whatever its name: protocol 2 and later begin with 0x80."""
+    """Recognises a pickle by its content, whatever its name: protocol 2 and later begin with 0x80."""
     fix = "train it again: `mkhspc train` writes .skops files"
     if content[:1] == b"\x80" or path.suffix in (".pkl", ".pickle", ".joblib"):
         raise InputError("is a pickle, which could run any code when loaded: refused", where=path, fix=fix)
     if content[:4] != b"PK\x03\x04":
-        raise InputError("is no .skops classifier file", where=path, fix=fix)
+        raise InputError("is not a .skops classifier file", where=path, fix=fix)
 
 
 def _build(content: bytes) -> Classifier:
@@ -220,12 +227,12 @@ def _build(content: bytes) -> Classifier:
     from mkhspc.learn.classifier.models import Calibration
 
     with warnings.catch_warnings():
-        # whether another version of scikit-learn matters is what the probe tells
+        # the probe shows whether another version of scikit-learn matters
         warnings.simplefilter("ignore", InconsistentVersionWarning)
         parts = skops.io.loads(content, trusted=sorted(set().union(*ALLOWED.values())))
     head = json.loads(parts["head"])
     if head["format"] != FORMAT or head["version"] != VERSION or head["cell_type"] not in CELL_TYPES:
-        raise AuditError(f"is no {FORMAT} of version {VERSION}")
+        raise AuditError(f"is not a {FORMAT} of version {VERSION}")
     for model in _models(parts["members"]):
         if hasattr(model, "n_jobs"):
             model.n_jobs = None
@@ -237,7 +244,7 @@ def _build(content: bytes) -> Classifier:
         identity=dict(head["identity"]),
         threshold=float(head["threshold"]),
         fitted=Fitted(
-            recipe=tuple(head["recipe"]),
+            ensemble=tuple(head["recipe"]),
             members=tuple(parts["members"]),
             calibration=Calibration(*map(float, head["calibration"])),
             threshold=float(head["threshold"]),
@@ -254,7 +261,7 @@ def _check_answers(classifier: Classifier, answers: NDArray[np.float64], path: P
     if answers.shape != expected.shape or not np.allclose(answers, expected, rtol=0.0, atol=PROBE_TOLERANCE):
         made_with = ", ".join(f"{name} {version}" for name, version in sorted(classifier.versions.items()))
         raise InputError(
-            f"answers otherwise here than where it was made (with {made_with[:200]})",
+            f"gives other answers here than where it was made (with {made_with[:200]})",
             where=path,
             fix="install those versions, or train it again here",
         )

@@ -1,4 +1,4 @@
-"""Fits a classifier, and predicts every labelled cell by one that knew nothing of its group.
+"""Fits a classifier, and predicts every labelled cell by one that has not seen its group.
 
 Everything that looks at labels (which model, its calibration, its threshold) is decided inside
 `fit`, from predictions that leave groups out; `cross_validate` calls `fit` on the other groups
@@ -18,15 +18,16 @@ from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, KFold, LeaveOneGroupOut, StratifiedKFold
 
 from mkhspc.learn.classifier import models
-from mkhspc.learn.classifier.models import Calibration, Floats, Labels, ModelName, Recipe, ThresholdFor
+from mkhspc.learn.classifier.models import Calibration, Ensemble, Floats, Labels, ModelName, ThresholdFor
 from mkhspc.progress import Progress, silent
 
 LEAVE_ONE_OUT_UP_TO = 16
-"""Groups up to which each is held out on its own; with more, in `OUTER_FOLDS` parts."""
+"""Up to this many groups each is held out on its own; more of them are held out in `OUTER_FOLDS` parts."""
 OUTER_FOLDS = 10
 INNER_FOLDS = 5
+"""The most folds inside a fit, for choice, calibration and threshold."""
 PARALLEL_FROM = 250
-"""Labels from which folds are fitted side by side; with fewer, starting processes takes longer."""
+"""Labels from which folds are fitted in parallel: with fewer, starting processes takes longer."""
 
 Groups = NDArray[np.str_]
 Split = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -47,10 +48,10 @@ class Fitted:
 
     Attributes:
         members: fitted scikit-learn estimators; none where the labels were all of one class.
-        losses: log loss of each recipe tried, on cells of groups that it had not seen.
+        losses: log loss of each ensemble tried, on cells of groups that it had not seen.
     """
 
-    recipe: Recipe
+    ensemble: Ensemble
     members: tuple[Any, ...]
     calibration: Calibration
     threshold: float
@@ -70,14 +71,19 @@ class OutOfFold:
         probability, threshold: (n,) float64; the threshold is that of the cell's fold.
         baseline: (n,) int8, the commoner label of the groups that the classifier was trained on.
         fold: (n,) int64, from 0.
-        recipes: the recipe chosen in each fold.
+        ensembles: the ensemble chosen in each fold.
     """
 
     probability: Floats
     threshold: Floats
     baseline: Labels
     fold: NDArray[np.int64]
-    recipes: tuple[Recipe, ...]
+    ensembles: tuple[Ensemble, ...]
+
+    @property
+    def predicted(self) -> NDArray[np.bool_]:
+        """(n,) bool: whether each cell reaches the threshold of the classifier that judged it."""
+        return self.probability >= self.threshold
 
 
 def fit(features: Floats, labels: Labels, groups: Groups, settings: Settings, deep: int = 0) -> Fitted:
@@ -88,19 +94,19 @@ def fit(features: Floats, labels: Labels, groups: Groups, settings: Settings, de
     """
     if len(np.unique(labels)) < 2:
         return Fitted((), (), models.constant(labels), 0.5, {})
-    choices = models.recipes(settings.model, len(labels))
-    names = list(dict.fromkeys(name for recipe in choices for name in recipe))
+    choices = models.ensembles(settings.model, len(labels))
+    names = list(dict.fromkeys(name for ensemble in choices for name in ensemble))
     unseen = _unseen_odds(names, features, labels, groups, settings.seed, deep)
-    odds = {recipe: models.mean_odds([unseen[name] for name in recipe]) for recipe in choices}
-    calibrations = {recipe: models.calibrate(odds[recipe], labels) for recipe in choices}
+    odds = {ensemble: models.mean_odds([unseen[name] for name in ensemble]) for ensemble in choices}
+    calibrations = {ensemble: models.calibrate(odds[ensemble], labels) for ensemble in choices}
     losses = {r: models.log_loss(calibrations[r](odds[r]), labels) for r in choices}
     best = min(choices, key=losses.__getitem__)
     return Fitted(
-        recipe=best,
+        ensemble=best,
         members=tuple(models.fit_member(name, features, labels, settings.seed, deep) for name in best),
         calibration=calibrations[best],
         threshold=models.best_threshold(calibrations[best](odds[best]), labels, settings.threshold_for),
-        losses={"+".join(recipe): round(loss, 6) for recipe, loss in losses.items()},
+        losses={"+".join(ensemble): round(loss, 6) for ensemble, loss in losses.items()},
     )
 
 
@@ -132,28 +138,28 @@ def cross_validate(
     """
     n = len(labels)
     probability, threshold = np.zeros(n), np.zeros(n)
-    baseline, fold, recipes = np.zeros(n, np.int8), np.zeros(n, np.int64), []
+    baseline, fold, ensembles = np.zeros(n, np.int8), np.zeros(n, np.int64), []
     splits = outer_splits(groups)
     processes = min(cpu_count(), len(splits)) if n >= PARALLEL_FROM else 1
-    # "c": scikit-learn does not everywhere bear arrays that it cannot write to
+    # "c": parts of scikit-learn fail on arrays that they cannot write to
     run = Parallel(n_jobs=processes, return_as="generator", mmap_mode="c")
     answers = run(delayed(_answer)(features, labels, groups, settings, split, deep) for split in splits)
     for number, ((train, test), answer) in enumerate(zip(splits, answers, strict=True)):
-        probability[test], threshold[test], recipe = answer
+        probability[test], threshold[test], ensemble = answer
         baseline[test] = int(2 * labels[train].sum() >= len(train))
         fold[test] = number
-        recipes.append(recipe)
-        progress("cross-validate", number + 1, len(splits), model="+".join(recipe))
-    return OutOfFold(probability, threshold, baseline, fold, tuple(recipes))
+        ensembles.append(ensemble)
+        progress("cross-validate", number + 1, len(splits), model="+".join(ensemble))
+    return OutOfFold(probability, threshold, baseline, fold, tuple(ensembles))
 
 
 def _answer(
     features: Floats, labels: Labels, groups: Groups, settings: Settings, split: Split, deep: int
-) -> tuple[Floats, float, Recipe]:
-    """Probability of the cells held out, with threshold and recipe of the classifier that gave it."""
+) -> tuple[Floats, float, Ensemble]:
+    """Probability of the cells held out, with threshold and ensemble of the classifier that gave it."""
     train, test = split
     fitted = fit(features[train], labels[train], groups[train], settings, deep)
-    return fitted.probability(features[test]), fitted.threshold, fitted.recipe
+    return fitted.probability(features[test]), fitted.threshold, fitted.ensemble
 
 
 def outer_splits(groups: Groups) -> list[Split]:
@@ -164,7 +170,7 @@ def outer_splits(groups: Groups) -> list[Split]:
 
 
 def inner_splits(labels: Labels, groups: Groups, seed: int) -> list[Split]:
-    """Splits within training cells: by group; of a single group by cells, for want of better."""
+    """Splits of the cells that a classifier is fitted on: by group, or by cell within a single group."""
     count = len(np.unique(groups))
     if count >= 2:
         splitter = LeaveOneGroupOut() if count <= INNER_FOLDS else GroupKFold(INNER_FOLDS)

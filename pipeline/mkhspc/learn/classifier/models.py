@@ -1,8 +1,8 @@
-"""The models that can be trained, how several make one answer, and what turns it into yes or no.
+"""The models that can be trained, how an ensemble averages them, its calibration and its threshold.
 
-A member gives log-odds; a recipe is the mean of its members' log-odds. Calibration (Platt, in
-Advances in Large Margin Classifiers, 2000) makes them a probability, a threshold a decision.
-The features of a network, hundreds to thousands a cell, reach a member as few principal components.
+Each member gives log-odds, and an ensemble is their mean. Calibration (Platt, in Advances in Large
+Margin Classifiers, 2000) turns log-odds into a probability, and the threshold turns that into yes or no.
+The features of a network, hundreds to thousands a cell, reach a member as a few principal components.
 """
 
 from __future__ import annotations
@@ -24,24 +24,27 @@ from threadpoolctl import threadpool_limits
 
 ModelName = Literal["auto", "random-forest", "logistic", "boosting"]
 ThresholdFor = Literal["f1", "recall", "balanced"]
-Recipe = tuple[str, ...]
+Ensemble = tuple[str, ...]
+"""The names of its members, which are keys of `MEMBERS`. Files call it `recipe`."""
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int8]
 
 LOG_ODDS_LIMIT = 9.2
-"""Log-odds are kept within those of 1 in 10,000, which no label set here can tell apart from 0."""
+"""Log-odds stay within those of 1 in 10,000, which no set of labels is large enough to tell from 0."""
 BOOSTING_FROM = 1000
-"""Labels from which `auto` tries boosting; with 170 and 600 of real marrow it added nothing."""
+"""The number of labels from which `auto` tries boosting: with 170 and 600 of real marrow it added nothing."""
 RECALL_AIM = 0.90
-"""Share of positives that `--threshold-for recall` keeps."""
+"""The share of positives that `--threshold-for recall` keeps."""
 DEEP_COMPONENTS = 32
-"""Principal components that stand for the deep features, at most: half as many as there are features of
+"""The most principal components that stand for the deep features: half as many as there are features of
 shape, colour and texture (67), so that a network can add to these but not drown them. A round number:
 16 and 64 do about as well on simulated slides and on real marrow."""
-CELLS_A_COMPONENT = 4
-"""Cells to learn from for each component, at least: directions found in fewer are mostly chance."""
-_LEAST_SLOPE = 1e-3
-_SMALL_FOR_THREADS = 20_000
+MIN_CELLS_PER_COMPONENT = 4
+"""The fewest cells for each component: directions found in fewer are mostly chance."""
+_MIN_SLOPE = 1e-3
+"""The smallest slope of a calibration: almost flat, but never negative."""
+_MIN_ROWS_FOR_THREADS = 20_000
+"""Rows from which several threads are faster than one."""
 
 
 def _logistic(seed: int) -> Any:
@@ -89,11 +92,11 @@ MEMBERS: Mapping[str, Callable[[int], Any]] = {
 }
 
 
-def recipes(model: ModelName, labels: int) -> list[Recipe]:
-    """The recipes to choose from, the simplest first."""
+def ensembles(model: ModelName, labels: int) -> list[Ensemble]:
+    """The ensembles to choose from for so many labels, the simplest first."""
     if model != "auto":
         return [(model,)]
-    choices: list[Recipe] = [("logistic",), ("extra-trees",), ("logistic", "extra-trees")]
+    choices: list[Ensemble] = [("logistic",), ("extra-trees",), ("logistic", "extra-trees")]
     if labels >= BOOSTING_FROM:
         choices += [("boosting",), ("logistic", "extra-trees", "boosting")]
     return choices
@@ -104,7 +107,7 @@ def components(cells: int, deep: int) -> int:
 
     0 where the columns are no more than that: then they stay themselves.
     """
-    most = min(DEEP_COMPONENTS, max(1, cells // CELLS_A_COMPONENT))
+    most = min(DEEP_COMPONENTS, max(1, cells // MIN_CELLS_PER_COMPONENT))
     return most if deep > most else 0
 
 
@@ -138,16 +141,19 @@ def _reduced(columns: int, deep: int, kept: int, seed: int) -> ColumnTransformer
     return ColumnTransformer(
         [
             ("named", Pipeline([("same", "passthrough")]), slice(0, columns - deep)),
-            ("deep", Pipeline([("scale", StandardScaler()), ("components", solver)]),
-             slice(columns - deep, columns)),
+            (
+                "deep",
+                Pipeline([("scale", StandardScaler()), ("components", solver)]),
+                slice(columns - deep, columns),
+            ),
         ]
-    )  # fmt: skip
+    )
 
 
 def _few_threads(rows: int) -> Any:
     # threads of OpenMP and BLAS cost more than they save on few rows, a hundredfold on a busy machine; and
     # sums by one thread are the same whatever the number of cores
-    return threadpool_limits(1 if rows < _SMALL_FOR_THREADS else None)
+    return threadpool_limits(1 if rows < _MIN_ROWS_FOR_THREADS else None)
 
 
 def log_odds(member: Any, features: Floats) -> Floats:
@@ -188,13 +194,13 @@ def calibrate(odds: Floats, labels: Labels) -> Calibration:
         return float(np.sum(np.logaddexp(0.0, z) - target * z)), gradient
 
     found = minimize(
-        loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=[(_LEAST_SLOPE, None), (None, None)]
+        loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=[(_MIN_SLOPE, None), (None, None)]
     )
     return Calibration(float(found.x[0]), float(found.x[1]))
 
 
 def constant(labels: Labels) -> Calibration:
-    """What can be said when all labels are of one class: its share, whatever the cell."""
+    """The calibration for labels of a single class: one probability, near 0 or 1, for every cell."""
     share = (labels.sum() + 0.5) / (len(labels) + 1.0)
     return Calibration(0.0, float(np.log(share / (1.0 - share))))
 
@@ -230,6 +236,6 @@ def best_threshold(probability: Floats, labels: Labels, aim: ThresholdFor) -> fl
 
 
 def mean_odds(members: Sequence[Floats]) -> Floats:
-    """Log-odds of a recipe from those of its members."""
+    """The log-odds of an ensemble: the mean of its members'."""
     odds: Floats = np.mean(members, axis=0)
     return odds

@@ -9,7 +9,7 @@ from typing import Any
 from mkhspc.config import CellType
 from mkhspc.errors import InputError, some_of
 from mkhspc.learn.classifier.card import card_path, read_card
-from mkhspc.learn.intervals import Figure
+from mkhspc.learn.intervals import Estimate
 from mkhspc.learn.limits import Limits, checks_of
 from mkhspc.store.classifier_summary import FIGURE_NAMES, ClassifierSummary, Interval
 from mkhspc.store.layout import is_simulated
@@ -26,7 +26,7 @@ def summarise_classifier(
         InputError: the model card is damaged, or of another classifier.
     """
     if not card_path(classifier).exists():
-        concern = f"has no model card beside it ({card_path(classifier).name}): how good it is is not known"
+        concern = f"has no model card beside it ({card_path(classifier).name}), so its accuracy is unknown"
         return ClassifierSummary(cell_type, classifier_id, concerns=(concern,))
     card = read_card(classifier)
     try:
@@ -48,11 +48,11 @@ def summarise_classifier(
     )
 
 
-def _figure(value: Mapping[str, Any] | None) -> Figure | None:
-    return None if value is None else Figure(**value)
+def _figure(value: Mapping[str, Any] | None) -> Estimate | None:
+    return None if value is None else Estimate(**value)
 
 
-def _interval(figure: Figure | None) -> Interval | None:
+def _interval(figure: Estimate | None) -> Interval | None:
     return None if figure is None else Interval(figure.value, figure.low, figure.high)
 
 
@@ -64,7 +64,7 @@ def _simulated(slides: list[str], manifest: Manifest) -> list[str]:
     return [f"learned from simulated slides ({some_of(made_up, 3)}): its answers say nothing about real ones"]
 
 
-def _weak(figures: Mapping[str, Figure | None]) -> list[str]:
+def _weak(figures: Mapping[str, Estimate | None]) -> list[str]:
     failed = {check.name: check for check in checks_of(figures, Limits()) if not check.passed}
     accuracy, baseline = figures["accuracy"], figures["baseline_accuracy"]
     clauses = []

@@ -11,7 +11,7 @@ from mkhspc.learn.labels.label import VALUES, Repeat
 
 @dataclass(frozen=True)
 class Agreement:
-    """How often two answers to one cell are the same.
+    """How often two answers to one cell are the same, as a share of all pairs.
 
     Attributes:
         kappa: Cohen's kappa (Educ. Psychol. Meas. 20, 1960): agreement beyond what the

@@ -1,10 +1,10 @@
-"""Labels to training data: every label finds its cell, and the report says how."""
+"""Turns labels into training data: every label finds its cell, and the report says how."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mkhspc.config import CELL_TYPES, CellType
-from mkhspc.errors import InputError
+from mkhspc.errors import InputError, some_of
+from mkhspc.learn.classifier.features import feature_matrix
 from mkhspc.learn.labels.agreement import Agreement, self_agreement
 from mkhspc.learn.labels.label import AnnotationFile, Label
-from mkhspc.learn.labels.match import How, Match, match_names
+from mkhspc.learn.labels.match import Match, MatchKind, match_names
 from mkhspc.learn.labels.read import read_annotations
-from mkhspc.learn.labels.resolve import Decision, OnConflict, Vote, last_cleared, resolve, without_superseded
+from mkhspc.learn.labels.resolve import Decision, OnConflict, Vote, last_withdrawn, latest_answers, resolve
 from mkhspc.progress import Progress, silent
 from mkhspc.store import manifest as manifests
 from mkhspc.store.cells import cell_batches, feature_names
@@ -27,10 +28,10 @@ from mkhspc.store.manifest import Manifest
 from mkhspc.store.schema import parse_cell_id
 
 OUTSIDE_FILTER = "outside_filter"
-COUNTED = (How.EXACT, How.CONTOUR, How.NEAR, OUTSIDE_FILTER, How.UNMATCHED)
-"""Where a label can end; each ends in one place, however it got to a cell outside the filter."""
+OUTCOMES = (MatchKind.EXACT, MatchKind.CONTOUR, MatchKind.NEAR, OUTSIDE_FILTER, MatchKind.UNMATCHED)
+"""What can become of a label. One whose cell lies outside the filter counts as that alone."""
 NO_TYPE = "unknown"
-_NAMED_IN_ERRORS = 3
+"""Stands in a report for the cell type of labels that do not say it."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Request:
 
     Attributes:
         min_match: share of each file's labels that must find a cell.
-        filter: bounds in µm² that the user believes to be in force; None where not given.
+        filter: bounds in µm² that the user expects the run's filter to have; None where not given.
     """
 
     annotations: tuple[Path, ...]
@@ -51,7 +52,7 @@ class Request:
 
 @dataclass(frozen=True)
 class FileReport:
-    """How the labels of one file ended, by cell type and by place in `COUNTED`."""
+    """What became of the labels of one file: `counts` by cell type and by outcome (see `OUTCOMES`)."""
 
     file: str
     shape: str
@@ -66,7 +67,7 @@ class FileReport:
 
     @property
     def match_rate(self) -> float:
-        return 1.0 - sum(counts[How.UNMATCHED] for counts in self.counts.values()) / self.labels
+        return 1.0 - sum(counts[MatchKind.UNMATCHED] for counts in self.counts.values()) / self.labels
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,13 @@ class Conversion:
     """Training data, ready to be written, and the report on how it came about.
 
     Attributes:
-        superseded: answers that their annotator gave anew, or took back, in another file.
+        replaced: how many answers their annotator gave anew, or took back, in another file.
     """
 
     manifest: Manifest
     feature_names: tuple[str, ...]
     files: tuple[FileReport, ...]
-    superseded: int
+    replaced: int
     samples: tuple[Decision, ...]
     features: Mapping[str, Sequence[float]]
     unsure: tuple[Decision, ...]
@@ -107,7 +108,7 @@ def convert(request: Request, progress: Progress = silent) -> Conversion:
     for report in reports:
         _check_matched(report, request.min_match)
     votes = [vote for number, file in enumerate(files) for vote in _votes(number, file, matches)]
-    counting = without_superseded(votes, [file.exported_at for file in files], last_cleared(files))
+    counting = latest_answers(votes, [file.exported_at for file in files], last_withdrawn(files))
     decisions = resolve(counting, request.on_conflict)
     in_filter = {match.cell_id for match in matches.values() if match.in_filter}
     inside = [d for d in decisions if d.cell_id in in_filter]
@@ -126,10 +127,10 @@ def convert(request: Request, progress: Progress = silent) -> Conversion:
 def _check_filter(expected: Mapping[CellType, tuple[float | None, float | None]], manifest: Manifest) -> None:
     for cell_type, bounds in expected.items():
         actual = manifest.filter[cell_type]
-        for end, given, stands in zip(("min", "max"), bounds, (actual.min_um2, actual.max_um2), strict=True):
-            if given is not None and not np.isclose(given, stands, rtol=1e-9, atol=0.0):
+        for end, given, set_um2 in zip(("min", "max"), bounds, astuple(actual), strict=True):
+            if given is not None and not np.isclose(given, set_um2, rtol=1e-9, atol=0.0):
                 raise InputError(
-                    f"--{cell_type}-{end}-area-um is {given:g} µm², but the run's filter has {stands:g} µm²",
+                    f"--{cell_type}-{end}-area-um is {given:g} µm², but the run's filter has {set_um2:g} µm²",
                     fix="leave the option out, or change the run's filter with `mkhspc refilter`",
                 )
 
@@ -151,9 +152,9 @@ def _report(file: AnnotationFile, matches: Mapping[Any, Match]) -> FileReport:
     unmatched = []
     for label in file.labels:
         match = _match_of(label, matches)
-        place = OUTSIDE_FILTER if match.how != How.UNMATCHED and not match.in_filter else str(match.how)
-        counts.setdefault(label.cell_type or NO_TYPE, Counter(dict.fromkeys(COUNTED, 0)))[place] += 1
-        if match.how == How.UNMATCHED:
+        of_type = counts.setdefault(label.cell_type or NO_TYPE, Counter(dict.fromkeys(OUTCOMES, 0)))
+        of_type[_outcome_of(match)] += 1
+        if match.kind == MatchKind.UNMATCHED:
             unmatched.append(label.cell_id)
     repeats = {t: self_agreement([r for r in file.repeats if r.cell_type == t]) for t in CELL_TYPES}
     return FileReport(
@@ -167,7 +168,13 @@ def _report(file: AnnotationFile, matches: Mapping[Any, Match]) -> FileReport:
 
 
 def _match_of(label: Label, matches: Mapping[Any, Match]) -> Match:
-    return Match(How.UNMATCHED) if label.name is None else matches[label.name]
+    return Match(MatchKind.UNMATCHED) if label.name is None else matches[label.name]
+
+
+def _outcome_of(match: Match) -> str:
+    """One of `OUTCOMES`."""
+    is_outside = match.kind != MatchKind.UNMATCHED and not match.in_filter
+    return OUTSIDE_FILTER if is_outside else str(match.kind)
 
 
 def _check_matched(report: FileReport, min_match: float) -> None:
@@ -175,24 +182,24 @@ def _check_matched(report: FileReport, min_match: float) -> None:
         raise InputError(
             f"only {report.labels - len(report.unmatched)} of {report.labels} labels"
             f" ({report.match_rate:.3f}) have a cell in this run, below --min-match {min_match:g};"
-            f" without one: {', '.join(report.unmatched[:_NAMED_IN_ERRORS])}",
+            f" without one: {some_of(report.unmatched, 3)}",
             where=report.file,
-            fix="name the run that was labelled with --base-dir; nothing was written",
+            fix="nothing was written; name the run that was labelled with --base-dir",
         )
 
 
 def _votes(number: int, file: AnnotationFile, matches: Mapping[Any, Match]) -> Iterable[Vote]:
     for label in file.labels:
         match = _match_of(label, matches)
-        if match.how != How.UNMATCHED and label.cell_type is not None:
+        if match.kind != MatchKind.UNMATCHED and label.cell_type is not None:
             yield Vote(
                 cell_id=match.cell_id,
                 cell_type=label.cell_type,
                 value=label.value,
                 annotator=file.annotator,
                 label_id=label.cell_id,
-                shown=label.shown,
-                at=label.shown.at or file.exported_at,
+                presentation=label.presentation,
+                at=label.presentation.at or file.exported_at,
                 file=number,
             )
 
@@ -202,7 +209,8 @@ def _learnable(inside: Sequence[Decision], outside: Sequence[Decision]) -> tuple
     if not samples:
         raise InputError(
             f"none of the {len(inside) + len(outside)} labelled cells is left to learn from:"
-            f" {len(outside)} lie outside the run's filter, the others are unsure or in conflict"
+            f" {len(outside)} lie outside the run's filter, the others are unsure or in conflict",
+            fix="label more cells, or widen the filter with `mkhspc refilter`",
         )
     if not any(decision.value == "positive" for decision in samples):
         raise InputError(
@@ -215,18 +223,14 @@ def _learnable(inside: Sequence[Decision], outside: Sequence[Decision]) -> tuple
 def _features(
     layout: RunLayout, manifest: Manifest, names: list[str], cell_ids: list[str]
 ) -> dict[str, Sequence[float]]:
-    """The features of these cells, in the order of `names`."""
+    """The features of these cells by cell id, in the order of `names`."""
     wanted = pa.array(cell_ids, pa.string())
     features: dict[str, Sequence[float]] = {}
     for slide_id in sorted({parse_cell_id(cell_id).slide_id for cell_id in cell_ids}):
         for batch in cell_batches(layout, manifest, slide_id, ["cell_id", *names]):
             rows = batch.filter(pc.is_in(batch["cell_id"], value_set=wanted))
-            values = np.column_stack([rows[name].to_numpy() for name in names]).astype(np.float64)
-            for cell_id, row in zip(rows["cell_id"].to_pylist(), values, strict=True):
-                if not np.isfinite(row).all():
-                    name = names[int(np.flatnonzero(~np.isfinite(row))[0])]
-                    raise InputError(f"cell {cell_id} has no number in {name}", where=layout.cells(slide_id))
-                features[cell_id] = row.tolist()
+            values = feature_matrix(rows, names, layout.cells(slide_id))
+            features |= zip(rows["cell_id"].to_pylist(), values.tolist(), strict=True)
     return features
 
 
@@ -239,7 +243,7 @@ def report_of(conversion: Conversion) -> dict[str, Any]:
             {**asdict(report), "labels": report.labels, "match_rate": round(report.match_rate, 6)}
             for report in conversion.files
         ],
-        "superseded": conversion.superseded,
+        "superseded": conversion.replaced,
         "cells": {cell_type: _outcome(conversion, cell_type) for cell_type in CELL_TYPES},
     }
 

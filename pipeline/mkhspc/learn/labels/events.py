@@ -1,4 +1,4 @@
-"""The events of the gallery's export: how each labelled cell was shown, labels cleared, and repeats."""
+"""The events of the gallery's export: how each cell was presented, labels taken back, blind repeats."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from mkhspc.errors import InputError
-from mkhspc.learn.labels.label import VALUES, Shown, Value, checked_id, parse_time
+from mkhspc.learn.labels.label import EXPORT_AGAIN, VALUES, Presentation, Value, checked_id, parse_time
 
 BLIND_REPEAT = "blind-repeat"
+"""The policy of a cell that is shown again to measure how often an annotator agrees with himself."""
 UNLABELLED = "unlabelled"
-"""What an event gives a cell whose label is taken away."""
+"""The value of an event that takes a cell's label back."""
 ALL_SHOWN = 1.0
-"""Inclusion probability where an event names none: the gallery held every cell in the filter."""
+"""The inclusion probability of an event that names none: the gallery held every cell in the filter."""
 _MAX_POLICY_LENGTH = 40
+"""Characters of a policy's name, at most."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +25,13 @@ class Events:
     """What the events of one file say, by cell id as the file writes it.
 
     Attributes:
-        shown: how the cell was shown when it got its latest answer.
-        cleared: when the cell's label was taken away, if no answer came after it.
+        presentations: how the cell was presented when it got its latest answer.
+        withdrawn: when the cell's label was taken back, if no answer came after that.
         repeats: the latest answer to the cell's blind repeat; never a label.
     """
 
-    shown: dict[str, Shown] = field(default_factory=dict)
-    cleared: dict[str, datetime] = field(default_factory=dict)
+    presentations: dict[str, Presentation] = field(default_factory=dict)
+    withdrawn: dict[str, datetime] = field(default_factory=dict)
     repeats: dict[str, Value] = field(default_factory=dict)
 
 
@@ -41,17 +43,21 @@ def read_events(data: dict[str, Any], path: Path) -> Events:
     """
     rows = data.get("events", [])
     if not isinstance(rows, list):
-        raise InputError("has no list under 'events'", where=path)
+        raise InputError("'events' is not a list", where=path, fix=EXPORT_AGAIN)
     events = Events()
     for row in rows:
         if not isinstance(row, dict):
-            raise InputError("has an event that is no object", where=path)
-        cell_id, shown = checked_id(row.get("cell_id"), path), _shown(row, path)
-        if shown.policy != BLIND_REPEAT:
-            events.shown[cell_id] = shown
-            events.cleared.pop(cell_id, None)
-            if row.get("label") == UNLABELLED and shown.at is not None:
-                events.cleared[cell_id] = shown.at
+            raise InputError(
+                f"holds {str(row)[:40]!r} among the events, where an object belongs",
+                where=path,
+                fix=EXPORT_AGAIN,
+            )
+        cell_id, presentation = checked_id(row.get("cell_id"), path), _presentation(row, path)
+        if presentation.policy != BLIND_REPEAT:
+            events.presentations[cell_id] = presentation
+            events.withdrawn.pop(cell_id, None)
+            if row.get("label") == UNLABELLED and presentation.at is not None:
+                events.withdrawn[cell_id] = presentation.at
         elif row.get("label") in VALUES:
             events.repeats[cell_id] = row["label"]
         else:
@@ -59,17 +65,25 @@ def read_events(data: dict[str, Any], path: Path) -> Events:
     return events
 
 
-def _shown(row: dict[str, Any], path: Path) -> Shown:
+def _presentation(row: dict[str, Any], path: Path) -> Presentation:
     at = parse_time(row.get("at"), path)
     if "policy" not in row:
-        return Shown(at=at)
+        return Presentation(at=at)
     policy, probability = row["policy"], row.get("inclusion_prob", ALL_SHOWN)
     if not isinstance(policy, str) or not 0 < len(policy) <= _MAX_POLICY_LENGTH:
-        raise InputError(f"has an event with policy {str(policy)[:40]!r}", where=path)
+        raise InputError(
+            f"holds an event whose policy is {str(policy)[:40]!r}; it must be a text of at most"
+            f" {_MAX_POLICY_LENGTH} characters",
+            where=path,
+            fix=EXPORT_AGAIN,
+        )
     if probability is None:
-        return Shown(policy, None, at)
+        return Presentation(policy, None, at)
     if isinstance(probability, bool) or not isinstance(probability, (int, float)) or not 0 < probability <= 1:
         raise InputError(
-            f"has an event with inclusion_prob {str(probability)[:40]!r}, not in (0, 1]", where=path
+            f"holds an event whose inclusion_prob is {str(probability)[:40]!r}; it must be above 0 and "
+            "at most 1",
+            where=path,
+            fix=EXPORT_AGAIN,
         )
-    return Shown(policy, float(probability), at)
+    return Presentation(policy, float(probability), at)

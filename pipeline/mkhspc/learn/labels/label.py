@@ -1,4 +1,4 @@
-"""Labels as they are stated: one answer to one cell, before it is matched to a run."""
+"""Labels as a file states them: one answer to one cell, before it is matched to a run."""
 
 from __future__ import annotations
 
@@ -17,20 +17,23 @@ Value = Literal["positive", "negative", "unsure"]
 VALUES: tuple[Value, ...] = ("positive", "negative", "unsure")
 
 UNKNOWN_POLICY = "unknown"
-"""The policy of a label whose file does not say how its cell came to be shown."""
+"""The policy of a label whose file does not say how its cell was presented."""
 
+EXPORT_AGAIN = "export the labels again, or leave the file out"
+"""What to do about a file of labels that is damaged or was edited by hand."""
 _MAX_ID_LENGTH = 256
+"""Characters of a cell id; no slide's name is nearly as long."""
 _BARE_ID = re.compile(r"(?P<slide>.+?)(?:_s(?P<scene>\d+))?_(?P<x>\d+)_(?P<y>\d+)")
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """How a cell came before the annotator's eyes.
+class Presentation:
+    """How a cell was presented to the annotator.
 
     Attributes:
         policy: the order or strategy of the gallery, such as 'random' or 'uncertainty'.
         inclusion_prob: the probability with which a cell in the filter was put into the gallery;
-            None when the file does not tell.
+            None when the file does not say.
         at: when the answer was given.
     """
 
@@ -44,8 +47,8 @@ class Label:
     """One answer to one cell.
 
     Attributes:
-        cell_id: the id in today's form (with its scene), or the text given if that is no id.
-        name: the parts of the id, or None if the text is no id.
+        cell_id: the id in today's form (with its scene), or the text given if that is not an id.
+        name: the parts of the id, or None if the text is not an id.
         cell_type: from the file or the id; None when neither says it.
     """
 
@@ -53,7 +56,7 @@ class Label:
     name: CellName | None
     cell_type: CellType | None
     value: Value
-    shown: Shown
+    presentation: Presentation
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ class AnnotationFile:
     Attributes:
         shape: 'mkhspc-annotations', or the letter of an older shape, 'A' to 'E'.
         annotator: a name; without one 'anonymous' if every label has its time, else the file's stem.
-        cleared: cells that have no label any more, and since when, by id.
+        withdrawn: when a label was taken back, by the id of each cell that has none any more.
         dataset, config_hash: the run that the labels were made on; None in older shapes.
         exported_at: when the file was made, if it says so.
     """
@@ -82,39 +85,47 @@ class AnnotationFile:
     annotator: str
     labels: tuple[Label, ...]
     repeats: tuple[Repeat, ...] = ()
-    cleared: Mapping[str, datetime] = field(default_factory=dict)
+    withdrawn: Mapping[str, datetime] = field(default_factory=dict)
     dataset: str | None = None
     config_hash: str | None = None
     exported_at: datetime | None = None
 
 
 def make_label(
-    text: object, cell_type: CellType | None, value: Value, shown: Mapping[str, Shown], path: Path
+    text: object,
+    cell_type: CellType | None,
+    value: Value,
+    presentations: Mapping[str, Presentation],
+    path: Path,
 ) -> Label:
-    """The label that a file states for the id `text`.
+    """Makes the label that a file states for the id `text`.
 
     Args:
         cell_type: what the file says of the type; None when only the id tells.
-        shown: how the cells of the file were shown, by the id as the file writes it.
+        presentations: how the cells of the file were presented, by the id as the file writes it.
 
     Raises:
-        InputError: the id is an integer or no text, or its type is not the file's.
+        InputError: the id is an integer or not a text, or its type is not the file's.
     """
     raw = checked_id(text, path)
     name = _named(raw, cell_type)
     if name is not None and cell_type not in (None, name.cell_type):
         raise InputError(
-            f"lists '{raw}' among the {cell_type} cells, but its id says {name.cell_type}", where=path
+            f"lists '{raw}' among the {cell_type} cells, but its id says {name.cell_type}",
+            where=path,
+            fix=EXPORT_AGAIN,
         )
     found_type = cell_type if name is None else name.cell_type
-    return Label(raw if name is None else str(name), name, found_type, value, shown.get(raw, Shown()))
+    return Label(
+        raw if name is None else str(name), name, found_type, value, presentations.get(raw, Presentation())
+    )
 
 
 def checked_id(text: object, path: Path) -> str:
-    """`text` as the text of an id.
+    """Returns `text` if it can be an id.
 
     Raises:
-        InputError: it is an integer (also one in quotes), no text, empty, or absurdly long.
+        InputError: it is an integer (also one in quotes), not a text, empty, or absurdly long.
     """
     if (isinstance(text, int) and not isinstance(text, bool)) or (isinstance(text, str) and text.isdecimal()):
         raise InputError(
@@ -123,12 +134,16 @@ def checked_id(text: object, path: Path) -> str:
             fix="export the labels again by cell id, such as <slide>_s0_mk_1234_5678",
         )
     if not isinstance(text, str) or not text or len(text) > _MAX_ID_LENGTH:
-        raise InputError(f"holds {str(text)[:40]!r} where a cell id belongs", where=path)
+        raise InputError(
+            f"holds {str(text)[:40]!r} where a cell id belongs, such as <slide>_s0_mk_1234_5678",
+            where=path,
+            fix=EXPORT_AGAIN,
+        )
     return text
 
 
-def names_a_cell(text: str) -> bool:
-    """Whether a text is a cell id, of today or with its type but without its scene."""
+def is_cell_id(text: str) -> bool:
+    """Whether a text is a cell id: of today, or with its type but without its scene."""
     return _named(text, None) is not None
 
 
@@ -143,10 +158,10 @@ def _named(raw: str, cell_type: CellType | None) -> CellName | None:
 
 
 def parse_time(value: object, path: Path) -> datetime | None:
-    """An ISO 8601 time, UTC where it names no zone; None for None.
+    """Parses an ISO 8601 time, which is UTC where it names no zone; None stays None.
 
     Raises:
-        InputError: it is no such time.
+        InputError: it is not such a time.
     """
     if value is None:
         return None
@@ -155,5 +170,9 @@ def parse_time(value: object, path: Path) -> datetime | None:
     except ValueError:
         time = None
     if time is None:
-        raise InputError(f"holds {str(value)[:40]!r} where a time belongs", where=path)
+        raise InputError(
+            f"holds {str(value)[:40]!r} where a time belongs, such as 2026-01-31T12:00:00Z",
+            where=path,
+            fix=EXPORT_AGAIN,
+        )
     return time if time.tzinfo else time.replace(tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""Finds the cell of a run that a label means: by its id, else by its place."""
+"""Finds the cell of a run that a label means: by its id, or else by its place."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from mkhspc.store.manifest import Manifest
 from mkhspc.store.schema import CellName
 
 NEAR_UM = 2.0
-"""Farthest centroid that a label without a cell of its own may be given to."""
+"""Distance in µm up to which a label whose point lies in no contour is given to the nearest centroid."""
 _PLACES_AT_ONCE = 20_000
+"""Points that are looked up in one go, which bounds the memory of the search."""
 
 Rows = NDArray[np.int64]
 Points = NDArray[np.float64]
 
 
-class How(StrEnum):
+class MatchKind(StrEnum):
     """How a label found its cell."""
 
     EXACT = "exact"
@@ -39,9 +40,9 @@ class How(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A label's cell in the run: `cell_id` and `in_filter` mean nothing where none was found."""
+    """A label's cell in the run; without one `cell_id` is empty and `in_filter` is False."""
 
-    how: How
+    kind: MatchKind
     cell_id: str = ""
     in_filter: bool = False
 
@@ -49,7 +50,7 @@ class Match:
 def match_names(
     layout: RunLayout, manifest: Manifest, names: Iterable[CellName | None]
 ) -> dict[CellName, Match]:
-    """The cell of each name, None and repeated names aside.
+    """Finds the cell of each distinct name; None is passed over.
 
     An id of the run is that cell. Any other name is a point, the centre of the pixel (x, y): it
     means the one cell of its slide, scene and type whose contour holds that point; where there is
@@ -64,12 +65,12 @@ def match_names(
         if slide_id in known:
             found |= _Slide(layout, manifest, slide_id).match(wanted)
         else:
-            found |= dict.fromkeys(wanted, Match(How.UNMATCHED))
+            found |= dict.fromkeys(wanted, Match(MatchKind.UNMATCHED))
     return found
 
 
 class _Slide:
-    """The cells of one slide, indexed by id; by place only where ids do not do."""
+    """The cells of one slide, indexed by id, and by place only for names that are not ids of the run."""
 
     def __init__(self, layout: RunLayout, manifest: Manifest, slide_id: str) -> None:
         columns = ["cell_id", "scene", "cell_type", "area_um2", "x_px", "y_px", "in_filter"]
@@ -83,7 +84,7 @@ class _Slide:
     def match(self, names: Sequence[CellName]) -> dict[CellName, Match]:
         rows = pc.index_in(pa.array(map(str, names), pa.string()), value_set=self._cells["cell_id"])
         found = {
-            name: self._as_match(How.EXACT, row)
+            name: self._as_match(MatchKind.EXACT, row)
             for name, row in zip(names, rows.to_pylist(), strict=True)
             if row is not None
         }
@@ -102,7 +103,7 @@ class _Slide:
         )
         rows = np.flatnonzero(is_kind.to_numpy(zero_copy_only=False))
         if not len(rows):
-            return dict.fromkeys(names, Match(How.UNMATCHED))
+            return dict.fromkeys(names, Match(MatchKind.UNMATCHED))
         centroids = np.column_stack([self._cells[c].to_numpy()[rows] for c in ("x_px", "y_px")])
         points = np.array([(name.x + 0.5, name.y + 0.5) for name in names])
         tree = KDTree(centroids)
@@ -111,11 +112,11 @@ class _Slide:
         found = {}
         for name, row, gap, near in zip(names, inside, distance, nearest, strict=True):
             if row >= 0:
-                found[name] = self._as_match(How.CONTOUR, row)
+                found[name] = self._as_match(MatchKind.CONTOUR, row)
             elif np.isfinite(gap):
-                found[name] = self._as_match(How.NEAR, rows[near])
+                found[name] = self._as_match(MatchKind.NEAR, rows[near])
             else:
-                found[name] = Match(How.UNMATCHED)
+                found[name] = Match(MatchKind.UNMATCHED)
         return found
 
     def _row_inside(self, points: Points, tree: KDTree, rows: Rows, reach_px: float) -> Rows:
@@ -141,9 +142,9 @@ class _Slide:
                 picked += [chunk.cast(pa.list_(pa.int32())) for chunk in taken.chunks]
         return pa.concat_arrays(picked)
 
-    def _as_match(self, how: How, row: Any) -> Match:
+    def _as_match(self, kind: MatchKind, row: Any) -> Match:
         row = int(row)
-        return Match(how, self._cells["cell_id"][row].as_py(), self._cells["in_filter"][row].as_py())
+        return Match(kind, self._cells["cell_id"][row].as_py(), self._cells["in_filter"][row].as_py())
 
 
 def points_in_contours(points: Points, contour: Rows, contours: pa.Array) -> NDArray[np.bool_]:

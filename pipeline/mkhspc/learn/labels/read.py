@@ -22,14 +22,15 @@ from mkhspc.config import CELL_TYPES, CellType
 from mkhspc.errors import InputError
 from mkhspc.learn.labels.events import Events, read_events
 from mkhspc.learn.labels.label import (
+    EXPORT_AGAIN,
     VALUES,
     AnnotationFile,
     Label,
     Repeat,
     Value,
     checked_id,
+    is_cell_id,
     make_label,
-    names_a_cell,
     parse_time,
 )
 from mkhspc.learn.untrusted_json import read_json
@@ -37,6 +38,7 @@ from mkhspc.learn.untrusted_json import read_json
 FORMAT = "mkhspc-annotations"
 VERSION = 1
 ANONYMOUS = "anonymous"
+"""What the gallery writes where the annotator gave no name."""
 
 Entry = tuple[object, CellType | None, Value]
 """An id as the file writes it, the type that the file states (None: the id tells), the answer."""
@@ -52,16 +54,16 @@ def read_annotations(path: Path) -> AnnotationFile:
     """Reads one file of labels.
 
     Raises:
-        InputError: the file is no JSON, of no known shape, holds only negatives, integer ids,
-            no label at all, or values that no label has.
+        InputError: the file is not JSON or has an unknown shape; or it holds only negatives, integer
+            ids, no label at all, or a value that is not a label.
     """
     data = read_json(path)
     shape = _shape(data, path)
     entries = list(_READERS[shape](data, path))
     events = read_events(data, path) if shape == FORMAT else Events()
-    labels = tuple(make_label(text, kind, value, events.shown, path) for text, kind, value in entries)
+    labels = tuple(make_label(text, kind, value, events.presentations, path) for text, kind, value in entries)
     if not labels:
-        raise InputError("holds no label", where=path, fix="leave it out")
+        raise InputError("holds no label", where=path, fix="leave the file out")
     is_ours = shape == FORMAT
     return AnnotationFile(
         path=path,
@@ -69,7 +71,7 @@ def read_annotations(path: Path) -> AnnotationFile:
         annotator=_annotator(data, labels, path) if is_ours else path.stem,
         labels=labels,
         repeats=_repeats(entries, events, path),
-        cleared=_cleared(labels, events),
+        withdrawn=_withdrawn(labels, events),
         dataset=_text(data, "dataset", path) if is_ours else None,
         config_hash=_text(data, "config_hash", path) if is_ours else None,
         exported_at=parse_time(data.get("exported_at"), path) if shape in (FORMAT, "C") else None,
@@ -98,11 +100,16 @@ def _shape(data: Any, path: Path) -> str:
 
 def _own_format(data: dict[str, Any], path: Path) -> str:
     if data["format"] != FORMAT:
-        raise InputError(f"holds {str(data['format'])[:40]!r}, not labels ({FORMAT!r})", where=path)
+        raise InputError(
+            f"is of the format {str(data['format'])[:40]!r}; labels are {FORMAT!r}",
+            where=path,
+            fix="name a file that the gallery exported",
+        )
     if data.get("version") != VERSION:
         raise InputError(
             f"is of version {str(data.get('version'))[:20]} of {FORMAT}; this program reads {VERSION}",
             where=path,
+            fix="convert it with the mkhspc that its gallery was made with",
         )
     return FORMAT
 
@@ -116,7 +123,9 @@ def _by_type(data: dict[str, Any], path: Path) -> Iterator[Entry]:
 def _one_type(data: dict[str, Any], path: Path) -> Iterator[Entry]:
     cell_type = data["cell_type"]
     if cell_type not in CELL_TYPES:
-        raise InputError(f"has cell_type {str(cell_type)[:20]!r}, not 'mk' or 'hspc'", where=path)
+        raise InputError(
+            f"has cell_type {str(cell_type)[:20]!r}; it must be 'mk' or 'hspc'", where=path, fix=EXPORT_AGAIN
+        )
     yield from _lists(data, cell_type, path)
 
 
@@ -130,7 +139,9 @@ def _lists(section: Any, cell_type: CellType, path: Path) -> Iterator[Entry]:
     for value in VALUES:
         ids = section.get(value, [])
         if not isinstance(ids, list):
-            raise InputError(f"has no list of ids under '{value}' of {cell_type}", where=path)
+            raise InputError(
+                f"'{value}' of {cell_type} is not a list of cell ids", where=path, fix=EXPORT_AGAIN
+            )
         yield from ((text, cell_type, value) for text in ids)
 
 
@@ -140,17 +151,17 @@ def _answers(data: dict[str, Any], path: Path) -> Iterator[Entry]:
 
 def _flat_or_paged(data: dict[str, Any], path: Path) -> Iterator[Entry]:
     pages = {key: page for key, page in data.items() if _PAGE.fullmatch(key)}
-    # beside pages, a number under a key that is no cell is a setting, such as the page last seen
+    # beside pages, a number under a key that is not a cell is a setting, such as the page last seen
     flat = {
         text: answer
         for text, answer in data.items()
-        if names_a_cell(text) or (isinstance(answer, int) and not pages)
+        if is_cell_id(text) or (isinstance(answer, int) and not pages)
     }
     if not pages and not flat:
         raise _unknown(path)
     for key, page in pages.items():
         if not isinstance(page, dict):
-            raise InputError(f"has no labels by id under '{key}'", where=path)
+            raise InputError(f"'{key}' does not hold labels by cell id", where=path, fix=EXPORT_AGAIN)
         cell_type: CellType = "mk" if key.startswith("mk") else "hspc"
         yield from ((text, cell_type, _value(text, answer, path)) for text, answer in page.items())
     yield from ((text, None, _value(text, answer, path)) for text, answer in flat.items())
@@ -187,10 +198,10 @@ def _repeats(entries: list[Entry], events: Events, path: Path) -> tuple[Repeat, 
     return tuple(repeats)
 
 
-def _cleared(labels: tuple[Label, ...], events: Events) -> dict[str, datetime]:
-    """Cells whose label was taken away; what the file lists as a label has one, whatever the events say."""
+def _withdrawn(labels: tuple[Label, ...], events: Events) -> dict[str, datetime]:
+    """When labels were taken back, without those of cells that the file lists with a label nevertheless."""
     listed = {label.cell_id for label in labels}
-    return {cell_id: at for cell_id, at in events.cleared.items() if cell_id not in listed}
+    return {cell_id: at for cell_id, at in events.withdrawn.items() if cell_id not in listed}
 
 
 def _annotator(data: dict[str, Any], labels: tuple[Label, ...], path: Path) -> str:
@@ -198,19 +209,19 @@ def _annotator(data: dict[str, Any], labels: tuple[Label, ...], path: Path) -> s
     name = _text(data, "annotator", path)
     if name not in (None, "", ANONYMOUS):
         return str(name)
-    return ANONYMOUS if all(label.shown.at is not None for label in labels) else path.stem
+    return ANONYMOUS if all(label.presentation.at is not None for label in labels) else path.stem
 
 
 def _text(data: dict[str, Any], key: str, path: Path) -> str | None:
     value = data.get(key)
     if value is not None and not isinstance(value, str):
-        raise InputError(f"has no text under '{key}'", where=path)
+        raise InputError(f"'{key}' is not a text", where=path, fix=EXPORT_AGAIN)
     return value
 
 
 def _only_negatives(path: Path) -> InputError:
     return InputError(
-        "is a list of only negatives: nothing tells what is positive, so nothing can be learned from it",
+        "holds only negative labels: without positive ones a classifier cannot learn",
         where=path,
         fix="export the positive labels with them",
     )
@@ -218,7 +229,7 @@ def _only_negatives(path: Path) -> InputError:
 
 def _unknown(path: Path) -> InputError:
     return InputError(
-        "is of no known shape of labels",
+        "does not have the shape of any labels that mkhspc reads",
         where=path,
         fix="use the gallery's export, or one of the older shapes in `mkhspc convert --help`",
     )

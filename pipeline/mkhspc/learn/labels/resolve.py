@@ -1,4 +1,4 @@
-"""From several answers to one: who counts, what a conflict is, and how it ends."""
+"""Several answers to one cell become one decision, or a conflict that stays open."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from mkhspc.config import CellType
-from mkhspc.learn.labels.label import AnnotationFile, Shown, Value
+from mkhspc.learn.labels.label import AnnotationFile, Presentation, Value
 
 OnConflict = Literal["majority", "latest", "exclude"]
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
+"""Stands for the time of an answer that carries none: such answers count as the oldest."""
 REPRESENTATIVE = "random"
-"""The policy whose labels can speak for the population."""
+"""The gallery's policy whose labels describe the population: cells drawn at random."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +34,14 @@ class Vote:
     value: Value
     annotator: str
     label_id: str
-    shown: Shown
+    presentation: Presentation
     at: datetime | None
     file: int
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What all answers to a cell come to.
+    """What all answers to a cell amount to.
 
     Attributes:
         value: None when they conflict and the rule does not settle it.
@@ -52,16 +53,16 @@ class Decision:
     cell_type: CellType
     value: Value | None
     annotators: tuple[str, ...]
-    shown: Shown
+    presentation: Presentation
     votes: Mapping[str, tuple[Value, ...]] | None = None
 
 
-def without_superseded(
+def latest_answers(
     votes: Sequence[Vote],
     exported_at: Sequence[datetime | None],
-    cleared: Mapping[tuple[str, str], datetime],
+    withdrawn: Mapping[tuple[str, str], datetime],
 ) -> list[Vote]:
-    """Drops answers that their annotator gave anew, for the same id, or took back, in another file.
+    """Keeps each annotator's latest answer for an id, unless the annotator took it back later.
 
     The newest answer counts, by its own time, or else that of its file; answers without a time
     count as older. Among equals the one in the file exported later is the newer, then the one in
@@ -70,7 +71,7 @@ def without_superseded(
 
     Args:
         exported_at: of each file, in the order of the command line.
-        cleared: when an answer was last taken back, by annotator and id.
+        withdrawn: when an answer was last taken back, by annotator and id.
     """
 
     def age(vote: Vote) -> tuple[datetime, datetime, int]:
@@ -84,15 +85,15 @@ def without_superseded(
         vote
         for vote in votes
         if age(vote) == newest[vote.annotator, vote.label_id]
-        and (vote.at or _LONG_AGO) >= cleared.get((vote.annotator, vote.label_id), _LONG_AGO)
+        and (vote.at or _LONG_AGO) >= withdrawn.get((vote.annotator, vote.label_id), _LONG_AGO)
     ]
 
 
-def last_cleared(files: Iterable[AnnotationFile]) -> dict[tuple[str, str], datetime]:
+def last_withdrawn(files: Iterable[AnnotationFile]) -> dict[tuple[str, str], datetime]:
     """When each annotator last took back an answer, by annotator and id."""
     times: dict[tuple[str, str], datetime] = {}
     for file in files:
-        for cell_id, at in file.cleared.items():
+        for cell_id, at in file.withdrawn.items():
             key = file.annotator, cell_id
             times[key] = max(times.get(key, at), at)
     return times
@@ -124,7 +125,7 @@ def _decide(votes: list[Vote], rule: OnConflict) -> Decision:
         annotators=tuple(
             sorted(name for name, gave in by_annotator.items() if value is None or value in gave)
         ),
-        shown=_shown(votes),
+        presentation=_presentation(votes),
         votes={name: tuple(gave) for name, gave in sorted(by_annotator.items())}
         if len(answers) > 1
         else None,
@@ -142,6 +143,6 @@ def _settle(votes: list[Vote], rule: OnConflict) -> Value | None:
     return None
 
 
-def _shown(votes: list[Vote]) -> Shown:
-    """How the cell was shown: at random if it was to anyone, since then its draw was random."""
-    return min(votes, key=lambda vote: (vote.shown.policy != REPRESENTATIVE, vote.file)).shown
+def _presentation(votes: list[Vote]) -> Presentation:
+    """How the cell was presented: at random if it was to anyone, since then its draw was random."""
+    return min(votes, key=lambda vote: (vote.presentation.policy != REPRESENTATIVE, vote.file)).presentation

@@ -9,7 +9,6 @@ import pytest
 from mkhspc import config
 from mkhspc.config import AreaRange, RunConfig, load_config
 from mkhspc.errors import InputError, MkhspcError, UsageError
-from mkhspc.gallery import options
 
 STUDY = """
 [run]
@@ -133,10 +132,37 @@ def test_a_wrong_option_is_a_usage_error(given: dict[str, object]) -> None:
         load_config(None, given)
 
 
-def test_every_order_of_the_gallery_can_stand_in_a_config() -> None:
-    for order in options.ORDERS:
-        assert load_config(None, {"gallery.order": order}).gallery.order == order
-    assert config.ORDERS == options.ORDERS
+def test_an_error_says_the_key_the_value_and_what_is_allowed(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as error:
+        load_config(written(tmp_path, "[mk]\nmin_area_um2 = -1"))
+    assert str(error.value) == f"{tmp_path / 'study.toml'}: mk.min_area_um2 is -1; areas must be above 0 µm²"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("run.tile_size", 10, "run.tile_size is 10; tile sizes must be 256 to 65536 px"),
+        ("run.tile_size", "4096", "run.tile_size is '4096'; it must be a whole number, 256 to 65536 px"),
+        ("run.tile_size", 4096.0, "run.tile_size is 4096.0; it must be a whole number, 256 to 65536 px"),
+        ("run.tile_size", True, "run.tile_size is True; it must be a whole number, 256 to 65536 px"),
+        ("run.scenes", "12", "run.scenes is '12'; it must be a list, each item a whole number"),
+        ("run.sample_fraction", 2, "fractions must be above 0 and at most 1"),
+        ("hspc.max_area_um2", float("inf"), "areas must be finite and above 0 µm²"),
+        ("hspc.max_area_um2", 5, "hspc.max_area_um2 is 5; it must be above the minimum of 10 µm²"),
+        ("compute.num_workers", 0, "compute.num_workers is 0; it must be at least 1 or 'auto'"),
+        ("gallery.order", "size", "gallery.order is 'size'; it must be 'random', 'area' or 'uncertainty'"),
+        ("mk.detector", "magic", "mk.detector is 'magic'; it must be auto, classical or sam2"),
+    ],
+)
+def test_a_wrong_value_is_not_coerced_but_explained(key: str, value: object, words: str) -> None:
+    with pytest.raises(UsageError) as error:
+        load_config(None, {key: value})
+    assert words in str(error.value)
+
+
+def test_an_unknown_key_is_answered_with_the_nearest_one(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"unknown key in \[run\] 'tilesize'; did you mean 'tile_size'\?"):
+        load_config(written(tmp_path, "[run]\ntilesize = 1"))
 
 
 def hash_with(**given: object) -> str:

@@ -8,25 +8,29 @@ from shlex import quote
 
 import click
 
-from mkhspc.cli.options import json_option, note, print_json, run_option
+from mkhspc.cli.options import default_of, json_option, note, print_json, run_option
+from mkhspc.config import ORDERS
+from mkhspc.gallery.options import SiteOptions
 
 
 @click.command(short_help="Make the static labelling site of a run.")
 @run_option
 @click.option("--out", "out", type=click.Path(path_type=Path), help="Directory of the site; replaced whole.")
-@click.option("--cards-per-page", type=int, help="Cells on a page (300).")
+@click.option("--cards-per-page", type=int, help=f"Cells on a page. {default_of('gallery.cards_per_page')}")
 @click.option(
     "--order",
-    type=click.Choice(["random", "area", "uncertainty"]),
+    type=click.Choice(ORDERS),
     help="Random (stratified by slide), largest first, or nearest to the classifier's threshold first.",
 )
 @click.option("--max-cards", type=int, help="Show a random sample of this many cells of each type.")
-@click.option("--max-site-mb", type=float, help="Refuse to make a larger site (1000).")
+@click.option(
+    "--max-site-mb", type=float, help=f"Refuse to make a larger site. {default_of('gallery.max_site_mb')}"
+)
 @click.option("--title", help="Shown on every page.")
 @click.option(
     "--blind-repeats",
     type=float,
-    default=0.03,
+    default=SiteOptions.blind_repeats,
     show_default=True,
     help="Share of cells shown a second time on a later page, at least 50 a type; 0 for none.",
 )
@@ -45,7 +49,7 @@ def gallery(run_dir: Path, no_blind: bool, as_json: bool, **given: object) -> No
     """
     from mkhspc.cli.progress import shown
     from mkhspc.errors import UsageError
-    from mkhspc.gallery.options import BYTES_PER_MB, SiteOptions
+    from mkhspc.gallery.options import BYTES_PER_MB
     from mkhspc.gallery.site import build_site
     from mkhspc.results.counts import unmerged_slides
     from mkhspc.store import manifest

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mkhspc.cli import progress
-from mkhspc.cli.options import json_option
+from mkhspc.cli.options import default_of, json_option
 from mkhspc.config import CELL_TYPES, RunConfig, load_config
 from mkhspc.errors import UsageError, printable
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command(short_help="What a CZI file holds: scenes, pixel size, tissue, tiles.")
 @click.argument("czi", type=click.Path(path_type=Path))
-@click.option("--tile-size", type=int, help="Side of a tile in pixels.  [default: 4096]")
+@click.option("--tile-size", type=int, help=f"Side of a tile in pixels. {default_of('run.tile_size')}")
 @click.option("--um-per-px", type=float, help="Pixel size in µm, instead of the file's.")
 @click.option("--preview", type=click.Path(path_type=Path), metavar="FILE.png", help="Also draw a picture.")
 @json_option

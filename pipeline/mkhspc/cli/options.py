@@ -43,14 +43,17 @@ def area_options(command: Command, *, with_defaults: bool = False) -> Command:
         words = "Smallest" if bound == "min" else "Largest"
         what = "MK (the whole cell)" if cell_type == "mk" else "HSPC"
         option = f"--{name.replace('_', '-')}"
-        shown = f"{words} {what}, in µm².{_default(name) if with_defaults else ''}"
+        default = f" {default_of(AREA_OPTIONS[name])}" if with_defaults else ""
+        shown = f"{words} {what}, in µm².{default}"
         command = click.option(option, name, type=float, help=shown)(command)
     return command
 
 
-def _default(name: str) -> str:
-    section, _, field = AREA_OPTIONS[name].partition(".")
-    return f" [{getattr(getattr(RunConfig(), section), field):g}]"
+def default_of(setting: str) -> str:
+    """The default of a setting such as 'run.tile_size', in the brackets that a help text shows it in."""
+    section, _, field = setting.partition(".")
+    value = getattr(getattr(RunConfig(), section), field)
+    return f"[{value:g}]" if isinstance(value, float) else f"[{value}]"
 
 
 def by_cell_type(mk: Path | None, hspc: Path | None) -> dict[CellType, Path]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mkhspc.cli.options import json_option, print_json
+from mkhspc.gallery.publish import PublishOptions
 
 if TYPE_CHECKING:
     from mkhspc.gallery.publish import PublishReport
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
 @click.command(short_help="Put a site on a branch of a git repository (GitHub Pages).")
 @click.argument("site", type=click.Path(path_type=Path))
 @click.option("--repo", required=True, metavar="DIR_OR_URL", help="A work tree, a bare repository or a URL.")
-@click.option("--branch", default="gh-pages", show_default=True, help="Branch that holds the site alone.")
-@click.option("--message", default="Publish the labelling gallery", show_default=True, help="Of the commit.")
+@click.option(
+    "--branch", default=PublishOptions.branch, show_default=True, help="Branch that holds the site alone."
+)
+@click.option("--message", default=PublishOptions.message, show_default=True, help="The commit's message.")
 @click.option("--dry-run", is_flag=True, help="Say what would change; push nothing.")
 @click.option("--wait", "wait_url", metavar="URL", help="Wait until this address shows the new site.")
 @click.option("--orphan", is_flag=True, help="Drop the branch's history (the only case of a forced push).")
@@ -37,7 +40,7 @@ def publish(site: Path, wait_url: str | None, as_json: bool, **given: Any) -> No
     from mkhspc.cli.progress import shown
     from mkhspc.gallery import publish as publishing
 
-    options = publishing.PublishOptions(**given)
+    options = PublishOptions(**given)
     publishing.check_site(site)
     click.echo("mkhspc: GitHub Pages are public: anyone who has the address can see this site", err=True)
     report = publishing.publish(site, options)

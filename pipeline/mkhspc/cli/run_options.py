@@ -9,12 +9,11 @@ from typing import Any, TypeVar
 
 import click
 
-from mkhspc.cli.options import AREA_OPTIONS, area_options
-from mkhspc.config import DETECTORS, EMBEDDERS, NO_EMBEDDER, RunConfig, load_config
+from mkhspc.cli.options import AREA_OPTIONS, area_options, default_of
+from mkhspc.config import DETECTORS, EMBEDDERS, NO_EMBEDDER, CellType, RunConfig, load_config
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-DETECTOR_NAMES = {cell_type: ("auto", *names) for cell_type, names in DETECTORS.items()}
 SETTINGS = {
     "output_dir": "run.output_dir",
     "sample_fraction": "run.sample_fraction",
@@ -34,22 +33,35 @@ SETTINGS = {
 }
 """Options of the command line and the settings that they stand for."""
 
+
+def _detectors(cell_type: CellType) -> click.Choice[str]:
+    return click.Choice(("auto", *DETECTORS[cell_type]))
+
+
+def _setting(name: str, key: str, words: str, **kind: Any) -> Callable[[Any], Any]:
+    """The option for a setting; its help ends with the setting's default."""
+    return click.option(name, help=f"{words} {default_of(key)}", **kind)
+
+
 OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--czi-path", multiple=True, metavar="FILE", help="A CZI slide; may be repeated."),
     click.option("--output-dir", metavar="RUN", help="The run's directory; the same again resumes."),
     click.option(
         "--config", type=click.Path(path_type=Path), metavar="FILE.toml", help="Settings of a study."
     ),
-    click.option("--sample-fraction", type=float, help="Share of the tiles to do, such as 0.02. [1.0]"),
-    click.option("--tile-size", type=int, help="Side of a tile's core in pixels. [4096]"),
-    click.option("--num-workers", metavar="N|auto", help="Processes that work on tiles. [auto]"),
-    click.option("--calibration-samples", type=int, help="Windows per scene to calibrate stains on. [100]"),
-    click.option(
-        "--mk-detector", type=click.Choice(("auto", *DETECTORS["mk"])), help="How MK are found. [auto]"
+    _setting(
+        "--sample-fraction", "run.sample_fraction", "Share of the tiles to do, such as 0.02.", type=float
     ),
-    click.option(
-        "--hspc-detector", type=click.Choice(("auto", *DETECTORS["hspc"])), help="How HSPC are found. [auto]"
+    _setting("--tile-size", "run.tile_size", "Side of a tile's core in pixels.", type=int),
+    _setting("--num-workers", "compute.num_workers", "Processes that work on tiles.", metavar="N|auto"),
+    _setting(
+        "--calibration-samples",
+        "run.calibration_samples",
+        "Windows per scene to calibrate stains on.",
+        type=int,
     ),
+    _setting("--mk-detector", "mk.detector", "How MK are found.", type=_detectors("mk")),
+    _setting("--hspc-detector", "hspc.detector", "How HSPC are found.", type=_detectors("hspc")),
     partial(area_options, with_defaults=True),
     click.option("--mk-classifier", metavar="FILE.skops", help="Score the MK with this classifier."),
     click.option("--hspc-classifier", metavar="FILE.skops", help="Score the HSPC with this classifier."),
@@ -60,9 +72,11 @@ OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "embedders",
         type=click.Choice((NO_EMBEDDER, *EMBEDDERS)),
         multiple=True,
-        help="Describe cells by this network too; may be repeated. [none]",
+        help=f"Describe cells by this network too; may be repeated. {default_of('compute.embedder')}",
     ),
-    click.option("--device", metavar="NAME", help="Of models: auto, cpu, cuda:0, or cuda:0,cuda:1. [auto]"),
+    _setting(
+        "--device", "compute.device", "Where models run: auto, cpu, cuda:0, or cuda:0,cuda:1.", metavar="NAME"
+    ),
     click.option(
         "--sam2-weights", metavar="NAME|FILE", help="See `mkhspc models list`. [the best that are here]"
     ),
@@ -70,7 +84,7 @@ OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "--cellpose-weights", metavar="NAME|FILE", help="See `mkhspc models list`. [the best that are here]"
     ),
     click.option("--memory-gb", type=float, help="Memory that the run may use. [what the machine allows]"),
-    click.option("--seed", type=int, help="Decides the sampling order and the blind codes. [0]"),
+    _setting("--seed", "run.seed", "Decides the sampling order and the blind codes.", type=int),
 )
 
 

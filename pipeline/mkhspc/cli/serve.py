@@ -10,7 +10,9 @@ import click
 
 @click.command(short_help="Look at a site on this machine.")
 @click.argument("site", type=click.Path(path_type=Path))
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, help="8000; 0 for any free one.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes any free one."
+)
 def serve(site: Path, port: int) -> None:
     """Look at a site on this machine, until Ctrl-C; no other machine can see it.
 

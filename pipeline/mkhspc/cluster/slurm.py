@@ -95,19 +95,8 @@ class Submitted:
 
 
 def check_section(config: RunConfig) -> None:
-    """Raises `InputError` for a value of [slurm] that no job could have."""
-    slurm = config.slurm
-    for key, value, least in (
-        ("shards_per_slide", slurm.shards_per_slide, 1),
-        ("time_min", slurm.time_min, 1),
-        ("cpus", 1 if slurm.cpus == "auto" else slurm.cpus, 1),
-        ("gpus", slurm.gpus, 0),
-    ):
-        if value < least:
-            raise InputError(
-                f"{value} is out of range", where=f"slurm.{key}", fix=f"it takes {least} or more"
-            )
-    for option in slurm.extra:
+    """Raises `InputError` for an option of `slurm.extra` that a job could not have."""
+    for option in config.slurm.extra:
         name = option.partition("=")[0]  # which Slurm takes abbreviated, too
         if not name.startswith("--") or any(ours.startswith(name) for ours in OURS):
             raise InputError(

@@ -4,13 +4,14 @@
 hash of its *identity* (the settings that decide which cells there are), and read from there by
 every later stage.
 
-    schema.py    the settings and their defaults      typed.py     plain values -> dataclasses
-    reading.py   TOML, options, manifest <-> config   checks.py    which values a run could have
-    identity.py  what decides which cells there are
+    schema.py    the settings, defaults and limits    typed.py     plain values -> dataclasses
+    reading.py   TOML, options, manifest <-> config   limits.py    ranges of numbers, in words
+    identity.py  what decides which cells there are   checks.py    settings that depend on each other
 """
 
 from mkhspc.config.checks import check, check_area_range, check_um_per_px
 from mkhspc.config.identity import config_hash, differences, identity
+from mkhspc.config.limits import Limit, either
 from mkhspc.config.reading import from_dict, load_config, to_dict, with_free_settings, with_options
 from mkhspc.config.schema import (
     CELL_TYPES,
@@ -18,11 +19,13 @@ from mkhspc.config.schema import (
     EMBEDDERS,
     NO_EMBEDDER,
     ORDERS,
+    UM_PER_PX,
     AreaRange,
     CellSection,
     CellType,
     ComputeSection,
     GallerySection,
+    Order,
     RunConfig,
     RunSection,
     SlurmSection,
@@ -34,11 +37,14 @@ __all__ = [
     "EMBEDDERS",
     "NO_EMBEDDER",
     "ORDERS",
+    "UM_PER_PX",
     "AreaRange",
     "CellSection",
     "CellType",
     "ComputeSection",
     "GallerySection",
+    "Limit",
+    "Order",
     "RunConfig",
     "RunSection",
     "SlurmSection",
@@ -47,6 +53,7 @@ __all__ = [
     "check_um_per_px",
     "config_hash",
     "differences",
+    "either",
     "from_dict",
     "identity",
     "load_config",

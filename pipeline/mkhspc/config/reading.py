@@ -26,8 +26,8 @@ def load_config(path: Path | None, options: Mapping[str, Any] | None = None) -> 
             options that were not given.
 
     Raises:
-        InputError: the file cannot be read, is no TOML, or holds an unknown key or a wrong value.
-        UsageError: an option's value is out of range.
+        InputError: the file cannot be read, is not TOML, or holds an unknown key or a wrong value.
+        UsageError: an option's value is of the wrong type, or outside its limits.
     """
     config = RunConfig()
     if path is not None:
@@ -79,7 +79,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(
-            f"the config file cannot be read ({reason})", where=path, fix="look at --config"
+            f"the config file cannot be read ({reason})", where=path, fix="check the path given to --config"
         ) from error
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"is not valid TOML: {error}", where=path) from error
@@ -92,7 +92,10 @@ def from_dict(data: Mapping[str, Any]) -> RunConfig:
     sections: dict[str, Any] = {}
     for name, values in data.items():
         if not isinstance(values, Mapping):
-            raise InputError(f"[{name}] must be a table of settings, not {values!r}")
+            raise InputError(
+                f"{name} is {values!r}; it must be a table of settings",
+                fix=f"write [{name}] on a line of its own",
+            )
         sections[name] = _groups(values) if name == "groups" else filled(getattr(base, name), values, name)
     given = frozenset(f"{name}.{key}" for name in SECTIONS for key in data.get(name, ()))
     return replace(base, **sections, given=given)
@@ -132,7 +135,7 @@ def _groups(values: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     for slide_id, factors in values.items():
         if not isinstance(factors, Mapping) or not all(isinstance(v, str) for v in factors.values()):
             raise InputError(
-                f"[groups] {slide_id} must be a table of texts",
+                f"groups.{slide_id} is {factors!r}; it must be a table of texts",
                 fix='for example: FGC1 = {sex = "F", treatment = "GC"}',
             )
     return {slide_id: dict(factors) for slide_id, factors in values.items()}

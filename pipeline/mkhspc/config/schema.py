@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal, get_args
+
+from mkhspc.config.limits import Limit
 
 CellType = Literal["mk", "hspc"]
-CELL_TYPES: tuple[CellType, ...] = ("mk", "hspc")
+CELL_TYPES: tuple[CellType, ...] = get_args(CellType)
 
 DETECTORS: dict[CellType, tuple[str, ...]] = {
     "mk": ("classical", "sam2"),
@@ -16,15 +18,21 @@ DETECTORS: dict[CellType, tuple[str, ...]] = {
 }
 EMBEDDERS = ("efficientnet-lite0", "resnet50", "sam2")
 NO_EMBEDDER = "none"
-ORDERS = ("random", "area", "uncertainty")
-"""In which cards of a gallery come."""
+Order = Literal["random", "area", "uncertainty"]
+ORDERS: tuple[Order, ...] = get_args(Order)
+"""The orders in which a gallery can show its cards."""
+
+UM_PER_PX = Limit("pixel sizes", least=0.02, most=20.0, unit="µm")
+"""Pixel sizes of slide scanners by light microscopy, with a wide margin."""
+AREA_UM2 = Limit("areas", above=0, unit="µm²")
+AtLeastOne = Annotated[int, Limit(least=1)]
 
 STORED_BELOW_MIN = 0.5
-"""Cells are stored from this share of the smallest area in the filter ..."""
+"""Cells are stored from this share of the filter's smallest area, so that `refilter` needs no detector."""
 STORED_ABOVE_MAX = 2.0
-"""... to this multiple of the largest, so that `refilter` has room without a detector."""
+"""Cells are stored up to this multiple of the filter's largest area, so that `refilter` needs no detector."""
 LENGTH_PER_DIAMETER = 1.4
-"""Longest cell kept, as a multiple of the diameter of a disc of the largest stored area."""
+"""The longest cell kept, as a multiple of the diameter of a disc of the largest stored area."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +67,11 @@ class RunSection:
 
     output_dir: str = ""
     slides: tuple[str, ...] = ()
-    sample_fraction: float = 1.0
-    tile_size: int = 4096
-    calibration_samples: int = 100
+    sample_fraction: Annotated[float, Limit("fractions", above=0, most=1)] = 1.0
+    tile_size: Annotated[int, Limit("tile sizes", least=256, most=65536, unit="px")] = 4096
+    calibration_samples: AtLeastOne = 100
     seed: int = 0
-    um_per_px: float | None = None
+    um_per_px: Annotated[float, UM_PER_PX] | None = None
     scenes: tuple[int, ...] = ()
 
 
@@ -72,8 +80,8 @@ class CellSection:
     """`[mk]` or `[hspc]`: the detector, the size filter in µm² and an optional classifier."""
 
     detector: str = "auto"
-    min_area_um2: float = 0.0
-    max_area_um2: float = 0.0
+    min_area_um2: Annotated[float, AREA_UM2] = 0.0
+    max_area_um2: Annotated[float, AREA_UM2] = 0.0
     classifier: str | None = None
 
     @property
@@ -96,8 +104,8 @@ class ComputeSection:
             run is created.
     """
 
-    num_workers: int | Literal["auto"] = "auto"
-    memory_gb: float | None = None
+    num_workers: AtLeastOne | Literal["auto"] = "auto"
+    memory_gb: Annotated[float, Limit(above=0, unit="GB")] | None = None
     device: str = "auto"
     embedder: str = NO_EMBEDDER
     sam2_weights: str = "auto"
@@ -114,9 +122,9 @@ class GallerySection:
     """`[gallery]`: how the static site is made."""
 
     out: str | None = None
-    cards_per_page: int = 300
-    order: str = "random"
-    max_site_mb: float = 1000.0
+    cards_per_page: AtLeastOne = 300
+    order: Order = "random"
+    max_site_mb: Annotated[float, Limit(above=0, unit="MB")] = 1000.0
     title: str = "Bone marrow cells"
 
 
@@ -125,11 +133,11 @@ class SlurmSection:
     """`[slurm]`: what the cluster's jobs ask for."""
 
     partition: str | None = None
-    shards_per_slide: int = 1
-    time_min: int = 720
-    memory_gb: float | Literal["auto"] = "auto"
-    cpus: int | Literal["auto"] = "auto"
-    gpus: int = 0
+    shards_per_slide: AtLeastOne = 1
+    time_min: AtLeastOne = 720
+    memory_gb: Annotated[float, Limit(above=0, unit="GB")] | Literal["auto"] = "auto"
+    cpus: AtLeastOne | Literal["auto"] = "auto"
+    gpus: Annotated[int, Limit(least=0)] = 0
     account: str | None = None
     extra: tuple[str, ...] = ()
 

@@ -6,13 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mkhspc.config import CellType
+from mkhspc.config import ORDERS, CellType, GallerySection, Limit, Order, either
 from mkhspc.errors import UsageError
 
-ORDERS = ("random", "area", "uncertainty")
-DEFAULT_TITLE = "Bone marrow cells"
-MAX_CARDS_PER_PAGE = 2000
 BYTES_PER_MB = 1_000_000
+LIMITS = {
+    "cards_per_page": Limit(least=1, most=2000),
+    "max_cards": Limit(least=1),
+    "blind_repeats": Limit(least=0, most=0.5),
+    "max_site_mb": Limit(above=0, unit="MB"),
+}
+"""The numbers that a site can be made with. Browsers get slow beyond 2000 cards on a page."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,11 @@ class SiteOptions:
     """
 
     out: Path
-    cards_per_page: int = 300
-    order: str = "random"
+    cards_per_page: int = GallerySection.cards_per_page
+    order: Order = GallerySection.order
     max_cards: int | None = None
-    max_site_mb: float = 1000.0
-    title: str = DEFAULT_TITLE
+    max_site_mb: float = GallerySection.max_site_mb
+    title: str = GallerySection.title
     blind_repeats: float = 0.03
     blind: bool = True
 
@@ -66,20 +70,8 @@ class SiteSummary:
 def check_options(options: SiteOptions) -> None:
     """Raises `UsageError` for a value that no site could have."""
     if options.order not in ORDERS:
-        raise UsageError(
-            f"there is no order '{options.order}'", where="--order", fix=f"it takes {', '.join(ORDERS)}"
-        )
-    if not 1 <= options.cards_per_page <= MAX_CARDS_PER_PAGE:
-        raise UsageError(
-            f"{options.cards_per_page} cards a page",
-            where="--cards-per-page",
-            fix=f"it takes 1 to {MAX_CARDS_PER_PAGE}",
-        )
-    if options.max_cards is not None and options.max_cards < 1:
-        raise UsageError(f"{options.max_cards} cards", where="--max-cards", fix="it takes 1 or more")
-    if not 0.0 <= options.blind_repeats <= 0.5:
-        raise UsageError(
-            f"a share of {options.blind_repeats:g}", where="--blind-repeats", fix="it takes 0 to 0.5"
-        )
-    if not options.max_site_mb > 0:
-        raise UsageError(f"{options.max_site_mb:g} MB", where="--max-site-mb", fix="it takes a size above 0")
+        raise UsageError(f"--order is '{options.order}'; it must be {either(ORDERS)}")
+    for name, limit in LIMITS.items():
+        value = getattr(options, name)
+        if value is not None:
+            limit.check(f"--{name.replace('_', '-')}", value)

@@ -20,7 +20,6 @@ POLL_S = 5.0
 WAIT_S = 900.0
 PAGES_FILES = {"CNAME", ".nojekyll"}
 """What GitHub Pages read beside a site: its own domain, and that it is published as it is."""
-DEFAULT_MESSAGE = "Publish the labelling gallery"
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class PublishOptions:
 
     repo: str
     branch: str = "gh-pages"
-    message: str = DEFAULT_MESSAGE
+    message: str = "Publish the labelling gallery"
     orphan: bool = False
     dry_run: bool = False
 

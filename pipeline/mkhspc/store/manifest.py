@@ -16,16 +16,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from mkhspc.config import (
     CELL_TYPES,
+    UM_PER_PX,
     AreaRange,
     CellType,
     RunConfig,
     check,
     check_area_range,
-    check_um_per_px,
     config_hash,
     differences,
     from_dict,
@@ -68,7 +68,7 @@ class SlideEntry:
     path: str
     size_bytes: int
     fingerprint: str
-    um_per_px: float
+    um_per_px: Annotated[float, UM_PER_PX]
     scenes: tuple[SceneEntry, ...]
     code: str
 
@@ -312,7 +312,7 @@ def _from_dict(data: Mapping[str, Any]) -> Manifest:
         config=from_dict(data["config"]),
         identity=data["identity"],
         dataset=data["dataset"],
-        slides=tuple(built(SlideEntry, slide, "slides") for slide in data["slides"]),
+        slides=tuple(built(SlideEntry, s, f"slides[{i}]") for i, s in enumerate(data["slides"])),
         filter={t: built(AreaRange, data["filter"][t], f"filter.{t}") for t in CELL_TYPES},
         detectors=data["detectors"],
         versions=data["versions"],
@@ -323,7 +323,6 @@ def _from_dict(data: Mapping[str, Any]) -> Manifest:
     for cell_type, area in manifest.filter.items():
         check_area_range(area, cell_type)
     for slide in manifest.slides:
-        check_um_per_px(slide.um_per_px, f"slide {slide.slide_id}")
         if not is_slide_id(slide.slide_id):
             raise InputError(f"'{slide.slide_id}' is no slide id")
     if len({slide.slide_id for slide in manifest.slides}) < len(manifest.slides):

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from mkhspc.cluster.journal import read_journals
-from mkhspc.process.limits import GB, MIB
 from mkhspc.store.layout import RunLayout
+from mkhspc.units import GB, MIB
 from processes import Measured, command, watched
 
 Channel = Literal["--memory-gb", "SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU", "cgroup v1", "cgroup v2"]

@@ -12,6 +12,7 @@ import pytest
 RANKS = {
     "errors": 0,
     "progress": 0,
+    "units": 0,
     "process": 1,
     "charts": 1,
     "resources": 1,

@@ -18,15 +18,8 @@ from rich.console import Console
 
 from mkhspc.cli.progress import SHOWN_ERRORS, JsonLines, live
 from mkhspc.cli.progress_view import View
-from mkhspc.progress import (
-    SILENT_S,
-    Event,
-    Journal,
-    duration_text,
-    memory_text,
-    rate_text,
-    steps_per_s,
-)
+from mkhspc.progress import SILENT_S, Event, Journal, steps_per_s
+from mkhspc.units import duration_text, memory_text, rate_text
 
 
 def test_no_rate_before_the_first_step() -> None:

@@ -14,7 +14,6 @@ RATE_MIN_STEPS = 8
 SILENT_S = 120.0
 """A process that wrote nothing for so long has died: it writes its memory every few seconds, and NFS may
 show that up to a minute late."""
-GB = 1_000_000_000
 
 ProcessState = Literal["working", "ended", "interrupted", "lost"]
 
@@ -109,30 +108,3 @@ def steps_per_s(ends_s: Sequence[float], begun_s: float, now_s: float) -> float 
     since_s = max(begun_s, min(now_s - RATE_WINDOW_S, few))
     recent = bisect_right(ends_s, now_s) - bisect_right(ends_s, since_s)
     return recent / (now_s - since_s) if recent and now_s > since_s else None
-
-
-def duration_text(seconds: float) -> str:
-    """A time to read at a glance: '8.4 s', '41 s', '12 min', '3 h 05 min', '2 d 4 h'."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 100:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes:02d} min"
-    return f"{hours // 24} d {hours % 24} h"
-
-
-def rate_text(per_s: float) -> str:
-    """'3.2/s', or for slow steps '14/min' or '6.5/h'."""
-    rates = [(per_s, "s"), (60 * per_s, "min"), (3600 * per_s, "h")]
-    value, unit = next((rate for rate in rates if rate[0] >= 1), rates[-1])
-    return f"{value:.0f}/{unit}" if value >= 9.95 else f"{value:.1f}/{unit}"
-
-
-def memory_text(memory_bytes: float) -> str:
-    """'3.2 GB', 'GB' being 10^9 bytes as everywhere in this project."""
-    return f"{memory_bytes / GB:.1f} GB" if memory_bytes >= 0.95 * GB else f"{memory_bytes / 1e6:.0f} MB"

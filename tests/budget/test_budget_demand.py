@@ -22,7 +22,8 @@ from mkhspc.measure.embed import MAX_ASKED
 from mkhspc.models.cellpose import BLOCK_PX
 from mkhspc.models.embedders import INPUT_SIDE_PX
 from mkhspc.models.service import MESSAGE_BYTES, NoModels
-from mkhspc.process.limits import GB, SAFE_SHARE, MemoryLimit
+from mkhspc.process.limits import SAFE_SHARE, MemoryLimit
+from mkhspc.units import GB
 
 DEMAND = Demand(tiles=100, window_px=5850**2, held_bytes=200_000_000, block_bytes=12_000_000)
 

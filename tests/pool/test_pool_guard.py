@@ -10,7 +10,8 @@ import pytest
 from mkhspc.pool import guard
 from mkhspc.pool.guard import CHECK_CLOSELY_EVERY_S, CHECK_EVERY_S, MemoryGuard
 from mkhspc.pool.pool import TICK_S
-from mkhspc.process.limits import GB, MemoryLimit
+from mkhspc.process.limits import MemoryLimit
+from mkhspc.units import GB
 
 LIMIT = MemoryLimit(8 * GB, "the test")
 

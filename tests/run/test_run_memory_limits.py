@@ -16,9 +16,10 @@ from mkhspc.budget.sufficient import refuse_shortage
 from mkhspc.budget.survey import mask_px, survey_bytes
 from mkhspc.config import RunConfig
 from mkhspc.errors import UsageError
-from mkhspc.process.limits import GB, MIB, MemoryLimit
+from mkhspc.process.limits import MemoryLimit
 from mkhspc.run.opening.pending import PendingRun, pending_run
 from mkhspc.store.manifest import SceneEntry, SlideEntry
+from mkhspc.units import GB, MIB
 
 RUNS = 10
 

@@ -15,11 +15,12 @@ from mkhspc.budget.layout import plan_workers
 from mkhspc.budget.survey import survey_bytes
 from mkhspc.config import RunConfig, load_config
 from mkhspc.errors import UsageError
-from mkhspc.process.limits import GB, SAFE_SHARE, MemoryLimit
+from mkhspc.process.limits import SAFE_SHARE, MemoryLimit
 from mkhspc.run.job import plan_job
 from mkhspc.run.plan import plan_run
 from mkhspc.slide.survey import prepare_tile_plan
 from mkhspc.slide.tiles import chosen_tiles
+from mkhspc.units import GB
 from runs import committed
 
 TILE_PX, TILES = 256, 9

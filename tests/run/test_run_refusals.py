@@ -7,7 +7,8 @@ import pytest
 from mkhspc.budget.demand import Demand
 from mkhspc.budget.layout import plan_workers
 from mkhspc.errors import UsageError
-from mkhspc.process.limits import GB, MemoryLimit
+from mkhspc.process.limits import MemoryLimit
+from mkhspc.units import GB
 
 DEMAND = Demand(tiles=100, window_px=5850**2, held_bytes=200_000_000, block_bytes=12_000_000)
 

@@ -14,13 +14,14 @@ from mkhspc.geometry import Box
 from mkhspc.pool.feed import NO_SLOT, TileTask
 from mkhspc.pool.guard import MemoryGuard
 from mkhspc.pool.pool import TICK_S
-from mkhspc.process.limits import GB, MemoryLimit
+from mkhspc.process.limits import MemoryLimit
 from mkhspc.run import job as jobs
 from mkhspc.run.job import Job
 from mkhspc.run.work import WorkerScaler
 from mkhspc.slide.czi.read_order import ReadPlan, Visit
 from mkhspc.slide.czi.slide_reads import SlideReads
 from mkhspc.slide.tiles import Tile
+from mkhspc.units import GB
 
 LIMIT = MemoryLimit(8 * GB, "the test")
 CORES = 16

@@ -20,10 +20,10 @@ from mkhspc.budget.demand import room_bytes
 from mkhspc.cli import run_command
 from mkhspc.cluster import slurm
 from mkhspc.config import load_config
-from mkhspc.process.limits import GB
 from mkhspc.slide.czi.directory import read_directory
 from mkhspc.store import atomic, manifest as manifests
 from mkhspc.store.layout import RunLayout
+from mkhspc.units import GB
 from processes import mkhspc
 from runs import committed
 

@@ -15,7 +15,8 @@ from mkhspc.budget.layout import Budget, best_budget, layout_of, plan_workers
 from mkhspc.config import CellType, RunConfig
 from mkhspc.errors import UsageError
 from mkhspc.models.choice import RunModels, gpus_here
-from mkhspc.process.limits import GB, SAFE_SHARE, MemoryLimit, memory_limit, usable_cores
+from mkhspc.process.limits import SAFE_SHARE, MemoryLimit, memory_limit, usable_cores
+from mkhspc.units import GB
 
 CARD_BYTES: Mapping[CellType, int] = {"mk": 8500, "hspc": 2130}
 """Bytes of a gallery for each card, its share of page and picture; measured by `make bench ONLY=gallery`."""

@@ -12,8 +12,9 @@ from typing import Literal
 
 from mkhspc.budget.demand import Demand
 from mkhspc.errors import UsageError
-from mkhspc.process.limits import GB, SAFE_SHARE, MemoryLimit
+from mkhspc.process.limits import SAFE_SHARE, MemoryLimit
 from mkhspc.slide.czi.stream import AHEAD_PER_THREAD
+from mkhspc.units import GB
 
 PARENT_BYTES = 165_000_000
 """Bytes of the first process with its libraries and plans, without windows and sub-blocks, and of the process

@@ -14,9 +14,10 @@ from mkhspc.errors import UsageError
 from mkhspc.measure.analysis import analysis_of
 from mkhspc.measure.deep import column_names
 from mkhspc.models.choice import RunModels
-from mkhspc.process.limits import GB, SAFE_SHARE, MemoryLimit
+from mkhspc.process.limits import SAFE_SHARE, MemoryLimit
 from mkhspc.slide.czi.directory import read_directory
 from mkhspc.store.manifest import Manifest, SlideEntry
+from mkhspc.units import GB
 
 
 def sufficient_memory_gb(

@@ -13,6 +13,7 @@ import click
 from mkhspc import __version__
 from mkhspc.cli.options import json_option, print_json
 from mkhspc.errors import CheckFailedError
+from mkhspc.units import GB
 
 MODELS = ("torch", "torchvision", "sam2", "cellpose")
 TOOLS = {
@@ -36,7 +37,7 @@ def doctor(as_json: bool) -> None:
     """
     from mkhspc.models.weights.cache import models_dir, stored
     from mkhspc.models.weights.catalogue import CATALOGUE
-    from mkhspc.process.limits import GB, memory_limit, usable_cores
+    from mkhspc.process.limits import memory_limit, usable_cores
 
     libraries = {name: _version(name) for name in _required()}
     models = {name: _version(name) if importlib.util.find_spec(name) else None for name in MODELS}
@@ -76,7 +77,7 @@ def _gpus() -> dict[str, str]:
     except UsageError as error:
         return {"unknown": error.what}
     return {
-        f"cuda:{number}": f"{gpu.name}, {gpu.memory_bytes / 1e9:.0f} GB, {gpu.precision}"
+        f"cuda:{number}": f"{gpu.name}, {gpu.memory_bytes / GB:.0f} GB, {gpu.precision}"
         for number, gpu in enumerate(found)
     }
 

@@ -49,11 +49,11 @@ def gallery(run_dir: Path, no_blind: bool, as_json: bool, **given: object) -> No
     """
     from mkhspc.cli.progress import shown
     from mkhspc.errors import UsageError
-    from mkhspc.gallery.options import BYTES_PER_MB
     from mkhspc.gallery.site import build_site
     from mkhspc.results.counts import unmerged_slides
     from mkhspc.store import manifest
     from mkhspc.store.layout import RunLayout
+    from mkhspc.units import MB
 
     layout = RunLayout(run_dir)
     found = manifest.read(layout)
@@ -79,5 +79,5 @@ def gallery(run_dir: Path, no_blind: bool, as_json: bool, **given: object) -> No
             f"{summary.repeats[cell_type]} blind repeats, "
             f"{summary.bytes_per_card[cell_type]:,.0f} bytes a card"
         )
-    click.echo(f"{summary.out}  {summary.size_bytes / BYTES_PER_MB:,.1f} MB, dataset {summary.dataset}")
+    click.echo(f"{summary.out}  {summary.size_bytes / MB:,.1f} MB, dataset {summary.dataset}")
     click.echo(f"Look at it: mkhspc serve {quote(str(summary.out))}")

@@ -12,6 +12,7 @@ from mkhspc.cli import progress
 from mkhspc.cli.options import default_of, json_option
 from mkhspc.config import CELL_TYPES, RunConfig, load_config
 from mkhspc.errors import UsageError, printable
+from mkhspc.units import MB
 
 if TYPE_CHECKING:
     from mkhspc.measure.analysis import TileAnalysis
@@ -80,7 +81,7 @@ def _facts(report: SlideReport) -> list[tuple[str, str]]:
     size = f"{report.um_per_px:.6g} µm" if report.um_per_px else f"unknown: the file {info.pixel_size_fault}"
     facts = [
         ("slide id", info.slide_id),
-        ("file", f"{info.size_bytes / 1e6:,.1f} MB, {'a mosaic' if info.is_mosaic else 'no mosaic'}"),
+        ("file", f"{info.size_bytes / MB:,.1f} MB, {'a mosaic' if info.is_mosaic else 'no mosaic'}"),
         ("images", images),
         ("pixels", f"{info.pixel_type}, {printable(', '.join(info.channels))}"),
         ("pixel size", printable(size)),

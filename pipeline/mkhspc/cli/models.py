@@ -9,6 +9,7 @@ import click
 from mkhspc.cli import progress
 from mkhspc.cli.options import command_line, json_option, print_json
 from mkhspc.errors import CheckFailedError, UsageError
+from mkhspc.units import MB
 
 if TYPE_CHECKING:
     from mkhspc.models.weights.cache import Stored, Verdict
@@ -62,7 +63,7 @@ def list_(as_json: bool) -> None:
     click.echo(f"{'name':<20}{'for':<10}{'MB':>6}  {'GPU':>5}  {'licence':<14}state")
     for weight, state in found.items():
         click.echo(
-            f"{weight.name:<20}{weight.use:<10}{weight.size_bytes / 1e6:>6,.0f}  "
+            f"{weight.name:<20}{weight.use:<10}{weight.size_bytes / MB:>6,.0f}  "
             f"{weight.gpu_memory_gb:>2} GB  {weight.licence:<14}{STATES[state.state]}"
         )
     click.echo(f"in {directory}", err=True)

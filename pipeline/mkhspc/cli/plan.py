@@ -13,7 +13,7 @@ from mkhspc.cli.run_options import resolved, run_options
 if TYPE_CHECKING:
     from mkhspc.budget.forecast import Forecast
 
-GB = 1e9
+from mkhspc.units import GB, MB
 
 
 @click.command(short_help="What a run will take: workers, memory, time, disk, site.")
@@ -76,7 +76,7 @@ def describe(found: Forecast, gpus: int = 0) -> str:
         ("time", f"about {_duration(found.time_s)}{_speed(found)}"),
         ("cells", f"about {cells} stored"),
         ("disk", f"about {found.disk_bytes / GB:.2f} GB"),
-        ("gallery", f"about {found.site_bytes / 1e6:,.0f} MB"),
+        ("gallery", f"about {found.site_bytes / MB:,.0f} MB"),
         ("reading", f"{found.decoded_share:.2f} times the pixels of the images touched are decoded"),
         (
             "measured",

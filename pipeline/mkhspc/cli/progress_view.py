@@ -13,14 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mkhspc.config import CELL_TYPES
-from mkhspc.progress import (
-    RATE_MIN_STEPS,
-    RATE_WINDOW_S,
-    duration_text,
-    memory_text,
-    rate_text,
-    steps_per_s,
-)
+from mkhspc.progress import RATE_MIN_STEPS, RATE_WINDOW_S, steps_per_s
+from mkhspc.units import duration_text, memory_text, rate_text
 
 Fact = str | int | float
 

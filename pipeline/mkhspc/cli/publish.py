@@ -57,7 +57,7 @@ def publish(site: Path, wait_url: str | None, as_json: bool, **given: Any) -> No
 
 
 def _sentence(report: PublishReport, dry_run: bool) -> str:
-    from mkhspc.gallery.options import BYTES_PER_MB
+    from mkhspc.units import MB
 
     if report.before == report.after:
         return f"{report.branch} holds this site already ({report.after[:10]}); nothing to publish"
@@ -65,5 +65,5 @@ def _sentence(report: PublishReport, dry_run: bool) -> str:
     return (
         f"{report.branch}: {'would be' if dry_run else 'now'} {report.after[:10]}, "
         f"{changes.added} files added, {changes.changed} changed, {changes.removed} removed "
-        f"({report.size_bytes / BYTES_PER_MB:,.1f} MB)"
+        f"({report.size_bytes / MB:,.1f} MB)"
     )

@@ -23,11 +23,11 @@ from mkhspc.budget.sufficient import largest_block_bytes, sufficient_memory_gb
 from mkhspc.cluster.shard import Shard
 from mkhspc.config import RunConfig
 from mkhspc.errors import InputError
-from mkhspc.process.limits import GB, MIB
 from mkhspc.resources import resource_dir
 from mkhspc.store import atomic
 from mkhspc.store.layout import RunLayout
 from mkhspc.store.manifest import Manifest
+from mkhspc.units import GB, MIB
 
 PROGRAM = (sys.executable, "-P", "-m", "mkhspc")
 """`mkhspc` as a node calls it, whatever its PATH and working directory are."""

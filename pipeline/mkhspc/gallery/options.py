@@ -8,8 +8,8 @@ from pathlib import Path
 
 from mkhspc.config import ORDERS, CellType, GallerySection, Limit, Order, either
 from mkhspc.errors import UsageError
+from mkhspc.units import MB
 
-BYTES_PER_MB = 1_000_000
 LIMITS = {
     "cards_per_page": Limit(least=1, most=2000),
     "max_cards": Limit(least=1),
@@ -44,7 +44,7 @@ class SiteOptions:
 
     @property
     def max_site_bytes(self) -> int:
-        return int(self.max_site_mb * BYTES_PER_MB)
+        return int(self.max_site_mb * MB)
 
 
 @dataclass(frozen=True)

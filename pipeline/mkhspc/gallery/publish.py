@@ -10,12 +10,14 @@ from pathlib import Path
 
 from mkhspc.errors import CheckFailedError, IncompleteError, InputError, UsageError
 from mkhspc.gallery.git import Changes, target_branch
-from mkhspc.gallery.options import BYTES_PER_MB
 from mkhspc.gallery.site_swap import foreign_files, read_site
 from mkhspc.progress import Progress, silent
+from mkhspc.units import MB, MIB
 
-MAX_SITE_BYTES = 1_000_000_000
-MAX_FILE_BYTES = 100 * 1024 * 1024
+MAX_SITE_BYTES = 1000 * MB
+"""Largest site that GitHub Pages hold, by their documentation."""
+MAX_FILE_BYTES = 100 * MIB
+"""Largest file that GitHub takes, by its documentation."""
 POLL_S = 5.0
 WAIT_S = 900.0
 PAGES_FILES = {"CNAME", ".nojekyll"}
@@ -100,12 +102,13 @@ def check_site(site: Path) -> int:
     for path, size_bytes in sizes.items():
         if size_bytes > MAX_FILE_BYTES:
             raise CheckFailedError(
-                f"is {size_bytes / BYTES_PER_MB:,.0f} MB; GitHub takes files of 100 MiB at most", where=path
+                f"is {size_bytes / MB:,.0f} MB; GitHub takes files of {MAX_FILE_BYTES // MIB} MiB at most",
+                where=path,
             )
     total_bytes = sum(sizes.values())
     if total_bytes > MAX_SITE_BYTES:
         raise CheckFailedError(
-            f"takes {total_bytes / BYTES_PER_MB:,.0f} MB; GitHub Pages hold 1000 MB at most",
+            f"takes {total_bytes / MB:,.0f} MB; GitHub Pages hold {MAX_SITE_BYTES // MB} MB at most",
             where=site,
             fix="make it smaller with `mkhspc gallery --max-cards`",
         )

@@ -10,13 +10,15 @@ from typing import Any
 from mkhspc.config import CellType
 from mkhspc.errors import CheckFailedError
 from mkhspc.gallery import site_swap
-from mkhspc.gallery.options import BYTES_PER_MB, SiteOptions, SiteSummary, check_options
+from mkhspc.gallery.options import SiteOptions, SiteSummary, check_options
 from mkhspc.gallery.pictures import SCRATCH_SUFFIX, PictureFile, gather
+from mkhspc.gallery.publish import MAX_SITE_BYTES
 from mkhspc.gallery.select import Deck, choose_decks, count_repeats, page_sizes_of
 from mkhspc.gallery.writer import SiteWriter
 from mkhspc.progress import Progress, silent
 from mkhspc.store import atomic, manifest as manifests
 from mkhspc.store.layout import RunLayout
+from mkhspc.units import MB
 
 
 def build_site(layout: RunLayout, options: SiteOptions, progress: Progress = silent) -> SiteSummary:
@@ -81,10 +83,10 @@ def refuse_too_large(
     types = [(len(deck.cells), bytes_per_card[deck.cell_type]) for deck in decks]
     fits = cards_that_fit(options.max_site_bytes - beside, types, options)
     raise CheckFailedError(
-        f"the site would take {size_bytes / BYTES_PER_MB:,.1f} MB; {options.max_site_mb:g} MB are allowed",
+        f"the site would take {size_bytes / MB:,.1f} MB; {options.max_site_mb:g} MB are allowed",
         where=options.out,
         fix=(f"--max-cards {fits} would fit, or " if fits else "")
-        + "raise --max-site-mb (GitHub Pages hold 1000 MB at most)",
+        + f"raise --max-site-mb (GitHub Pages hold {MAX_SITE_BYTES // MB} MB at most)",
     )
 
 

@@ -16,6 +16,7 @@ from mkhspc.models.device import Footprint, Gpu, Precision, TorchError, device_n
 from mkhspc.models.service import Loader
 from mkhspc.models.weights.cache import Stored, WeightFile, models_dir, stored, weights_for
 from mkhspc.models.weights.catalogue import CATALOGUE, Weight, weight_named
+from mkhspc.units import GB
 
 BEST_FIRST: Mapping[str, Sequence[str]] = {
     "sam2": tuple(
@@ -24,7 +25,7 @@ BEST_FIRST: Mapping[str, Sequence[str]] = {
     "cellpose": ("cpsam_v2", "cpsam"),
 }
 """Weights of the catalogue that serve a model, in the order in which 'auto' takes them."""
-GB = 1_000_000_000
+
 MOSTLY_FREE = 0.9
 """A driver and a screen take their share of every GPU: so much free counts as all of it, for which the
 catalogue's advice is meant. What is free is told and chooses nothing: it is another at every moment, and all

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from mkhspc.errors import UsageError
+from mkhspc.units import GB, MIB
 
-GB = 1_000_000_000
-MIB = 1024**2
 TAKEN_FROM = 0.25
 """From this share of a limit on, what others use of it is not planned with. Below, a machine is as good as
 idle, and a little more or less in use changes no plan."""

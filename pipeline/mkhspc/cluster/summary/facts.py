@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mkhspc.cluster.summary.record import RunRecord, moment_text, shares_of
 from mkhspc.config import CELL_TYPES
-from mkhspc.progress import duration_text, memory_text, rate_text
+from mkhspc.units import duration_text, memory_text, rate_text
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from mkhspc.charts import BLUE, VERMILION, Theme, new_figure, png_of, style_axes
 from mkhspc.cluster.summary.series import Memory, Points, Throughput
 from mkhspc.cluster.summary.timeline import Timeline
-from mkhspc.progress import GB, memory_text
+from mkhspc.units import GB, memory_text
 
 WIDTH_INCHES, HIGH_INCHES, LOW_INCHES = 10.0, 2.2, 1.0
 """Size of the picture, and the heights of its panels."""

@@ -9,7 +9,8 @@ from typing import Any
 from mkhspc.cluster.summary.record import Found, RunRecord, TileKey, host_of, moment_text, tile_of
 from mkhspc.config import CELL_TYPES
 from mkhspc.errors import printable
-from mkhspc.progress import Journal, duration_text, memory_text
+from mkhspc.progress import Journal
+from mkhspc.units import duration_text, memory_text
 
 SLOWEST_TILES = 10
 """How many of the slowest tiles the page shows."""

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mkhspc.cluster.summary.timeline import Timeline
-from mkhspc.progress import Journal, memory_text
+from mkhspc.progress import Journal
+from mkhspc.units import memory_text
 
 MIN_BINS, MAX_BINS, TILES_PER_BIN = 12, 96, 3
 """The time at work is divided so that a bin holds some tiles, within these numbers of bins."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable
 
-from mkhspc.progress import duration_text
+from mkhspc.units import duration_text
 
 MIN_PAUSE_S = 60.0
 """Seconds: a shorter time in which no process ran is no pause, only the way from one to the next."""

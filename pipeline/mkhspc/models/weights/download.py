@@ -25,8 +25,8 @@ from urllib.parse import urlsplit
 from mkhspc import __version__
 from mkhspc.errors import IncompleteError, InputError, UsageError
 from mkhspc.models.weights.catalogue import Download
-from mkhspc.progress import duration_text
 from mkhspc.store import atomic
+from mkhspc.units import duration_text
 
 CHUNK_BYTES = 1 << 20
 TRANSIENT = {408, 425, 429, 500, 502, 503, 504}

@@ -27,8 +27,9 @@ from mkhspc.models.weights.cache import (
 )
 from mkhspc.models.weights.catalogue import Download, Weight
 from mkhspc.models.weights.download import PATIENT, Part, Patience, check_address, download
-from mkhspc.progress import Progress, memory_text, silent
+from mkhspc.progress import Progress, silent
 from mkhspc.store import atomic
+from mkhspc.units import memory_text
 
 MB = 1_000_000
 SHOWN_STEPS = 200

@@ -14,7 +14,7 @@ from mkhspc.budget.survey import mask_px
 from mkhspc.cluster.shard import Shard
 from mkhspc.config import ComputeSection
 from mkhspc.detect.classical.mk import block_count
-from mkhspc.measure.analysis import analysis_of
+from mkhspc.measure.analysis import TileAnalysis, analysis_of
 from mkhspc.measure.deep import column_names
 from mkhspc.models.choice import RunModels, devices_for
 from mkhspc.models.server.owners import Owners
@@ -23,7 +23,7 @@ from mkhspc.process.limits import MemoryLimit, memory_limit, usable_cores
 from mkhspc.slide.czi.slide_reads import SlideReads, plan_slide
 from mkhspc.slide.tiles import Tile
 from mkhspc.store.layout import RunLayout
-from mkhspc.store.manifest import Manifest
+from mkhspc.store.manifest import Manifest, SlideEntry
 
 LARGE_WINDOW = 0.9
 """A tile is representative only if its window has this share of the pixels of the largest window ..."""
@@ -143,31 +143,38 @@ def plan_job(
         UsageError: not even one worker fits the memory.
     """
     limit = limit or memory_limit(compute.memory_gb)
-    room = room_bytes(limit.limit_bytes)
     models = RunModels.of(manifest.config)
     devices = devices_for(models, compute.device)
     analysis = analysis_of(manifest, models)
-    slides, near_px, blocks = [], 0, 0
-    for slide_id, wanted in tiles.items():
-        entry = manifest.slide(slide_id)
-        near_halo_px = analysis.near_halo_px(entry.um_per_px)
-        near_px = max(near_px, *(tile.core.grown(near_halo_px).area_px for tile in wanted))
-        window_of = partial(analysis.read_box, um_per_px=entry.um_per_px)
-        reads = plan_slide(slide_id, Path(entry.path), entry.um_per_px, wanted, window_of, room)
-        largest_px = max(visit.box.area_px for visit in reads.visits)
-        blocks = max(blocks, block_count(largest_px, entry.um_per_px))
-        slides.append(replace(reads, fingerprint=entry.fingerprint))  # of the slide that the run began with
-    demand = Demand(
-        tiles=sum(len(slide.tiles) for slide in slides),
-        window_px=max(visit.box.area_px for slide in slides for visit in slide.visits),
-        held_bytes=max(slide.plan.held_bytes for slide in slides),
-        block_bytes=max(slide.plan.block_bytes for slide in slides),
-        mask_px=max(mask_px(manifest.slide(slide_id)) for slide_id in tiles),
-        owner_bytes=len(devices) * models.resident_bytes,
-        message_bytes=max(analysis.message_bytes(manifest.slide(slide_id).um_per_px) for slide_id in tiles),
-        deep_columns=len(column_names(manifest.config.compute.embedders)),
-        near_px=near_px,
-        blocks=blocks,
-    )
+    room = room_bytes(limit.limit_bytes)
+    slides = [_reads(analysis, manifest.slide(slide_id), wanted, room) for slide_id, wanted in tiles.items()]
+    demand = _demand(manifest, analysis, slides, len(devices) * models.resident_bytes)
     budget = plan_workers(compute.num_workers, demand, usable_cores(), limit)
     return Job(slides, demand, budget, compute.num_workers, models, devices)
+
+
+def _reads(analysis: TileAnalysis, slide: SlideEntry, tiles: Sequence[Tile], room_bytes: int) -> SlideReads:
+    """The windows of a slide's tiles in the order of reading, of the file that the run began with."""
+    window_of = partial(analysis.read_box, um_per_px=slide.um_per_px)
+    reads = plan_slide(slide.slide_id, Path(slide.path), slide.um_per_px, tiles, window_of, room_bytes)
+    return replace(reads, fingerprint=slide.fingerprint)
+
+
+def _demand(
+    manifest: Manifest, analysis: TileAnalysis, slides: Sequence[SlideReads], owner_bytes: int
+) -> Demand:
+    """What the largest window, image and mask of any slide ask of memory, beside what the models take."""
+    windows = [(visit.box, slide.um_per_px) for slide in slides for visit in slide.visits]
+    halos_px = [(slide.tiles, analysis.near_halo_px(slide.um_per_px)) for slide in slides]
+    return Demand(
+        tiles=sum(len(slide.tiles) for slide in slides),
+        window_px=max(box.area_px for box, _ in windows),
+        held_bytes=max(slide.plan.held_bytes for slide in slides),
+        block_bytes=max(slide.plan.block_bytes for slide in slides),
+        mask_px=max(mask_px(manifest.slide(slide.slide_id)) for slide in slides),
+        owner_bytes=owner_bytes,
+        message_bytes=max(analysis.message_bytes(slide.um_per_px) for slide in slides),
+        deep_columns=len(column_names(manifest.config.compute.embedders)),
+        near_px=max(tile.core.grown(halo_px).area_px for tiles, halo_px in halos_px for tile in tiles),
+        blocks=max(block_count(box.area_px, um_per_px) for box, um_per_px in windows),
+    )

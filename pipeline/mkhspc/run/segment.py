@@ -114,20 +114,24 @@ def _prepared(
             refuse_unfit_classifiers(pending.manifest)
             for line in pending.notices():
                 notify(line)
-            share = TileShare(tiles_asked(pending, pending.manifest, progress), shard)
-            job = models.enter_context(
-                with_models(plan_share(pending.layout, pending.manifest, share, pending.compute))
-            )
+            share, job = _planned(pending, pending.manifest, shard, progress)
+            job = models.enter_context(with_models(job))
             manifest = pending.commit()
             tidy(pending.layout)
             if manifest != pending.manifest:  # another process has asked for more meanwhile
                 models.close()
                 refuse_unfit_classifiers(manifest)
-                share = TileShare(tiles_asked(pending, manifest, silent), shard)
-                job = models.enter_context(
-                    with_models(plan_share(pending.layout, manifest, share, pending.compute))
-                )
+                share, job = _planned(pending, manifest, shard, silent)
+                job = models.enter_context(with_models(job))
         yield _Work(pending.layout, manifest, share, job)
+
+
+def _planned(
+    pending: PendingRun, manifest: Manifest, shard: Shard | None, progress: Progress
+) -> tuple[TileShare, Job | None]:
+    """The share of the tiles that is for this process, and the job of those that have no part yet."""
+    share = TileShare(tiles_asked(pending, manifest, progress), shard)
+    return share, plan_share(pending.layout, manifest, share, pending.compute)
 
 
 def refuse_shortage_of_memory(pending: PendingRun, limit: MemoryLimit) -> None:

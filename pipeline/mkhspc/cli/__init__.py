@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import logging
 import sys
 import traceback
 from pathlib import Path
@@ -104,6 +105,13 @@ def _disk_fault(error: OSError) -> str:
     return f"{where}{error.strerror or error}" + (f"\n  {fix}" if fix else "")
 
 
+class _NotesOnStderr(logging.Handler):
+    """Shows what the functions of `mkhspc.api` log: nothing is wrong, but not as the user may think."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(f"mkhspc: {printable(record.getMessage())}", err=True)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: runs a command and ends the process with its exit code."""
     sys.exit(run_command(sys.argv[1:] if arguments is None else arguments))
@@ -112,6 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
 def run_command(arguments: list[str]) -> int:
     """Runs `mkhspc` with these arguments and returns its exit code."""
     verbose = bool({"-v", "--verbose"} & set(arguments[:1]))
+    logging.getLogger("mkhspc").handlers = [_NotesOnStderr()]
     try:
         outcome: Any = cli.main(arguments, prog_name="mkhspc", standalone_mode=False)
     except click.exceptions.Exit as done:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import click
 
 from mkhspc.cli import progress
-from mkhspc.cli.options import area_options, json_option, note, print_json
-from mkhspc.config import CELL_TYPES
+from mkhspc.cli.options import area_options, json_option, print_json
+from mkhspc.config.options import AreaBounds
 
 if TYPE_CHECKING:
     from mkhspc.learn.labels.resolve import OnConflict
@@ -55,7 +55,7 @@ def convert(
     min_match: float,
     on_conflict: OnConflict,
     as_json: bool,
-    **bounds: float | None,
+    **bounds: Unpack[AreaBounds],
 ) -> None:
     """Turn exported labels into training data.
 
@@ -70,33 +70,21 @@ def convert(
       mkhspc convert --annotations annotations_*.json --base-dir run --output train.json \\
         --on-conflict exclude --json
     """
-    from mkhspc.errors import UsageError
-    from mkhspc.learn.labels import convert as converting
-    from mkhspc.learn.labels.read import ANONYMOUS
-    from mkhspc.learn.training_file import write_training
-    from mkhspc.store.layout import RunLayout
+    from mkhspc.api import commands
+    from mkhspc.learn.labels.convert import report_of
 
     files = (*annotations, *more)  # a shell turns `--annotations *.json` into one option and arguments
-    if not files:
-        raise UsageError("no labels given", fix="name the exported files with --annotations")
-    if output.resolve() in {path.resolve() for path in files}:
-        raise UsageError("would be written over the labels", where=output, fix="choose another --output")
-    request = converting.Request(
-        annotations=files,
-        run=RunLayout(base_dir),
-        min_match=min_match,
-        on_conflict=on_conflict,
-        filter={t: (bounds[f"{t}_min_area_um"], bounds[f"{t}_max_area_um"]) for t in CELL_TYPES},
-    )
     with progress.shown() as show:
-        conversion = converting.convert(request, show)
-    write_training(output, conversion)
-    nameless = [file.file for file in conversion.files if file.annotator == ANONYMOUS]
-    if len(nameless) > 1:
-        note(
-            f"{', '.join(nameless)} give no name and are taken for one annotator's: the newest answer counts"
+        conversion = commands.convert(
+            files,
+            base_dir,
+            output,
+            min_match=min_match,
+            on_conflict=on_conflict,
+            progress=show,
+            **bounds,
         )
-    report = converting.report_of(conversion)
+    report = report_of(conversion)
     if as_json:
         print_json({**report, "output": str(output)})
     else:

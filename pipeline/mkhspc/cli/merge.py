@@ -24,13 +24,10 @@ def merge(run_dir: Path, as_json: bool) -> None:
     Example:
       mkhspc merge run
     """
-    from mkhspc.process.signals import interruptible
-
-    with progress.shown() as show, interruptible():
-        from mkhspc.run.merge import merge as run_merge
-        from mkhspc.store.layout import RunLayout
+    with progress.shown() as show:
+        from mkhspc.api.run import open_run
         from mkhspc.store.summary import refuse_empty
 
-        summary = run_merge(RunLayout(run_dir), progress=show)
+        summary = open_run(run_dir).merge(progress=show)
     refuse_empty(summary)
     print_summary(summary, as_json)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from mkhspc.config import CellType, RunConfig
+from mkhspc.config.options import AREA_SETTINGS
 from mkhspc.errors import printable
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -23,14 +24,6 @@ run_option = click.option(
 run_argument = click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
-AREA_OPTIONS = {
-    "mk_min_area_um": "mk.min_area_um2",
-    "mk_max_area_um": "mk.max_area_um2",
-    "hspc_min_area_um": "hspc.min_area_um2",
-    "hspc_max_area_um": "hspc.max_area_um2",
-}
-"""The four area options of the command line and the settings that they stand for."""
-
 
 def area_options(command: Command, *, with_defaults: bool = False) -> Command:
     """Adds --mk-min-area-um, --mk-max-area-um, --hspc-min-area-um and --hspc-max-area-um, in µm².
@@ -38,12 +31,12 @@ def area_options(command: Command, *, with_defaults: bool = False) -> Command:
     Args:
         with_defaults: the help names the size filter of a new run.
     """
-    for name in reversed(AREA_OPTIONS):
+    for name in reversed(AREA_SETTINGS):
         cell_type, bound, *_ = name.split("_")
         words = "Smallest" if bound == "min" else "Largest"
         what = "MK (the whole cell)" if cell_type == "mk" else "HSPC"
         option = f"--{name.replace('_', '-')}"
-        default = f" {default_of(AREA_OPTIONS[name])}" if with_defaults else ""
+        default = f" {default_of(AREA_SETTINGS[name])}" if with_defaults else ""
         shown = f"{words} {what}, in µm².{default}"
         command = click.option(option, name, type=float, help=shown)(command)
     return command

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from mkhspc.cli import progress
-from mkhspc.cli.options import json_option, note, print_json, run_option
-
-if TYPE_CHECKING:
-    from mkhspc.config import CellType
-    from mkhspc.store.layout import RunLayout
+from mkhspc.cli.options import json_option, print_json, run_option
 
 
 @click.command(short_help="Counts and densities by slide and by group.")
@@ -57,17 +52,19 @@ def report(
     Example:
       mkhspc report --run run --out report --groups groups.csv
     """
-    from mkhspc.results.page import refuse_foreign, write_report
-    from mkhspc.results.report import make_report, to_json
-    from mkhspc.store.layout import RunLayout
+    from mkhspc.api import commands
+    from mkhspc.api.run import open_run
+    from mkhspc.results.page import refuse_foreign
+    from mkhspc.results.report import to_json
 
     refuse_foreign(out_dir)
-    layout = RunLayout(run_dir)
-    _score_first(layout, mk_classifier, hspc_classifier)
-    made = make_report(layout, groups_csv)
-    page = write_report(made, out_dir)
-    for sentence in made.concerns:
-        note(sentence)
+    if mk_classifier is not None or hspc_classifier is not None:
+        with progress.shown() as show:
+            commands.score(
+                run_dir, mk_classifier=mk_classifier, hspc_classifier=hspc_classifier, progress=show
+            )
+    made = open_run(run_dir).report(groups=groups_csv, out=out_dir)
+    page = out_dir / "report.html"
     if as_json:
         print_json({**to_json(made), "page": str(page)})
         return
@@ -83,17 +80,3 @@ def report(
     left_out = sum(result.counted.inside_mk for result in made.results)
     click.echo(f"Counted are cells in the size filter; {left_out:,} HSPC inside an MK are left out.")
     click.echo(f"Report: {page}")
-
-
-def _score_first(layout: RunLayout, mk_classifier: Path | None, hspc_classifier: Path | None) -> None:
-    """Scores the run's cells with the classifiers given, as `mkhspc score` does."""
-    named: dict[CellType, Path | None] = {"mk": mk_classifier, "hspc": hspc_classifier}
-    paths = {cell_type: path for cell_type, path in named.items() if path is not None}
-    if not paths:
-        return
-    from mkhspc.learn.score import apply_classifiers
-    from mkhspc.store import manifest as manifests
-
-    manifest = manifests.read(layout)
-    with progress.shown() as shown:
-        apply_classifiers(layout, manifest, [s.slide_id for s in manifest.slides], paths, shown)

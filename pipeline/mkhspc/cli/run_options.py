@@ -9,29 +9,11 @@ from typing import Any, TypeVar
 
 import click
 
-from mkhspc.cli.options import AREA_OPTIONS, area_options, default_of
+from mkhspc.cli.options import area_options, default_of
 from mkhspc.config import DETECTORS, EMBEDDERS, NO_EMBEDDER, CellType, RunConfig, load_config
+from mkhspc.config.options import settings_of
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-SETTINGS = {
-    "output_dir": "run.output_dir",
-    "sample_fraction": "run.sample_fraction",
-    "tile_size": "run.tile_size",
-    "calibration_samples": "run.calibration_samples",
-    "seed": "run.seed",
-    "um_per_px": "run.um_per_px",
-    "mk_detector": "mk.detector",
-    "hspc_detector": "hspc.detector",
-    "mk_classifier": "mk.classifier",
-    "hspc_classifier": "hspc.classifier",
-    "memory_gb": "compute.memory_gb",
-    "device": "compute.device",
-    "sam2_weights": "compute.sam2_weights",
-    "cellpose_weights": "compute.cellpose_weights",
-    **AREA_OPTIONS,
-}
-"""Options of the command line and the settings that they stand for."""
 
 
 def _detectors(cell_type: CellType) -> click.Choice[str]:
@@ -104,14 +86,9 @@ def resolved(options: Mapping[str, Any]) -> RunConfig:
     """
     values = dict(options)
     config: Path | None = values.pop("config")
-    settings = {
-        "run.slides": values.pop("czi_path") or None,
-        "run.scenes": values.pop("scenes") or None,
-        "compute.embedder": ",".join(values.pop("embedders")) or None,
-        "compute.num_workers": _workers(values.pop("num_workers")),
-        **{SETTINGS[name]: value for name, value in values.items()},
-    }
-    return load_config(config, settings)
+    values["slides"] = values.pop("czi_path")
+    values["num_workers"] = _workers(values["num_workers"])
+    return load_config(config, settings_of(values))
 
 
 def _workers(text: str | None) -> int | str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from mkhspc.cli import progress
-from mkhspc.cli.options import by_cell_type, json_option, note, print_json, run_option
+from mkhspc.cli.options import json_option, print_json, run_option
 
 
 @click.command(short_help="Score every cell of a run with classifiers.")
@@ -42,23 +42,16 @@ def score(
     Example:
       mkhspc score --run run --mk-classifier mk.skops --hspc-classifier hspc.skops
     """
-    from mkhspc.learn.score import apply_classifiers
-    from mkhspc.store.layout import RunLayout
-    from mkhspc.store.manifest import read
+    from mkhspc.api import commands
 
-    layout = RunLayout(run_dir)
-    manifest = read(layout)
     with progress.shown() as show:
-        summary = apply_classifiers(
-            layout,
-            manifest,
-            [slide.slide_id for slide in manifest.slides],
-            by_cell_type(mk_classifier, hspc_classifier),
-            show,
+        summary = commands.score(
+            run_dir,
+            mk_classifier=mk_classifier,
+            hspc_classifier=hspc_classifier,
             allow_other_run=allow_other_run,
+            progress=show,
         )
-    for concern in summary.concerns:
-        note(concern)
     if as_json:
         print_json(asdict(summary))
         return

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mkhspc.cli import progress
-from mkhspc.cli.options import by_cell_type, json_option, note, print_json
+from mkhspc.cli.options import by_cell_type, json_option, print_json
 
 if TYPE_CHECKING:
     from mkhspc.config import CellType
@@ -77,23 +77,21 @@ def train(
       mkhspc train --training-data train.json --output-mk mk.skops --output-hspc hspc.skops
       mkhspc train --training-data train.json --output-mk mk.skops --group-by animals.csv
     """
-    from mkhspc.learn import train as training
-    from mkhspc.learn.classifier.fit import Settings
+    from mkhspc.api import commands
 
-    outputs = by_cell_type(output_mk, output_hspc)
-    request = training.Request(
-        training_data=training_data,
-        outputs=outputs,
-        group_by=group_by,
-        morph_only=morph_only,
-        settings=Settings(model, threshold_for, seed),
-    )
     with progress.shown() as show:
-        cards = training.train(
-            request,
-            show,
-            lambda cell_type, error: note(f"{cell_type} is left out: {error.what}; {error.fix}"),
+        cards = commands.train(
+            training_data,
+            output_mk=output_mk,
+            output_hspc=output_hspc,
+            group_by=group_by,
+            morph_only=morph_only,
+            progress=show,
+            model=model,
+            threshold_for=threshold_for,
+            seed=seed,
         )
+    outputs = by_cell_type(output_mk, output_hspc)
     if as_json:
         print_json(
             {t: {k: v for k, v in card.items() if k not in _TOO_LONG_TO_PRINT} for t, card in cards.items()}

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from mkhspc.cli.options import by_cell_type, json_option, print_json
+from mkhspc.cli.options import json_option, print_json
 from mkhspc.errors import CheckFailedError, UsageError
 
 _SHARE = click.FloatRange(0.0, 1.0)
@@ -86,18 +86,20 @@ def validate(
       mkhspc validate --mk-classifier mk.skops --hspc-classifier hspc.skops
       mkhspc validate --mk-classifier mk.skops --confident --run run --report validation
     """
-    from mkhspc.learn import validate as judging, validation_report
+    from mkhspc.api import commands
+    from mkhspc.learn import validation_report
     from mkhspc.learn.limits import Limits
-    from mkhspc.store.layout import RunLayout
 
     limits = Limits(min_accuracy, min_recall, min_precision, confident)
-    verdicts = judging.validate(
-        judging.Request(
-            classifiers=by_cell_type(mk_classifier, hspc_classifier),
-            limits=limits,
-            training_data=training_data,
-            run=None if run_dir is None else RunLayout(run_dir),
-        )
+    verdicts = commands.validate(
+        mk_classifier=mk_classifier,
+        hspc_classifier=hspc_classifier,
+        training_data=training_data,
+        run=run_dir,
+        min_accuracy=min_accuracy,
+        min_recall=min_recall,
+        min_precision=min_precision,
+        confident=confident,
     )
     values = validation_report.to_json(verdicts, limits)
     if as_json:

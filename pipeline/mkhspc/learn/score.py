@@ -20,7 +20,7 @@ from mkhspc.store.cells import cell_batches, feature_names
 from mkhspc.store.classifier_summary import write_classifier_summary
 from mkhspc.store.layout import RunLayout
 from mkhspc.store.manifest import Manifest
-from mkhspc.store.schema import SCORES
+from mkhspc.store.schema import SCORES, types_of
 
 if TYPE_CHECKING:
     from mkhspc.learn.classifier.file import Classifier
@@ -254,5 +254,5 @@ def _kept(
     if not path.exists():
         return SCORES.empty_table()
     scores = tables.read_table(path, manifest.config_hash, columns=SCORES.names)
-    types = pc.replace_substring_regex(scores["cell_id"], r".*_(mk|hspc)_\d+_\d+(_\d+)?", r"\1")
+    types = types_of(scores["cell_id"])
     return scores.filter(pc.invert(pc.is_in(types, value_set=pa.array(list(classifiers), pa.string()))))

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mkhspc.config import CellType
 from mkhspc.errors import InputError
@@ -137,6 +138,11 @@ def parse_cell_id(cell_id: str) -> CellName:
         y=int(match["y"]),
         nth=int(match["nth"] or 1),
     )
+
+
+def types_of(cell_ids: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The cell type that each id names: 'mk' or 'hspc'."""
+    return pc.replace_substring_regex(cell_ids, r".*_(mk|hspc)_\d+_\d+(_\d+)?", r"\1")
 
 
 def cell_names(

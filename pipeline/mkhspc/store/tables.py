@@ -6,12 +6,13 @@ host name is stored.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mkhspc.errors import InputError
@@ -170,11 +171,29 @@ def read_table(path: Path, config_hash: str, *, columns: list[str] | None = None
         return file.read(columns=columns)
 
 
-def read_pieces(path: Path, config_hash: str, columns: list[str], rows_at_once: int) -> Iterator[pa.Table]:
-    """Reads a table a few rows at a time, so that memory does not grow with it; see `read_table`."""
+def read_pieces(
+    path: Path,
+    config_hash: str,
+    columns: list[str],
+    rows_at_once: int,
+    *,
+    groups: Sequence[int] | None = None,
+) -> Iterator[pa.Table]:
+    """Reads a table a few rows at a time, so that memory does not grow with it; see `read_table`.
+
+    Args:
+        groups: the row groups wanted, such as those of `groups_with`; None for all.
+    """
     with _opened(path, config_hash, columns) as file:
-        for batch in file.iter_batches(rows_at_once, columns=columns):
+        for batch in file.iter_batches(rows_at_once, columns=columns, row_groups=groups):
             yield pa.Table.from_batches([batch])
+
+
+def groups_with(path: Path, config_hash: str, column: str, values: pa.Array) -> list[int]:
+    """The row groups of a table that hold one of these values in a column; the errors of `read_table`."""
+    with _opened(path, config_hash, [column]) as file:
+        groups = (file.read_row_group(n, columns=[column])[column] for n in range(file.num_row_groups))
+        return [n for n, group in enumerate(groups) if pc.any(pc.is_in(group, value_set=values)).as_py()]
 
 
 @contextmanager

@@ -1,0 +1,125 @@
+"""The options of `segment`, named in Python as on the command line, and the settings that they set."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import Any, Literal, TypedDict
+
+from mkhspc.config.schema import CellType
+from mkhspc.errors import UsageError
+
+StrPath = str | PathLike[str]
+
+AREA_SETTINGS = {
+    "mk_min_area_um": "mk.min_area_um2",
+    "mk_max_area_um": "mk.max_area_um2",
+    "hspc_min_area_um": "hspc.min_area_um2",
+    "hspc_max_area_um": "hspc.max_area_um2",
+}
+"""The four area options, in µm², and the settings of the configuration file that they set."""
+
+SETTINGS = {
+    "slides": "run.slides",
+    "output_dir": "run.output_dir",
+    "sample_fraction": "run.sample_fraction",
+    "tile_size": "run.tile_size",
+    "calibration_samples": "run.calibration_samples",
+    "seed": "run.seed",
+    "um_per_px": "run.um_per_px",
+    "scenes": "run.scenes",
+    "mk_detector": "mk.detector",
+    "hspc_detector": "hspc.detector",
+    "mk_classifier": "mk.classifier",
+    "hspc_classifier": "hspc.classifier",
+    "num_workers": "compute.num_workers",
+    "memory_gb": "compute.memory_gb",
+    "device": "compute.device",
+    "embedders": "compute.embedder",
+    "sam2_weights": "compute.sam2_weights",
+    "cellpose_weights": "compute.cellpose_weights",
+    **AREA_SETTINGS,
+}
+"""Every option of `segment` and the setting of the configuration file that it sets."""
+
+
+class AreaBounds(TypedDict, total=False):
+    """Bounds of the size filter in µm²; None, or a bound left out, keeps what is in force."""
+
+    mk_min_area_um: float | None
+    mk_max_area_um: float | None
+    hspc_min_area_um: float | None
+    hspc_max_area_um: float | None
+
+
+class SegmentOptions(AreaBounds, total=False):
+    """The options of `segment` as keywords; one that is left out, or None, keeps the file's value.
+
+    Attributes:
+        slides: CZI files, or patterns such as 'slides/*.czi'.
+        output_dir: the run's directory; the same directory again resumes the run.
+        sample_fraction: share of the tiles to do, above 0 and at most 1.
+        tile_size: side of a tile's core in level-0 pixels.
+        calibration_samples: windows per scene on which the stains are calibrated.
+        seed: decides the order of sampling and the blind codes of the slides.
+        um_per_px: pixel size in µm, for slides that state none.
+        scenes: indices of the scenes to work on.
+        mk_detector, hspc_detector: 'auto', or a name that `mkhspc segment --help` lists.
+        mk_classifier, hspc_classifier: `.skops` files that score the cells of the run.
+        num_workers: processes that work on tiles, or 'auto'.
+        memory_gb: memory that the run may use, in GB of 10^9 bytes.
+        device: 'auto', 'cpu', 'cuda:0', or several GPUs with commas between.
+        embedders: networks that describe each cell besides shape, colour and texture.
+        sam2_weights, cellpose_weights: a name that `mkhspc models list` shows, or a file.
+    """
+
+    slides: StrPath | Sequence[StrPath] | None
+    output_dir: StrPath | None
+    sample_fraction: float | None
+    tile_size: int | None
+    calibration_samples: int | None
+    seed: int | None
+    um_per_px: float | None
+    scenes: Sequence[int] | None
+    mk_detector: str | None
+    hspc_detector: str | None
+    mk_classifier: StrPath | None
+    hspc_classifier: StrPath | None
+    num_workers: int | Literal["auto"] | None
+    memory_gb: float | None
+    device: str | None
+    embedders: Sequence[str] | None
+    sam2_weights: StrPath | None
+    cellpose_weights: StrPath | None
+
+
+def bounds_by_type(bounds: AreaBounds) -> dict[CellType, tuple[float | None, float | None]]:
+    """The least and the largest area of each cell type, in µm²; None where no bound was given."""
+    return {
+        "mk": (bounds.get("mk_min_area_um"), bounds.get("mk_max_area_um")),
+        "hspc": (bounds.get("hspc_min_area_um"), bounds.get("hspc_max_area_um")),
+    }
+
+
+def settings_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, by dotted key, that these options set; None where an option was not given.
+
+    Raises:
+        UsageError: `segment` has no option of such a name.
+    """
+    for name in options:
+        if name not in SETTINGS:
+            raise UsageError(f"segment has no option '{name}'", fix=f"its options are: {', '.join(SETTINGS)}")
+    return {SETTINGS[name]: _plain(name, value) for name, value in options.items()}
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A value as the configuration file has it: paths as texts, no empty list."""
+    if isinstance(value, PathLike):
+        value = os.fspath(value)
+    if name in ("slides", "embedders") and isinstance(value, str):
+        value = [value]
+    if isinstance(value, (list, tuple)):
+        value = [os.fspath(item) if isinstance(item, PathLike) else item for item in value] or None
+    return ",".join(value) if name == "embedders" and value else value

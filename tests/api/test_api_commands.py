@@ -1,0 +1,112 @@
+"""The commands as functions: the same files, the same errors, and notes in a log."""
+
+from __future__ import annotations
+
+import typing
+from pathlib import Path
+
+import pytest
+
+import mkhspc
+from labelfiles import export, truth_labels, write
+from mkhspc.cli.run_options import OPTIONS
+from mkhspc.config.options import SETTINGS, SegmentOptions, settings_of
+from runs import make_run
+
+
+def test_every_option_of_segment_is_a_keyword() -> None:
+    def plain() -> None: ...
+
+    for option in OPTIONS:
+        option(plain)
+    of_command = {parameter.name for parameter in plain.__click_params__}  # type: ignore[attr-defined]
+    assert typing.get_type_hints(SegmentOptions).keys() == SETTINGS.keys()
+    assert of_command - {"config", "czi_path"} | {"slides"} == SETTINGS.keys()
+
+
+def test_options_become_settings_with_paths_as_texts() -> None:
+    given = {"slides": Path("a.czi"), "embedders": ("resnet50", "sam2"), "scenes": (), "seed": None}
+    assert settings_of(given) == {
+        "run.slides": ["a.czi"], "compute.embedder": "resnet50,sam2", "run.scenes": None, "run.seed": None,
+    }  # fmt: skip
+
+
+def test_a_mistyped_option_is_named_with_those_that_there_are() -> None:
+    with pytest.raises(
+        mkhspc.UsageError, match="no option 'tile_sise'\n  its options are: slides, output_dir"
+    ):
+        mkhspc.segment(tile_sise=512)  # type: ignore[call-arg]
+
+
+def test_a_slide_becomes_a_run_and_the_same_call_resumes_it(tiny_slide: Path, tmp_path: Path) -> None:
+    steps: list[str] = []
+
+    def progress(stage: str, done: int, total: int, **facts: str | int | float) -> None:
+        steps.append(stage)
+
+    run = mkhspc.segment(
+        slides=tiny_slide, output_dir=tmp_path / "run", tile_size=512, num_workers=1, progress=progress
+    )
+    assert run.path == tmp_path / "run"
+    assert {"survey", "tiles", "merge"} <= set(steps)
+    cells = run.cells(in_filter=None, columns=["cell_id", "cell_type"])
+    assert set(cells["cell_type"].to_pylist()) == {"mk", "hspc"}
+    assert run.crops(cells["cell_id"])[0].ndim == 3
+    assert run.merge().stored["hspc"] == cells["cell_type"].to_pylist().count("hspc")
+    (slide,) = run.status().slides
+    assert slide.tiles == slide.done > 0
+    again = mkhspc.segment(slides=tiny_slide, output_dir=tmp_path / "run", tile_size=512)
+    assert again.cells(in_filter=None, columns=["cell_id", "cell_type"]).equals(cells)
+    with pytest.raises(mkhspc.InputError, match="--tile-size is 512 there"):
+        mkhspc.segment(slides=tiny_slide, output_dir=tmp_path / "run", tile_size=1024)
+
+
+def test_a_study_file_says_what_to_do_and_options_win(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text('[run]\nslides = ["none.czi"]\noutput_dir = "run"\n')
+    with pytest.raises(mkhspc.InputError, match="no such slide") as caught:
+        mkhspc.segment(tmp_path / "study.toml")
+    assert str(caught.value.where) == str(tmp_path / "none.czi")
+    with pytest.raises(mkhspc.UsageError, match="sample_fraction"):
+        mkhspc.segment(tmp_path / "study.toml", sample_fraction=2.0)
+
+
+def test_labels_become_scores(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made = make_run(tmp_path / "run", slide_ids=("FGC1", "FHU1", "MGC1"), cells_per_type=25)
+    labels = write(tmp_path / "anna.json", export(made.manifest, truth_labels(made, lambda c: "_mk_" in c)))
+    run = mkhspc.open_run(made.layout.root)
+    training, mk = tmp_path / "training.json", tmp_path / "mk.skops"
+
+    conversion = mkhspc.convert(labels, run, training)
+    assert conversion.files[0].match_rate == 1.0
+    with pytest.raises(mkhspc.UsageError, match="would be written over the labels"):
+        mkhspc.convert([labels], run, labels)
+    with pytest.raises(mkhspc.InputError, match="--mk-min-area-um is 90"):
+        mkhspc.convert(labels, run, training, mk_min_area_um=90.0)
+    with pytest.raises(mkhspc.UsageError, match="no labels given"):
+        mkhspc.convert([], run, training)
+
+    cards = mkhspc.train(training, output_mk=mk, output_hspc=tmp_path / "hspc.skops", model="logistic")
+    assert cards.keys() == {"mk"}
+    assert "hspc is left out" in caplog.text
+
+    (verdict,) = mkhspc.validate(mk_classifier=mk, training_data=training, run=run, report=tmp_path / "gate")
+    assert verdict.passed
+    assert (tmp_path / "gate" / "report.html").exists()
+    (strict,) = mkhspc.validate(mk_classifier=mk, min_accuracy=1.0, confident=True)
+    assert not strict.passed
+
+    summary = mkhspc.score(run, mk_classifier=mk)
+    scores = run.scores()
+    assert summary.types["mk"].cells == scores.num_rows == 75
+    truth = [made.truth[cell_id] for cell_id in scores["cell_id"].to_pylist()]
+    assert sum(a == b for a, b in zip(scores["is_positive"].to_pylist(), truth, strict=True)) > 0.85 * 75
+    with pytest.raises(mkhspc.UsageError, match="nothing to score with"):
+        mkhspc.score(run)
+
+
+def test_what_no_one_offers_is_no_attribute() -> None:
+    assert set(mkhspc.__all__) <= set(dir(mkhspc))
+    for name in mkhspc.__all__:
+        assert getattr(mkhspc, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'segmnt'"):
+        mkhspc.segmnt  # type: ignore[attr-defined]  # noqa: B018

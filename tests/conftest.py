@@ -16,9 +16,14 @@ pytest_plugins = ("ownerdoubles",)
 
 
 def pytest_configure() -> None:
-    """A shell starts what it runs in the background with Ctrl-C ignored, and children inherit that."""
+    """Gives what the tests start the surroundings of a command typed at a terminal on an idle machine.
+
+    A shell starts what it runs in the background with Ctrl-C ignored, and children inherit that. And threads
+    of torch that wait for one another spin, which takes a third more of the cores when others want them too.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 MARK_OF_FIXTURE = {

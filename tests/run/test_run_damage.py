@@ -33,10 +33,10 @@ def damage(monkeypatch: pytest.MonkeyPatch, *boxes: Box, cause: Exception | None
     """Has these images of every slide fail to decode; no box is all images."""
     decode = CziSlide.decode
 
-    def seldom(self: CziSlide, block: Any, rows: int | None = None) -> Any:
+    def seldom(self: CziSlide, block: Any) -> Any:
         if not boxes or block.box in boxes:
             raise InputError("the image cannot be decoded") from (cause or ValueError("damaged"))
-        return decode(self, block, rows)
+        return decode(self, block)
 
     monkeypatch.setattr(CziSlide, "decode", seldom)
 

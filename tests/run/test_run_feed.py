@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -20,11 +19,9 @@ from mkhspc.geometry import Box
 from mkhspc.pool.feed import NO_SLOT, TileTask, WindowFeed
 from mkhspc.pool.pool import Outcome
 from mkhspc.pool.slots import Slots
-from mkhspc.slide.czi import read_order
 from mkhspc.slide.czi.directory import SubBlock
-from mkhspc.slide.czi.packed import PackedImage
 from mkhspc.slide.czi.slide import CziSlide
-from mkhspc.slide.czi.slide_reads import SlideReads, plan_slide
+from mkhspc.slide.czi.tile_windows import TileWindows, order_tiles
 from mkhspc.slide.czi.unpack import Image
 from mkhspc.slide.tiles import Tile
 from mkhspc.store.atomic import here
@@ -38,7 +35,7 @@ def layout(tmp_path: Path) -> RunLayout:
     return RunLayout(tmp_path / "run")
 
 
-def slide(tmp_path: Path, name: str = "a", side: int = 4, images: int = 1) -> SlideReads:
+def slide(tmp_path: Path, name: str = "a", side: int = 4, images: int = 1) -> TileWindows:
     """A slide of noise, in `side` x `side` tiles and `images` x `images` sub-blocks."""
     rng = np.random.default_rng(len(name))
     size = CORE_PX * side
@@ -52,12 +49,12 @@ def slide(tmp_path: Path, name: str = "a", side: int = 4, images: int = 1) -> Sl
         Box(x, y, x + CORE_PX, y + CORE_PX) for y in range(0, size, CORE_PX) for x in range(0, size, CORE_PX)
     ]
     tiles = [Tile(f"s0_{c.x0}_{c.y0}", 0, c, 1.0, 1.0, rank) for rank, c in enumerate(cores)]
-    return plan_slide(name, path, 0.25, tiles, grown, 10**8)
+    return order_tiles(name, path, 0.25, tiles, grown, 10**8)
 
 
 @contextmanager
 def feeding(
-    layout: RunLayout, *slides: SlideReads, slots: int = 2, use: int = 0
+    layout: RunLayout, *slides: TileWindows, slots: int = 2, use: int = 0
 ) -> Iterator[tuple[WindowFeed, Slots]]:
     memory = Slots(slots, 3 * (CORE_PX + 2 * HALO_PX) ** 2)
     feed = WindowFeed(slides, memory, ClaimFiles(layout), use_slots=use or slots, threads=2)
@@ -107,32 +104,15 @@ def test_every_tile_comes_once_with_its_pixels(tmp_path: Path, layout: RunLayout
     assert not list((layout.root / "parts").rglob("*.claim"))
 
 
-@pytest.mark.parametrize("much_bytes", [1, 10**9])
-def test_what_is_held_is_packed_where_it_is_much(
-    tmp_path: Path, layout: RunLayout, monkeypatch: pytest.MonkeyPatch, much_bytes: int
-) -> None:
-    packed = Mock(wraps=PackedImage.of)
-    monkeypatch.setattr(PackedImage, "of", packed)
-    monkeypatch.setattr(read_order, "LEAST_ROOM_BYTES", much_bytes)
-    reads = slide(tmp_path, images=4)
-    with feeding(layout, reads) as (feed, slots), CziSlide.open(reads.path) as reader:
-        for task in all_of(feed):
-            assert isinstance(task, TileTask)
-            found = slots.pixels(task.slot, task.window.height, task.window.width)
-            np.testing.assert_array_equal(found, reader.read(0, task.window))
-            finish(layout, feed, task)
-    assert packed.called == (much_bytes == 1)
-
-
 def test_nothing_is_decoded_for_a_window_without_a_slot(
     tmp_path: Path, layout: RunLayout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[Box] = []
     plainly = CziSlide.decode
 
-    def noted(reader: CziSlide, block: SubBlock, rows: int | None = None) -> Image:
+    def noted(reader: CziSlide, block: SubBlock) -> Image:
         decoded.append(block.box)
-        return plainly(reader, block, rows)
+        return plainly(reader, block)
 
     monkeypatch.setattr(CziSlide, "decode", noted)
     with feeding(layout, slide(tmp_path, images=8), slots=2) as (feed, _):
@@ -225,7 +205,7 @@ def ends(layout: RunLayout, feed: WindowFeed) -> tuple[set[str], dict[str, str]]
     return read, failed
 
 
-def tiles_of(reads: SlideReads) -> set[str]:
+def tiles_of(reads: TileWindows) -> set[str]:
     return {f"{reads.slide_id}/{tile.tile_id}" for tile in reads.tiles}
 
 
@@ -278,7 +258,7 @@ def test_a_window_that_cannot_be_read_fails_its_tile_alone(tmp_path: Path, layou
     blocks = [Block(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8), x, 0) for x in (0, 64, 128, 192)]
     path = write_czi(tmp_path / "a.czi", blocks)
     tiles = [Tile(f"s0_{x}_0", 0, Box(x, 0, x + 64, 64), 1.0, 1.0, x) for x in (0, 64, 128, 192)]
-    reads = plan_slide("a", path, 0.25, tiles, lambda core: core.grown(4), 10**8)
+    reads = order_tiles("a", path, 0.25, tiles, lambda core: core.grown(4), 10**8)
     with CziSlide.open(path) as reader:
         position = reader.mosaic(0).level_0[2].position_bytes
     data = bytearray(path.read_bytes())

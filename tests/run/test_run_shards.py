@@ -12,7 +12,7 @@ from hypothesis import given, strategies as st
 from czifiles import mosaic_blocks, noise, write_czi
 from mkhspc.cluster.shard import Shard
 from mkhspc.geometry import Box
-from mkhspc.slide.czi.slide_reads import plan_slide
+from mkhspc.slide.czi.tile_windows import order_tiles
 from mkhspc.slide.tiles import Tile
 
 CORE_PX, HALO_PX, BLOCK_PX = 64, 16, 100
@@ -59,7 +59,7 @@ def test_four_shards_decode_little_more_than_one_process(tmp_path: Path, seed: i
     plan = tiles(side, side, seed=seed)
 
     def decoded_bytes(part: list[Tile]) -> int:
-        return plan_slide("a", path, 0.25, part, lambda core: core.grown(HALO_PX), 10**8).plan.decoded_bytes
+        return order_tiles("a", path, 0.25, part, lambda core: core.grown(HALO_PX), 10**8).cost.decoded_bytes
 
     apart = sum(decoded_bytes(Shard(i, 4).of(plan)) for i in range(4))
     assert apart <= READ_TWICE * decoded_bytes(plan)

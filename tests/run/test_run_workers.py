@@ -18,8 +18,8 @@ from mkhspc.process.limits import MemoryLimit
 from mkhspc.run import job as jobs
 from mkhspc.run.job import Job
 from mkhspc.run.work import WorkerScaler
-from mkhspc.slide.czi.read_order import ReadPlan, Visit
-from mkhspc.slide.czi.slide_reads import SlideReads
+from mkhspc.slide.czi.read_order import ReadCost, Window
+from mkhspc.slide.czi.tile_windows import TileWindows
 from mkhspc.slide.tiles import Tile
 from mkhspc.units import GB
 
@@ -66,8 +66,8 @@ def job(asked: Any = "auto") -> Job:
             zip(("dense", "empty", "border"), cores, (FULL_UM2, 1.0, FULL_UM2), strict=True)
         )
     ]
-    reads = SlideReads(
-        "A", Path("a.czi"), "", 0.25, tiles, [Visit(0, c) for c in cores], ReadPlan((), 0, 0, 0, 0, 0)
+    reads = TileWindows(
+        "A", Path("a.czi"), "", 0.25, tiles, [Window(0, c) for c in cores], ReadCost(0, 0, 0, 0, 0)
     )
     models: Any = None
     budget = plan_workers(asked, DEMAND, CORES, LIMIT)

@@ -44,9 +44,9 @@ def decoded(slide: CziSlide, monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[i
     counts: Counter[tuple[int, Box]] = Counter()
     decode = slide.decode
 
-    def counting(block: SubBlock, rows: int | None = None) -> Image:
+    def counting(block: SubBlock) -> Image:
         counts[block.scene, block.box] += 1
-        return decode(block, rows)
+        return decode(block)
 
     monkeypatch.setattr(slide, "decode", counting)
     return counts

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from czifiles import Block, mosaic_blocks, noise, write_czi
 from mkhspc.geometry import Box
 from mkhspc.slide.czi.directory import SubBlock, read_directory
-from mkhspc.slide.czi.jpegxr import BGR24, SIGNATURE, TURN_TAG, decode, headers_of
+from mkhspc.slide.czi.jpegxr import BGR24, SIGNATURE, TURN_TAG, decode
 from mkhspc.slide.czi.slide import CziSlide
 from mkhspc.slide.czi.unpack import unpack
 
@@ -144,46 +144,18 @@ def test_another_compression_is_named() -> None:
         unpack(b"", replace(SUB_BLOCK, compression="lzw"))
 
 
-@pytest.mark.shared
-def test_the_upper_rows_of_a_scanned_jpeg_xr_image_are_those_of_the_whole(shared: Path) -> None:
-    with CziSlide.open(shared / "data" / "marrow" / "marrow_jxr.czi") as slide:
-        for block in slide.mosaic(0).level_0:
-            whole = slide.decode(block)
-            rows = block.box.height * 2 // 3
-            upper = slide.decode(block, rows)
-            assert rows <= upper.stored.shape[0] < block.box.height
-            assert np.array_equal(upper.stored[:rows], whole.stored[:rows])
-
-
 @pytest.mark.parametrize("level", [0.1, 0.4, 0.6, 0.8, 0.95, 1.0])
 @pytest.mark.parametrize("height", [16, 100, 128])
-def test_the_upper_rows_of_a_jpeg_xr_image_are_those_of_the_whole(level: float, height: int) -> None:
-    stored = jpeg_xr(structured(height), level=level)
-    whole = imagecodecs.jpegxr_decode(stored)[..., ::-1]
-    for rows in range(1, height + 1):
-        found = decode(stored, 90, height, rows)
-        assert found.shape[1:] == (90, 3)
-        assert rows <= len(found) <= min(height, rows + 31)
-        assert np.array_equal(found[:rows], whole[:rows])
+def test_a_jpeg_xr_image_is_that_of_the_encoder(level: float, height: int) -> None:
+    picture = structured(height)
+    found = decode(jpeg_xr(picture, level=level), 90, height)
+    assert found.shape == picture.shape
+    difference = np.abs(found.astype(int) - picture[..., ::-1])
+    assert difference.mean() < (0.01 if level == 1.0 else 60 * (1 - level))
 
 
 def changed(stored: bytes, place: int, mask: int) -> bytes:
     return stored[:place] + bytes([stored[place] ^ mask]) + stored[place + 1 :]
-
-
-def test_of_a_jpeg_xr_image_of_another_form_all_rows_are_asked_for() -> None:
-    plain = jpeg_xr(structured(100), level=0.9)
-    stream = plain.index(SIGNATURE)
-    assert headers_of(plain).rows_to_decode(1) < 100
-    odd = {
-        "tiles": changed(plain, stream + 9, 0x80),
-        "order of frequency": changed(plain, stream + 9, 0x40),
-        "turned": changed(plain, stream + 9, 0x08),
-        "an index": changed(plain, stream + 9, 0x04),
-        "margins": changed(plain, stream + 10, 0x20),
-    }
-    found = {why: headers_of(stored).rows_to_decode(1) for why, stored in odd.items()}
-    assert found == dict.fromkeys(odd, 100)
 
 
 def test_a_jpeg_xr_image_of_another_kind_is_refused() -> None:
@@ -193,6 +165,7 @@ def test_a_jpeg_xr_image_of_another_kind_is_refused() -> None:
     wrong = [
         ("it is no JPEG-XR image", changed(plain, stream, 1)),
         ("its JPEG-XR headers cannot be read", plain[:20]),
+        ("its JPEG-XR headers cannot be read", changed(plain, plain[4] + 1, 0x40)),
         ("its JPEG-XR headers cannot be read", changed(plain, turned + 2, 4 ^ 5)),
         ("its pixels are not 24-bit BGR", plain.replace(BGR24, RGB24)),
         ("its pixels are not 24-bit BGR", changed(plain, stream + 11, 0x01)),
@@ -203,15 +176,15 @@ def test_a_jpeg_xr_image_of_another_kind_is_refused() -> None:
     ]
     for reason, stored in wrong:
         with pytest.raises(ValueError, match=f"^{reason}$"):
-            decode(stored, 90, 100, 100)
+            decode(stored, 90, 100)
     with pytest.raises(ValueError, match=r"^it is of 90 x 100 px, not 90 x 101$"):
-        decode(plain, 90, 101, 1)
+        decode(plain, 90, 101)
 
 
 def test_a_jpeg_xr_image_whose_codestream_is_damaged_is_refused() -> None:
     plain = jpeg_xr(structured(100), level=0.9)
     with pytest.raises(ValueError, match=r"."):
-        decode(changed(plain, plain.index(SIGNATURE) + 8, 0xF0), 90, 100, 100)
+        decode(changed(plain, plain.index(SIGNATURE) + 8, 0xF0), 90, 100)
 
 
 def test_a_system_without_room_is_not_taken_for_damage(tmp_path: Path) -> None:
@@ -221,33 +194,18 @@ import resource, sys
 from pathlib import Path
 from mkhspc.slide.czi.jpegxr import decode
 stored = Path(sys.argv[1]).read_bytes()
-decode(stored, 90, 100, 100)
-for most in range(3, 9):
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, 99))
+decode(stored, 900, 1000)
+taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+for more in range(0, 20_000_000, 100_000):
+    resource.setrlimit(resource.RLIMIT_AS, (taken + more, resource.RLIM_INFINITY))
     try:
-        decode(stored, 90, 100, 100)
+        decode(stored, 900, 1000)
         print("done")
-    except OSError:
-        print("OSError")
+    except MemoryError:
+        print("MemoryError")
 """
-    (tmp_path / "image.jxr").write_bytes(jpeg_xr(structured(100), level=0.9))
+    (tmp_path / "image.jxr").write_bytes(jpeg_xr(noise(1000, 900), level=0.9))
     found = subprocess.run(
         [sys.executable, "-c", code, tmp_path / "image.jxr"], capture_output=True, text=True, check=True
     )
-    lines = found.stdout.split()
-    assert len(lines) == 6
-    assert set(lines) == {"OSError", "done"}
-    assert lines.index("done") >= 2, "with a descriptor for the image, and none to open it by"
-
-
-def open_files() -> list[str]:
-    return [entry.name for entry in Path("/proc/self/fd").iterdir()]
-
-
-def test_decoding_leaves_no_file_open() -> None:
-    plain = jpeg_xr(structured(100), level=0.9)
-    before = open_files()
-    decode(plain, 90, 100, 50)
-    with pytest.raises(ValueError, match=r"."):
-        decode(changed(plain, plain.index(SIGNATURE) + 8, 0xF0), 90, 100, 100)
-    assert open_files() == before
+    assert set(found.stdout.split()) == {"MemoryError", "done"}

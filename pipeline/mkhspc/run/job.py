@@ -20,7 +20,7 @@ from mkhspc.models.choice import RunModels, devices_for
 from mkhspc.models.server.owners import Owners
 from mkhspc.pool.feed import TileTask
 from mkhspc.process.limits import MemoryLimit, memory_limit, usable_cores
-from mkhspc.slide.czi.slide_reads import SlideReads, plan_slide
+from mkhspc.slide.czi.tile_windows import TileWindows, order_tiles
 from mkhspc.slide.tiles import Tile
 from mkhspc.store.layout import RunLayout
 from mkhspc.store.manifest import Manifest, SlideEntry
@@ -80,7 +80,7 @@ class Job:
         owners: of the models; None without any, and until `with_models` has loaded them.
     """
 
-    slides: Sequence[SlideReads]
+    slides: Sequence[TileWindows]
     demand: Demand
     budget: Budget
     asked: int | Literal["auto"]
@@ -147,30 +147,34 @@ def plan_job(
     devices = devices_for(models, compute.device)
     analysis = analysis_of(manifest, models)
     room = room_bytes(limit.limit_bytes)
-    slides = [_reads(analysis, manifest.slide(slide_id), wanted, room) for slide_id, wanted in tiles.items()]
+    slides = [
+        _windows(analysis, manifest.slide(slide_id), wanted, room) for slide_id, wanted in tiles.items()
+    ]
     demand = _demand(manifest, analysis, slides, len(devices) * models.resident_bytes)
     budget = plan_workers(compute.num_workers, demand, usable_cores(), limit)
     return Job(slides, demand, budget, compute.num_workers, models, devices)
 
 
-def _reads(analysis: TileAnalysis, slide: SlideEntry, tiles: Sequence[Tile], room_bytes: int) -> SlideReads:
+def _windows(
+    analysis: TileAnalysis, slide: SlideEntry, tiles: Sequence[Tile], room_bytes: int
+) -> TileWindows:
     """The windows of a slide's tiles in the order of reading, of the file that the run began with."""
     window_of = partial(analysis.read_box, um_per_px=slide.um_per_px)
-    reads = plan_slide(slide.slide_id, Path(slide.path), slide.um_per_px, tiles, window_of, room_bytes)
+    reads = order_tiles(slide.slide_id, Path(slide.path), slide.um_per_px, tiles, window_of, room_bytes)
     return replace(reads, fingerprint=slide.fingerprint)
 
 
 def _demand(
-    manifest: Manifest, analysis: TileAnalysis, slides: Sequence[SlideReads], owner_bytes: int
+    manifest: Manifest, analysis: TileAnalysis, slides: Sequence[TileWindows], owner_bytes: int
 ) -> Demand:
     """What the largest window, image and mask of any slide ask of memory, beside what the models take."""
-    windows = [(visit.box, slide.um_per_px) for slide in slides for visit in slide.visits]
+    windows = [(box, slide.um_per_px) for slide in slides for box in slide.windows]
     halos_px = [(slide.tiles, analysis.near_halo_px(slide.um_per_px)) for slide in slides]
     return Demand(
         tiles=sum(len(slide.tiles) for slide in slides),
         window_px=max(box.area_px for box, _ in windows),
-        held_bytes=max(slide.plan.held_bytes for slide in slides),
-        block_bytes=max(slide.plan.block_bytes for slide in slides),
+        held_bytes=max(slide.cost.held_bytes for slide in slides),
+        block_bytes=max(slide.cost.block_bytes for slide in slides),
         mask_px=max(mask_px(manifest.slide(slide.slide_id)) for slide in slides),
         owner_bytes=owner_bytes,
         message_bytes=max(analysis.message_bytes(slide.um_per_px) for slide in slides),

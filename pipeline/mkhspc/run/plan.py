@@ -20,8 +20,7 @@ from mkhspc.run.job import TileShare, plan_job, plan_share
 from mkhspc.run.opening.pending import pending_run
 from mkhspc.run.segment import refuse_shortage_of_memory, tiles_asked
 from mkhspc.run.work import do_tiles, refuse_failures, with_models
-from mkhspc.slide.czi.slide_reads import SlideReads
-from mkhspc.slide.czi.stream import WindowStream
+from mkhspc.slide.czi.tile_windows import TileWindows
 from mkhspc.slide.tiles import Tile
 from mkhspc.store import tables
 from mkhspc.store.layout import RunLayout
@@ -55,7 +54,7 @@ def plan_run(
             raise UsageError("the slides hold no tissue", fix="look at one with `mkhspc inspect --preview`")
         job = plan_job(manifest, wanted, replace(scratched.compute, num_workers=1), machine.limit)
         first = _measured(RunLayout(Path(scratch) / "run"), manifest, *_densest(wanted), scratched, progress)
-    reads = [slide.plan for slide in job.slides]
+    costs = [slide.cost for slide in job.slides]
     outline = Outline(
         config=config,
         slides=len(asked),
@@ -63,8 +62,8 @@ def plan_run(
         models=job.models,
         devices=job.devices,
         fat_free_area_um2=sum(tile.fat_free_area_um2 for tiles in wanted.values() for tile in tiles),
-        decoded_bytes=sum(plan.decoded_bytes for plan in reads),
-        touched_bytes=sum(plan.touched_bytes for plan in reads),
+        decoded_bytes=sum(cost.decoded_bytes for cost in costs),
+        touched_bytes=sum(cost.touched_bytes for cost in costs),
         survey_s=survey_s,
     )
     return forecast(outline, first, machine)
@@ -125,11 +124,10 @@ def _measured(
     )
 
 
-def _read(slide: SlideReads) -> tuple[float, int]:
+def _read(slide: TileWindows) -> tuple[float, int]:
     """Seconds of one thread for the first window of a slide, and bytes of pixels decoded."""
-    window = slide.visits[0].box
-    room = slide.plan.room_bytes
-    with WindowStream(slide.path, slide.um_per_px, slide.visits, room_bytes=room, threads=1) as stream:
+    window = slide.windows[0]
+    with slide.open(threads=1) as stream:
         begun_s = time.monotonic()
         stream.next_window()
         stream.read_into(np.empty((window.height, window.width, 3), np.uint8))

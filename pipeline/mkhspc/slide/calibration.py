@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mkhspc.config import RunSection
 from mkhspc.errors import InputError
 from mkhspc.geometry import Box
-from mkhspc.slide.czi.read_order import Visit, mosaics_of, plan_reads
+from mkhspc.slide.czi.read_order import Window, mosaics_of, order_windows
 from mkhspc.slide.czi.slide import CziSlide, is_damage
 from mkhspc.slide.czi.stream import WindowStream
 from mkhspc.slide.czi.unpack import Pixels
@@ -97,16 +97,15 @@ def _read_undamaged(
 
     Boxes lie all over the scene, and on a small one many in the same images: those are decoded once.
     """
-    visits = [Visit(scene, box) for box in boxes]
-    plan = plan_reads(mosaics_of(slide, visits), visits, ROOM_BYTES)
+    windows = [Window(scene, box) for box in boxes]
+    order = order_windows(mosaics_of(slide, windows), windows, ROOM_BYTES)
     found: dict[int, Pixels] = {}
     faults: list[InputError] = []
-    in_order = [visits[nth] for nth in plan.order]
     with WindowStream(
-        slide.info.path, slide.um_per_px, in_order, room_bytes=plan.room_bytes, threads=1
+        slide.info.path, slide.um_per_px, order.windows, room_bytes=ROOM_BYTES, threads=1
     ) as stream:
         while (step := stream.next_window()) is not None:
-            box = in_order[step].box
+            box = order.windows[step].box
             pixels = np.empty((box.height, box.width, 3), np.uint8)
             try:
                 stream.read_into(pixels)
@@ -115,7 +114,7 @@ def _read_undamaged(
                     raise
                 faults.append(error)
             else:
-                found[plan.order[step]] = pixels
+                found[order.indices[step]] = pixels
     return [found[nth] for nth in sorted(found)], faults
 
 

@@ -16,14 +16,14 @@ from mkhspc.slide.czi.unpack import READERS
 from mkhspc.store.manifest import Manifest
 
 LIBRARIES = (
-    "numpy", "scipy", "opencv-python-headless", "aicspylibczi", "pylibCZIrw", "pyarrow",
+    "numpy", "scipy", "opencv-python-headless", "aicspylibczi", "imagecodecs", "pylibCZIrw", "pyarrow",
     "pillow",
 )  # fmt: skip
 """Packages of the base install whose versions are written into the manifest."""
 MODEL_LIBRARIES = ("torch", "torchvision", "sam2", "cellpose")
 """Packages whose versions are written too where a run uses models."""
 NUMERIC = (
-    "mkhspc", "numpy", "scipy", "opencv-python-headless", "pylibCZIrw", "reader",
+    "mkhspc", "numpy", "scipy", "opencv-python-headless", "imagecodecs", "reader",
     *MODEL_LIBRARIES, "precision",
 )  # fmt: skip
 """The versions in a manifest whose change can move a cell's outline by a pixel."""

@@ -12,7 +12,6 @@ import itertools
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -67,12 +66,10 @@ def read_slide_info(path: Path) -> SlideInfo:
 
 
 class CziSlide:
-    """An open slide. One thread at a time may use it: open one for each thread."""
+    """An open slide. One thread at a time may use it, but for `decode`."""
 
-    def __init__(
-        self, directory: CziDirectory, um_per_px: float | None = None, info: SlideInfo | None = None
-    ) -> None:
-        self.info = info or describe(directory)
+    def __init__(self, directory: CziDirectory, um_per_px: float | None = None) -> None:
+        self.info = describe(directory)
         self._directory = directory
         self._um_per_px = um_per_px
         self._mosaics: dict[int, SceneMosaic] = {}
@@ -86,12 +83,6 @@ class CziSlide:
         except LIBCZI_ERRORS as error:
             where = self._directory.path
             raise InputError(f"cannot be opened ({error})", where=where, fix=COPY_AGAIN) from error
-
-    def another_handle(self) -> CziSlide:
-        """The same slide for another thread; what was found out about it is not found out again."""
-        other = CziSlide(self._directory, self._um_per_px, self.info)
-        other._mosaics = dict(self._mosaics)
-        return other
 
     @classmethod
     def open(cls, path: Path, um_per_px: float | None = None) -> CziSlide:
@@ -221,14 +212,14 @@ class CziSlide:
             self._mosaics[scene] = mosaic
         return self._mosaics[scene]
 
-    def decode(self, block: SubBlock, rows: int | None = None) -> Image:
-        """The pixels of a level-0 block, or of its upper rows; `InputError` when it is damaged."""
+    def decode(self, block: SubBlock) -> Image:
+        """The pixels of a level-0 block; `InputError` when it is damaged. Threads may decode side by side."""
         try:
             extent = self._extent(block)
             stored = os.pread(self._file.fileno(), extent.length_bytes, extent.position_bytes)
             if len(stored) < extent.length_bytes:
                 raise ValueError("the file was cut short meanwhile")
-            return unpack(stored, block, rows)
+            return unpack(stored, block)
         except (ValueError, OSError) as error:  # no image, or a disk or a server that does not answer
             raise self._undecodable(block.box, str(error)) from error
 
@@ -266,10 +257,8 @@ class CziSlide:
             parts = mosaic.visible_parts(nth)
             if not parts:
                 continue
-            seen = replace(block.box, y1=max(part.y1 for part in parts))
-            image = np.empty((seen.height, seen.width, 3), np.uint8)
             try:
-                self.decode(block, seen.height).show(seen, image, seen)
+                image = self.decode(block)
             except InputError as error:
                 if damaged is None or not is_damage(error):
                     raise
@@ -277,7 +266,7 @@ class CziSlide:
                 continue
             for part in itertools.chain.from_iterable(map(_bands, parts)):
                 rows, columns = grid.edges(part)
-                running = cv2.integral(image[part.slices_in(seen)])
+                running = cv2.integral(image.pixels[part.slices_in(image.box)])
                 corners = running[np.ix_(rows - part.y0, columns - part.x0)]
                 sums[grid.cells(part)] += np.diff(np.diff(corners, axis=0), axis=1)
                 gaps[grid.cells(part)] -= grid.areas(part)

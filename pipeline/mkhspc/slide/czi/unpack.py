@@ -1,15 +1,12 @@
-"""The pixels of one sub-block from its bytes.
+"""The pixels of one sub-block from its bytes, as RGB.
 
-aicspylibczi looks through all sub-blocks of a file for every one that it is asked for: on a slide of
-13,500 it takes three times as long to decode JPEG-XR as what is used here; and zstd takes pyarrow two
-thirds of the time on any slide. The pixels are the same to the bit. All JPEG-XR decoders that Python has
-come from one source and differ in how they were compiled: images of a megabyte take pylibCZIrw's 6 % less
-time than imagecodecs' and 2 % less than aicspylibczi's; images of 15 MB take all the same.
+zstd takes pyarrow two thirds of aicspylibczi's time, and JPEG-XR takes imagecodecs no longer than libCZI,
+which looks through all sub-blocks of a file for every one that it is asked for: three times the time of
+decoding on a slide of 13,500. The pixels are the same to the bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -23,8 +20,8 @@ from mkhspc.slide.czi.directory import SubBlock
 
 Pixels = NDArray[np.uint8]
 
-READERS = "zstd by pyarrow, JPEG-XR by pylibCZIrw, reduced levels by aicspylibczi"
-"""Who decodes what, for the manifest: chosen by measurement, and the same to the bit."""
+READERS = "zstd by pyarrow, JPEG-XR by imagecodecs, reduced levels by aicspylibczi"
+"""What decodes which images, for the manifest."""
 
 _ZSTD = pa.Codec("zstd")
 _POOL = pa.system_memory_pool()  # the default one keeps what was freed
@@ -34,53 +31,41 @@ _ZSTD1_HEADERS = (b"\x01", b"\x03\x01\x00")
 
 @dataclass(frozen=True)
 class Image:
-    """A decoded sub-block.
+    """A decoded sub-block, or a part of one.
 
     Attributes:
-        stored: (height, width, 3) uint8, BGR, perhaps read-only, perhaps without the lowest rows.
+        pixels: (height, width, 3) uint8, RGB, perhaps read-only.
         box: where it lies, in mosaic coordinates.
     """
 
-    stored: Pixels
+    pixels: Pixels
     box: Box
 
-    def pieces(self, parts: Sequence[Box]) -> Iterable[Image]:
-        """Images that hold these parts of it: it is one itself."""
-        return (self,)
-
     def show(self, part: Box, picture: Pixels, place: Box) -> None:
-        """Copies what its box holds of a part, as RGB, into a picture that covers `place`.
-
-        Raises:
-            ValueError: the part reaches into rows that were not decoded.
-        """
-        part = part.clipped(self.box)
-        if not part.area_px:
-            return
-        source = self.stored[part.slices_in(self.box)]
-        if len(source) < part.height:  # what lay in the picture before would stay
-            raise ValueError(f"rows of {part} were not decoded")
-        cv2.cvtColor(source, cv2.COLOR_BGR2RGB, dst=picture[part.slices_in(place)])
+        """Copies what it holds of a part into a picture that covers `place`."""
+        seen = part.clipped(self.box)
+        if seen.area_px:
+            picture[seen.slices_in(place)] = self.pixels[seen.slices_in(self.box)]
 
     def part(self, box: Box) -> Image:
         """The image inside a box alone: a copy, so that the rest can be forgotten."""
-        return Image(self.stored[box.slices_in(self.box)].copy(), box)
+        return Image(self.pixels[box.slices_in(self.box)].copy(), box)
 
 
-def unpack(stored: bytes, block: SubBlock, rows: int | None = None) -> Image:
+def unpack(stored: bytes, block: SubBlock) -> Image:
     """Decodes a sub-block of bgr24 pixels.
 
     Args:
         stored: the bytes of its pixels.
-        rows: that are wanted, from its top; all if not given.
 
     Raises:
         ValueError: with the reason why they cannot be decoded.
     """
     width, height = block.stored_width_px, block.stored_height_px
     if block.compression == "jpeg-xr":
-        return Image(jpegxr.decode(stored, width, height, height if rows is None else rows), block.box)
-    return Image(np.frombuffer(_flat(stored, block), np.uint8).reshape(height, width, 3), block.box)
+        return Image(jpegxr.decode(stored, width, height), block.box)
+    bgr = np.frombuffer(_flat(stored, block), np.uint8).reshape(height, width, 3)
+    return Image(np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8), block.box)
 
 
 def _flat(stored: bytes, block: SubBlock) -> bytes | pa.Buffer:

@@ -12,18 +12,20 @@ from pathlib import Path
 
 from mkhspc.errors import InputError
 from mkhspc.geometry import Box
-from mkhspc.slide.czi.read_order import ReadPlan, Visit, mosaics_of, plan_reads
+from mkhspc.slide.czi.read_order import ReadCost, Window, mosaics_of, order_windows
 from mkhspc.slide.czi.slide import CziSlide, read_slide_info
-from mkhspc.slide.czi.stream import WindowStream
+from mkhspc.slide.czi.stream import WindowStream, always
 from mkhspc.slide.tiles import Tile
 
 
 @dataclass(frozen=True)
-class SlideReads:
-    """The tiles of a slide that are to be read, in the order in which they will be.
+class TileWindows:
+    """The tiles of a slide that are to be read, in the order of reading.
 
     Attributes:
         fingerprint: of the file that the tiles were planned for; see `CziDirectory`.
+        scene_windows: what is read for each tile.
+        cost: of reading all of them.
     """
 
     slide_id: str
@@ -31,8 +33,8 @@ class SlideReads:
     fingerprint: str
     um_per_px: float
     tiles: Sequence[Tile]
-    visits: Sequence[Visit]
-    plan: ReadPlan
+    scene_windows: Sequence[Window]
+    cost: ReadCost
 
     @cached_property
     def tile_ids(self) -> list[str]:
@@ -42,15 +44,19 @@ class SlideReads:
     @cached_property
     def windows(self) -> list[Box]:
         """The box that is read for each tile, in level-0 pixels of its scene."""
-        return [visit.box for visit in self.visits]
+        return [window.box for window in self.scene_windows]
 
-    def only(self, indices: Sequence[int]) -> SlideReads:
+    def only(self, indices: Sequence[int]) -> TileWindows:
         """Some of these tiles, in the order of `indices`."""
-        tiles, visits = [self.tiles[i] for i in indices], [self.visits[i] for i in indices]
-        return replace(self, tiles=tiles, visits=visits)
+        tiles, windows = [self.tiles[i] for i in indices], [self.scene_windows[i] for i in indices]
+        return replace(self, tiles=tiles, scene_windows=windows)
 
     def open(
-        self, *, threads: int, is_wanted: Callable[[int], bool], has_place: Callable[[], bool]
+        self,
+        *,
+        threads: int,
+        is_wanted: Callable[[int], bool] = always,
+        has_place: Callable[[], bool] = always,
     ) -> WindowStream:
         """Opens the slide; `WindowStream` says what the arguments mean.
 
@@ -66,32 +72,31 @@ class SlideReads:
         return WindowStream(
             self.path,
             self.um_per_px,
-            self.visits,
-            room_bytes=self.plan.room_bytes,
+            self.scene_windows,
+            room_bytes=self.cost.room_bytes,
             threads=threads,
-            packs=self.plan.is_worth_packing,
             is_wanted=is_wanted,
             has_place=has_place,
         )
 
 
-def plan_slide(
+def order_tiles(
     slide_id: str,
     path: Path,
     um_per_px: float,
     tiles: Sequence[Tile],
     window_of: Callable[[Box], Box],
     room_bytes: int,
-) -> SlideReads:
-    """Chooses the order in which the windows of a slide's tiles are read.
+) -> TileWindows:
+    """Orders the tiles of a slide as their windows are read.
 
     Args:
         window_of: returns what is read for the core of a tile.
         room_bytes: how much decoded pixels may take that are kept for later windows.
     """
-    visits = [Visit(tile.scene, window_of(tile.core)) for tile in tiles]
+    windows = [Window(tile.scene, window_of(tile.core)) for tile in tiles]
     with CziSlide.open(path, um_per_px) as slide:
-        plan = plan_reads(mosaics_of(slide, visits), visits, room_bytes)
+        order = order_windows(mosaics_of(slide, windows), windows, room_bytes)
         fingerprint = slide.info.fingerprint
-    in_order = [tiles[i] for i in plan.order], [visits[i] for i in plan.order]
-    return SlideReads(slide_id, path, fingerprint, um_per_px, *in_order, plan)
+    in_order = [tiles[index] for index in order.indices]
+    return TileWindows(slide_id, path, fingerprint, um_per_px, in_order, order.windows, order.cost)

@@ -1,12 +1,12 @@
-"""A tile knows the MK of its neighbours that hold its HSPC: as far out as the detector's halo promises."""
+"""Which cells a tile owns, and which MK it knows that hold its HSPC: with detectors that find drawn cells."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
@@ -67,10 +67,6 @@ class Drawn:
         return (Detection(*tight(normalise_mask(self.mask), 0, 0), 0.9),)
 
 
-def cells_of(search: TileSearch) -> pa.Table:
-    return measure(detect(search), search)
-
-
 def disc(x_px: float, y_px: float, radius_um: float) -> BoolMask:
     inside: BoolMask = np.hypot(COLUMNS - x_px, ROWS - y_px) * UM_PER_PX <= radius_um
     return inside
@@ -79,6 +75,18 @@ def disc(x_px: float, y_px: float, radius_um: float) -> BoolMask:
 def analysis_of(mk: Drawn, hspc: Drawn) -> TileAnalysis:
     detectors: Mapping[CellType, Detector] = {"mk": mk, "hspc": hspc}
     return TileAnalysis(detectors, STORED)
+
+
+def cells_of(core: Box, analysis: TileAnalysis, seen: Box | None = None) -> list[dict[str, Any]]:
+    """What a tile of a white scene, tissue all over, owns; `seen` instead of what the analysis asks for."""
+    everywhere = np.ones((SIDE_PX // 4, SIDE_PX // 4), np.bool_)
+    tissue = TissueMask(everywhere, everywhere, 4, UM_PER_PX, SIDE_PX, SIDE_PX)
+    white = np.full((SIDE_PX, SIDE_PX, 3), 235, np.uint8)
+    box = seen or analysis.read_box(core, UM_PER_PX)
+    window = Window(white, SCENE, UM_PER_PX, CALIBRATION).apart(box)
+    search = TileSearch("S", window, tissue, Tile("tile", 0, core, 1.0, 1.0, 0), analysis)
+    rows: list[dict[str, Any]] = measure(detect(search), search).to_pylist()
+    return rows
 
 
 @pytest.mark.parametrize("side", [-1, 1])
@@ -109,18 +117,47 @@ def test_an_mk_is_known_as_far_outside_a_core_as_it_can_hold_an_hspc(side: int) 
     )
     box = analysis.read_box(core, UM_PER_PX)
     assert box.clipped(SCENE) == box
-    everywhere = np.ones((SIDE_PX // 4, SIDE_PX // 4), np.bool_)
-    tissue = TissueMask(everywhere, everywhere, 4, UM_PER_PX, SIDE_PX, SIDE_PX)
-    white = np.full((SIDE_PX, SIDE_PX, 3), 235, np.uint8)
-    window = Window(white, SCENE, UM_PER_PX, CALIBRATION).apart(box)
-    cells = cells_of(
-        TileSearch("S", window, tissue, Tile("tile", 0, core, 1.0, 1.0, 0), analysis)
-    ).to_pylist()
+    cells = cells_of(core, analysis)
     assert [cell["cell_type"] for cell in cells] == ["hspc"]
     assert cells[0]["inside_mk_id"] is not None
 
-    # It is no matter of course: the halo of the core's own cells alone is not enough.
+    # The halo of the core's own cells alone is not enough.
     near_um = ClassicalMk().halo_um(NeededCells(analysis.longest_um("mk")))
-    less = window.apart(core.grown(int(near_um / UM_PER_PX)))
-    (cut,) = cells_of(TileSearch("S", less, tissue, Tile("tile", 0, core, 1.0, 1.0, 0), analysis)).to_pylist()
+    (cut,) = cells_of(core, analysis, core.grown(int(near_um / UM_PER_PX)))
     assert cut["inside_mk_id"] is None
+
+
+def rectangle(box: Box) -> BoolMask:
+    mask = np.zeros((SIDE_PX, SIDE_PX), np.bool_)
+    mask[box.y0 : box.y1, box.x0 : box.x1] = True
+    return mask
+
+
+@pytest.mark.parametrize(("shared_px", "is_inside"), [(200, False), (201, True)])
+def test_an_hspc_is_inside_an_mk_that_holds_more_than_half_of_its_pixels(
+    shared_px: int, is_inside: bool
+) -> None:
+    hspc = rectangle(Box(600, 600, 620, 620))
+    mk = rectangle(Box(560, 560, 610, 640))
+    mk[600, 610 : 610 + shared_px - 200] = True
+    assert (int((hspc & mk).sum()), int(hspc.sum())) == (shared_px, 400)
+    analysis = analysis_of(
+        Drawn(ClassicalMk(), mk, (600, 600), 1), Drawn(ClassicalHspc(), hspc, (600, 600), 1)
+    )
+    small, large = sorted(cells_of(Box(500, 500, 700, 700), analysis), key=lambda cell: cell["area_px"])
+    assert small["inside_mk_id"] == (large["cell_id"] if is_inside else None)
+
+
+@pytest.mark.parametrize("cell_type", CELL_TYPES)
+def test_a_centroid_on_the_edge_of_a_core_belongs_to_the_core_that_begins_there(cell_type: CellType) -> None:
+    """Cores are half-open: of four that meet in the centroid, that to its right and below owns the cell."""
+    x, y = 600, 620
+    drawn = Drawn(ClassicalMk(), rectangle(Box(x - 12, y - 8, x + 12, y + 8)), (x, y), 1)
+    empty = Drawn(ClassicalHspc(), drawn.mask, (0, 0), SIDE_PX)
+    pair = (drawn, empty) if cell_type == "mk" else (empty, drawn)
+    owners = {
+        (left, top): len(cells_of(Box(left, top, left + 100, top + 100), analysis_of(*pair)))
+        for left in (x - 100, x)
+        for top in (y - 100, y)
+    }
+    assert owners == {(x - 100, y - 100): 0, (x, y - 100): 0, (x - 100, y): 0, (x, y): 1}

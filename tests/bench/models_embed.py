@@ -43,6 +43,7 @@ WIDE_TILE_ID = "s0_4096_0"
 """The middle one of three tiles: what SAM2 must see beside it shows there."""
 WORKERS = 2
 TARGET_MEMORY = 1.15
+TARGET_MEMORY_SAM2 = 1.25
 SAMPLE_S = 0.05
 NARROW = (
     "-c",
@@ -185,7 +186,7 @@ def _memory_with_sam2(scratch: Path) -> Row:
     done = {path.stem for path in scratch.glob("wide-*/parts/*/*.parquet")}
     if len(done) != WORKERS or WIDE_TILE_ID not in done:
         raise RuntimeError(f"the sample is {done}: choose a --seed that gives {WIDE_TILE_ID} and one more")
-    return _beside(f"{WORKERS} workers", "SAM2", WIDE_TILE_PX, without, with_model)
+    return _beside(f"{WORKERS} workers", "SAM2", WIDE_TILE_PX, without, with_model, TARGET_MEMORY_SAM2)
 
 
 def _slide(scratch: Path, name: str, size_um: tuple[float, float]) -> Path:
@@ -193,7 +194,14 @@ def _slide(scratch: Path, name: str, size_um: tuple[float, float]) -> Path:
     return scratch / name / f"{name}.czi"
 
 
-def _beside(workers: str, model: str, tile_px: int, without: _Watched, with_model: _Watched) -> Row:
+def _beside(
+    workers: str,
+    model: str,
+    tile_px: int,
+    without: _Watched,
+    with_model: _Watched,
+    target: float = TARGET_MEMORY,
+) -> Row:
     ratio = with_model.peak_bytes / without.peak_bytes
     return {
         "name": f"memory of a run with {workers} beside the owner of {model}, "
@@ -202,8 +210,8 @@ def _beside(workers: str, model: str, tile_px: int, without: _Watched, with_mode
         "unit": "x",
         "baseline": f"{without.peak_bytes / 1e6:.0f} MB for {workers} and the parent; "
         f"the owner takes {with_model.owner_bytes / 1e6:.0f} MB more",
-        "target": f"<= {TARGET_MEMORY:g}",
-        "ok": ratio <= TARGET_MEMORY,
+        "target": f"<= {target:g}",
+        "ok": ratio <= target,
     }
 
 

@@ -25,7 +25,8 @@ from mkhspc.detect.sam2 import masks_of
 from mkhspc.geometry import Box, mask_centroid
 from mkhspc.measure import embed_sam2
 from mkhspc.measure.crops import crop_box, cut_crop
-from mkhspc.models.sam2 import Sam2, Sam2Loader
+from mkhspc.models.sam2 import Sam2
+from mkhspc.models.sam2_loader import Sam2Loader
 from mkhspc.models.service import LocalModels, array_of
 
 Row = dict[str, object]

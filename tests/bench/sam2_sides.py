@@ -19,7 +19,8 @@ from mkhspc.config import RunConfig
 from mkhspc.detect.contract import Window
 from mkhspc.detect.sam2 import Sam2Mk
 from mkhspc.errors import MkhspcError
-from mkhspc.models.sam2 import Sam2, Sam2Loader
+from mkhspc.models.sam2 import Sam2
+from mkhspc.models.sam2_loader import Sam2Loader
 from mkhspc.models.service import LocalModels, Message, array_of
 
 STORED = RunConfig().mk.stored

@@ -23,9 +23,10 @@ from mkhspc.detect.sam2 import masks_of
 from mkhspc.errors import InputError, MkhspcError
 from mkhspc.geometry import Box
 from mkhspc.measure import embed_sam2
-from mkhspc.models import sam2 as subject
+from mkhspc.models import sam2 as subject, sam2_loader
 from mkhspc.models.device import Batch, DeviceMemoryError
-from mkhspc.models.sam2 import Embedding, Sam2, Sam2Loader
+from mkhspc.models.sam2 import Embedding, Sam2
+from mkhspc.models.sam2_loader import Sam2Loader, read_tensors, variant_of
 from mkhspc.models.sam2_masks import REASONS, Gate, SmallMask, coverage, is_same_cell, one_of_each_cell
 from mkhspc.models.service import LocalModels
 
@@ -510,7 +511,7 @@ def test_the_network_computes_in_what_the_manifest_states(
 def test_half_the_precision_in_the_file_is_none_in_the_network(sam2_checkpoint, tmp_path):
     halved = {name: tensor.half() for name, tensor in tensors(sam2_checkpoint).items()}
     path = changed(tmp_path, {"model": halved})
-    assert {tensor.dtype for tensor in subject.read_tensors(path).values()} == {torch.float32}
+    assert {tensor.dtype for tensor in read_tensors(path).values()} == {torch.float32}
 
 
 def test_another_architecture_is_refused(sam2_checkpoint, tmp_path):
@@ -544,7 +545,7 @@ def test_every_variant_is_told_from_its_tensors(variant, config):
     from sam2.build_sam import build_sam2
 
     names = build_sam2(config, device="cpu").state_dict()
-    assert subject.variant_of(names, Path("x.pt")) == variant
+    assert variant_of(names, Path("x.pt")) == variant
 
 
 @pytest.mark.slow
@@ -616,7 +617,7 @@ def test_what_the_package_puts_on_the_current_gpu_goes_to_the_models_own(
         seen.append(list(entered))
         raise InterruptedError
 
-    monkeypatch.setattr(subject, "torch_device", torch.device)
+    monkeypatch.setattr(sam2_loader, "torch_device", torch.device)
     monkeypatch.setattr(torch.cuda, "device", current)
     monkeypatch.setattr("sam2.build_sam.build_sam2", build)
     with pytest.raises(InterruptedError):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from mkhspc.config import ComputeSection, RunConfig
-from mkhspc.models import cellpose, embedders, sam2
+from mkhspc.models import cellpose, embedders, sam2, sam2_loader
 from mkhspc.models.device import Footprint, Gpu, Precision, TorchError, device_names, find_gpus
 from mkhspc.models.service import Loader
 from mkhspc.models.weights.cache import Stored, WeightFile, models_dir, stored, weights_for
@@ -173,7 +173,7 @@ def _loader(model: str, weights: WeightFile, footprint: Footprint | None) -> Loa
     match model:
         case "sam2":
             variant = weights.name if weights.name in CATALOGUE else None
-            return sam2.Sam2Loader(weights.path, variant, footprint)
+            return sam2_loader.Sam2Loader(weights.path, variant, footprint)
         case "cellpose":
             return cellpose.CellposeLoader(weights, footprint)
         case _:

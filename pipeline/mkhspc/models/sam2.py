@@ -10,26 +10,22 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mkhspc.errors import InputError, MkhspcError
+from mkhspc.errors import MkhspcError
 from mkhspc.geometry import normalise_mask
 from mkhspc.models.device import (
     Batch,
     Footprint,
     Precision,
-    as_current,
     autocast,
     batch_on,
     in_batches,
     precision_of,
-    torch_device,
 )
-from mkhspc.models.sam2_frugal import make_frugal
 from mkhspc.models.sam2_masks import (
     REASONS,
     Floats,
@@ -45,7 +41,6 @@ from mkhspc.models.sam2_masks import (
     one_of_each_cell,
 )
 from mkhspc.models.service import Message, array_of, errors_at
-from mkhspc.models.weights.checkpoint import fill, read_checkpoint, tensors_in
 
 if TYPE_CHECKING:
     import torch
@@ -63,87 +58,6 @@ REDUCED: tuple[Precision, ...] = ("bfloat16",)
 _STAGES = {"segment": ", stage detect", "refine": ", stage refine", "pool": ""}
 """For errors, by kind of request; who asks for features says so itself."""
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_RUNNING_BYTES = 1_300_000_000
-"""Of the process with torch in it while it encodes and decodes on a CPU, beyond the weights; measured."""
-_WIDTHS = {(96, 12): "tiny", (96, 16): "small", (112, 24): "base-plus", (144, 48): "large"}
-"""Sizes by the width and number of the image encoder's blocks."""
-_LETTERS = {"tiny": "t", "small": "s", "base-plus": "b+", "large": "l"}
-_TRUNK = "image_encoder.trunk"
-
-
-@dataclass(frozen=True)
-class Sam2Loader:
-    """Loads SAM2 or SAM2.1 of any size from a checkpoint in the official format.
-
-    Attributes:
-        checkpoint: the file.
-        variant: which one it must be, such as 'sam2.1-tiny'; None takes whichever it is.
-        footprint: of these weights, if it is known.
-    """
-
-    checkpoint: Path
-    variant: str | None = None
-    footprint: Footprint | None = None
-    name: str = "sam2"
-
-    @property
-    def resident_bytes(self) -> int:
-        return _RUNNING_BYTES + self.checkpoint.stat().st_size
-
-    def load(self, device: str) -> Sam2:
-        """The model on the device; see `Loader`."""
-        from sam2.build_sam import build_sam2
-
-        tensors = read_tensors(self.checkpoint)
-        variant = variant_of(tensors, self.checkpoint)
-        if self.variant not in (None, variant):
-            raise InputError(
-                f"these are the weights of {variant}, not of {self.variant}",
-                where=self.checkpoint,
-                fix=f"give the checkpoint of {self.variant}, or ask for {variant}",
-            )
-        family, _, size = variant.partition("-")
-        target = torch_device(device)
-        # 'cpu' is where the network is to end; on the way parts of it are put on the current GPU, if any is.
-        with as_current(target):
-            net = build_sam2(f"configs/{family}/{family}_hiera_{_LETTERS[size]}.yaml", device="cpu")
-        fill(net, tensors, variant, self.checkpoint)
-        make_frugal(net)
-        return Sam2(net, target, variant, self.footprint)
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of an official checkpoint, read without running any code that is in it.
-
-    Raises:
-        InputError: there is no such file, it is damaged, or of something else.
-    """
-    fix = "fetch it again, or give an official checkpoint of SAM2 or SAM2.1"
-    content = read_checkpoint(path, fix)
-    if isinstance(content, Mapping) and "mask_decoder.iou_token.weight" in content:
-        raise InputError("is a checkpoint of SAM 1, another model", where=path, fix=fix)
-    tensors = tensors_in(content.get("model") if isinstance(content, Mapping) else None)
-    if tensors is None:
-        raise InputError("holds no weights of SAM2", where=path, fix=fix)
-    return tensors
-
-
-def variant_of(tensors: Mapping[str, Tensor], where: Path) -> str:
-    """Which SAM2 the tensors are of, such as 'sam2.1-tiny'.
-
-    Raises:
-        InputError: of none.
-    """
-    stem = tensors.get(f"{_TRUNK}.patch_embed.proj.weight")
-    blocks = {name.split(".")[3] for name in tensors if name.startswith(f"{_TRUNK}.blocks.")}
-    size = None if stem is None else _WIDTHS.get((stem.shape[0], len(blocks)))
-    if size is None:
-        raise InputError(
-            "holds the weights of no SAM2 that we know",
-            where=where,
-            fix=f"give an official checkpoint of one of the sizes {', '.join(_LETTERS)}",
-        )
-    return f"{'sam2.1' if 'no_obj_embed_spatial' in tensors else 'sam2'}-{size}"
 
 
 @dataclass(frozen=True)

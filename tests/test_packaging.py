@@ -42,6 +42,12 @@ def test_the_wheel_holds_every_module_template_style_and_script(repository: Path
     assert {f"mkhspc/{name}" for name in shipped} <= names
 
 
+def test_the_wheel_installs_one_package(wheel: Path) -> None:
+    """Another name at the top would overwrite, or be overwritten by, another distribution's files."""
+    top = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    assert {name for name in top if not name.endswith(".dist-info")} == {"mkhspc"}
+
+
 def test_the_wheel_finds_its_templates_without_the_source_tree(wheel: Path, tmp_path: Path) -> None:
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     code = (

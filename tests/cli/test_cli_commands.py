@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import get_args
 
 import click
 import pytest
@@ -13,6 +14,11 @@ from click.testing import CliRunner
 
 from mkhspc.cli import COMMANDS, cli, run_command
 from mkhspc.cli.options import command_line
+from mkhspc.config import NO_EMBEDDER, ORDERS
+from mkhspc.gallery.options import SiteOptions
+from mkhspc.learn.classifier.models import ModelName, ThresholdFor
+from mkhspc.learn.labels.resolve import OnConflict
+from mkhspc.models.embedders import ARCHITECTURES
 from runs import make_run
 
 
@@ -152,3 +158,26 @@ def test_the_version_is_that_of_the_package() -> None:
     from mkhspc import __version__
 
     assert __version__ in CliRunner().invoke(cli, ["--version"]).output
+
+
+def test_the_choices_of_options_are_those_that_the_code_knows() -> None:
+    """The command line names them itself, so that help needs no scientific library."""
+
+    def choices(name: str, option: str) -> tuple[str, ...]:
+        (found,) = (p for p in command(name).params if f"--{option}" in p.opts)
+        assert isinstance(found.type, click.Choice)
+        return tuple(found.type.choices)
+
+    assert choices("train", "model") == get_args(ModelName)
+    assert choices("train", "threshold-for") == get_args(ThresholdFor)
+    assert choices("convert", "on-conflict") == get_args(OnConflict)
+    assert set(choices("segment", "embedder")) == {NO_EMBEDDER, *ARCHITECTURES, "sam2"}
+    assert choices("gallery", "order") == ORDERS
+
+
+def test_the_defaults_in_help_are_those_of_the_settings() -> None:
+    shown = " ".join(CliRunner().invoke(command("gallery"), ["--help"]).output.split())
+    site = SiteOptions(Path("site"))
+    assert f"Cells on a page. [{site.cards_per_page}]" in shown
+    assert f"[{site.max_site_mb:g}]" in shown
+    assert f"[default: {site.blind_repeats}]" in shown

@@ -7,9 +7,15 @@ import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-FRUGAL = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "2000000", "MALLOC_TRIM_THRESHOLD_": "16000000"}
-"""For glibc in a worker: give large arrays back to the system at once, so that a worker needs no more
-for its hundredth task than for its first."""
+FRUGAL = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": "2000000",
+    "MALLOC_TRIM_THRESHOLD_": "16000000",
+    "PYTHONSAFEPATH": "1",
+}
+"""Variables of worker processes. The first three have glibc give large arrays back to the system at once, so
+that a worker needs no more memory for its hundredth task than for its first. The last keeps a user's
+`socket.py` in the working directory from being imported in the place of Python's while a worker starts."""
 
 
 @contextmanager

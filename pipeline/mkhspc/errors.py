@@ -21,7 +21,7 @@ def some_of(names: Sequence[str], most: int = 5) -> str:
 
 
 class MkhspcError(Exception):
-    """Base of every error that is the user's to mend.
+    """Base of every error that a user can correct.
 
     Args:
         what: what is wrong, in one sentence without a trailing full stop.

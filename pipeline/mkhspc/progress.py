@@ -1,4 +1,4 @@
-"""What work tells whoever watches: while it goes on, and afterwards from the journals of its processes."""
+"""How work reports its progress: while it goes on, and afterwards in the journals of its processes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 RATE_WINDOW_S = 120.0
-"""A rate is that of the last two minutes ..."""
+"""Seconds over which a rate is taken ..."""
 RATE_MIN_STEPS = 8
-"""... or of the last few steps, where steps are slower than that."""
+"""... or the last steps over which it is taken, where these took longer."""
 SILENT_S = 120.0
-"""A process that wrote nothing for so long has died: it writes its memory every few seconds, and NFS may
-show that up to a minute late."""
+"""Seconds of silence after which a process counts as dead: it writes its memory every few seconds, and NFS
+may show that up to a minute late."""
 
 ProcessState = Literal["working", "ended", "interrupted", "lost"]
 
@@ -21,10 +21,10 @@ ProcessState = Literal["working", "ended", "interrupted", "lost"]
 class Progress(Protocol):
     """Called after every step; must be cheap, and is called from one thread.
 
-    A call with the `done` and `total` of the call before is no step but news of the stage. Facts are shown
-    by their names; these few have a meaning of their own:
+    A call with the `done` and `total` of the call before is not a step but reports facts of the stage. Facts
+    are shown by their names; these few have a meaning of their own:
 
-    - `slide`, `slide_done`, `slide_total`, `slide_failed`: the slide that the news is of, and its steps
+    - `slide`, `slide_done`, `slide_total`, `slide_failed`: the slide that the call is about, and its steps
     - `mk`, `hspc`, `cells`: cells found so far, by type and in all
     - `failed`: steps that failed so far; they count among `done`
     - `tile`, `error`: the tile that has just failed, and why
@@ -67,7 +67,7 @@ class Journal:
     Attributes:
         name: of its file.
         seen_s: when the file was last written, by the clock of the file system.
-        broken_lines: lines that are no event, such as one cut by a kill.
+        broken_lines: lines that are not events, such as one cut by a kill.
     """
 
     name: str

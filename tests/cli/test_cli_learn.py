@@ -139,7 +139,7 @@ def test_two_exports_without_a_name_are_one_persons_and_the_newest_answers_count
     assert err == (
         "mkhspc: 2.json, 1.json give no name and are taken for one annotator's: the newest answer counts\n"
     )
-    assert "18 answers given anew or taken back by the same annotator: the newest counts" in out
+    assert "18 answers changed or taken back by the same annotator: the newest counts" in out
     document = json.loads(training.read_text())
     assert document["conflicts"] == []
     said = {sample["cell_id"]: sample["label"] for sample in document["samples"]}
@@ -198,7 +198,7 @@ def test_training_data_is_not_written_over_the_labels(
         "convert", "--annotations", labels, "--base-dir", run.layout.root, "--output", labels
     )
     assert (code, out) == (2, "")
-    assert "would be written over the labels" in err
+    assert "is one of the label files, and would be overwritten" in err
     assert labels.read_bytes() == before
 
 
@@ -232,7 +232,7 @@ def test_a_directory_that_is_no_run_ends_with_3(tmp_path: Path, mkhspc: Journey)
         "convert", "--annotations", labels, "--base-dir", tmp_path, "--output", tmp_path / "t.json"
     )
     assert code == 3
-    assert "is no run: it has no manifest.json" in err
+    assert "is not a run: it has no manifest.json" in err
 
 
 def test_the_classifier_name_of_the_notes_ends_with_2_and_the_new_name(
@@ -296,7 +296,7 @@ def test_group_by_is_an_option_of_train(mkhspc: Journey) -> None:
     code, out, err = mkhspc("validate", "--mk-classifier", "mk.skops", "--group-by", "my groups.csv")
     assert (code, out) == (2, "")
     assert err == (
-        "mkhspc: --group-by: is no option of validate: the groups are those that training held out\n"
+        "mkhspc: --group-by: is an option of `mkhspc train`: validate takes the groups held out there\n"
         "  train again with `mkhspc train --group-by 'my groups.csv'`, then validate\n"
     )
 

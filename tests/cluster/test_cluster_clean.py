@@ -207,5 +207,5 @@ def test_a_directory_that_is_no_run_is_not_cleaned(
 ) -> None:
     path = temporary(tmp_path / "downloads" / "film", gone)
     assert run_command(["clean", str(path.parent)]) == 3
-    assert "is no run" in capsys.readouterr().err
+    assert "is not a run" in capsys.readouterr().err
     assert path.exists()

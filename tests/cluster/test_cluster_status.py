@@ -441,7 +441,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     for more in ((), ("--json",), ("--watch",)):
         refused = mkhspc("status", tmp_path, *more)
         assert (refused.returncode, refused.stdout) == (3, "")
-        assert "is no run" in refused.stderr
+        assert "is not a run" in refused.stderr
 
 
 def test_watching_looks_again_until_all_is_done(run: FakeRun) -> None:

@@ -83,11 +83,11 @@ def test_tables_older_than_the_tiles_are_shown_with_a_warning(
         (["gallery", "--run", "{run}"], 2, "--out"),
         (["gallery", "--run", "{run}", "--out", "{out}", "--order", "suggested"], 2, "suggested"),
         (["gallery", "--run", "{run}", "--out", "{out}", "--order", "uncertainty"], 3, "mkhspc score"),
-        (["gallery", "--run", "{run}", "--out", "{run}"], 3, "holds no mkhspc site"),
+        (["gallery", "--run", "{run}", "--out", "{run}"], 3, "does not hold a site of mkhspc"),
         (["gallery", "--run", "{out}", "--out", "{out}"], 3, "no manifest.json"),
         (["gallery", "--run", "{run}", "--out", "{out}", "--max-site-mb", "0.001"], 1, "MB are allowed"),
-        (["serve", "{run}"], 3, "is no site"),
-        (["publish", "{run}", "--repo", "{run}"], 3, "is no site"),
+        (["serve", "{run}"], 3, "is not a site"),
+        (["publish", "{run}", "--repo", "{run}"], 3, "is not a site"),
     ],
 )
 def test_errors_end_with_their_code_and_two_lines_at_most(

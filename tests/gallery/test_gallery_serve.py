@@ -74,7 +74,7 @@ def test_a_taken_port_is_a_clear_error(site: Path) -> None:
 
 
 def test_a_directory_that_is_no_site_is_not_served(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is no site"):
+    with pytest.raises(InputError, match="is not a site"):
         open_server(tmp_path, 0)
 
 

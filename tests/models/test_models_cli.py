@@ -137,7 +137,7 @@ def test_a_wrong_file_ends_with_3_and_a_refusal_too(served: Served, tmp_path: Pa
 
 def test_verify_reads_every_byte(served: Served, tmp_path: Path, capsys: Captured) -> None:
     assert run_command(["models", "verify"]) == 1
-    assert "there are no weights" in capsys.readouterr().err
+    assert "no weights are here" in capsys.readouterr().err
     assert run_command(["models", "fetch", "all"]) == 0
     assert run_command(["models", "verify"]) == 0
     capsys.readouterr()

@@ -374,5 +374,5 @@ def test_the_command_says_how_many_it_left_out_and_groups_thousands(run: FakeRun
 def test_the_command_refuses_what_is_no_run(tmp_path: Path) -> None:
     done = mkhspc("report", "--run", tmp_path, "--out", tmp_path / "out")
     assert done.returncode == 3
-    assert "is no run" in done.stderr
+    assert "is not a run" in done.stderr
     assert not (tmp_path / "out").exists()

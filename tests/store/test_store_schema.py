@@ -34,7 +34,7 @@ def test_an_old_id_means_scene_0() -> None:
     "text", ["", "FGC1", "FGC1_s0_nk_1_2", "FGC1_s0_mk_1", "FGC1_s0_mk_1_2_3_4", "x" * 500]
 )
 def test_what_is_no_id_is_an_error(text: str) -> None:
-    with pytest.raises(InputError, match="no cell id"):
+    with pytest.raises(InputError, match="is not a cell id"):
         parse_cell_id(text)
 
 

@@ -84,7 +84,7 @@ def test_a_manifest_survives_the_disk(tmp_path: Path) -> None:
     ("old", "new", "words"),
     [
         ('"run.seed": 0', '"run.seed": 1', "was edited"),
-        ('"format": "mkhspc-run"', '"format": "other"', "not the manifest"),
+        ('"format": "mkhspc-run"', '"format": "other"', "is not a manifest"),
         ('"slides"', '"slices"', "damaged"),
         ("{", "", "damaged"),
     ],

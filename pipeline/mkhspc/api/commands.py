@@ -123,9 +123,11 @@ def convert(
 
     files = _paths(annotations)
     if not files:
-        raise UsageError("no labels given", fix="name the exported files with --annotations")
+        raise UsageError("no file of labels was given", fix="name the exported files with --annotations")
     if Path(output).resolve() in {path.resolve() for path in files}:
-        raise UsageError("would be written over the labels", where=output, fix="choose another --output")
+        raise UsageError(
+            "is one of the label files, and would be overwritten", where=output, fix="choose another --output"
+        )
     request = converting.Request(
         annotations=files,
         run=_layout(run),
@@ -138,7 +140,7 @@ def convert(
     nameless = [file.file for file in conversion.files if file.annotator == ANONYMOUS]
     if len(nameless) > 1:
         _log.warning(
-            f"{', '.join(nameless)} give no name and are taken for one annotator's: the newest answer counts"
+            f"{', '.join(nameless)} give no annotator's name and count as one: the newest answer counts"
         )
     return conversion
 

@@ -49,10 +49,10 @@ FIXES = {
     errno.EACCES: "give another place, or get the right to use this one",
     errno.EPERM: "give another place, or get the right to use this one",
     errno.EROFS: "give a place that can be written",
-    errno.ENOTDIR: "look at the path that you gave: a part of it is no folder",
-    errno.ENOENT: "look at the path that you gave",
+    errno.ENOTDIR: "check the path that you gave: a part of it is not a folder",
+    errno.ENOENT: "check the path that you gave",
 }
-"""What to do, by what the system says of a file."""
+"""What a user can do, by the error number of a file operation."""
 
 
 class LazyGroup(click.Group):
@@ -96,7 +96,7 @@ def _wrong_usage(error: click.ClickException) -> str:
 
 
 def _disk_fault(error: OSError) -> str:
-    """What the system said of a file, where, and what to do."""
+    """The system's error about a file, the place, and what a user can do."""
     path = None if error.filename is None else Path(str(error.filename))
     if path is not None and path.suffix == TEMPORARY_SUFFIX:  # a name that no user has ever seen
         path = path.parent

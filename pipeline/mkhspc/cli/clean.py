@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 def clean(run_dir: Path, dry_run: bool, other_hosts_after_h: float, as_json: bool) -> None:
     """Remove what killed processes left in a run: temporary files, nothing else.
 
-    A file is removed when the process that wrote it, which its name tells, is gone from
-    this host. A process on another host cannot be looked for: its files stay until they
+    A file is removed when the process that wrote it, whose number is in its name, is gone
+    from this host. A process on another host cannot be looked for: its files stay until they
     have not changed for a day. Never needed for a run to go on, and safe while it does.
 
     \b

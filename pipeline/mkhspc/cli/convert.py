@@ -105,8 +105,7 @@ def _print_report(report: dict[str, Any], output: Path) -> None:
             )
     if report["superseded"]:
         click.echo(
-            f"{report['superseded']} answers given anew or taken back by the same annotator:"
-            " the newest counts"
+            f"{report['superseded']} answers changed or taken back by the same annotator: the newest counts"
         )
     for cell_type, cells in report["cells"].items():
         click.echo(f"{cell_type}: " + ", ".join(f"{n} {what.replace('_', ' ')}" for what, n in cells.items()))

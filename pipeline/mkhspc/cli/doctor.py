@@ -68,7 +68,7 @@ def doctor(as_json: bool) -> None:
 
 
 def _gpus() -> dict[str, str]:
-    """The GPUs by the names that --device takes, or why torch does not tell."""
+    """The GPUs by the names that --device takes, or why torch cannot list them."""
     from mkhspc.errors import UsageError
     from mkhspc.models.device import find_gpus
 

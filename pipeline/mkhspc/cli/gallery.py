@@ -60,7 +60,9 @@ def gallery(run_dir: Path, no_blind: bool, as_json: bool, **given: object) -> No
     settings = {**asdict(found.config.gallery)}
     settings |= {name: value for name, value in given.items() if value is not None}
     if settings["out"] is None:
-        raise UsageError("nowhere to put the site", where="--out", fix="name a directory, such as --out site")
+        raise UsageError(
+            "no directory was given for the site", where="--out", fix="name a directory, such as --out site"
+        )
     options = SiteOptions(**{**settings, "out": Path(settings["out"]), "blind": not no_blind})
     stale = [slide_id for slide_id in unmerged_slides(layout, found) if layout.cells(slide_id).exists()]
     if stale:

@@ -44,7 +44,7 @@ def inspect(
     config = load_config(None, {"run.tile_size": tile_size, "run.um_per_px": um_per_px})
     if preview is not None and preview.suffix.lower() != ".png":
         raise UsageError(
-            "the preview is a PNG picture", where=preview, fix="give it a name that ends in .png"
+            "the preview can only be written as PNG", where=preview, fix="give it a name that ends in .png"
         )
     with CziSlide.open(czi, config.run.um_per_px) as slide:
         with progress.shown() as show:

@@ -117,7 +117,8 @@ def fetch(names: tuple[str, ...], url: str | None, mirror: str | None, offline: 
     weights = named(names)
     if url is not None and (mirror is not None or len(weights) != 1):
         raise UsageError(
-            "--url is the address of one file", fix="give one NAME with it, or --mirror for several"
+            "--url is the address of one file, and several were named",
+            fix="name one file, or give --mirror for several",
         )
     files = []
     with progress.shown() as show:
@@ -155,7 +156,7 @@ def verify(names: tuple[str, ...], as_json: bool) -> None:
             weight: state for weight, state in found.items() if state.state not in ("missing", "partial")
         }
     if not found:
-        raise CheckFailedError("there are no weights", where=directory, fix="see mkhspc models list")
+        raise CheckFailedError("no weights are here", where=directory, fix="see `mkhspc models list`")
     verdicts = _verdicts(found)
     if as_json:
         print_json([{**_facts(w, found[w]), "verdict": verdict} for w, verdict in verdicts.items()])

@@ -74,7 +74,7 @@ def print_json(value: Any) -> None:
 
 
 def idle_gpus(gpus: str) -> str:
-    """What to tell whoever asks for GPUs where no model runs."""
+    """A note for a user who asks for GPUs where no model runs."""
     return f"{gpus} would stand idle: no detector or embedder of this run is a model"
 
 

@@ -18,7 +18,7 @@ from mkhspc.progress import Progress
 
 REFRESHES_PER_S = 4.0
 SHOWN_ERRORS = 5
-"""Failed tiles that are told as they fail; the run names the others at its end."""
+"""Failed tiles that are shown as they fail; the run names the others at its end."""
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def live(console: Console) -> Iterator[Progress]:
 
         def show(stage: str, done: int, total: int, **facts: str | int | float) -> None:
             nonlocal errors
-            view.tell(stage, done, total, **facts)
+            view.update(stage, done, total, **facts)
             if "error" in facts:
                 errors += 1
                 if errors <= SHOWN_ERRORS:
@@ -55,7 +55,7 @@ def _error_line(facts: dict[str, str | int | float]) -> Text:
 
 
 class JsonLines:
-    """A `Progress` that prints a line for each step; news between two steps wait for the next."""
+    """A `Progress` that prints a line for each step; changes between two steps wait for the next."""
 
     def __init__(self) -> None:
         self._last: tuple[str, int, int] | None = None

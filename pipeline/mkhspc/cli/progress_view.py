@@ -66,7 +66,7 @@ class Stage:
     ends_s: list[float] = field(default_factory=list)
     facts: dict[str, Fact] = field(default_factory=dict)
 
-    def tell(self, done: int, total: int, facts: Mapping[str, Fact], now_s: float) -> None:
+    def update(self, done: int, total: int, facts: Mapping[str, Fact], now_s: float) -> None:
         self.ends_s += [now_s] * (done - self.done)
         while len(self.ends_s) > RATE_MIN_STEPS + 1 and self.ends_s[0] < now_s - RATE_WINDOW_S:
             del self.ends_s[0]
@@ -100,27 +100,27 @@ class SlideSteps:
 
 
 class View:
-    """Everything that is shown, drawn anew whenever it is looked at.
+    """Everything that is shown; drawn again at each refresh of the terminal.
 
-    It is told by the thread that works, and drawn by the one that refreshes the terminal.
+    The working thread updates it, another one draws it.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = Lock()
-        self._told_s = clock()
+        self._updated_s = clock()
         self._stages: dict[str, Stage] = {}
         self._slides: dict[str, SlideSteps] = {}
 
-    def tell(self, stage: str, done: int, total: int, **facts: Fact) -> None:
-        """A `Progress` that takes the news in."""
+    def update(self, stage: str, done: int, total: int, **facts: Fact) -> None:
+        """A `Progress` that keeps what is to be shown."""
         with self._lock:
             if stage not in self._stages or done < self._stages[stage].done:
-                # The first news may be of the first step; what an earlier try has done is none of this one.
+                # The first call may report the first step; steps of an earlier attempt do not count.
                 steps = 1 if done == 1 and "slide_total" not in facts else 0
-                self._stages[stage] = Stage(begun_s=self._told_s, done=done - steps)
-            self._told_s = self._clock()
-            self._stages[stage].tell(done, total, facts, self._told_s)
+                self._stages[stage] = Stage(begun_s=self._updated_s, done=done - steps)
+            self._updated_s = self._clock()
+            self._stages[stage].update(done, total, facts, self._updated_s)
             if "slide_total" in facts:
                 steps_of = (int(facts[f"slide_{name}"]) for name in ("done", "total", "failed"))
                 self._slides[str(facts["slide"])] = SlideSteps(*steps_of)
@@ -153,11 +153,11 @@ def _bar_and_count(stage: Stage) -> tuple[RenderableType, str]:
 
 
 def _rest(stage: Stage, with_slides: bool) -> Text:
-    """Failures, and facts that have no place of their own; the slide only where it is news."""
+    """Failures, and facts that have no place of their own; the slide only where it has changed."""
     failed = stage.number("failed")
     text = Text(f"{failed:,} failed  " if failed else "", style="red")
-    told = WITH_A_PLACE | ({"slide"} if with_slides or stage.ended_s is not None else set())
-    others = (f"{name} {value}" for name, value in stage.facts.items() if name not in told)
+    shown = WITH_A_PLACE | ({"slide"} if with_slides or stage.ended_s is not None else set())
+    others = (f"{name} {value}" for name, value in stage.facts.items() if name not in shown)
     return text.append("  ".join(others), style="bright_black")
 
 

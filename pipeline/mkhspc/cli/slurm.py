@@ -52,12 +52,12 @@ def slurm(config: Path, out: Path, submit: bool, as_json: bool) -> None:
     plan = jobs.plan_jobs(study, manifest, slide_ids, config, out)
     files = jobs.write_jobs(plan)
     submitted = jobs.submit(plan, files) if submit else None
-    _tell(study.run.output_dir, plan, files, submitted, as_json)
-    if submitted:  # when the ids are told: what is queued must be known, whatever happens to its note
+    _print(study.run.output_dir, plan, files, submitted, as_json)
+    if submitted:  # after the ids are printed: they must be known even if the note cannot be written
         jobs.write_note(plan, submitted)
 
 
-def _tell(
+def _print(
     run_dir: str, plan: JobPlan, files: Mapping[str, Path], submitted: Submitted | None, as_json: bool
 ) -> None:
     if as_json:

@@ -32,7 +32,7 @@ ASK_SLURM_EVERY_S = 30.0
 def status(run_dir: Path, as_json: bool, watch: bool) -> None:
     """How far a run is: tiles done, failed and left by slide, rate, time left, cells and memory.
 
-    Reads the run's files alone, so it works while the run goes on, from any machine, and tells of
+    Reads the run's files alone, so it works while the run goes on, from any machine, and shows
     all the processes that share the run. For a run of `mkhspc slurm`, and where there is sacct, it
     says as well which jobs died and why. With --watch a terminal shows it live; elsewhere it is
     one JSON line every 2 seconds. --json lists every tile that is missing, and why those failed

@@ -19,7 +19,7 @@ def _refuse_group_by(context: click.Context, option: click.Parameter, value: str
     """The option is `train`'s: what was held out in training cannot be chosen afterwards."""
     if value is not None:
         raise UsageError(
-            "is no option of validate: the groups are those that training held out",
+            "is an option of `mkhspc train`: validate takes the groups held out there",
             where="--group-by",
             fix=f"train again with `mkhspc train --group-by {quote(value)}`, then validate",
         )

@@ -82,7 +82,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
             f"the config file cannot be read ({reason})", where=path, fix="check the path given to --config"
         ) from error
     except tomllib.TOMLDecodeError as error:
-        raise InputError(f"is not valid TOML: {error}", where=path) from error
+        raise InputError(f"is not valid TOML: {error}", where=path, fix="see https://toml.io") from error
 
 
 def from_dict(data: Mapping[str, Any]) -> RunConfig:

@@ -8,6 +8,7 @@ from pathlib import Path
 from mkhspc.resources import resource_dir
 
 HASH_DIGITS = 10
+"""Hexadecimal digits of a hash in a file's name."""
 
 
 def content_hash(*contents: bytes) -> str:

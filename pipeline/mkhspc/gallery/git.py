@@ -19,7 +19,7 @@ from pathlib import Path
 from mkhspc.errors import InputError, UsageError
 
 FALLBACK_IDENTITY = {"name": "mkhspc", "email": "mkhspc@localhost"}
-"""Who commits where git knows nobody."""
+"""The author of commits where git has no user configured."""
 
 _OWN_REPOSITORY = (
     "GIT_DIR",
@@ -31,7 +31,7 @@ _OWN_REPOSITORY = (
     "GIT_NAMESPACE",
     "GIT_PREFIX",
 )
-"""Variables by which a hook or an alias would lead git away from the temporary repository."""
+"""Variables of git that a hook or an alias sets, and that would point it to another repository."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,9 @@ class TargetBranch:
         self._tracking = f"refs/remotes/origin/{branch}"
         self._environment = _environment()
         if self._try("check-ref-format", "--branch", branch).returncode:
-            raise UsageError(f"'{branch}' is no name of a branch", where="--branch")
+            raise UsageError(
+                f"'{branch}' is not a name that git allows", where="--branch", fix="give one such as gh-pages"
+            )
         local = _local_repository(repo)
         self._environment |= self._identity(local or directory)
         self._run("init", "--quiet", "--bare", ".")
@@ -80,12 +82,16 @@ class TargetBranch:
         arguments += ["--no-history"] if orphan else []
         if before is not None and self.has_file(before, "CNAME"):
             arguments.append(f"--cname={self._run('show', f'{before}:CNAME').strip()}")
-        # -P: the repository's own files must not be taken for Python modules
+        # -P: the repository's own files must not be imported as Python modules
         command = [sys.executable, "-P", "-m", "ghp_import", *arguments, str(site.resolve())]
         done = self._call(command)
         made = self._try("rev-parse", "--verify", "--quiet", self._ref).stdout.strip()
         if done.returncode or made in ("", before):
-            raise InputError(f"ghp-import made no commit: {_reason(done.stderr)}", where=site)
+            raise InputError(
+                f"ghp-import made no commit: {_reason(done.stderr)}",
+                where=site,
+                fix="run `git status` in the repository, or publish to a URL",
+            )
         return made
 
     def same_files(self, commit: str, other: str) -> bool:
@@ -136,7 +142,7 @@ def target_branch(repo: str, branch: str) -> Iterator[TargetBranch]:
 
     Raises:
         InputError: `repo` is neither, or git cannot reach it.
-        UsageError: the branch's name is none.
+        UsageError: git does not allow the branch's name.
     """
     with tempfile.TemporaryDirectory(prefix="mkhspc-publish-") as directory:
         yield TargetBranch(Path(directory), repo, branch)
@@ -159,7 +165,9 @@ def _local_repository(repo: str) -> Path | None:
         if "://" in repo or re.match(r"[\w.@-]+:", repo):
             return None
         raise InputError(
-            "is no directory here and no URL", where=repo, fix="give a URL or the path of a git repository"
+            "is neither a directory here nor a URL",
+            where=repo,
+            fix="give a URL or the path of a git repository",
         )
     path = path.resolve()
     # the ceiling keeps git from taking a repository further up for this one
@@ -168,7 +176,7 @@ def _local_repository(repo: str) -> Path | None:
     asked = subprocess.run(command, env=environment, capture_output=True, check=False)
     if not path.is_dir() or asked.returncode:
         raise InputError(
-            "is no git repository",
+            "is not a git repository",
             where=repo,
             fix="give the top of a work tree, a bare repository or a URL",
         )
@@ -176,12 +184,12 @@ def _local_repository(repo: str) -> Path | None:
 
 
 def _reason(stderr: str) -> str:
-    """The line of git's complaint that says most."""
+    """The most informative line of git's error."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    telling = [line for line in lines if line.startswith("! ")] or [
+    informative = [line for line in lines if line.startswith("! ")] or [
         line for line in lines if line.startswith(("fatal:", "error:"))
     ]
-    return redacted((telling or lines or ["no reason given"])[0])
+    return redacted((informative or lines or ["no reason given"])[0])
 
 
 def _fix(reason: str) -> str:

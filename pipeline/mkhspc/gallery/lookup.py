@@ -1,8 +1,8 @@
-"""Where each cell stands: small files by which a link to a cell finds its page.
+"""The page of each cell: small files by which a link to a cell finds its page.
 
 A browser that is asked for a cell fetches the one file that its id's CRC-32 falls into, however many
-cells the site has. Two cells with one CRC-32 both stand in it with their pages; the browser tries
-one after the other.
+cells the site has. Two cells with the same CRC-32 are both listed with their pages; the
+browser tries one after the other.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from mkhspc.config import CellType
 from mkhspc.gallery.assets import content_hash
 
 CELLS_PER_FILE = 1000
+"""Cells that a lookup file has on average: about 15 kB to fetch."""
 MAX_FILES = 4096
+"""Most lookup files of a cell type."""
 
 
 def file_count(cells: int) -> int:

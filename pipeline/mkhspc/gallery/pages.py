@@ -16,7 +16,7 @@ REPEAT_POLICY = "blind-repeat"
 BLEED_PX = 1
 """Display pixels cut off around a crop, so that its neighbours on the sheet never shine through."""
 BARS_UM: dict[CellType, int] = {"mk": 20, "hspc": 5}
-"""Length of the scale bar on every card."""
+"""Length of the scale bar on every card, in µm."""
 NAMES: dict[CellType, tuple[str, str]] = {
     "mk": ("Megakaryocytes", "a megakaryocyte"),
     "hspc": ("Stem and progenitor cells", "a stem or progenitor cell"),

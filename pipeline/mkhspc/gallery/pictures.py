@@ -137,7 +137,7 @@ def gather(
             raise InputError(
                 f"{file.missing()} {deck.cell_type} cells have no crop",
                 where=layout.root / "crops",
-                fix="run `mkhspc merge` to make the tables anew",
+                fix="make the tables again with `mkhspc merge`",
             )
 
 

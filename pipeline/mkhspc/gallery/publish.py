@@ -19,9 +19,11 @@ MAX_SITE_BYTES = 1000 * MB
 MAX_FILE_BYTES = 100 * MIB
 """Largest file that GitHub takes, by its documentation."""
 POLL_S = 5.0
+"""Seconds between two looks at a site that is being published."""
 WAIT_S = 900.0
+"""Seconds until waiting for a site is given up; GitHub ends a deployment after 600."""
 PAGES_FILES = {"CNAME", ".nojekyll"}
-"""What GitHub Pages read beside a site: its own domain, and that it is published as it is."""
+"""Files of GitHub Pages that may lie beside a site: its domain, and the mark of a ready-made site."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class PublishReport:
     Attributes:
         before: the branch's commit before, or None if there was no such branch.
         after: the commit with the site; the same as `before` if there was nothing to publish.
-        replaces_foreign: the branch held something that is no site of ours.
+        replaces_foreign: the branch held something other than a site of mkhspc.
     """
 
     branch: str
@@ -66,7 +68,7 @@ def publish(site: Path, options: PublishOptions) -> PublishReport:
     Raises:
         InputError: no site, no such repository, or git refuses.
         CheckFailedError: the site or a file is larger than GitHub Pages allow.
-        UsageError: the branch's name is none.
+        UsageError: git does not allow the branch's name.
     """
     size_bytes = check_site(site)
     with target_branch(options.repo, options.branch) as branch:
@@ -97,13 +99,14 @@ def check_site(site: Path) -> int:
         CheckFailedError: the site or a file is larger than GitHub Pages allow.
     """
     read_site(site)
-    _refuse_strangers(site)
+    _refuse_foreign_files(site)
     sizes = {path: path.stat().st_size for path in site.rglob("*") if path.is_file()}
     for path, size_bytes in sizes.items():
         if size_bytes > MAX_FILE_BYTES:
             raise CheckFailedError(
                 f"is {size_bytes / MB:,.0f} MB; GitHub takes files of {MAX_FILE_BYTES // MIB} MiB at most",
                 where=path,
+                fix="fewer --cards-per-page make smaller files",
             )
     total_bytes = sum(sizes.values())
     if total_bytes > MAX_SITE_BYTES:
@@ -115,13 +118,13 @@ def check_site(site: Path) -> int:
     return total_bytes
 
 
-def _refuse_strangers(site: Path) -> None:
+def _refuse_foreign_files(site: Path) -> None:
     """Refuses files that no site has: all that lies in the directory would become public."""
-    strangers = [name for name in foreign_files(site) if name not in PAGES_FILES]
-    if strangers:
+    foreign = [name for name in foreign_files(site) if name not in PAGES_FILES]
+    if foreign:
         raise InputError(
-            f"holds files that are not part of the site: {', '.join(strangers[:5])}"
-            + (f" and {len(strangers) - 5} more" if len(strangers) > 5 else ""),
+            f"holds files that are not part of the site: {', '.join(foreign[:5])}"
+            + (f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""),
             where=site,
             fix="move them away: everything in the directory would become public",
         )
@@ -135,7 +138,9 @@ def wait_until_live(url: str, site: Path, progress: Progress = silent, patience_
         IncompleteError: it still does not after `patience_s`.
     """
     if not url.startswith(("https://", "http://")):
-        raise UsageError(f"'{url}' is no web address", where="--wait", fix="it begins with https://")
+        raise UsageError(
+            f"'{url}' is not a web address", where="--wait", fix="give one that begins with https://"
+        )
     build = read_site(site)["build"]
     address = f"{url.rstrip('/')}/site.json?build={build}"  # a new question, so no cache answers it
     start_s = time.monotonic()

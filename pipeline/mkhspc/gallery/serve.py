@@ -29,7 +29,7 @@ class SiteHandler(SimpleHTTPRequestHandler):
     }
 
     def end_headers(self) -> None:
-        self.send_header("Cache-Control", "no-cache")  # a site made anew is seen at once
+        self.send_header("Cache-Control", "no-cache")  # a site that was replaced is seen at once
         self.send_header("X-Content-Type-Options", "nosniff")
         super().end_headers()
 
@@ -45,10 +45,10 @@ def open_server(site: Path, port: int) -> ThreadingHTTPServer:
     """A server of the site, listening on 127.0.0.1 and ready for `serve_forever`.
 
     Args:
-        port: 0 takes any free one; `server.server_port` tells which.
+        port: 0 takes any free one; `server.server_port` is the one taken.
 
     Raises:
-        InputError: the directory holds no site.
+        InputError: the directory does not hold a site.
         UsageError: the port is taken, or not allowed.
     """
     read_site(site)

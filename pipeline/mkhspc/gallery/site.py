@@ -30,7 +30,7 @@ def build_site(layout: RunLayout, options: SiteOptions, progress: Progress = sil
     Raises:
         UsageError: an option is out of range.
         InputError: the run's tables are missing or damaged, the order needs scores that are not
-            there, or `options.out` holds something that is no site.
+            there, or `options.out` holds something other than a site.
         CheckFailedError: no cell lies in the filter, or the site would be larger than allowed.
     """
     check_options(options)
@@ -60,7 +60,7 @@ def _write_pages(
     options: SiteOptions,
     progress: Progress,
 ) -> None:
-    """Writes every page. The first of each type come first: they tell how large the site will be."""
+    """Writes every page, the first page of each cell type first: from them the site's size is estimated."""
     for deck, file in zip(decks, files, strict=True):
         writer.write_samples(deck, file)
         for number in writer.write_pages(deck, file, [1]):

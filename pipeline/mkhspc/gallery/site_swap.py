@@ -34,11 +34,11 @@ def read_site(site: Path) -> dict[str, Any]:
     try:
         data = json.loads((site / "site.json").read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise InputError("is no site: it has no site.json", where=site, fix=fix) from error
+        raise InputError("is not a site: it has no site.json", where=site, fix=fix) from error
     except (OSError, ValueError) as error:
         raise InputError(f"cannot be read ({error})", where=site / "site.json", fix=fix) from error
     if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("version") != VERSION:
-        raise InputError(f"is not the site.json of a site of version {VERSION}", where=site, fix=fix)
+        raise InputError(f"has a site.json that is not of a site of version {VERSION}", where=site, fix=fix)
     return data
 
 
@@ -68,7 +68,7 @@ def refuse_foreign(out: Path) -> None:
         return
     if "site.json" not in entries:
         raise InputError(
-            "is not empty and holds no mkhspc site, so it is left as it is",
+            "is not empty and does not hold a site of mkhspc, so it is left as it is",
             where=out,
             fix="choose another --out, or empty the directory yourself",
         )
@@ -116,7 +116,7 @@ def _swap(new: Path, out: Path) -> None:
 
 
 def _remove_abandoned(out: Path) -> None:
-    """Removes what builds of this site that were killed on this machine have left."""
+    """Removes the directories of builds of this site that were killed on this machine."""
     mark = f".{out.name}.{socket.gethostname()}-"
     for path in out.parent.glob(f"{glob.escape(mark)}*{BUILDING}"):
         pid = path.name.removeprefix(mark).removesuffix(BUILDING)

@@ -25,7 +25,9 @@ MAX_SIDE_PX: dict[CellType, int] = {"mk": 256, "hspc": 128}
 MAX_SHEET_PX = 4_200_000
 """Pixels of one sheet: several small sheets decode side by side and appear sooner than one large."""
 QUALITY = 60
+"""AVIF's quality, 0 to 100."""
 SPEED = 9
+"""AVIF's encoding speed, 0 to 10."""
 SUFFIX = "avif"
 WHITE = (255, 255, 255)
 
@@ -100,7 +102,9 @@ def _open(image: bytes) -> Image.Image:
     try:
         return Image.fromarray(decode_picture(image))
     except InputError as error:
-        raise InputError(f"in the run {error.what}", fix="make it anew with `mkhspc merge`") from error
+        raise InputError(
+            f"in the run, {error.what}", fix="make the tables again with `mkhspc merge`"
+        ) from error
 
 
 def encode_sheet(sheet: Image.Image) -> bytes:

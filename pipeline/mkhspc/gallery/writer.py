@@ -19,8 +19,9 @@ from mkhspc.gallery.sprites import SUFFIX, DrawnSheets, display_side_px, draw_sh
 from mkhspc.store.manifest import Manifest
 
 SAMPLE_CARDS = 8
+"""Example crops of each cell type on the index."""
 DRAWERS = min(8, os.cpu_count() or 1)
-"""Pages drawn side by side; each holds its sheets in memory, about 20 MB."""
+"""Pages drawn at the same time; each holds its sheets in memory, about 20 MB."""
 
 
 class SiteWriter:
@@ -58,7 +59,7 @@ class SiteWriter:
         return self._manifest.slide(slide_id).code if self._blind else slide_id
 
     def inclusion(self, deck: Deck) -> dict[str, float]:
-        """Inclusion probabilities by the slides' labels, in an order that tells nothing of names."""
+        """Inclusion probabilities by the slides' labels, in an order that does not reveal names."""
         return dict(sorted((self.label(slide_id), share) for slide_id, share in deck.inclusion.items()))
 
     def write_samples(self, deck: Deck, file: PictureFile) -> None:
@@ -153,7 +154,7 @@ def _site_facts(
 
 
 def _own_pages(deck: Deck) -> Iterator[tuple[str, int]]:
-    """Cell ids with the page, counted from 1, on which each is no repeat."""
+    """Cell ids with the page, counted from 1, on which each is shown first."""
     ids = deck.cells["cell_id"].to_pylist()
     for number, page in enumerate(deck.pages, start=1):
         yield from ((ids[row], number) for row in page.rows[~page.is_repeat])

@@ -185,7 +185,7 @@ def _move(temporary: Path, path: Path) -> None:
     if fault in (*NO_LINKS, errno.EINVAL):
         raise InputError(
             "its file system can neither link a file nor rename it without replacing another,"
-            " so nothing on it tells which of two processes was first",
+            " so two processes cannot safely write a run on it",
             where=path.parent,
             fix="give an --output-dir on another file system",
         )

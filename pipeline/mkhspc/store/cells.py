@@ -1,7 +1,7 @@
 """Reading and writing the tables of cells and crops of a run, slide by slide.
 
-The size filter stands in the manifest alone. The column `in_filter` on disk is a convenience for
-other programs; here it is always worked out anew, so it cannot be stale.
+The manifest alone holds the size filter. The column `in_filter` on disk is a convenience for other
+programs; here it is always computed from the manifest, so it cannot be stale.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from mkhspc.store.manifest import Manifest
 from mkhspc.store.schema import CROPS, feature_columns
 
 BATCH_ROWS = 16_384
+"""Rows of cells in memory at a time."""
 CROPS_AT_ONCE = 256
-"""Some 6 MB, and 60 MB should all of them be MK."""
+"""Crops in memory at a time: about 6 MB, or 60 MB if all of them are MK."""
 
 _FILTERED_BY = ("cell_type", "area_um2")
 
@@ -43,7 +44,7 @@ def cell_batches(
     """Batches of a slide's cells in the order on disk: two million fit through a small memory.
 
     Args:
-        columns: those wanted. `in_filter` is worked out anew from the manifest, and needs
+        columns: those wanted. `in_filter` is computed from the manifest, and needs
             `cell_type` and `area_um2` among the columns.
 
     Raises:
@@ -56,7 +57,7 @@ def cell_batches(
 
 
 def with_in_filter(cells: pa.Table, areas: Mapping[CellType, AreaRange]) -> pa.Table:
-    """The table with its column `in_filter` worked out from `areas` (both ends included)."""
+    """The table with its column `in_filter` computed from `areas` (both ends included)."""
     inside = pa.chunked_array([pa.array([False] * len(cells), pa.bool_())])
     for cell_type in CELL_TYPES:
         area = areas[cell_type]
@@ -101,7 +102,7 @@ def feature_names(layout: RunLayout, manifest: Manifest) -> list[str]:
     for slide in manifest.slides:
         if layout.cells(slide.slide_id).exists():
             return feature_columns(tables.read_schema(layout.cells(slide.slide_id)).names)
-    raise InputError("has no cells yet", where=layout.root, fix=tables.NOT_MADE)
+    raise InputError("the run has no tables of cells yet", where=layout.root, fix=tables.NOT_MADE)
 
 
 def rewrite_in_filter(layout: RunLayout, manifest: Manifest, slide_id: str) -> None:

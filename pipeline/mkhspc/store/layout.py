@@ -58,8 +58,9 @@ class RunLayout:
 
 
 MAX_SLIDE_ID_LENGTH = 150
-"""Leaves room in a file name, of 255 bytes at most, for what is put around it."""
+"""Longest slide id, in characters: file names of 255 bytes at most are made of it."""
 SIMULATED_PREFIX = "DEMO_"
+"""The ids of slides that `mkhspc demo` has drawn begin so."""
 
 
 def slide_id_of(path: Path) -> str:
@@ -72,12 +73,14 @@ def slide_id_of(path: Path) -> str:
     """
     safe = _safe(path.stem)
     if not safe:
-        raise InputError("the file name gives no slide id", where=path, fix="rename the slide")
+        raise InputError(
+            "the file name has no letter or digit to make a slide id of", where=path, fix="rename the slide"
+        )
     if len(safe) > MAX_SLIDE_ID_LENGTH:
         raise InputError(
             f"the file name is too long for a slide id: {len(safe)} characters",
             where=path,
-            fix=f"rename the slide: {MAX_SLIDE_ID_LENGTH} characters are allowed",
+            fix=f"rename the slide: at most {MAX_SLIDE_ID_LENGTH} characters are allowed",
         )
     return safe
 

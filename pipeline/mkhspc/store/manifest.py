@@ -34,16 +34,17 @@ from mkhspc.config import (
 )
 from mkhspc.config.identity import dataset_name
 from mkhspc.config.typed import built
-from mkhspc.errors import InputError, UsageError
+from mkhspc.errors import InputError, UsageError, some_of
 from mkhspc.store import atomic
 from mkhspc.store.layout import RunLayout, is_slide_id
 
 FORMAT = "mkhspc-run"
 VERSION = 2
-"""2 has revisions and a checksum."""
+"""The format's version; version 2 added revisions and a checksum."""
 TRIES = 200
-"""To change a manifest. Each that fails is another process's success, or a cache of NFS that is behind."""
+"""Attempts to change a manifest. One fails when another process was first, or a cache of NFS is behind."""
 MOST_WAIT_S = 0.2
+"""Longest random pause between two attempts, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,8 @@ class Manifest:
         for slide in self.slides:
             if slide.slide_id == slide_id:
                 return slide
-        raise InputError(f"the run has no slide '{slide_id}'")
+        known = some_of([slide.slide_id for slide in self.slides])
+        raise InputError(f"the run has no slide '{slide_id}'", fix=f"its slides: {known}")
 
     def stored(self, cell_type: CellType) -> AreaRange:
         """The areas that are on disk: the filter can be any range within."""
@@ -168,7 +170,7 @@ def update(layout: RunLayout, change: Callable[[Manifest], Manifest]) -> Manifes
         The manifest that is on disk now.
 
     Raises:
-        InputError: there is no manifest, it is damaged, or other processes change it without end.
+        InputError: there is no manifest, it is damaged, or other processes change it all the time.
     """
     for _ in range(TRIES):
         manifest = read(layout)
@@ -181,7 +183,9 @@ def update(layout: RunLayout, change: Callable[[Manifest], Manifest]) -> Manifes
         _show_newest(layout)
         return changed
     raise InputError(
-        "other processes change it without end", where=layout.manifest, fix="end them, then try again"
+        f"other processes changed it {TRIES} times in a row, faster than this one could",
+        where=layout.manifest,
+        fix="end them, then try again",
     )
 
 
@@ -211,7 +215,7 @@ def read(layout: RunLayout) -> Manifest:
         manifest = _load(layout.manifest)
     except FileNotFoundError as error:
         raise InputError(
-            "is no run: it has no manifest.json", where=layout.root, fix="make one with `mkhspc segment`"
+            "is not a run: it has no manifest.json", where=layout.root, fix="make one with `mkhspc segment`"
         ) from error
     while (later := layout.manifest_revision(manifest.revision + 1)).exists():
         manifest = _load(later)
@@ -224,7 +228,9 @@ def _load(path: Path) -> Manifest:
     except FileNotFoundError:
         raise
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read ({error})", where=path) from error
+        raise InputError(
+            f"cannot be read ({error})", where=path, fix="check the file's permissions, or restore it"
+        ) from error
 
 
 def dumps(manifest: Manifest) -> str:
@@ -271,7 +277,7 @@ def loads(text: str, where: Path) -> Manifest:
         raise _damaged(f"{error.where or ''} {error.what}".strip(), where) from error
     if manifest is None:
         raise InputError(
-            f"is not the manifest of a run in the format of this mkhspc ({FORMAT} {VERSION})",
+            f"is not a manifest that this version of mkhspc reads ({FORMAT}, version {VERSION})",
             where=where,
             fix="use the mkhspc that made the run, or segment into a new directory",
         )
@@ -279,16 +285,16 @@ def loads(text: str, where: Path) -> Manifest:
         raise InputError(
             f"was edited: {edited}",
             where=where,
-            fix="undo the edit: tiles were made with the settings it had; to ask for more is what"
-            " `mkhspc segment` is for, for another size filter there is `mkhspc refilter`",
+            fix="undo the edit: the tiles were made with the settings it had. Use `mkhspc segment` to add"
+            " slides or tiles, and `mkhspc refilter` to change the size filter",
         )
     return manifest
 
 
 def _edited(data: Mapping[str, Any], manifest: Manifest) -> str | None:
-    """Which of the places that say the same thing differ, if any."""
+    """What an edit by hand has made inconsistent, or None."""
     if data["config_hash"] != manifest.config_hash:
-        return "its settings no longer fit its config_hash"
+        return "its config_hash is not that of its settings"
     if changed := differences(identity(manifest.config, manifest.model_hashes), manifest.identity):
         return f"its config is not that of its identity: {changed[0]}"
     if data["seed"] != manifest.config.run.seed:
@@ -299,7 +305,7 @@ def _edited(data: Mapping[str, Any], manifest: Manifest) -> str | None:
         if not manifest.stored(cell_type).contains(manifest.filter[cell_type]):
             return f"the filter of {cell_type} reaches beyond what is stored"
     if data["checksum"] != checksum(data):
-        return "its values no longer fit its checksum"
+        return "its checksum is not that of its values"
     return None
 
 
@@ -324,7 +330,7 @@ def _from_dict(data: Mapping[str, Any]) -> Manifest:
         check_area_range(area, cell_type)
     for slide in manifest.slides:
         if not is_slide_id(slide.slide_id):
-            raise InputError(f"'{slide.slide_id}' is no slide id")
+            raise InputError(f"'{slide.slide_id}' is not a slide id")
     if len({slide.slide_id for slide in manifest.slides}) < len(manifest.slides):
-        raise InputError("two slides have one id")
+        raise InputError("two slides have the same id")
     return manifest

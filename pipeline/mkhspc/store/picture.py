@@ -25,7 +25,7 @@ from mkhspc.errors import InputError
 RgbImage = NDArray[np.uint8]
 
 MAX_SIDE_PX = 4096
-"""No picture is larger: crops are not, down to 0.02 µm a pixel. One that claims to be is refused unread."""
+"""Longest side of a picture; crops stay below it down to 0.02 µm a pixel. A larger one is refused unread."""
 
 TAGS = (256, 257, 258, 259, 262, 273, 277, 278, 279, 317, 65_000)
 """Of TIFF 6.0: width, height, bits, packing, colours, where its one strip is, channels, its rows and bytes,
@@ -78,12 +78,12 @@ def decode_picture(data: bytes) -> RgbImage:
         with Image.open(io.BytesIO(data), formats=("WEBP", "PNG")) as image:
             if max(image.size) > MAX_SIDE_PX or image.mode != "RGB":
                 raise InputError(
-                    f"a crop is {image.size[0]} x {image.size[1]} px of mode {image.mode}",
-                    fix=f"crops are RGB and at most {MAX_SIDE_PX} px a side",
+                    f"a crop is a picture of {image.size[0]} x {image.size[1]} px in mode {image.mode};"
+                    f" crops are RGB and at most {MAX_SIDE_PX} px a side",
                 )
             return np.array(image)
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"a crop is damaged or no picture of a cell ({error})") from error
+        raise InputError(f"a crop is damaged, or not a picture of a cell ({error})") from error
 
 
 def _decode_tiff(data: bytes) -> RgbImage:
@@ -103,4 +103,4 @@ def _decode_tiff(data: bytes) -> RgbImage:
                 raise InputError(f"a crop is damaged ({error})") from error
             differences = np.frombuffer(rows, np.uint8).reshape(height, width, CHANNELS)
             return np.cumsum(differences, axis=1, dtype=np.uint8)
-    raise InputError("a crop is damaged: its checksum is another, or it was cut")
+    raise InputError("a crop is damaged: its checksum does not match, or the file was cut short")

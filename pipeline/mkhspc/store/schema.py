@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mkhspc.config import CellType
+from mkhspc.config import CELL_TYPES, CellType
 from mkhspc.errors import InputError
 
 FEATURE_PREFIXES = ("shape_", "colour_", "texture_", "deep_")
@@ -117,7 +117,8 @@ class CellName:
 
 
 _ID = re.compile(
-    r"(?P<slide>.+?)(?:_s(?P<scene>\d+))?_(?P<type>mk|hspc)_(?P<x>\d+)_(?P<y>\d+)(?:_(?P<nth>\d+))?"
+    rf"(?P<slide>.+?)(?:_s(?P<scene>\d+))?_(?P<type>{'|'.join(CELL_TYPES)})"
+    r"_(?P<x>\d+)_(?P<y>\d+)(?:_(?P<nth>\d+))?"
 )
 
 
@@ -125,11 +126,11 @@ def parse_cell_id(cell_id: str) -> CellName:
     """The parts of a cell id; an old id without a scene means scene 0.
 
     Raises:
-        InputError: the text is no cell id.
+        InputError: the text is not a cell id.
     """
     match = _ID.fullmatch(cell_id)
     if match is None:
-        raise InputError(f"'{cell_id[:80]}' is no cell id", fix="an id looks like <slide>_s0_mk_1234_5678")
+        raise InputError(f"'{cell_id[:80]}' is not a cell id", fix="an id looks like <slide>_s0_mk_1234_5678")
     return CellName(
         slide_id=match["slide"],
         scene=int(match["scene"] or 0),

@@ -65,7 +65,7 @@ def refuse_empty(summary: RunSummary) -> None:
     """Raises `CheckFailedError` when a whole run found nothing at all."""
     if not any(summary.stored.values()):
         raise CheckFailedError(
-            "not one cell was found",
+            "no cell was found in the whole run",
             where=summary.root,
-            fix="check the slides with `mkhspc inspect --preview` and the size filter",
+            fix="check the slides with `mkhspc inspect --preview`, and the areas that were asked for",
         )

@@ -19,16 +19,17 @@ from mkhspc.errors import InputError
 from mkhspc.store import atomic
 
 ROWS_PER_GROUP = 65_536
-"""At most, of tables that are narrow."""
+"""Most rows of a row group, which narrow tables have."""
 GROUP_BYTES = 64_000_000
-"""About the most that a row group of wide tables takes in memory: a cell may have thousands of features."""
+"""Most bytes that a row group takes in memory; a cell may have thousands of features."""
 NOT_MADE = "run `mkhspc segment` to its end, or `mkhspc merge` once all shards are done"
-"""What to do for a table that is not there."""
+"""What a user can do when a table is missing."""
 CONFIG_HASH_KEY = "mkhspc:config_hash"
+"""The key of the run's hash in the metadata of its tables."""
 ROWS_AT_ONCE = 64
-"""That the writer packs before it looks if a page is full; of 1024 pictures it would hold 30 MB twice."""
+"""Rows that the writer packs before it checks whether a page is full; 1024 crops would take 30 MB twice."""
 READ_BUFFER_BYTES = 1 << 18
-"""A column is read through a buffer of this size, never a whole tile's pictures at once."""
+"""Size of the buffer through which a column is read, so that a tile's crops never lie in memory at once."""
 
 
 def write_table(
@@ -204,7 +205,9 @@ def _opened(path: Path, config_hash: str, columns: list[str] | None) -> Iterator
             _check_hash(schema, config_hash, path)
             missing = sorted(set(columns or ()) - set(schema.names))
             if missing:
-                raise InputError(f"has no column {', '.join(missing)}", where=path)
+                raise InputError(
+                    f"has no column {', '.join(missing)}", where=path, fix="make it again with `mkhspc merge`"
+                )
             yield file
     except FileNotFoundError as error:
         raise InputError("is missing", where=path, fix=NOT_MADE) from error

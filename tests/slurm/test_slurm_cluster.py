@@ -8,7 +8,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from mkhspc.slide.tiles import TilePlan, load_tile_plan
 from mkhspc.store import manifest as manifests
 from mkhspc.store.layout import RunLayout
 from processes import mkhspc
-from slurmcluster import NotInstalledError, running_slurm, slurm
+from slurmcluster import NotInstalledError, put_right, running_slurm, slurm, wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -55,6 +54,13 @@ def cluster() -> Iterator[Path]:
         skip_or_fail("REQUIRE_SLURM", str(error))
 
 
+@pytest.fixture(autouse=True)
+def order(cluster: Path) -> Iterator[None]:
+    """Whatever a test does, the next one finds no job and an idle node."""
+    yield
+    put_right()
+
+
 def make_study(folder: Path, slides: dict[str, Path], slurm: str) -> Path:
     """Copies slides into a folder with a nasty name, beside a config that names them."""
     (folder / "slides").mkdir(parents=True)
@@ -77,8 +83,12 @@ class Chain:
         ids = dict(pair.split("=") for pair in done.stdout.split())
         self.segment, self.merge, self.gallery = ids["segment"], ids["merge"], ids["gallery"]
 
-    def task_process(self, index: int) -> psutil.Process:
-        """The mkhspc process of a task in the midst of its work, with a tile done and more to do."""
+    def until(self, look: Callable[[], Any]) -> Any:
+        """Waits as long as anything of the study moves; see `wait_until`."""
+        return wait_until(look, self.jobs_dir, self.layout.root)
+
+    def stopped_process(self, index: int) -> psutil.Process:
+        """The mkhspc process of a task, suspended in its work: a tile is done and others are left."""
         slide_id, shard = self.task(index)
         words = ["--config", str(self.config), "--only", slide_id, "--shard", shard]
 
@@ -89,11 +99,12 @@ class Chain:
                     return process
             return None
 
-        process = until(found, 60)
-        until(self.layout.plan(slide_id).exists, 60)
+        process = self.until(found)
+        self.until(self.layout.plan(slide_id).exists)
         tiles = {tile.tile_id for tile in Shard.parse(shard).of(plan_of(self.layout, slide_id).tiles)}
-        until(lambda: tiles & self.layout.finished_tiles(slide_id), 60)
-        assert process.is_running()
+        self.until(lambda: tiles & self.layout.finished_tiles(slide_id))
+        process.suspend()
+        assert tiles - self.layout.finished_tiles(slide_id), "it was too late: every tile is done"
         return process
 
     def task(self, index: int) -> list[str]:
@@ -104,11 +115,11 @@ class Chain:
         path = self.jobs_dir / f"{name}.out"
         return path.read_text() if path.exists() else ""
 
-    def wait(self, tasks: int, seconds: float) -> dict[str, tuple[str, int]]:
+    def wait(self, tasks: int) -> dict[str, tuple[str, int]]:
         """Waits until no job of the chain is left; returns state and exit code, by job id."""
         expected = {*(f"{self.segment}_{i}" for i in range(tasks)), self.merge, self.gallery}
         ids = ",".join((self.segment, self.merge, self.gallery))
-        until(lambda: not slurm("squeue", "--noheader", "--jobs", ids), seconds)
+        self.until(lambda: not slurm("squeue", "--noheader", "--jobs", ids))
 
         def ended() -> dict[str, tuple[str, int]] | None:  # accounts come a little later
             records = parse_sacct(
@@ -118,21 +129,10 @@ class Chain:
             going_on = any(state in ("PENDING", "RUNNING", "REQUEUED") for state, _ in found.values())
             return found if found.keys() == expected and not going_on else None
 
-        return until(ended, 20)
+        return self.until(ended)
 
 
-def until(look: Callable[[], Any], seconds: float) -> Any:
-    """What `look` gives as soon as it gives something true."""
-    end_s = time.monotonic() + seconds
-    while time.monotonic() < end_s:
-        if found := look():
-            return found
-        time.sleep(0.02)
-    queue = slurm("squeue", "--array", "--format=%i %j %T %r")
-    raise AssertionError(f"nothing came in {seconds} s; the queue:\n{queue}")
-
-
-def is_told_to_stop(process: psutil.Process) -> bool:
+def has_pending_stop(process: psutil.Process) -> bool:
     """Whether SIGUSR1 waits for a suspended process."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     pending = next(line for line in status.splitlines() if line.startswith("ShdPnd:"))
@@ -144,7 +144,7 @@ def tables_digest(layout: RunLayout) -> dict[str, str]:
     return {f"{p.parent.name}/{p.name}": hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-def told_dead(layout: RunLayout) -> dict[str, str]:
+def reported_dead(layout: RunLayout) -> dict[str, str]:
     """What `mkhspc status` says of jobs that died: the reason, by job id."""
     done = mkhspc("status", layout.root, "--json")
     assert done.returncode == 0, done.stderr
@@ -182,20 +182,19 @@ def test_time_limits_and_preemption_cost_nothing(
     chain = Chain(config, tmp_path / HOSTILE_JOBS / "jobs")
     preempted, limited = f"{chain.segment}_0", f"{chain.segment}_1"
 
-    slow = chain.task_process(1)  # in the midst of a slow tile, as it were
-    slow.suspend()
-    gone = chain.task_process(0)
-    gone.suspend()  # does not get to the next tile border
+    slow = chain.stopped_process(1)  # in the midst of a slow tile, as it were
+    chain.stopped_process(0)  # does not get to the next tile border
     finished = parts(chain.layout)
     slurm("scontrol", "requeue", preempted)
-    slurm("scontrol", "update", f"JobId={limited}", "TimeLimit=2")
-    until(lambda: is_told_to_stop(slow), 60)
-    until(lambda: "JobState=COMPLETED" in slurm("scontrol", "show", "job", preempted), 60)
+    # Slurm warns 150 s before the end of 10 minutes. Then the task gets time back, for a busy machine.
+    slurm("scontrol", "update", f"JobId={limited}", "EndTime=now+120")
+    chain.until(lambda: has_pending_stop(slow))
+    slurm("scontrol", "update", f"JobId={limited}", "TimeLimit=60")
+    chain.until(lambda: "JobState=COMPLETED" in slurm("scontrol", "show", "job", preempted))
     slow.resume()
-    until(lambda: "stopped by SIGUSR1 with" in chain.log(f"segment-{limited}"), 30)
-    slurm("scontrol", "update", f"JobId={limited}", "TimeLimit=10")
+    chain.until(lambda: "stopped by SIGUSR1 with" in chain.log(f"segment-{limited}"))
 
-    assert set(chain.wait(2, 90).values()) == {("COMPLETED", 0)}
+    assert set(chain.wait(2).values()) == {("COMPLETED", 0)}
     for job_id in (preempted, limited):
         job = slurm("scontrol", "show", "job", job_id)
         assert " Restarts=1 " in job, "a task was requeued with the array"
@@ -211,7 +210,7 @@ def test_time_limits_and_preemption_cost_nothing(
     assert (site / "site.json").exists()
     assert "touch pwned" in (site / "index.html").read_text()
     assert [p for p in tmp_path.rglob("*") if p.name == "pwned"] == []
-    assert told_dead(chain.layout) == {}
+    assert reported_dead(chain.layout) == {}
 
 
 def test_a_job_that_is_preempted_and_whose_node_fails_goes_on_after_its_last_tile(
@@ -226,25 +225,24 @@ def test_a_job_that_is_preempted_and_whose_node_fails_goes_on_after_its_last_til
 
     def fail() -> None:
         slurm("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
-        until(lambda: "Restarts=2 " in slurm("scontrol", "show", "job", job_id), 30)
-        until(is_back, 60)
+        chain.until(lambda: "Restarts=2 " in slurm("scontrol", "show", "job", job_id))
+        chain.until(is_back)
 
     def is_back() -> bool:
-        """It returns by itself when its daemon is heard again; else it is told to."""
+        """It returns by itself when its daemon answers again, or when it is asked to."""
         if "State=DOWN" not in slurm("scontrol", "show", "node", node):
             return True
         subprocess.run(["scontrol", "update", f"NodeName={node}", "State=RESUME"], check=False)
         return False
 
     for happens in (preempt, fail):
-        process = chain.task_process(0)
-        process.suspend()  # does not get to the next tile border
+        process = chain.stopped_process(0)  # does not get to the next tile border
         finished = parts(chain.layout)
         happens()
-        until(lambda gone=process: not gone.is_running(), 60)
+        chain.until(lambda gone=process: not gone.is_running())
         assert finished.items() <= parts(chain.layout).items()
 
-    assert set(chain.wait(2, 120).values()) == {("COMPLETED", 0)}
+    assert set(chain.wait(2).values()) == {("COMPLETED", 0)}
     assert finished.items() <= parts(chain.layout).items(), "a finished tile was done again"
     assert " Restarts=2 " in slurm("scontrol", "show", "job", job_id)
     assert tables_digest(chain.layout) == whole
@@ -258,10 +256,10 @@ def test_what_dies_is_named_and_a_second_submission_completes_it(
     cut = config.parent / "slides" / "DEMO_B.czi"
     with cut.open("r+b") as file:
         file.truncate(100_000)
-    chain.task_process(0).kill()  # as the kernel kills what takes too much memory
+    chain.stopped_process(0).kill()  # as the kernel kills what takes too much memory
 
     a, b = f"{chain.segment}_0", f"{chain.segment}_1"
-    ended = chain.wait(2, 60)
+    ended = chain.wait(2)
     assert ended == {
         a: ("FAILED", 9),
         b: ("FAILED", 3),
@@ -276,7 +274,7 @@ def test_what_dies_is_named_and_a_second_submission_completes_it(
     assert sum(f"DEMO_A/{tile_id}" in said for tile_id in missing) == min(8, len(missing)) > 0
     assert not (chain.layout.root / "cells").exists()
     assert not (config.parent / "the run-site").exists()
-    dead = told_dead(chain.layout)
+    dead = reported_dead(chain.layout)
     assert dead.keys() == ended.keys()
     assert dead[a].startswith("segment DEMO_A 0/1: killed by SIGKILL, perhaps over its memory")
     assert dead[b].startswith("segment DEMO_B 0/1: exit code 3: bad input")
@@ -286,10 +284,10 @@ def test_what_dies_is_named_and_a_second_submission_completes_it(
     shutil.copy(small_slides["DEMO_B"], cut)
     config.write_text(config.read_text() + "shards_per_slide = 2\n")
     again = Chain(config)
-    assert set(again.wait(4, 90).values()) == {("COMPLETED", 0)}
+    assert set(again.wait(4).values()) == {("COMPLETED", 0)}
     assert finished.items() <= parts(again.layout).items()
     assert tables_digest(again.layout) == whole
-    assert told_dead(again.layout) == {}
+    assert reported_dead(again.layout) == {}
 
 
 def test_a_partition_that_is_not_there_queues_nothing(
@@ -310,8 +308,8 @@ def test_a_job_with_too_little_memory_is_refused_before_it_can_die(
     """Before the libraries are loaded, and when it is known what the slide takes."""
     config = make_study(tmp_path, {"DEMO_A": small_slides["DEMO_A"]}, f'extra = ["--mem={memory}"]')
     chain = Chain(config)
-    ended = chain.wait(1, 60)
+    ended = chain.wait(1)
     assert ended[f"{chain.segment}_0"][0] == "FAILED"
     assert ended[chain.gallery][0] == "CANCELLED"
-    assert "exit code 2" in told_dead(chain.layout)[f"{chain.segment}_0"]
+    assert "exit code 2" in reported_dead(chain.layout)[f"{chain.segment}_0"]
     assert "set by Slurm (SLURM_MEM_PER_NODE)" in chain.log(f"segment-{chain.segment}_0")

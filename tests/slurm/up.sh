@@ -34,13 +34,17 @@ if missing_program; then
   if missing_program; then die "Slurm is not installed: there is no $program" 77; fi
 fi
 
-wait_for() { # wait_for SECONDS WHAT COMMAND...
-  local end=$((SECONDS + $1)) what=$2
-  shift 2
+wait_for() { # wait_for WHAT COMMAND...: gives up when nothing is written to the logs for a minute
+  local what=$1 written='' before end
+  shift
   until "$@" >/dev/null 2>&1; do
-    if [ "$SECONDS" -ge "$end" ]; then
+    before=$written
+    written=$({ cat "$dir"/log/* 2>/dev/null || true; } | wc -c)
+    if [ "$written" != "$before" ]; then
+      end=$((SECONDS + 60))
+    elif [ "$SECONDS" -ge "$end" ]; then
       tail -n 20 "$dir"/log/* >&2
-      die "$what does not answer"
+      die "$what does not answer, and the logs have not grown for a minute"
     fi
     sleep 0.1
   done
@@ -127,7 +131,7 @@ export MYSQL_UNIX_PORT=$dir/run/mysql.sock MARIADB_UNIX_PORT=$dir/run/mysql.sock
 
 munged --key-file="$dir/munge.key" --socket="$dir/run/munge.socket" --pid-file="$dir/run/munged.pid" \
   --log-file="$dir/log/munged.log" --seed-file="$dir/munge.seed"
-wait_for 10 munged munge -S "$dir/run/munge.socket" -n
+wait_for munged munge -S "$dir/run/munge.socket" -n
 
 mariadb-install-db --no-defaults --datadir="$dir/mysql" --user="$user" --skip-test-db \
   --auth-root-authentication-method=normal --innodb-log-file-size=16M >"$dir/log/mariadb-install.log" 2>&1
@@ -136,14 +140,14 @@ setsid mariadbd --no-defaults --user="$user" --datadir="$dir/mysql" --socket="$M
   --innodb-log-file-size=16M --innodb-lock-wait-timeout=900 --innodb-flush-log-at-trx-commit=0 \
   </dev/null >"$dir/log/mariadb.log" 2>&1 &
 sql() { mariadb --no-defaults --socket="$MYSQL_UNIX_PORT" -uroot -e "$1"; }
-wait_for 30 mariadbd sql 'select 1'
+wait_for mariadbd sql 'select 1'
 sql "create database slurm_acct; create user slurm@localhost identified by 'slurm';
      grant all on slurm_acct.* to slurm@localhost"
 
 slurmdbd
-wait_for 30 slurmdbd sacctmgr -n list cluster
+wait_for slurmdbd sacctmgr -n list cluster
 sacctmgr -i -Q add cluster test
 slurmctld
-wait_for 30 slurmctld sh -c 'scontrol ping | grep -q UP'
+wait_for slurmctld sh -c 'scontrol ping | grep -q UP'
 slurmd
-wait_for 30 slurmd sh -c 'sinfo -h -o %t | grep -qx idle'
+wait_for slurmd sh -c 'sinfo -h -o %t | grep -qx idle'

@@ -15,7 +15,7 @@ import pytest
 from mkhspc.cluster import claims as claims_module
 from mkhspc.cluster.claims import STALE_S, ClaimFiles
 from mkhspc.pool.contract import ClaimResult
-from mkhspc.store import atomic
+from mkhspc.process.identity import host_token, process_start_ticks
 from mkhspc.store.layout import RunLayout
 
 TILE = ("DEMO", "s0_0_0")
@@ -75,7 +75,7 @@ def test_a_living_process_keeps_its_tile_however_old_its_claim_is(layout: RunLay
     os.utime(path, (time.time() - 10 * STALE_S,) * 2)
     assert ClaimFiles(layout).claim(*TILE) is ClaimResult.THEIRS
     assert other.pid is not None
-    path.write_text(path.read_text().replace(atomic.start_of(other.pid), "1"))
+    path.write_text(path.read_text().replace(process_start_ticks(other.pid), "1"))
     assert ClaimFiles(layout).claim(*TILE) is ClaimResult.OURS, "its number is another process's now"
     go.set()
     other.join()
@@ -93,9 +93,9 @@ def test_a_tile_of_a_dead_process_is_taken_over(layout: RunLayout) -> None:
     gone = multiprocessing.get_context("fork").Process(target=int)
     gone.start()
     gone.join()
-    path = write_claim(layout, f"{atomic.here()} {gone.pid} 00000000")
+    path = write_claim(layout, f"{host_token()} {gone.pid} 00000000")
     assert ClaimFiles(layout).claim(*TILE) is ClaimResult.OURS
-    assert path.read_text(encoding="utf-8").startswith(f"{atomic.here()} {os.getpid()} ")
+    assert path.read_text(encoding="utf-8").startswith(f"{host_token()} {os.getpid()} ")
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
@@ -118,15 +118,15 @@ def test_of_two_that_take_a_dead_claim_over_the_slow_one_leaves_the_new_claim_al
 ) -> None:
     path = write_claim(layout, "node17 4711 00000000", age_s=STALE_S + 5)
     slow, fast = ClaimFiles(layout), ClaimFiles(layout)
-    judge = claims_module.is_living
+    judge = claims_module.is_alive
 
     def judged(claim: Path, found: claims_module.ClaimRecord) -> bool:
-        is_living = judge(claim, found)
-        monkeypatch.setattr(claims_module, "is_living", judge)
+        is_alive = judge(claim, found)
+        monkeypatch.setattr(claims_module, "is_alive", judge)
         assert fast.claim(*TILE) is ClaimResult.OURS, "while the slow one still thinks of the dead claim"
-        return is_living
+        return is_alive
 
-    monkeypatch.setattr(claims_module, "is_living", judged)
+    monkeypatch.setattr(claims_module, "is_alive", judged)
     assert slow.claim(*TILE) is ClaimResult.THEIRS
     assert path.read_text(encoding="utf-8") == fast._holder
     assert [file.name for file in path.parent.iterdir()] == [path.name]

@@ -14,6 +14,7 @@ import pytest
 
 from mkhspc.cli import run_command
 from mkhspc.cluster.clean import OTHER_HOST_AGE_S, find_leftovers, remove, tidy
+from mkhspc.process.identity import host_token
 from mkhspc.store import atomic
 from mkhspc.store.layout import RunLayout
 from runs import make_run
@@ -34,7 +35,7 @@ def gone() -> int:
 
 def temporary(final: Path, pid: int, host: str = "", age_s: float = 0.0) -> Path:
     final.parent.mkdir(parents=True, exist_ok=True)
-    path = final.with_name(f"{final.name}.0123abcd.{pid}@{host or atomic.here()}.partial")
+    path = final.with_name(f"{final.name}.0123abcd.{pid}@{host or host_token()}.partial")
     path.write_bytes(b"x" * 1000)
     os.utime(path, (time.time() - age_s,) * 2)
     return path
@@ -136,8 +137,8 @@ def test_a_file_that_names_no_writer_goes_when_it_is_old(layout: RunLayout) -> N
 
 def test_a_claim_goes_with_its_process(layout: RunLayout, gone: int) -> None:
     stale, held = layout.claim("A", "s0_1_1"), layout.claim("A", "s0_2_2")
-    stale.write_text(f"{atomic.here()} {gone} 00000000")
-    held.write_text(f"{atomic.here()} {os.getpid()} 00000000")
+    stale.write_text(f"{host_token()} {gone} 00000000")
+    held.write_text(f"{host_token()} {os.getpid()} 00000000")
     remove(find_leftovers(layout))
     assert (stale.exists(), held.exists()) == (False, True)
 

@@ -21,10 +21,11 @@ import pytest
 from blobs import CALIBRATION
 from mkhspc.cluster.status import ProcessStatus, RunStatus, TaskEnd, run_status, with_task_ends
 from mkhspc.geometry import Box
+from mkhspc.process.identity import host_token, process_start_ticks
 from mkhspc.progress import SILENT_S
 from mkhspc.slide.tiles import Tile, TilePlan, save_tile_plan
 from mkhspc.slide.tissue import TissueMask
-from mkhspc.store import atomic, cells as store_cells, manifest as manifests
+from mkhspc.store import cells as store_cells, manifest as manifests
 from mkhspc.store.layout import RunLayout
 from mkhspc.store.tables import read_table, write_table
 from processes import mkhspc
@@ -74,7 +75,7 @@ def begin(at_s: float, host: str = "node1", pid: int = 1, **facts: Any) -> dict[
 
 
 def begin_here(at_s: float, pid: int) -> dict[str, Any]:
-    return begin(at_s, socket.gethostname(), pid, place=atomic.here(), started=atomic.start_of(pid))
+    return begin(at_s, socket.gethostname(), pid, place=host_token(), started=process_start_ticks(pid))
 
 
 def done(at_s: float, slide_id: str, number: int, **facts: Any) -> dict[str, Any]:
@@ -322,7 +323,7 @@ def test_who_may_not_write_goes_by_the_clock_of_the_host(
         raise PermissionError
 
     write_journal(run, "n-1-1", [begin(-500)], seen_s=time.time() - NOW_S - SILENT_S - 5)
-    monkeypatch.setattr("mkhspc.cluster.status.now_of", refuses)
+    monkeypatch.setattr("mkhspc.cluster.status.file_system_time", refuses)
     (process,) = run_status(run.layout).processes
     assert process.state == "lost"
 

@@ -24,7 +24,7 @@ from crashes import (
     killed_at_random,
     leftovers,
 )
-from mkhspc.store import atomic
+from mkhspc.process.identity import host_token
 from mounts import tmpfs
 from processes import mkhspc
 
@@ -107,7 +107,7 @@ def test_a_claim_whose_process_number_is_anothers_now_holds_nobody_up(
     run = Segment(tiny_slide, tmp_path / "run")
     assert run.start("--sample-fraction", "0.1").wait() == 0, run.errors.read_text()
     ours = run.root / "parts" / "TINY" / "s0_0_0.claim"
-    ours.write_text(f"{atomic.here()} {os.getpid()} 00000000")
+    ours.write_text(f"{host_token()} {os.getpid()} 00000000")
     os.utime(ours, (time.time() - 3600,) * 2)
     process = run.start()
     with killed_in_the_end(process):

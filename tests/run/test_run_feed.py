@@ -19,12 +19,12 @@ from mkhspc.geometry import Box
 from mkhspc.pool.feed import NO_SLOT, TileTask, WindowFeed
 from mkhspc.pool.pool import Outcome
 from mkhspc.pool.slots import Slots
+from mkhspc.process.identity import host_token
 from mkhspc.slide.czi.directory import SubBlock
 from mkhspc.slide.czi.slide import CziSlide
 from mkhspc.slide.czi.tile_windows import TileWindows, order_tiles
 from mkhspc.slide.czi.unpack import Image
 from mkhspc.slide.tiles import Tile
-from mkhspc.store.atomic import here
 from mkhspc.store.layout import RunLayout
 
 CORE_PX, HALO_PX = 64, 16
@@ -169,7 +169,7 @@ def test_a_tile_of_another_process_is_waited_for_and_done_when_that_dies(
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     claim = layout.claim("a", reads.tiles[1].tile_id)
     claim.parent.mkdir(parents=True)
-    claim.write_text(f"{here()} {other.pid}", encoding="utf-8")
+    claim.write_text(f"{host_token()} {other.pid}", encoding="utf-8")
     order = []
     with feeding(layout, reads) as (feed, _):
         for task in all_of(feed):

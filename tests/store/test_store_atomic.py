@@ -3,7 +3,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 
 from mkhspc.errors import InputError
+from mkhspc.process.identity import ProcessId, host_token
 from mkhspc.store import atomic
 
 
@@ -179,40 +179,9 @@ def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_directory_after(
     assert final.read_text() == "12345"
 
 
-def test_a_process_is_told_from_a_later_one_of_its_number() -> None:
-    begun = atomic.start_of(os.getpid())
-    assert begun.isdecimal()
-    assert begun == atomic.start_of(os.getpid())
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    assert int(atomic.start_of(child.pid)) >= int(begun)
-    child.communicate(b"\n")
-    assert atomic.start_of(child.pid) == ""
-
-
-def test_the_same_host_after_a_restart_or_in_another_container_is_another_place(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    ours = atomic.here()
-    assert ours.startswith(f"{socket.gethostname()}~")
-    command = [sys.executable, "-c", "from mkhspc.store import atomic; print(atomic.here())"]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == ours
-    if os.geteuid() == 0:
-        fence = ["unshare", "--pid", "--fork", "--mount-proc"]
-        fenced = subprocess.run([*fence, *command], capture_output=True, text=True, check=False)
-        if fenced.returncode == 0:  # some containers allow no namespaces of their own
-            assert fenced.stdout.strip() != ours
-    atomic.here.cache_clear()
-    monkeypatch.setattr(atomic, "_text", lambda path: "another boot")
-    try:
-        assert atomic.here() != ours
-        assert not atomic.Owner(ours, os.getpid()).is_here
-    finally:
-        atomic.here.cache_clear()
-
-
 def test_the_time_of_a_directory_is_that_of_its_files(tmp_path: Path) -> None:
     before = (tmp_path / "a").touch() or (tmp_path / "a").stat().st_mtime
-    assert 0.0 <= atomic.now_of(tmp_path) - before < 60.0
+    assert 0.0 <= atomic.file_system_time(tmp_path) - before < 60.0
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
@@ -221,31 +190,13 @@ def test_a_temporary_name_tells_its_writer(tmp_path: Path, name: str) -> None:
     with atomic.replacing(tmp_path / name) as temporary:
         temporary.write_text("x")
         assert temporary.exists()
-        assert atomic.owner_of(temporary) == atomic.Owner(atomic.here(), os.getpid())
+        assert atomic.writer_of(temporary) == ProcessId(host_token(), os.getpid())
     assert (tmp_path / name).read_text() == "x"
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.partial", "a.5@host", "a.x@host.partial"])
 def test_another_name_tells_no_writer(name: str) -> None:
-    assert atomic.owner_of(Path("/run") / name) is None
-
-
-def test_a_process_that_ended_is_not_running() -> None:
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    assert not atomic.Owner(atomic.here(), ended.pid).is_running
-    zombie = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
-    assert zombie.stdout is not None
-    zombie.stdout.read()
-    deadline_s = time.monotonic() + 10
-    while atomic.Owner(atomic.here(), zombie.pid).is_running and time.monotonic() < deadline_s:
-        time.sleep(0.01)
-    assert not atomic.Owner(atomic.here(), zombie.pid).is_running
-    zombie.wait()
-    assert atomic.Owner(atomic.here(), os.getpid()).is_running
-    assert atomic.Owner(atomic.here(), os.getpid()).is_here
-    assert not atomic.Owner("elsewhere", os.getpid()).is_here
-    assert not atomic.Owner(socket.gethostname(), os.getpid()).is_here, "a name alone is that of many"
+    assert atomic.writer_of(Path("/run") / name) is None
 
 
 def test_threads_that_write_one_file_leave_one_whole(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
-"""Which tiles are being worked on, told to other processes of the same run by a small file each.
+"""Which tiles are being worked on: other processes of the same run see a small file for each.
 
-A claim is advice, never a lock: whoever links a tile's part first has done it, with or without
-one. Claims only keep two processes from doing the same tile side by side. A claim counts while its
-process lives: where that can be done the process is looked for, and elsewhere the claim must have been
-renewed within `STALE_S`, by the clock of the file server that holds both.
+A claim is advice, never a lock: the process that links a tile's part first has done it, with or without a
+claim. Claims only keep two processes from doing the same tile side by side. A claim counts while its
+process lives: on this host the process is looked for; a claim of another host must have been renewed within
+`STALE_S`, by the clock of the file server that both hosts use.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mkhspc.pool.contract import RENEW_EVERY_S, ClaimResult
-from mkhspc.store.atomic import Owner, give_name, here, now_of, start_of, temporary_name
+from mkhspc.process.identity import ProcessId, host_token, process_start_ticks
+from mkhspc.store.atomic import file_system_time, give_name, temporary_name
 from mkhspc.store.layout import RunLayout
 
 log = logging.getLogger(__name__)
@@ -28,49 +29,55 @@ STALE_S = 6 * RENEW_EVERY_S
 
 @dataclass(frozen=True)
 class ClaimRecord:
-    """A claim as it was found: one that was renewed or made anew since is another.
+    """The contents and age of a claim's file; once the claim is renewed or made anew, they differ.
 
     Attributes:
-        text: `<place> <process id> <its start> <8 random digits>`, the place as `atomic.here` and the start
-            as `atomic.start_of` tell it; empty while it is being written.
+        text: `<host token> <process id> <start ticks> <8 random digits>`; empty while it is being written.
+        written_ns: when the file was last written, in ns since 1970 by the file server's clock.
     """
 
     text: str
     written_ns: int
 
     @classmethod
-    def of(cls, path: Path) -> ClaimRecord:
+    def read(cls, path: Path) -> ClaimRecord:
         """Raises `FileNotFoundError` when there is no claim any more."""
         return cls(path.read_text(encoding="utf-8"), path.stat().st_mtime_ns)
 
     @property
-    def owner(self) -> Owner | None:
-        place, pid, _ = self._words
-        return Owner(place, int(pid)) if pid.isdecimal() else None
+    def process(self) -> ProcessId | None:
+        """The process that made the claim; None where the file does not say."""
+        token, pid, _ = self._words
+        return ProcessId(token, int(pid)) if pid.isdecimal() else None
 
     @property
-    def start(self) -> str:
+    def start_ticks(self) -> str:
         """When its process began; empty if that was not known."""
         return self._words[2]
 
     @property
     def _words(self) -> tuple[str, str, str]:
-        place, pid, start = [*self.text.split(" "), "", "", ""][:3]
-        return place, pid, start
+        token, pid, ticks = [*self.text.split(" "), "", "", ""][:3]
+        return token, pid, ticks
 
 
 class ClaimFiles:
     """The claims of this process, a file each; any thread may use them."""
 
     def __init__(self, layout: RunLayout) -> None:
+        pid = os.getpid()
         self._layout = layout
-        self._holder = f"{here()} {os.getpid()} {start_of(os.getpid())} {secrets.token_hex(4)}"
+        self._text = f"{host_token()} {pid} {process_start_ticks(pid)} {secrets.token_hex(4)}"
         self._has_complained = False
         self._held: set[Path] = set()
         self._lock = threading.Lock()
 
     def claim(self, slide_id: str, tile_id: str) -> ClaimResult:
-        """Claims a tile unless it is done or another's; a claim of a dead process is taken over."""
+        """Claims a tile unless it is done or another's; the claim of a dead process is taken over.
+
+        Raises:
+            OSError: the run's disk is full or at fault.
+        """
         path = self._layout.claim(slide_id, tile_id)
         part = self._layout.part(slide_id, tile_id)
         if part.exists():
@@ -79,7 +86,7 @@ class ClaimFiles:
             if path not in self._held and not self._create(path) and not self._take_over(path):
                 return ClaimResult.THEIRS
             self._held.add(path)
-        if part.exists():  # finished between the look and the claim
+        if part.exists():  # finished between the two lines
             self.release(slide_id, tile_id)
             return ClaimResult.DONE
         return ClaimResult.OURS
@@ -94,10 +101,10 @@ class ClaimFiles:
             self._release(path)
 
     def renew(self) -> None:
-        """Tells other hosts that this process lives; to be called every `RENEW_EVERY_S`.
+        """Shows other hosts that this process lives; call it every `RENEW_EVERY_S`.
 
-        A claim that the file server does not let it renew is told in the log, once, and tried again the next
-        time: it costs at most that another process does the tile as well.
+        A claim that the file server does not let it renew is logged, once, and tried again the next time:
+        it costs at most that another process does the tile as well.
         """
         for path in self._paths():
             try:
@@ -122,7 +129,7 @@ class ClaimFiles:
                 return
             self._held.remove(path)
             with suppress(FileNotFoundError):
-                if ClaimRecord.of(path).text == self._holder:  # else it was taken over, and is another's now
+                if ClaimRecord.read(path).text == self._text:  # else it was taken over, and is another's now
                     path.unlink()
             self._tidy(path)
 
@@ -130,7 +137,7 @@ class ClaimFiles:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("x", encoding="utf-8") as file:
-                file.write(self._holder)
+                file.write(self._text)
         except FileExistsError:
             return False
         except FileNotFoundError:  # another process gave its last tile back and took the directory along
@@ -150,15 +157,15 @@ class ClaimFiles:
     def _take_over(self, path: Path) -> bool:
         """Whether a dead process's claim is this one's now; of several that try the first wins."""
         try:
-            found = ClaimRecord.of(path)
-            if is_living(path, found):
+            found = ClaimRecord.read(path)
+            if is_alive(path, found):
                 return False
             aside = temporary_name(path)
             path.rename(aside)
         except FileNotFoundError:  # given back, or another process is taking it over
             return self._create(path)
         try:
-            if ClaimRecord.of(aside) == found:
+            if ClaimRecord.read(aside) == found:
                 return self._create(path)
             with suppress(FileExistsError):  # a living process's, made in this moment: it gets it back
                 give_name(aside, path)
@@ -167,15 +174,14 @@ class ClaimFiles:
             aside.unlink(missing_ok=True)
 
 
-def is_living(claim: Path, found: ClaimRecord) -> bool:
-    """Whether the process that wrote a claim is still at work, as far as can be told."""
-    owner = found.owner
-    if owner is not None and owner.is_here:
-        if owner.pid == os.getpid() or not owner.is_running:
+def is_alive(claim: Path, found: ClaimRecord) -> bool:
+    """Whether the process that made a claim still works, as far as this process can see."""
+    process = found.process
+    if process is not None and process.is_on_this_host:
+        if process.pid == os.getpid() or not process.is_running:
             return False
-        if (
-            found.start
-        ):  # however old the claim is: a computer that slept, or a clock that was set, kills nobody
-            return start_of(owner.pid) == found.start
-    # Where it is not known which process began it, its number may be another's by now.
-    return now_of(claim.parent) - found.written_ns / 1e9 < STALE_S
+        if found.start_ticks:
+            # However old the claim is: a computer that slept, or a clock that was set, ends no process.
+            return process_start_ticks(process.pid) == found.start_ticks
+    # Without the start, or on another host, the number may be another process's by now.
+    return file_system_time(claim.parent) - found.written_ns / 1e9 < STALE_S

@@ -1,10 +1,9 @@
 """What killed processes leave in a run: found, and removed when nobody can be writing it any more.
 
-Only temporary files and claims count, and the run's directories that nothing else keeps from being
-empty. Each tells which process writes it. On this host that process is looked for: while one of its
-number runs, the file stays. On another host, which a container of this one is as well, it cannot be looked
-for: its files go when they have not been written to for `OTHER_HOST_AGE_S`, by the clock that stamps the
-run's files.
+Only temporary files and claims count, and the run's directories that hold nothing else. Each file names the
+process that writes it. On this host that process is looked for: while one of its number runs, the file stays.
+On another host, and in another container of this one, it cannot be looked for: its files go when they have
+not been written to for `OTHER_HOST_AGE_S`, by the clock that stamps the run's files.
 """
 
 from __future__ import annotations
@@ -14,13 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mkhspc.cluster.claims import ClaimRecord
+from mkhspc.process.identity import ProcessId
 from mkhspc.store import manifest as manifests
-from mkhspc.store.atomic import TEMPORARY_SUFFIX, Owner, now_of, owner_of
+from mkhspc.store.atomic import TEMPORARY_SUFFIX, file_system_time, writer_of
 from mkhspc.store.layout import RunLayout
 
 CLAIM_SUFFIX = ".claim"
 OTHER_HOST_AGE_S = 86_400.0
-"""No file of a run is written for this long."""
+"""Seconds without a write after which a file of another host is stale: none takes a day to be written."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def find_leftovers(layout: RunLayout, other_host_age_s: float = OTHER_HOST_AGE_S
         OSError: it cannot be written, so nothing in it could be removed.
     """
     manifests.read(layout)
-    found, oldest_s = Leftovers(), now_of(layout.root) - other_host_age_s
+    found, oldest_s = Leftovers(), file_system_time(layout.root) - other_host_age_s
     for path in sorted(layout.root.iterdir()):
         if path in _folders(layout):
             _look_into(path, found, oldest_s)
@@ -116,19 +116,22 @@ def _look_at(path: Path, found: Leftovers, oldest_s: float) -> bool:
     if path.suffix not in (TEMPORARY_SUFFIX, CLAIM_SUFFIX):
         return True
     try:
-        owner = ClaimRecord.of(path).owner if path.suffix == CLAIM_SUFFIX else owner_of(path)
+        writer = ClaimRecord.read(path).process if path.suffix == CLAIM_SUFFIX else writer_of(path)
         facts = path.stat(follow_symlinks=False)
     except FileNotFoundError:  # its process has just finished it
         return True
-    is_stale, reason = _verdict(owner, is_old=facts.st_mtime < oldest_s)
+    is_stale, reason = _verdict(writer, is_old=facts.st_mtime < oldest_s)
     found.files.append(Leftover(path, facts.st_size if facts.st_nlink == 1 else 0, is_stale, reason))
     return not is_stale
 
 
-def _verdict(owner: Owner | None, *, is_old: bool) -> tuple[bool, str]:
-    """Whether a file of this owner is stale, and why."""
-    if owner is None:
+def _verdict(writer: ProcessId | None, *, is_old: bool) -> tuple[bool, str]:
+    """Says whether a file of this writer is stale, and why."""
+    if writer is None:
         return is_old, "it does not say who wrote it" + (", but it is old" if is_old else "")
-    if owner.is_here:
-        return not owner.is_running, f"process {owner.pid} is {'running' if owner.is_running else 'gone'}"
-    return is_old, f"of process {owner.pid} on {owner.host}, {'long silent' if is_old else 'perhaps at work'}"
+    if writer.is_on_this_host:
+        return not writer.is_running, f"process {writer.pid} is {'running' if writer.is_running else 'gone'}"
+    return (
+        is_old,
+        f"of process {writer.pid} on {writer.host}, {'long silent' if is_old else 'perhaps at work'}",
+    )

@@ -37,8 +37,8 @@ from typing import Any
 
 from mkhspc.config import CELL_TYPES
 from mkhspc.models.server.server import Loaded
+from mkhspc.process.identity import host_token, process_start_ticks
 from mkhspc.progress import Event, Journal, Progress
-from mkhspc.store.atomic import here, start_of
 from mkhspc.store.layout import RunLayout
 from mkhspc.store.manifest import Manifest
 
@@ -94,8 +94,8 @@ class RunLog:
         process = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "place": here(),
-            "started": start_of(os.getpid()),
+            "place": host_token(),
+            "started": process_start_ticks(os.getpid()),
             "job": slurm_job(os.environ),
         }
         try:

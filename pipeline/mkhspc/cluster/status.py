@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 from mkhspc.cluster.journal import read_journals
 from mkhspc.config import CELL_TYPES, CellType
 from mkhspc.errors import InputError
+from mkhspc.process.identity import ProcessId, process_start_ticks
 from mkhspc.progress import Event, Journal, ProcessState, steps_per_s
 from mkhspc.slide.tiles import chosen_tiles, load_tile_plan
 from mkhspc.store import manifest as manifests, tables
-from mkhspc.store.atomic import Owner, now_of, start_of
+from mkhspc.store.atomic import file_system_time
 from mkhspc.store.layout import RunLayout
 from mkhspc.store.manifest import Manifest, SlideEntry
 
@@ -211,7 +212,7 @@ def _now(layout: RunLayout, journals: Sequence[Journal]) -> float:
     if all(journal.state(latest_s) in ("ended", "interrupted") for journal in journals):
         return latest_s
     try:
-        return now_of(layout.logs)
+        return file_system_time(layout.logs)
     except OSError:
         return max(time.time(), latest_s)
 
@@ -363,8 +364,8 @@ def state_of(journal: Journal, now_s: float) -> ProcessState:
     """What became of a process, or that it still works; where it can be looked for no clock is asked."""
     state, origin = journal.state(now_s), journal.origin
     pid = origin.get("pid")
-    owner = Owner(str(origin.get("place", "")), pid) if isinstance(pid, int) else None
-    if state in ("ended", "interrupted") or owner is None or not owner.is_here:
+    owner = ProcessId(str(origin.get("place", "")), pid) if isinstance(pid, int) else None
+    if state in ("ended", "interrupted") or owner is None or not owner.is_on_this_host:
         return state
-    is_same = start_of(owner.pid) == origin.get("started")  # else its number was given to another
+    is_same = process_start_ticks(owner.pid) == origin.get("started")  # else its number was given to another
     return "working" if owner.is_running and is_same else "lost"

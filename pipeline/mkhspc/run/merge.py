@@ -16,7 +16,7 @@ from mkhspc.run.resumable import resumable
 from mkhspc.run.slide_tables import merge_slide, missing_tiles, refuse_missing
 from mkhspc.slide.tiles import chosen_tiles, load_tile_plan
 from mkhspc.store import manifest as manifests
-from mkhspc.store.atomic import now_of
+from mkhspc.store.atomic import file_system_time
 from mkhspc.store.layout import RunLayout
 from mkhspc.store.summary import RunSummary, summarise
 
@@ -59,7 +59,7 @@ def draw_summary(layout: RunLayout, progress: Progress) -> None:
     """Writes the run's summary page; a fault of that is shown and must not hide how the run itself ended."""
     try:
         if journals := read_journals(layout):
-            write_run_summary(layout.logs, journals, now_of(layout.logs), state_of)
+            write_run_summary(layout.logs, journals, file_system_time(layout.logs), state_of)
     except Exception as fault:  # whatever it is: the run's own error is under way, or its tiles are done
         words = str(fault) if isinstance(fault, OSError) else f"{type(fault).__name__}: {fault}"
         progress("summary", 0, 1, error=words)

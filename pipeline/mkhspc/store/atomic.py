@@ -2,114 +2,45 @@
 
 A file is written under a temporary name in its own directory, flushed to the disk, and given its
 final name in one step: a name without the temporary suffix always means 'complete'. A temporary name
-tells whose it is, `<name>.<random>.<process id>@<place>.partial` with a place as `here` gives it, so that
-what a killed process left can be told from what a living one is writing.
+says whose it is, `<name>.<random>.<process id>@<host token>.partial`, so that what a killed process left can
+be distinguished from what a living one is writing.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
-import hashlib
 import json
 import os
 import random
 import re
 import secrets
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from mkhspc.errors import InputError
+from mkhspc.process.identity import ProcessId, host_token
 
 TEMPORARY_SUFFIX = ".partial"
 SHOWN_NAME_LENGTH = 36
-"""Of the final name in a temporary one, which must not be longer than file systems allow."""
+"""A temporary name begins with so many characters of the final name: file systems allow 255 bytes in all."""
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
-"""What `link` says on FAT, and on some servers and user-space file systems, which know no second names."""
+"""Errors of link(2) on FAT, and on some servers and user-space file systems, which know no second names."""
 RENAME_NOREPLACE = 1
 """Flag of the system call renameat2 (Linux): fails where the new name is taken."""
 AT_FDCWD = -100
+"""Tells renameat2 to take names from the working directory (Linux, <fcntl.h>)."""
 
-_OWNER = re.compile(rf"\.(?P<pid>\d+)@(?P<place>[^@/]+){re.escape(TEMPORARY_SUFFIX)}$")
-
-
-@cache
-def here() -> str:
-    """Where this process's number means something: `<host>~<8 digits>`.
-
-    The digits are of the boot and of the namespace of process numbers (Linux), since containers may share
-    the name of a host, and a host that was started again gives the numbers anew.
-    """
-    facts = [_text(Path("/proc/sys/kernel/random/boot_id"))]
-    with suppress(OSError):  # no Linux: then the name of the host has to do
-        facts.append(str(Path("/proc/self/ns/pid").stat().st_ino))
-    return f"{socket.gethostname()}~{hashlib.sha256(' '.join(facts).encode()).hexdigest()[:8]}"
+_OWNER = re.compile(rf"\.(?P<pid>\d+)@(?P<host>[^@/]+){re.escape(TEMPORARY_SUFFIX)}$")
 
 
-@dataclass(frozen=True)
-class Owner:
-    """The process that writes a temporary file.
-
-    Attributes:
-        place: where it runs, as `here` tells it.
-    """
-
-    place: str
-    pid: int
-
-    @property
-    def host(self) -> str:
-        return self.place.partition("~")[0]
-
-    @property
-    def is_here(self) -> bool:
-        """Whether its number is one of those that can be looked for from this process."""
-        return self.place == here()
-
-    @property
-    def is_running(self) -> bool:
-        """Whether a process of its number is running here; nothing can be said of another place."""
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:  # it is another user's
-            return True
-        return _stat_of(self.pid)[:1] != ["Z"]  # a zombie has ended, and its parent has not asked how
-
-
-def start_of(pid: int) -> str:
-    """When a process began, in ticks since the boot; empty where the kernel does not tell (it is no Linux).
-
-    With its number and `here` it names a process for ever: numbers of processes that are gone come again.
-    """
-    facts = _stat_of(pid)
-    return facts[19] if len(facts) > 19 else ""
-
-
-def _stat_of(pid: int) -> list[str]:
-    """Fields of `/proc/PID/stat` from the third, the state, on; see proc(5)."""
-    return _text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
-
-
-def _text(path: Path) -> str:
-    """Of a file of the kernel's, or nothing if there is none."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
-def now_of(directory: Path) -> float:
+def file_system_time(directory: Path) -> float:
     """The time by the clock that stamps the files of a directory, in seconds since 1970.
 
-    Hosts of a cluster and its file server need not agree on the time, so an age is told by this clock alone.
+    Hosts of a cluster and its file server need not agree on the time, so every age is measured by this clock.
 
     Raises:
         OSError: the directory takes no file.
@@ -122,10 +53,10 @@ def now_of(directory: Path) -> float:
         probe.unlink(missing_ok=True)
 
 
-def owner_of(temporary: Path) -> Owner | None:
-    """Who writes a temporary file, by its name; None when the name was not given here."""
+def writer_of(temporary: Path) -> ProcessId | None:
+    """Returns the process that writes a temporary file, by its name; None for a name of another kind."""
     found = _OWNER.search(temporary.name)
-    return Owner(found["place"], int(found["pid"])) if found else None
+    return ProcessId(found["host"], int(found["pid"])) if found else None
 
 
 @contextmanager
@@ -233,8 +164,8 @@ def _temporary(path: Path) -> Iterator[Path]:
 
 
 def temporary_name(path: Path) -> Path:
-    """A name beside a path that no other file has, and that tells this process as its writer."""
-    mark = f"{secrets.token_hex(4)}.{os.getpid()}@{here()}"
+    """Returns a name beside a path that no other file has, and that names this process as its writer."""
+    mark = f"{secrets.token_hex(4)}.{os.getpid()}@{host_token()}"
     return path.with_name(f"{path.name[:SHOWN_NAME_LENGTH]}.{mark}{TEMPORARY_SUFFIX}")
 
 

@@ -86,7 +86,7 @@ def test_a_task_that_kills_twice_fails_and_the_others_go_on(tmp_path: Path) -> N
     assert len(list(tmp_path.glob("die:1-*"))) == 2
 
 
-def test_a_stop_is_told_once_a_signal_and_never_from_its_handler() -> None:
+def test_a_stop_is_reported_once_a_signal_and_never_from_its_handler() -> None:
     lines: list[str] = []
     stop = StopFlag(lines.append)
     restore = stop.install()
@@ -94,10 +94,10 @@ def test_a_stop_is_told_once_a_signal_and_never_from_its_handler() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         assert lines == [], "a handler may interrupt the writing of a line"
         for _ in range(3):
-            stop.look()
+            stop.report()
         assert lines == ["stopping (SIGINT): finishing the tiles under way"]
         os.kill(os.getpid(), signal.SIGINT)
-        stop.look()
+        stop.report()
         assert len(lines) == 2, "a second Ctrl-C is answered too"
     finally:
         restore()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mkhspc.errors import UsageError
-from mkhspc.process.limits import machine_free_share, memory_limit, refuse_hopeless, usable_cores
+from mkhspc.process.limits import machine_free_share, memory_limit, require_least_memory, usable_cores
 
 GB = 1_000_000_000
 
@@ -42,9 +42,9 @@ def test_the_smallest_limit_counts_and_is_named(tmp_path: Path) -> None:
 
 def test_where_the_libraries_do_not_fit_it_is_said_before_they_are_loaded(tmp_path: Path) -> None:
     root = machine(tmp_path)
-    refuse_hopeless({"SLURM_MEM_PER_NODE": "200"}, root)
+    require_least_memory({"SLURM_MEM_PER_NODE": "200"}, root)
     with pytest.raises(UsageError, match=r"needs at least 0\.2 GB of memory.*SLURM_MEM_PER_NODE"):
-        refuse_hopeless({"SLURM_MEM_PER_NODE": "60"}, root)
+        require_least_memory({"SLURM_MEM_PER_NODE": "60"}, root)
 
 
 def test_the_early_refusal_has_loaded_nothing_large() -> None:
@@ -129,7 +129,7 @@ def meminfo(total_gib: int, available_gib: int) -> dict[str, str]:
 def test_what_other_programs_use_of_the_machine_is_not_planned_with(tmp_path: Path) -> None:
     limit = memory_limit(None, {}, machine(tmp_path, files=meminfo(32, 12)))
     assert limit.limit_bytes == 12 * 1024**3
-    assert limit.set_by == "the machine, of which others use 21.5 GB now"
+    assert limit.set_by == "the machine, of which other programs use 21.5 GB now"
     assert memory_limit(None, {}, machine(tmp_path, files=meminfo(32, 30))).limit_bytes == 32 * 1024**3
 
 

@@ -19,9 +19,7 @@ from mkhspc.process.memory import (
     parent_in_stat,
     peak_bytes,
     peak_bytes_in_status,
-    pss_bytes_in_rollup,
     rss_bytes_in_statm,
-    tree_memory,
     tree_rss_bytes,
 )
 
@@ -35,12 +33,9 @@ def test_the_parent_is_found_behind_any_name(name: str) -> None:
 
 def test_memory_is_read_from_the_kernels_tables() -> None:
     assert rss_bytes_in_statm("5000 321 100 1 0 400 0\n", page_bytes=4096) == 321 * 4096
-    rollup = "5500-7fff ---p 00000000 00:00 0 [rollup]\nRss:  900 kB\nPss:  640 kB\nPss_Anon:  600 kB\n"
-    assert pss_bytes_in_rollup(rollup) == 640 * 1024
-    assert pss_bytes_in_rollup("") == 0
 
 
-def test_a_peak_that_is_not_told_is_none() -> None:
+def test_a_peak_that_is_missing_is_none() -> None:
     assert peak_bytes_in_status("Name:\tx\nVmHWM:\t  2000 kB\n") == 2000 * 1024
     assert peak_bytes_in_status("Name:\tx\n") is None
 
@@ -55,43 +50,28 @@ def test_a_number_given_anew_while_looking_does_not_hang() -> None:
     assert sorted(descendants({10: 11, 11: 10}, 10)) == [10, 11]
 
 
-def write_process(proc: Path, pid: int, parent: int, pages: int, pss_kb: int | None) -> None:
+def write_process(proc: Path, pid: int, parent: int, pages: int) -> None:
     folder = proc / str(pid)
     folder.mkdir(parents=True)
     (folder / "stat").write_text(f"{pid} (python) S {parent} 1 1\n")
     (folder / "statm").write_text(f"9999 {pages} 5 1 0 5 0\n")
-    if pss_kb is not None:
-        (folder / "smaps_rollup").write_text(f"head\nRss: 1 kB\nPss: {pss_kb} kB\n")
 
 
 def test_the_sum_is_over_the_tree_and_nothing_else(tmp_path: Path) -> None:
-    write_process(tmp_path, 5, 1, 100, 300)
-    write_process(tmp_path, 6, 5, 50, 100)
-    write_process(tmp_path, 7, 6, 0, 0)
-    write_process(tmp_path, 8, 1, 1000, 4000)
+    write_process(tmp_path, 5, 1, 100)
+    write_process(tmp_path, 6, 5, 50)
+    write_process(tmp_path, 7, 6, 0)
+    write_process(tmp_path, 8, 1, 1000)
     (tmp_path / "meminfo").write_text("MemTotal: 1 kB\n")
-    found = tree_memory(5, tmp_path)
-    assert (found.rss_bytes, found.pss_bytes) == (150 * PAGE_BYTES, 400 * 1024)
-    assert (found.processes, found.is_exact) == (3, True)
-    assert tree_rss_bytes(5, tmp_path) == found.rss_bytes
+    assert tree_rss_bytes(5, tmp_path) == 150 * PAGE_BYTES
 
 
 def test_a_process_that_ended_meanwhile_counts_nothing(tmp_path: Path) -> None:
-    write_process(tmp_path, 5, 1, 100, 300)
-    write_process(tmp_path, 6, 5, 50, 100)
-    for name in ("statm", "smaps_rollup"):
-        (tmp_path / "6" / name).unlink()
-    assert tree_memory(5, tmp_path).rss_bytes == 100 * PAGE_BYTES
+    write_process(tmp_path, 5, 1, 100)
+    write_process(tmp_path, 6, 5, 50)
+    (tmp_path / "6" / "statm").unlink()
     assert tree_rss_bytes(5, tmp_path) == 100 * PAGE_BYTES
-    assert tree_memory(404, tmp_path).processes == 0
-
-
-def test_shares_that_the_kernel_does_not_tell_are_bounded_from_above(tmp_path: Path) -> None:
-    write_process(tmp_path, 5, 1, 100, 300)
-    write_process(tmp_path, 6, 5, 50, None)
-    found = tree_memory(5, tmp_path)
-    assert found.pss_bytes == 300 * 1024 + 50 * PAGE_BYTES
-    assert not found.is_exact
+    assert tree_rss_bytes(404, tmp_path) == 0
 
 
 @contextmanager
@@ -114,11 +94,11 @@ def running(script: str) -> Iterator[int]:
 FAMILY = """
     import os, sys, time
     held = bytearray(os.urandom(1)) * 80_000_000
-    ready, tell = os.pipe()
+    ready, say = os.pipe()
     if os.fork() == 0:
         if os.fork() == 0:
             own = bytearray(b"x") * 40_000_000
-            os.write(tell, b"!")
+            os.write(say, b"!")
             sys.stdin.read()
             os._exit(0)
         sys.stdin.read()
@@ -129,36 +109,31 @@ FAMILY = """
 """
 
 
-def test_children_of_children_count_and_shared_pages_count_once() -> None:
+def test_children_of_children_count_and_shared_pages_count_for_each() -> None:
     with running(FAMILY) as pid:
-        found = tree_memory(pid)
+        found = tree_rss_bytes(pid)
         known = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-        pss = sum(process.memory_full_info().pss for process in known)
         rss = sum(process.memory_info().rss for process in known)
-    assert found.processes == len(known) == 3
-    assert found.rss_bytes > 3 * 80 * MB + 40 * MB
-    assert 120 * MB < found.pss_bytes < 200 * MB
-    assert found.pss_bytes == pytest.approx(pss, rel=0.02)
-    assert found.rss_bytes == pytest.approx(rss, rel=0.02)
+    assert len(known) == 3
+    assert found > 3 * 80 * MB + 40 * MB
+    assert found == pytest.approx(rss, rel=0.02)
 
 
 def test_the_tree_of_this_process_grows_and_shrinks_with_its_children() -> None:
-    before = tree_memory()
+    before = tree_rss_bytes()
     with running(FAMILY) as pid:
-        during = tree_memory()
-        assert during.pss_bytes - before.pss_bytes > 110 * MB
-        assert during.processes >= before.processes + 3
+        assert tree_rss_bytes() - before > 3 * 80 * MB
     assert not Path(f"/proc/{pid}").exists()
-    assert tree_memory().pss_bytes - before.pss_bytes < 20 * MB
+    assert tree_rss_bytes() - before < 20 * MB
 
 
 PEAK = """
     import sys
-    from mkhspc.process.memory import peak_bytes, tree_memory
+    from mkhspc.process.memory import peak_bytes, tree_rss_bytes
     first = peak_bytes()
     block = bytearray(b"x") * {mb}_000_000
     del block
-    print(first, peak_bytes(), tree_memory().rss_bytes, flush=True)
+    print(first, peak_bytes(), tree_rss_bytes(), flush=True)
 """
 
 
@@ -174,15 +149,15 @@ def test_the_peak_is_that_of_this_process_and_outlives_what_was_freed() -> None:
 
 
 GAPS = """
-    from mkhspc.process.memory import give_back_gaps, tree_memory
+    from mkhspc.process.memory import give_back_gaps, tree_rss_bytes
     kept, freed = [], []
     for _ in range(2000):
         freed.append(bytes(60_000))
         kept.append(bytes(2_000))
     del freed
-    before = tree_memory().rss_bytes
+    before = tree_rss_bytes()
     give_back_gaps()
-    print(before, tree_memory().rss_bytes)
+    print(before, tree_rss_bytes())
 """
 
 

@@ -30,10 +30,10 @@ def segment(shard: str | None, only: tuple[str, ...], as_json: bool, **options: 
       mkhspc segment --czi-path slide.czi --output-dir run --sample-fraction 0.02
       mkhspc segment --config study.toml
     """
-    from mkhspc.process.limits import refuse_hopeless
+    from mkhspc.process.limits import require_least_memory
     from mkhspc.process.signals import interruptible
 
-    refuse_hopeless()
+    require_least_memory()
     with progress.shown() as show, interruptible():
         from mkhspc.cluster.shard import Shard
         from mkhspc.run.segment import segment as segment_all, segment_shard

@@ -25,8 +25,9 @@ from mkhspc.process.disk import NO_ROOM
 from mkhspc.process.signals import STOP_SIGNALS, StopFlag
 
 TRIES = 2
+"""A task is tried so many times when workers die of it."""
 TICK_S = 0.5
-"""The pool looks around at least this often, even when no task ends, unless it is told another time."""
+"""Seconds after which the pool calls `on_tick` although no task has ended, unless `tick_s` is set."""
 
 
 def _nothing(*_: object) -> None:
@@ -45,12 +46,12 @@ class _Worker:
 class Pool:
     """Runs tasks in up to `size` processes started by 'spawn', so no lock or handle is inherited.
 
-    `size` may be changed at any time: more workers are started at once, and superfluous ones end
-    when their task does.
+    `size` may be changed at any time: missing workers are started at once, and surplus ones end when
+    their task does.
 
     Attributes:
-        on_tick: called every `tick_s` or more often.
-        is_short: of memory: idle workers get no task while another is at work.
+        on_tick: is called every `tick_s` or more often.
+        is_short: whether memory is short: then an idle worker gets no task while another is at work.
     """
 
     work: Work
@@ -65,13 +66,13 @@ class Pool:
 
     @property
     def workers(self) -> int:
-        """Processes there are now."""
+        """How many processes there are now."""
         return len(self._workers)
 
     def stop_newest(self) -> Any | None:
         """Kills the worker whose task was begun last, unless it is the only one at work; returns the task.
 
-        Another worker does it later, and this is no death that counts against it.
+        Another worker does the task later. This death does not count against it.
         """
         busy = [w for w in self._workers if w.task is not None]
         if len(busy) < 2:
@@ -85,15 +86,15 @@ class Pool:
         return newest.task
 
     def outcomes(self, source: TaskSource) -> Iterator[Outcome]:
-        """Yields an outcome per task as they end (or are tried again); stops early when told to."""
+        """Yields an outcome for each task that ends or will be tried again; ends early once `stop` is set."""
         try:
             while True:
-                yield from self._feed(source)
+                yield from self._hand_out(source)
                 if not any(w.task is not None for w in self._workers) and (
                     self.stop.is_set or (source.is_exhausted and not self._again)
                 ):
                     return
-                for worker in self._ready(source):
+                for worker in self._answering(source):
                     outcome = self._collect(worker)
                     worker.task = None
                     if outcome.will_retry:
@@ -101,14 +102,14 @@ class Pool:
                     else:
                         source.finish(outcome.task)
                     yield outcome
-                self.stop.look()
+                self.stop.report()
                 self.on_tick()
         finally:
             self._close()
 
-    def _feed(self, source: TaskSource) -> Iterator[Outcome]:
+    def _hand_out(self, source: TaskSource) -> Iterator[Outcome]:
         """Gives idle workers a task each; yields tasks that failed before they began."""
-        self._fit(source)
+        self._resize(source)
         for worker in self._workers:
             while worker.task is None and not self.stop.is_set and not self._must_wait:
                 task = self._again.popleft() if self._again else source.take()
@@ -126,8 +127,8 @@ class Pool:
     def _must_wait(self) -> bool:
         return self.is_short and any(w.task is not None for w in self._workers)
 
-    def _fit(self, source: TaskSource) -> None:
-        """Starts workers that are missing and ends idle ones that are too many."""
+    def _resize(self, source: TaskSource) -> None:
+        """Starts missing workers and ends idle ones that are surplus."""
         while len(self._workers) < self.size and not (source.is_exhausted or self.stop.is_set):
             self._workers.append(self._start())
         for worker in [w for w in self._workers if w.task is None][: max(0, len(self._workers) - self.size)]:
@@ -144,7 +145,7 @@ class Pool:
         theirs.close()
         return _Worker(process, ours)
 
-    def _ready(self, source: TaskSource) -> list[_Worker]:
+    def _answering(self, source: TaskSource) -> list[_Worker]:
         busy = {w.connection: w for w in self._workers if w.task is not None}
         is_anyone_free = len(busy) < len(self._workers) and not self.stop.is_set and not self._must_wait
         signals = list(source.signals()) if is_anyone_free else []
@@ -152,7 +153,7 @@ class Pool:
         return [busy[one] for one in found if isinstance(one, Connection) and one in busy]
 
     def _collect(self, worker: _Worker) -> Outcome:
-        """How a worker's task ended; a worker that died is replaced."""
+        """Returns how a worker's task ended; replaces a worker that died."""
         try:
             facts, error, is_fatal = worker.connection.recv()
         except (EOFError, ConnectionResetError):
@@ -193,7 +194,7 @@ def _serve(connection: Connection, work: Work) -> None:
 
 
 def _answer(work: Work, task: Any) -> tuple[dict[str, Any] | None, str | None, bool]:
-    """The facts of a finished task, or its error and whether that is hopeless."""
+    """Returns the facts of a finished task, or its error and whether that will stop every other task too."""
     try:
         return work.run(task), None, False
     except MkhspcError as error:

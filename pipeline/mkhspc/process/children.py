@@ -20,7 +20,7 @@ that a worker needs no more memory for its hundredth task than for its first. Th
 
 @contextmanager
 def environment(settings: Mapping[str, str]) -> Iterator[None]:
-    """Variables for processes started meanwhile; what the user has set is left alone."""
+    """Sets variables for the processes started meanwhile; what the user has set is left alone."""
     added = {name: value for name, value in settings.items() if name not in os.environ}
     os.environ.update(added)
     try:
@@ -31,7 +31,7 @@ def environment(settings: Mapping[str, str]) -> Iterator[None]:
 
 
 def cause_of_death(exit_code: int | None) -> str:
-    """What a process died of, in words."""
+    """Says what a process died of."""
     if exit_code is not None and exit_code < 0:
         name = signal.Signals(-exit_code).name
         return f"{name}, perhaps out of memory" if name == "SIGKILL" else name

@@ -1,4 +1,4 @@
-"""What this process may use: memory and cores, as told by the user, Slurm, control groups, the machine."""
+"""What this process may use: memory and cores, by the user, Slurm, control groups and the machine."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from pathlib import Path, PurePosixPath
 from mkhspc.errors import UsageError
 from mkhspc.units import GB, MIB
 
-TAKEN_FROM = 0.25
-"""From this share of a limit on, what others use of it is not planned with. Below, a machine is as good as
-idle, and a little more or less in use changes no plan."""
-SOFTER = {"memory.max": ("memory.high",)}
-"""Beyond it a control group's processes are slowed down until they have less."""
+OTHERS_MATTER_SHARE = 0.25
+"""Share of a limit: when other programs use more than this of it, plans leave what they use to them. Below it
+a machine is as good as idle, and a little more or less in use changes no plan."""
+SOFT_LIMITS = {"memory.max": ("memory.high",)}
+"""Soft limits beside a hard one of a control group: above them the kernel slows its processes down until they
+have less (Linux, Documentation/admin-guide/cgroup-v2)."""
 SAFE_SHARE = 0.95
-"""Plans use this share of a memory limit; the rest is for what no plan foresees."""
+"""Share of a memory limit that plans use; the rest is for what no plan foresees."""
 LEAST_GB = 0.2
-"""Below this not even the libraries of a run fit, so that who loads them is killed before it can refuse."""
+"""GB (10**9 bytes) below which not even the libraries of a run fit: a process that loads them is killed
+before it can say so."""
 UNLIMITED_BYTES = 2**60
-"""Version 1 of the control groups writes a number near 2**63 for 'no limit'."""
+"""Bytes from which on a limit counts as none: version 1 of the control groups writes a number near 2**63."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,18 @@ def memory_limit(
         root: where `proc` and `sys` lie.
 
     Raises:
-        UsageError: nothing tells how much memory there is.
+        UsageError: nothing says how much memory there is.
     """
     limits = [MemoryLimit(n, name) for n, name in _all_limits(memory_gb, environment, root)]
     if not limits:
-        raise UsageError("the machine's memory is unknown", fix="give it with --memory-gb")
+        raise UsageError(
+            "neither Slurm, nor a control group, nor /proc/meminfo says how much memory there is",
+            fix="give it with --memory-gb",
+        )
     return min(limits, key=lambda limit: limit.limit_bytes)
 
 
-def refuse_hopeless(environment: Mapping[str, str] = os.environ, root: Path = Path("/")) -> None:
+def require_least_memory(environment: Mapping[str, str] = os.environ, root: Path = Path("/")) -> None:
     """Raises `UsageError` where there is too little memory even to find out how much is needed.
 
     What others use of it does not count: the user may say with --memory-gb that it will be free.
@@ -72,38 +77,38 @@ def _all_limits(
     if memory_gb is not None:
         yield int(memory_gb * GB), "--memory-gb"
     yield from _slurm(environment)
-    own_bytes, is_told = _own_bytes(root), memory_gb is not None
+    own_bytes, is_given = _own_bytes(root), memory_gb is not None
     for directory, name in cgroup_directories(root, "memory"):
-        for file in (name, *SOFTER.get(name, ())):
+        for file in (name, *SOFT_LIMITS.get(name, ())):
             text = _text(directory / file)
             if text.isdecimal() and int(text) < UNLIMITED_BYTES:
                 others_bytes = _taken_bytes(directory) - own_bytes
-                told = f"the control group ({directory / file})"
-                yield from _shared(int(text), others_bytes, told, is_told)
+                set_by = f"the control group ({directory / file})"
+                yield from _shared(int(text), others_bytes, set_by, is_given)
     memory = _meminfo(root)
     if "MemTotal" in memory:
         total_bytes = memory["MemTotal"]
         others_bytes = total_bytes - _available_bytes(memory, root) - own_bytes
-        yield from _shared(total_bytes, others_bytes, "the machine", is_told)
+        yield from _shared(total_bytes, others_bytes, "the machine", is_given)
     if not (root / "proc/meminfo").exists() and hasattr(os, "sysconf"):
         yield os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "the machine"
 
 
-def _shared(limit_bytes: int, others_bytes: int, name: str, is_told: bool) -> Iterator[tuple[int, str]]:
-    """A limit, and what others have left of it if they take so much that it matters.
+def _shared(limit_bytes: int, others_bytes: int, set_by: str, is_given: bool) -> Iterator[tuple[int, str]]:
+    """Yields a limit, and what other programs leave of it if they use so much that it matters.
 
-    Not where the user told how much there is, who may know that the others will be gone.
+    Not where the user has given a limit: they may know that the others will be gone.
     """
-    yield limit_bytes, name
-    if not is_told and others_bytes > TAKEN_FROM * limit_bytes:
+    yield limit_bytes, set_by
+    if not is_given and others_bytes > OTHERS_MATTER_SHARE * limit_bytes:
         yield (
             max(0, limit_bytes - others_bytes),
-            f"{name}, of which others use {others_bytes / GB:.3g} GB now",
+            f"{set_by}, of which other programs use {others_bytes / GB:.3g} GB now",
         )
 
 
 def _own_bytes(root: Path) -> int:
-    """What this process has in memory already, which a plan counts."""
+    """The resident memory of this process, which a plan counts."""
     words = _text(root / "proc/self/statm").split()
     return int(words[1]) * os.sysconf("SC_PAGE_SIZE") if len(words) > 1 else 0
 
@@ -127,7 +132,7 @@ def machine_free_share(root: Path = Path("/")) -> float:
 
 
 def _available_bytes(memory: Mapping[str, int], root: Path) -> int:
-    """What programs can have of the machine; all of it where the kernel does not tell.
+    """The memory that programs can still have of the machine; all of it where the kernel does not say.
 
     ZFS keeps copies of files apart, which the kernel does not count as droppable though they are.
     """
@@ -139,13 +144,13 @@ def _available_bytes(memory: Mapping[str, int], root: Path) -> int:
 
 
 def _meminfo(root: Path) -> dict[str, int]:
-    """Bytes by name, as the kernel tells them of the machine."""
+    """The rows of `/proc/meminfo`: bytes by name."""
     lines = (line.split() for line in _text(root / "proc/meminfo").splitlines())
     return {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines if len(words) == 3}
 
 
 def _slurm(environment: Mapping[str, str]) -> Iterator[tuple[int, str]]:
-    """Slurm counts in MiB; 0 is 'all of the node'."""
+    """Slurm counts in MiB; 0 means all of the node."""
     per_node = environment.get("SLURM_MEM_PER_NODE", "")
     if per_node.isdecimal() and int(per_node):
         yield int(per_node) * MIB, "Slurm (SLURM_MEM_PER_NODE)"
@@ -187,8 +192,8 @@ def _cpu_quotas(root: Path) -> Iterator[float]:
 def cgroup_directories(root: Path, controller: str) -> list[tuple[Path, str]]:
     """The directories whose limits apply to this process, with the name of the limit's file.
 
-    Every group above the process's own may limit it too. In a container the path that the process is
-    told may not exist: then the mount's own top is what limits it.
+    Every group above the process's own may limit it too. In a container the path that the kernel gives may
+    not exist: then the top of the mount is what limits the process.
     """
     unified = {"memory": "memory.max", "cpu": "cpu.max"}[controller]
     legacy = {"memory": "memory.limit_in_bytes", "cpu": "cpu.cfs_quota_us"}[controller]

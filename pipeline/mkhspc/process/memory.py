@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 PROC = Path("/proc")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
-LARGE_BYTES, SPARE_BYTES = 2_000_000, 4_000_000
-"""Freed blocks of memory from this size on go back to the system at once; of all others so much is kept."""
+LARGE_BYTES = 2_000_000
+"""Bytes: freed blocks of memory from this size on go back to the system at once ..."""
+SPARE_BYTES = 4_000_000
+"""... and of all smaller ones the C library keeps at most so many bytes."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-"""In glibc's <malloc.h>."""
+"""Parameters of mallopt(3), in glibc's <malloc.h>."""
 
 
 def give_back_what_is_freed() -> None:
@@ -40,52 +41,23 @@ def give_back_gaps() -> None:
         trim(0)
 
 
-@dataclass(frozen=True)
-class TreeMemory:
-    """Memory of a process tree.
-
-    Attributes:
-        rss_bytes: the sum of what each process has in memory; pages that several share count for each
-            of them, as Slurm without control groups counts.
-        pss_bytes: the same with every shared page divided among those who share it: what the tree takes
-            from the machine. An upper bound unless `is_exact`.
-        is_exact: False when the kernel hid a process's shares, so that its RSS stands for its PSS.
-    """
-
-    rss_bytes: int
-    pss_bytes: int
-    processes: int
-    is_exact: bool = True
-
-
 def tree_rss_bytes(root_pid: int | None = None, proc: Path = PROC) -> int:
-    """`TreeMemory.rss_bytes` alone: cheap enough to look at every second, however large the tree.
+    """Measures the resident memory of a process, by default this one, with its children and theirs.
 
-    To know the shares of pages the kernel must walk through all of them, some 6 ms a GB.
+    Pages that several of them share count for each, as Slurm without control groups counts. To know the
+    shares the kernel would have to walk through all pages, some 6 ms a GB; this can be asked every second.
+    A process that ends meanwhile counts nothing.
     """
-    return sum(rss_bytes_in_statm(text) for text in _each_statm(root_pid, proc))
-
-
-def tree_memory(root_pid: int | None = None, proc: Path = PROC) -> TreeMemory:
-    """Measures a process, by default this one, with its children and theirs.
-
-    A process that ends while it is looked at counts nothing.
-    """
-    found = [_measure(process) for process in _tree(root_pid, proc)]
-    here = [memory for memory in found if memory is not None]
-    return TreeMemory(
-        rss_bytes=sum(memory.rss_bytes for memory in here),
-        pss_bytes=sum(memory.pss_bytes for memory in here),
-        processes=len(here),
-        is_exact=all(memory.is_exact for memory in here),
-    )
+    root_pid = os.getpid() if root_pid is None else root_pid
+    texts = (_read(proc / str(pid) / "statm") for pid in descendants(_parents(proc), root_pid))
+    return sum(rss_bytes_in_statm(text) for text in texts if text)
 
 
 def peak_bytes(proc: Path = PROC, pid: int | None = None) -> int | None:
-    """The most that a process had in memory at any time, shared pages included; None if nobody knows.
+    """The most resident memory that a process ever had, shared pages included; None where nobody knows.
 
     Args:
-        pid: whose; by default this process's.
+        pid: of the process; by default this one.
 
     `ru_maxrss` would not do: it begins with what the parent had when it started this process.
     """
@@ -114,8 +86,9 @@ def parent_in_stat(text: str) -> int:
 
 
 def peak_bytes_in_status(text: str) -> int | None:
-    """The highest resident memory in `/proc/PID/status`, None where it is not told."""
-    return _kib_in(text, "VmHWM:")
+    """The highest resident memory in `/proc/PID/status`, None where it is missing."""
+    line = next((line for line in text.splitlines() if line.startswith("VmHWM:")), None)
+    return int(line.split()[1]) * 1024 if line else None
 
 
 def rss_bytes_in_statm(text: str, page_bytes: int = PAGE_BYTES) -> int:
@@ -123,53 +96,9 @@ def rss_bytes_in_statm(text: str, page_bytes: int = PAGE_BYTES) -> int:
     return int(text.split()[1]) * page_bytes
 
 
-def pss_bytes_in_rollup(text: str) -> int:
-    """Proportional memory in `/proc/PID/smaps_rollup`; 0 for a process without memory."""
-    return _kib_in(text, "Pss:") or 0
-
-
-def _kib_in(text: str, name: str) -> int | None:
-    """The bytes in the line of a table of the kernel that begins with `name`."""
-    return next((int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith(name)), None)
-
-
-def _each_statm(root_pid: int | None, proc: Path) -> Iterator[str]:
-    texts = (_read(process / "statm") for process in _tree(root_pid, proc))
-    return (text for text in texts if text)
-
-
-def _tree(root_pid: int | None, proc: Path) -> list[Path]:
-    """The folders of a process, by default this one, and of all below it."""
-    root_pid = os.getpid() if root_pid is None else root_pid
-    return [proc / str(pid) for pid in descendants(_parents(proc), root_pid)]
-
-
 def _parents(proc: Path) -> dict[int, int]:
     stats = {path.name: _read(path / "stat") for path in proc.iterdir() if path.name.isdecimal()}
     return {int(pid): parent_in_stat(text) for pid, text in stats.items() if text}
-
-
-def _measure(process: Path) -> TreeMemory | None:
-    statm = _read(process / "statm")
-    if not statm:
-        return None
-    rss_bytes = rss_bytes_in_statm(statm)
-    try:
-        rollup = _read(process / "smaps_rollup")
-    except PermissionError:  # it runs as another user
-        return TreeMemory(rss_bytes, rss_bytes, 1, is_exact=False)
-    if not rollup and rss_bytes:
-        return _without_rollup(process)
-    return TreeMemory(rss_bytes, pss_bytes_in_rollup(rollup), 1)
-
-
-def _without_rollup(process: Path) -> TreeMemory | None:
-    """Of a process that has just ended, or on a kernel before 4.14, which has no `smaps_rollup`."""
-    statm = _read(process / "statm")
-    if not statm:
-        return None
-    rss_bytes = rss_bytes_in_statm(statm)
-    return TreeMemory(rss_bytes, rss_bytes, 1, is_exact=not rss_bytes)
 
 
 def _read(path: Path) -> str:

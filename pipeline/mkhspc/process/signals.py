@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from mkhspc.errors import InterruptedRunError
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""Ctrl-C, what Slurm and systemd send at the end, and what our jobs ask Slurm for before a time limit."""
 
 
 def _nothing(*_: object) -> None:
@@ -24,12 +25,12 @@ class StopFlag:
     """Set by a signal: no further task is begun, those under way are finished.
 
     Attributes:
-        tell: takes a line that says so.
+        notify: is called with a line that says so.
     """
 
-    tell: Callable[[str], object] = _nothing
+    notify: Callable[[str], object] = _nothing
     signal_name: str = ""
-    _untold: bool = False
+    _is_unreported: bool = False
 
     @property
     def is_set(self) -> bool:
@@ -47,13 +48,13 @@ class StopFlag:
 
     def _caught(self, number: int, _frame: object) -> None:
         self.signal_name = signal.Signals(number).name
-        self._untold = True
+        self._is_unreported = True
 
-    def look(self) -> None:
-        """Tells of a signal that came since the last look; a handler could come in the middle of a line."""
-        if self._untold:
-            self._untold = False
-            self.tell(f"stopping ({self.signal_name}): finishing the tiles under way")
+    def report(self) -> None:
+        """Notifies of a signal that came since the last call; its handler may run in the middle of a line."""
+        if self._is_unreported:
+            self._is_unreported = False
+            self.notify(f"stopping ({self.signal_name}): finishing the tiles under way")
 
 
 @contextmanager

@@ -128,7 +128,7 @@ def test_of_two_that_take_a_dead_claim_over_the_slow_one_leaves_the_new_claim_al
 
     monkeypatch.setattr(claims_module, "is_alive", judged)
     assert slow.claim(*TILE) is ClaimResult.THEIRS
-    assert path.read_text(encoding="utf-8") == fast._holder
+    assert path.read_text(encoding="utf-8") == fast._text
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     fast.release_all()
     assert not path.exists()

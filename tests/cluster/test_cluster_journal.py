@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from mkhspc.cluster.journal import RunLog, SlideTiles, TileWatch, read_journals, slurm_job
+from mkhspc.cluster.journal import RunLog, read_journals, slurm_job
+from mkhspc.cluster.recorder import SlideTiles, TileRecorder
 from mkhspc.store.layout import RunLayout
 from runs import FakeRun, make_run
 
@@ -216,15 +217,17 @@ class Told:
         self.calls.append((stage, done, total, facts))
 
 
-def watching(run: FakeRun, told: Told, tmp_path: Path, **slides: SlideTiles) -> tuple[TileWatch, RunLayout]:
+def recording(
+    run: FakeRun, told: Told, tmp_path: Path, **slides: SlideTiles
+) -> tuple[TileRecorder, RunLayout]:
     layout = RunLayout(tmp_path)
-    watch = TileWatch(RunLog(layout), told, slides or {"A": SlideTiles(asked=9, share=3, done=1)})
+    watch = TileRecorder(RunLog(layout), told, slides or {"A": SlideTiles(asked=9, share=3, done=1)})
     watch.begin(run.manifest, workers=2, limit_bytes=8_000, shard="1/3", worker_bytes=500)
     return watch, layout
 
 
 def test_the_first_line_says_what_the_run_is(run: FakeRun, tmp_path: Path) -> None:
-    _, layout = watching(run, Told(), tmp_path)
+    _, layout = recording(run, Told(), tmp_path)
     (journal,) = read_journals(layout)
     origin = journal.origin
     assert origin["config_hash"] == run.manifest.config_hash
@@ -239,7 +242,7 @@ def test_the_first_line_says_what_the_run_is(run: FakeRun, tmp_path: Path) -> No
 def test_whoever_looks_on_is_told_of_every_tile(run: FakeRun, tmp_path: Path) -> None:
     told = Told()
     slides = {"A": SlideTiles(asked=9, share=3, done=1), "B": SlideTiles(asked=2, share=2, done=0)}
-    watch, layout = watching(run, told, tmp_path, **slides)
+    watch, layout = recording(run, told, tmp_path, **slides)
     watch.memory(4_000, 2)
     watch.done("A", "t1", FOUND)
     watch.failed("A", "t2", "broken")
@@ -266,7 +269,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_no_peak_is_lost_between_two_lines(run: FakeRun, tmp_path: Path, clock: list[float]) -> None:
     told = Told()
-    watch, layout = watching(run, told, tmp_path)
+    watch, layout = recording(run, told, tmp_path)
     clock[0] += 3600.0
     for second in range(65):
         watch.memory(9_999 if second == 13 else 100 + second, 2)
@@ -286,7 +289,7 @@ def test_no_peak_is_lost_between_two_lines(run: FakeRun, tmp_path: Path, clock: 
 def test_memory_is_written_often_at_first_and_then_seldom(
     run: FakeRun, tmp_path: Path, clock: list[float]
 ) -> None:
-    watch, layout = watching(run, Told(), tmp_path)
+    watch, layout = recording(run, Told(), tmp_path)
     for second in range(4 * 3600):
         watch.memory(100 + second, 2)
         clock[0] += 1.0
@@ -298,7 +301,7 @@ def test_memory_is_written_often_at_first_and_then_seldom(
 
 
 def test_the_end_says_what_was_found(run: FakeRun, tmp_path: Path) -> None:
-    watch, layout = watching(run, Told(), tmp_path)
+    watch, layout = recording(run, Told(), tmp_path)
     watch.retried("A", "t1", "SIGKILL")
     watch.done("A", "t1", FOUND)
     watch.failed("A", "t2", "broken")

@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 import pytest
 
 from blobs import CALIBRATION
-from mkhspc.cluster.status import ProcessStatus, RunStatus, TaskEnd, run_status, with_task_ends
+from mkhspc.cluster.read_status import run_status, with_task_ends
+from mkhspc.cluster.status import ProcessStatus, RunStatus, TaskEnd
 from mkhspc.geometry import Box
 from mkhspc.process.identity import host_token, process_start_ticks
 from mkhspc.progress import SILENT_S
@@ -323,7 +324,7 @@ def test_who_may_not_write_goes_by_the_clock_of_the_host(
         raise PermissionError
 
     write_journal(run, "n-1-1", [begin(-500)], seen_s=time.time() - NOW_S - SILENT_S - 5)
-    monkeypatch.setattr("mkhspc.cluster.status.file_system_time", refuses)
+    monkeypatch.setattr("mkhspc.cluster.read_status.file_system_time", refuses)
     (process,) = run_status(run.layout).processes
     assert process.state == "lost"
 

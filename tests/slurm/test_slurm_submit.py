@@ -18,7 +18,7 @@ import pytest
 from mkhspc.budget import sufficient
 from mkhspc.budget.demand import room_bytes
 from mkhspc.cli import run_command
-from mkhspc.cluster import slurm
+from mkhspc.cluster import jobs
 from mkhspc.config import load_config
 from mkhspc.slide.czi.directory import read_directory
 from mkhspc.store import atomic, manifest as manifests
@@ -169,11 +169,11 @@ def test_a_wide_slide_gets_the_memory_to_be_decoded_once(
     (first, *others) = manifest.slides
     scene = replace(first.scenes[0], width_px=50_000, height_px=50_000)
     wide = replace(manifest, slides=(replace(first, scenes=(scene,)), *others))
-    given = slurm._task_memory_gb(config, wide)
-    assert room_bytes(int(given * GB)) >= slurm.ROOM_OF_WIDE_BYTES
-    assert slurm._task_memory_gb(config, manifest) < given
+    given = jobs._task_memory_gb(config, wide)
+    assert room_bytes(int(given * GB)) >= jobs.ROOM_OF_WIDE_BYTES
+    assert jobs._task_memory_gb(config, manifest) < given
     less = replace(config, slurm=replace(config.slurm, memory_gb=given - 1))
-    assert slurm._task_memory_gb(less, wide) == given - 1, "whoever names less may: it fits"
+    assert jobs._task_memory_gb(less, wide) == given - 1, "whoever names less may: it fits"
 
 
 def test_a_task_gets_as_many_cpus_as_have_work_in_its_memory(
@@ -184,11 +184,11 @@ def test_a_task_gets_as_many_cpus_as_have_work_in_its_memory(
 
     def cpus(workers: int | Literal["auto"] = "auto", **asked: Any) -> int:
         changed = replace(config, slurm=replace(config.slurm, **{"cpus": "auto", **asked}))
-        return slurm.task_cpus(
+        return jobs.task_cpus(
             replace(changed, compute=replace(config.compute, num_workers=workers)), manifest
         )
 
-    assert cpus() == slurm.USUAL_CPUS
+    assert cpus() == jobs.USUAL_CPUS
     assert cpus(cpus=3) == 3
     assert cpus(12) == 12
     config = replace(config, run=replace(config.run, tile_size=4096))
@@ -197,7 +197,7 @@ def test_a_task_gets_as_many_cpus_as_have_work_in_its_memory(
     }
     most_in_3_gb = max(workers for workers, gb in needed_gb.items() if gb <= 3)
     assert 1 < most_in_3_gb < 7
-    assert [cpus(memory_gb=float(gb)) for gb in (1, 3, 1000)] == [1, most_in_3_gb, slurm.USUAL_CPUS]
+    assert [cpus(memory_gb=float(gb)) for gb in (1, 3, 1000)] == [1, most_in_3_gb, jobs.USUAL_CPUS]
 
 
 def test_a_slide_that_is_gone_and_not_asked_for_is_not_looked_at(

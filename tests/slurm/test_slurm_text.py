@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from mkhspc.cluster import slurm
+from mkhspc.cluster import jobs, sbatch
+from mkhspc.cluster.jobs import ArrayTask, JobPlan
 from mkhspc.cluster.shard import Shard
-from mkhspc.cluster.slurm import ArrayTask, JobPlan
 from mkhspc.config import CELL_TYPES, CellSection, RunConfig, SlurmSection
 from mkhspc.errors import InputError
 
@@ -38,7 +38,7 @@ def job_plan(root: Path = Path("/data/marrow study"), **settings: object) -> Job
 
 
 def options(plan: JobPlan, job: str) -> list[str]:
-    lines = slurm.sbatch_texts(plan)[job].splitlines()
+    lines = sbatch.sbatch_texts(plan)[job].splitlines()
     return [line.removeprefix("#SBATCH ") for line in lines if line.startswith("#SBATCH")]
 
 
@@ -76,9 +76,9 @@ def test_the_array_asks_for_what_the_config_says() -> None:
 def test_a_backslash_is_doubled_for_slurm_and_not_for_bash() -> None:
     plan = job_plan(Path("/data/a\\b #1 %j"))
     assert "'--chdir=/data/a\\\\b #1 %j/jobs'" in options(plan, "segment")
-    assert "run='/data/a\\b #1 %j/run'" in slurm.sbatch_texts(plan)["segment"]
+    assert "run='/data/a\\b #1 %j/run'" in sbatch.sbatch_texts(plan)["segment"]
     with pytest.raises(InputError, match="backslash"):
-        slurm.check_jobs_dir(plan.jobs_dir)
+        jobs.check_jobs_dir(plan.jobs_dir)
 
 
 def test_what_slurm_would_fill_into_the_path_of_a_log_is_told_not_to_be() -> None:
@@ -86,7 +86,7 @@ def test_what_slurm_would_fill_into_the_path_of_a_log_is_told_not_to_be() -> Non
     assert "--chdir=/data/5%j/jobs" in options(plan, "merge")
     assert "--output=/data/5%%j/jobs/merge-%j.out" in options(plan, "merge")
     assert "--output=/data/5%%j/jobs/segment-%A_%a.out" in options(plan, "segment")
-    slurm.check_jobs_dir(plan.jobs_dir)
+    jobs.check_jobs_dir(plan.jobs_dir)
 
 
 def test_the_later_jobs_ask_for_less() -> None:
@@ -111,7 +111,7 @@ def test_a_task_is_told_to_stop_before_its_limit(time_min: int, before_s: int) -
 
 
 def test_no_option_stands_below_the_first_command() -> None:
-    for text in slurm.sbatch_texts(job_plan(extra=("--qos=long",))).values():
+    for text in sbatch.sbatch_texts(job_plan(extra=("--qos=long",))).values():
         body = [line for line in text.splitlines()[1:] if not line.startswith("# ")]
         first = next(i for i, line in enumerate(body) if not line.startswith("#SBATCH"))
         assert not any("SBATCH" in line for line in body[first:])
@@ -133,7 +133,7 @@ def test_no_option_stands_below_the_first_command() -> None:
 )
 def test_a_value_that_no_job_could_have_is_refused(settings: dict[str, object], named: str) -> None:
     with pytest.raises(InputError, match=named):
-        slurm.check_section(job_plan(**settings).config)
+        jobs.check_section(job_plan(**settings).config)
 
 
 def test_the_site_lies_beside_the_run_unless_it_is_named() -> None:
@@ -154,7 +154,7 @@ def run_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     def run(plan: JobPlan, job: str, index: int = 0) -> subprocess.CompletedProcess[str]:
         script = tmp_path / f"{job}.sbatch"
-        script.write_text(slurm.sbatch_texts(plan)[job], encoding="utf-8")
+        script.write_text(sbatch.sbatch_texts(plan)[job], encoding="utf-8")
         return subprocess.run(
             ["bash", str(script)],
             capture_output=True,
@@ -215,11 +215,11 @@ def test_a_job_ends_with_the_exit_code_of_mkhspc(run_job, tmp_path: Path, job: s
 @pytest.mark.parametrize("bad", ["a\nb", "a\tb", "a\x1b[31mb", "a\udcffb"])
 def test_what_no_batch_line_can_carry_is_refused(bad: str) -> None:
     with pytest.raises(InputError, match="batch file"):
-        slurm.sbatch_texts(job_plan(Path("/data") / bad))
+        sbatch.sbatch_texts(job_plan(Path("/data") / bad))
 
 
 def test_bash_can_parse_every_file_and_shellcheck_agrees(tmp_path: Path) -> None:
-    for job, text in slurm.sbatch_texts(job_plan(tmp_path / HOSTILE)).items():
+    for job, text in sbatch.sbatch_texts(job_plan(tmp_path / HOSTILE)).items():
         script = tmp_path / f"{job}.sbatch"
         script.write_text(text, encoding="utf-8")
         subprocess.run(["bash", "-n", str(script)], check=True)
@@ -261,7 +261,7 @@ def signalled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             "while :; do sleep 0.05; done",
         )
         script = tmp_path / "segment.sbatch"
-        script.write_text(slurm.sbatch_texts(with_program(job_plan(root), tmp_path, *stub))["segment"])
+        script.write_text(sbatch.sbatch_texts(with_program(job_plan(root), tmp_path, *stub))["segment"])
         process = subprocess.Popen(["bash", str(script)], stderr=(tmp_path / "said").open("w"))
         while not ready.exists():
             time.sleep(0.01)
@@ -333,11 +333,11 @@ def test_a_task_that_ended_in_time_is_not_requeued(signalled, code: int) -> None
 
 def test_every_template_is_filled_strictly() -> None:
     with pytest.raises(Exception, match="undefined"):
-        slurm._templates().get_template("merge.sbatch.j2").render(options=[], program=["x"])
+        sbatch._templates().get_template("merge.sbatch.j2").render(options=[], program=["x"])
 
 
 def test_the_program_is_the_python_that_runs_this_and_ignores_the_working_directory() -> None:
     done = subprocess.run(
-        [*slurm.PROGRAM, "--version"], capture_output=True, text=True, check=True, cwd=Path(sys.prefix)
+        [*jobs.PROGRAM, "--version"], capture_output=True, text=True, check=True, cwd=Path(sys.prefix)
     )
     assert done.stdout.startswith("mkhspc")

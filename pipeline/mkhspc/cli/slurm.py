@@ -13,7 +13,8 @@ from mkhspc.cli.options import idle_gpus, json_option, note, print_json
 from mkhspc.config import load_config
 
 if TYPE_CHECKING:
-    from mkhspc.cluster.slurm import JobPlan, Submitted
+    from mkhspc.cluster.jobs import JobPlan
+    from mkhspc.cluster.submit import Submitted
 
 
 @click.command(short_help="Write and submit the jobs of a study for a Slurm cluster.")
@@ -37,12 +38,12 @@ def slurm(config: Path, out: Path, submit: bool, as_json: bool) -> None:
       mkhspc slurm --config study.toml --out jobs
       mkhspc slurm --config study.toml --out jobs --submit
     """
-    from mkhspc.cluster import slurm as jobs
+    from mkhspc.cluster import jobs, sbatch, submit as slurm
     from mkhspc.models.choice import needed
     from mkhspc.run.segment import commit_for_jobs
 
     if submit:
-        jobs.require_slurm()
+        slurm.require_slurm()
     study = load_config(config)
     jobs.check_section(study)
     jobs.check_jobs_dir(out)
@@ -50,11 +51,11 @@ def slurm(config: Path, out: Path, submit: bool, as_json: bool) -> None:
     if study.slurm.gpus and not needed(manifest.config):
         note(idle_gpus(f"{study.slurm.gpus} GPUs of each task"))
     plan = jobs.plan_jobs(study, manifest, slide_ids, config, out)
-    files = jobs.write_jobs(plan)
-    submitted = jobs.submit(plan, files) if submit else None
+    files = sbatch.write_jobs(plan)
+    submitted = slurm.submit(plan, files) if submit else None
     _print(study.run.output_dir, plan, files, submitted, as_json)
     if submitted:  # after the ids are printed: they must be known even if the note cannot be written
-        jobs.write_note(plan, submitted)
+        slurm.write_note(plan, submitted)
 
 
 def _print(

@@ -69,8 +69,8 @@ def _watch(looks: Iterator[RunStatus], *, as_lines: bool) -> None:
 
 def _looks(run_dir: Path) -> Iterator[RunStatus]:
     """The status now, and again every `WATCH_EVERY_S` until nothing is left to wait for."""
+    from mkhspc.cluster.read_status import run_status, with_task_ends
     from mkhspc.cluster.sacct import slurm_news
-    from mkhspc.cluster.status import run_status, with_task_ends
     from mkhspc.store.layout import RunLayout
 
     layout = RunLayout(run_dir)

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mkhspc.cluster.slurm import GALLERY, MERGE, SEGMENT, run_command
+from mkhspc.cluster.jobs import GALLERY, MERGE, SEGMENT
 from mkhspc.cluster.status import TaskEnd
+from mkhspc.cluster.submit import run_command
 from mkhspc.store.layout import RunLayout
 
 FIELDS = ("JobID", "State", "ExitCode", "ReqMem", "MaxRSS", "Elapsed", "NodeList")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mkhspc.cluster.clean import tidy
 from mkhspc.cluster.journal import read_journals
-from mkhspc.cluster.status import state_of
+from mkhspc.cluster.read_status import state_of
 from mkhspc.cluster.summary.page import write_run_summary
 from mkhspc.learn.score import apply_classifiers
 from mkhspc.progress import Progress, silent

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from mkhspc.budget.layout import Budget
 from mkhspc.cluster.claims import ClaimFiles
-from mkhspc.cluster.journal import RunLog, SlideTiles, TileWatch
+from mkhspc.cluster.journal import RunLog
+from mkhspc.cluster.recorder import SlideTiles, TileRecorder
 from mkhspc.config import CELL_TYPES
 from mkhspc.errors import IncompleteError, InterruptedRunError
 from mkhspc.models.server.owners import Owners
@@ -51,7 +52,7 @@ def do_tiles(
         s: SlideTiles(len(asked), len(share.of(s)), len(share.of(s)) - left.get(s, 0))
         for s, asked in share.asked.items()
     }
-    watch = TileWatch(RunLog(layout), progress, counts)
+    watch = TileRecorder(RunLog(layout), progress, counts)
     if job is None:
         progress("tiles", watch.total, watch.total)
         return []
@@ -95,7 +96,7 @@ def with_models(job: Job | None) -> Iterator[Job | None]:
 
 
 def _on_tiles(
-    layout: RunLayout, manifest: Manifest, job: Job, watch: TileWatch, stop: StopFlag
+    layout: RunLayout, manifest: Manifest, job: Job, watch: TileRecorder, stop: StopFlag
 ) -> list[Outcome]:
     owners = job.owners
     for loaded in owners.loaded if owners else ():
@@ -124,7 +125,7 @@ def _on_tiles(
         pool,
         job.budget.limit,
         on_memory=watch.memory,
-        on_postponed=lambda task: watch.put_off(task.slide_id, task.tile_id),
+        on_postponed=lambda task: watch.postponed(task.slide_id, task.tile_id),
     )
 
     def look_around() -> None:
@@ -153,7 +154,7 @@ def _on_tiles(
     return failed
 
 
-def _record(watch: TileWatch, outcome: Outcome) -> None:
+def _record(watch: TileRecorder, outcome: Outcome) -> None:
     task = outcome.task
     if outcome.facts is None:
         record = watch.retried if outcome.will_retry else watch.failed

@@ -78,11 +78,11 @@ def segment(
         InterruptedRunError: a signal stopped the run.
         CheckFailedError: not one cell was found.
     """
-    from mkhspc.process.limits import refuse_hopeless
+    from mkhspc.process.limits import require_least_memory
     from mkhspc.process.signals import interruptible
     from mkhspc.run.segment import segment as segment_slides
 
-    refuse_hopeless()
+    require_least_memory()
     with interruptible():
         settings = load_config(None if config is None else Path(config), settings_of(options))
         summary = segment_slides(settings, only=only, progress=progress, notify=_log.warning)

@@ -199,7 +199,7 @@ class Run:
 
     def status(self) -> RunStatus:
         """How far the run is, by slide and by process, from its files alone."""
-        from mkhspc.cluster.status import run_status
+        from mkhspc.cluster.read_status import run_status
 
         return run_status(self._layout)
 

@@ -144,30 +144,30 @@ def noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_last_submission_is_asked_about(noted, tmp_path: Path) -> None:
-    news = sacct.slurm_news(noted(f"echo '{OUTPUT}'"))
-    assert [end.job for end in news.dead] == ["13_0", "13_2", "13_3", "14", "15"]
+    report = sacct.slurm_report(noted(f"echo '{OUTPUT}'"))
+    assert [end.job for end in report.dead] == ["13_0", "13_2", "13_3", "14", "15"]
     assert "--jobs=13,14,15" in (tmp_path / "heard").read_text()
 
 
 def test_a_sacct_that_cannot_answer_is_told(noted) -> None:
-    news = sacct.slurm_news(noted('echo "Slurm accounting storage is disabled" >&2; exit 1'))
-    assert news == sacct.SlurmNews(problem="Slurm accounting storage is disabled")
+    report = sacct.slurm_report(noted('echo "Slurm accounting storage is disabled" >&2; exit 1'))
+    assert report == sacct.SlurmReport(problem="Slurm accounting storage is disabled")
 
 
 def test_a_cluster_that_does_not_answer_is_not_waited_for(noted, monkeypatch: pytest.MonkeyPatch) -> None:
     layout = noted("/bin/sleep 60")
     monkeypatch.setattr(sacct, "ANSWER_S", 0.3)
     begun_s = time.monotonic()
-    assert sacct.slurm_news(layout) == sacct.SlurmNews(problem="the cluster did not answer within 0.3 s")
+    assert sacct.slurm_report(layout) == sacct.SlurmReport(problem="sacct did not answer within 0.3 s")
     assert time.monotonic() - begun_s < 20.0
 
 
 def test_a_run_that_was_never_submitted_asks_nothing(noted, tmp_path: Path) -> None:
     noted("exit 1")
-    assert sacct.slurm_news(RunLayout(tmp_path / "other")) == sacct.SlurmNews()
+    assert sacct.slurm_report(RunLayout(tmp_path / "other")) == sacct.SlurmReport()
 
 
 def test_without_sacct_there_is_no_news(noted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layout = noted("exit 1")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert sacct.slurm_news(layout) == sacct.SlurmNews()
+    assert sacct.slurm_report(layout) == sacct.SlurmReport()

@@ -70,7 +70,7 @@ def _watch(looks: Iterator[RunStatus], *, as_lines: bool) -> None:
 def _looks(run_dir: Path) -> Iterator[RunStatus]:
     """The status now, and again every `WATCH_EVERY_S` until nothing is left to wait for."""
     from mkhspc.cluster.read_status import run_status, with_task_ends
-    from mkhspc.cluster.sacct import slurm_news
+    from mkhspc.cluster.sacct import slurm_report
     from mkhspc.store.layout import RunLayout
 
     layout = RunLayout(run_dir)
@@ -78,8 +78,8 @@ def _looks(run_dir: Path) -> Iterator[RunStatus]:
     while True:
         found = run_status(layout)
         if time.monotonic() - asked_s > ASK_SLURM_EVERY_S:
-            news, asked_s = slurm_news(layout), time.monotonic()
-        found = with_task_ends(found, news.dead, news.problem)
+            report, asked_s = slurm_report(layout), time.monotonic()
+        found = with_task_ends(found, report.dead, report.problem)
         yield found
         if found.is_finished and not found.working:
             return

@@ -28,12 +28,12 @@ def run_status(layout: RunLayout, *, now_s: float | None = None) -> RunStatus:
     """Reads a run's manifest, plans, names of parts, and journals.
 
     Args:
-        now_s: the time by the clock of the run's files. By itself this asks that clock, by a file that it
-            makes in the logs and removes, where a process may be at work; this host's clock is believed
-            only by who may not write there.
+        now_s: the time by the clock of the run's files. Without it this asks that clock, where a process may
+            be at work, by a file that it makes in the logs and removes; the clock of this host counts only
+            where this user may not write there.
 
     Raises:
-        InputError: the directory is no run, or one of its files is damaged.
+        InputError: the directory is not a run, or one of its files is damaged.
     """
     manifest = manifests.read(layout)
     journals = read_journals(layout)
@@ -47,7 +47,7 @@ def run_status(layout: RunLayout, *, now_s: float | None = None) -> RunStatus:
 
 
 def _now(layout: RunLayout, journals: Sequence[Journal]) -> float:
-    """The time by the clock of the run's files, if anything hangs on it."""
+    """The time by the clock of the run's files, where anything depends on it."""
     latest_s = max((journal.seen_s for journal in journals), default=0.0)
     if all(journal.state(latest_s) in ("ended", "interrupted") for journal in journals):
         return latest_s
@@ -64,7 +64,7 @@ def _asked_px(manifest: Manifest, slide: SlideEntry) -> int:
 
 
 def _with_estimates(slides: Sequence[SlideStatus], sizes_px: Mapping[str, int]) -> tuple[SlideStatus, ...]:
-    """The slides, those without a plan with as many tiles for their size as those with one have.
+    """Gives slides without a plan as many tiles for their size as those with a plan have.
 
     The planned ones count with the tiles asked for, so the run's fraction is in the estimate as well.
     """
@@ -82,12 +82,12 @@ def _with_estimates(slides: Sequence[SlideStatus], sizes_px: Mapping[str, int]) 
 
 
 def with_task_ends(status: RunStatus, ends: Sequence[TaskEnd], problem: str = "") -> RunStatus:
-    """The status, with what the cluster says of the tasks behind its processes.
+    """Adds what Slurm's accounting says of the tasks behind the processes.
 
     A task that ran more than once, after a requeue, is its last process: `ends` holds its last end alone.
 
     Args:
-        problem: why the cluster's books could not be read, or nothing.
+        problem: why the accounting could not be read; empty if it was.
     """
     by_job = {end.job: end for end in ends}
     last = {process.job: process.name for process in status.processes if process.job}
@@ -144,13 +144,15 @@ def _slide_status(layout: RunLayout, manifest: Manifest, slide_id: str, ends: Ti
 
 
 def _merged_cells(table: Path) -> int | None:
-    """Rows of a table of cells, told by its footer; None when there is no table."""
+    """Rows of a table of cells, from its footer; None when there is no table."""
     try:
         return int(pq.read_metadata(table).num_rows)
     except FileNotFoundError:
         return None
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"is damaged ({error})", where=table) from error
+        raise InputError(
+            f"this table of cells is damaged ({error})", where=table, fix="delete it and run `mkhspc merge`"
+        ) from error
 
 
 def _cells(
@@ -201,7 +203,7 @@ def _process_status(journal: Journal, now_s: float) -> ProcessStatus:
 
 
 def state_of(journal: Journal, now_s: float) -> ProcessState:
-    """What became of a process, or that it still works; where it can be looked for no clock is asked."""
+    """Says whether a process works or how it ended; on this host the process itself is looked for."""
     state, origin = journal.state(now_s), journal.origin
     pid = origin.get("pid")
     owner = ProcessId(str(origin.get("place", "")), pid) if isinstance(pid, int) else None

@@ -1,4 +1,4 @@
-"""What Slurm remembers of a run's jobs: which of them died, and why."""
+"""What Slurm's accounting says of a run's jobs: which of them died, and why."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from mkhspc.cluster.submit import run_command
 from mkhspc.store.layout import RunLayout
 
 FIELDS = ("JobID", "State", "ExitCode", "ReqMem", "MaxRSS", "Elapsed", "NodeList")
+"""Columns that `sacct` is asked for."""
 ANSWER_S = 10.0
-"""How long the cluster has to answer: whoever asks for a run's status is waiting."""
+"""Seconds that `sacct` has to answer: whoever asks for a run's status is waiting."""
 DEAD_STATES = {
     "BOOT_FAIL",
     "CANCELLED",
@@ -31,13 +32,15 @@ DEAD_STATES = {
     "REVOKED",
     "TIMEOUT",
 }
+"""States of a job that will do nothing more without having ended well; see sacct(1)."""
 EXIT_CODES = {
-    1: "a check said no",
+    1: "a check failed",
     # sacct shows 130 as 130 - 128
     2: "stopped by a signal at a tile border, or refused: too little memory, or another wrong option",
     3: "bad input: a slide or a setting",
     4: "tiles failed or are missing",
 }
+"""What the exit codes of `mkhspc` mean."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,8 @@ class JobRecord:
 
 
 @dataclass(frozen=True)
-class SlurmNews:
-    """The jobs of a run's last submission that died, or why Slurm cannot tell."""
+class SlurmReport:
+    """The jobs of a run's last submission that died, or why Slurm cannot say."""
 
     dead: tuple[TaskEnd, ...] = ()
     problem: str = ""
@@ -99,7 +102,7 @@ def _record(row: Mapping[str, str]) -> JobRecord:
 
 
 def reason(record: JobRecord) -> str:
-    """Why a job died, as a clause."""
+    """Says in a clause why a job died."""
     memory = f"it had {record.asked_memory}" + (
         f" and was seen at {record.peak_memory}" if record.peak_memory else ""
     )
@@ -155,21 +158,21 @@ def _task_end(record: JobRecord, note: Mapping[str, Any]) -> TaskEnd:
     )
 
 
-def slurm_news(layout: RunLayout) -> SlurmNews:
-    """Asks `sacct` about the run's last submission; no news without one, or without `sacct`."""
+def slurm_report(layout: RunLayout) -> SlurmReport:
+    """Asks `sacct` about the run's last submission; the report is empty without one, or without `sacct`."""
     note = _last_note(layout)
     if note is None or shutil.which("sacct") is None:
-        return SlurmNews()
+        return SlurmReport()
     ids = ",".join(note[job] for job in (SEGMENT, MERGE, GALLERY))
     try:
         done = run_command(
             "sacct", "--parsable2", f"--jobs={ids}", f"--format={','.join(FIELDS)}", timeout_s=ANSWER_S
         )
     except subprocess.TimeoutExpired:
-        return SlurmNews(problem=f"the cluster did not answer within {ANSWER_S:g} s")
+        return SlurmReport(problem=f"sacct did not answer within {ANSWER_S:g} s")
     if done.returncode:
-        return SlurmNews(problem=" ".join(done.stderr.split()))
-    return SlurmNews(dead_tasks(parse_sacct(done.stdout), note))
+        return SlurmReport(problem=" ".join(done.stderr.split()))
+    return SlurmReport(dead_tasks(parse_sacct(done.stdout), note))
 
 
 def _last_note(layout: RunLayout) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from mkhspc.slide.tiles import Tile
 class Shard:
     """The `index`-th of `count` parts of every slide's tiles, counted from 0.
 
-    A part is a run of neighbours in reading order: two parts read a sub-block twice only where they meet.
+    A part holds neighbours in reading order: two parts read a sub-block twice only where they meet.
     """
 
     index: int
@@ -32,14 +32,14 @@ class Shard:
         """A shard written as `I/N`."""
         index, slash, count = text.partition("/")
         if not (slash and index.isdecimal() and count.isdecimal()):
-            raise UsageError(f"'{text}' is no shard", where="--shard", fix="write it as I/N, such as 0/4")
+            raise UsageError(f"'{text}' is not a shard", where="--shard", fix="write it as I/N, such as 0/4")
         return cls(int(index), int(count))
 
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
 
     def of(self, tiles: Sequence[Tile]) -> list[Tile]:
-        """Its part of a slide's tiles, whatever their order; of few tiles the first parts get one each."""
+        """Returns its part of a slide's tiles, in any order; of few tiles the first parts get one each."""
         in_order = sorted(tiles, key=lambda tile: (tile.scene, tile.core.y0, tile.core.x0))
         first, end = (math.ceil(len(in_order) * nth / self.count) for nth in (self.index, self.index + 1))
         return in_order[first:end]

@@ -16,7 +16,7 @@ class SlideStatus:
     """Tiles of one slide: of those the run asks for, how many are done, failed and left.
 
     Attributes:
-        tiles: None while the slide is not planned.
+        tiles: how many the run asks for; None while the slide is not planned.
         estimated_tiles: of one that is not, by its size and the tiles of those that are; None without any.
         missing_tiles: ids of the tiles that have no part yet, in the order of the plan.
         failed_tiles: why, by id, of those of them whose last try failed.
@@ -52,13 +52,13 @@ class SlideStatus:
 
 @dataclass(frozen=True)
 class TaskEnd:
-    """How a job of the cluster ended, or a task of an array, as its own books say.
+    """How a job of the cluster ended, or a task of an array, by Slurm's accounting.
 
     Attributes:
         job: as in a journal's first line: '123', or '123_4' for a task of an array.
         state: such as 'OUT_OF_MEMORY' or 'TIMEOUT'.
-        exit_code: as the books write it, such as '0:125'.
-        reason: what it was to do and why it ended, in words.
+        exit_code: as the accounting writes it, such as '0:125'.
+        reason: its work and why it ended, for a reader.
     """
 
     job: str
@@ -72,11 +72,11 @@ class ProcessStatus:
     """One process that works or worked on the run.
 
     Attributes:
-        state: 'lost' is a process that neither ended nor was stopped and gives no sign of life.
+        state: 'lost' if it neither ended nor was stopped, and shows no sign of life.
         silent_s: since its last sign of life.
         tiles_per_s: while it works: how fast its tiles come now.
-        memory_bytes, workers: by its last word about them.
-        task_end: what the cluster says of its end, where that is known.
+        memory_bytes, workers: by the last line of its journal about them.
+        task_end: how its job ended, where Slurm's accounting knows it.
     """
 
     name: str
@@ -103,7 +103,7 @@ class RunStatus:
 
     Attributes:
         unheard_tasks: ends of tasks that left no journal, such as those that died before their first tile.
-        cluster_problem: why the cluster's books could not be read, or nothing.
+        cluster_problem: why Slurm's accounting could not be read; empty if it was, or without Slurm.
     """
 
     slides: tuple[SlideStatus, ...]
@@ -125,7 +125,7 @@ class RunStatus:
 
     @property
     def is_estimate(self) -> bool:
-        """Whether the numbers of all tiles, of those left and the time are partly told by sizes of slides."""
+        """Whether the numbers of tiles and the time left are partly estimated from the sizes of slides."""
         return bool(self.unplanned)
 
     @property
@@ -153,7 +153,7 @@ class RunStatus:
 
     @property
     def eta_s(self) -> float | None:
-        """Until the last tile that can still come in this try; None where that cannot be told."""
+        """Seconds until the last tile that can still come in this try; None where that is unknown."""
         is_open = any(slide.tiles is None and slide.estimated_tiles is None for slide in self.slides)
         if not self.tiles_per_s or is_open:
             return None

@@ -115,7 +115,7 @@ def _move(temporary: Path, path: Path) -> None:
         fault = ctypes.get_errno() if done else 0
     if fault in (*NO_LINKS, errno.EINVAL):
         raise InputError(
-            "its file system can neither link a file nor rename it without replacing another,"
+            "this file system can neither link a file nor rename it without replacing another,"
             " so two processes cannot safely write a run on it",
             where=path.parent,
             fix="give an --output-dir on another file system",

@@ -41,7 +41,7 @@ class Leftover:
 
 @dataclass
 class Leftovers:
-    """All leftovers of a run, and the directories that hold nothing but stale ones, innermost first."""
+    """All leftovers of a run, and the directories that hold only stale ones, innermost first."""
 
     files: list[Leftover] = field(default_factory=list)
     directories: list[Path] = field(default_factory=list)
@@ -59,7 +59,7 @@ def find_leftovers(layout: RunLayout, other_host_age_s: float = OTHER_HOST_AGE_S
     """Looks through a run; changes nothing.
 
     Raises:
-        InputError: the directory is no run.
+        InputError: the directory is not a run.
         OSError: it cannot be written, so nothing in it could be removed.
     """
     manifests.read(layout)
@@ -73,7 +73,7 @@ def find_leftovers(layout: RunLayout, other_host_age_s: float = OTHER_HOST_AGE_S
 
 
 def _folders(layout: RunLayout) -> set[Path]:
-    """The directories of a run's own; others that a user keeps beside them are not looked at."""
+    """The directories of a run's own; others that a user keeps beside them are left alone."""
     tables = (layout.plan, layout.cells, layout.crops, layout.scores)
     return {layout.logs, layout.part("_", "_").parent.parent, *(table("_").parent for table in tables)}
 

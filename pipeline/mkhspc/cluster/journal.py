@@ -3,15 +3,15 @@
 A line holds `at_s`, `event` and the facts of the event:
 
     begin        its share of the run, its limits, what the run is; the first line names the process by host,
-                 pid, place and started (see `store.atomic`), and by its job on a cluster
+                 pid, place and started (see `process.identity`), and by its job on a cluster
     done         a tile has its part: slide_id, tile_id, seconds, cells by type; with models, models_s of
                  these seconds were spent waiting for their answers, and mk_by_sam2, hspc_by_sam2 count
                  prompts that gave no cell, and what became of outlines, by reason
     failed       a tile was given up: slide_id, tile_id, error
     retry        a worker died and its tile is tried again: slide_id, tile_id, error
-    put-off      memory was short, and the worker of a tile was ended; it is done later: slide_id, tile_id
+    put-off      memory was short: a worker was ended, and its tile is done later: slide_id, tile_id
     models       a device has its models: device, load_s, memory_bytes, precision by model
-    device       what became of a device's process: text
+    device       the process that holds a device's models died or was started again: text
     memory       memory_bytes now, peak_bytes since the line before, limit_bytes, workers
     interrupted  a signal stopped the process at a tile border
     end          it did all of its share
@@ -99,7 +99,7 @@ class RunLog:
         return path
 
     def _create(self) -> Path:
-        """Makes the file, which tells what time it is for the file system."""
+        """Makes the file, and reads the time of the file system from it."""
         stem = f"segment-{socket.gethostname()}-{os.getpid()}"
         for number in count(1):  # a number of a process comes again, and hosts may share a name
             path = self._folder / f"{stem}-{number}.jsonl"

@@ -92,8 +92,8 @@ def write_note(plan: JobPlan, submitted: Submitted) -> None:
         atomic.write_text(path, json.dumps(note) + "\n")
     except OSError as error:
         raise InputError(
-            f"this note of the jobs cannot be written ({error.strerror}), so `mkhspc status` will not say which"
-            " of them died",
+            f"this note of the jobs cannot be written ({error.strerror}), so `mkhspc status` will not say"
+            " which of them died",
             where=path,
             fix=f"the jobs are queued; to end them type: scancel {' '.join(asdict(submitted).values())}",
         ) from error

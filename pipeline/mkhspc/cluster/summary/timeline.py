@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from mkhspc.units import duration_text
 
 MIN_PAUSE_S = 60.0
-"""Seconds: a shorter time in which no process ran is no pause, only the way from one to the next."""
+"""Seconds: a shorter time in which no process ran does not count as a pause between two processes."""
 
 
 class Timeline:

@@ -155,7 +155,7 @@ def test_what_others_use_of_a_control_group_is_not_planned_with(
     }
     limit = memory_limit(None, {}, machine(tmp_path, cgroup, files))
     assert limit.limit_bytes == 8 * GB, "12 GB are in use: copies of files can be dropped, shared memory not"
-    assert "others use 12 GB now" in limit.set_by
+    assert "other programs use 12 GB now" in limit.set_by
     assert memory_limit(18, {}, tmp_path).limit_bytes == 18 * GB, "the user knows better"
 
 

@@ -146,10 +146,10 @@ class Verdict:
 
 def drawn_trials(slides: Sequence[Path], count: int, seed: int) -> Iterator[Trial]:
     """Trials at random, in which every channel has its turn."""
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     for nth in range(count):
-        limit_mib = round(dice.uniform(*LIMIT_GB) * GB / MIB)
-        cpus = dice.choice((1, 2, 4))
+        limit_mib = round(rng.uniform(*LIMIT_GB) * GB / MIB)
+        cpus = rng.choice((1, 2, 4))
         limit_mib -= limit_mib % cpus
         channel = CHANNELS[nth % len(CHANNELS)]
-        yield Trial(dice.choice(slides), channel, limit_mib * MIB, dice.choice(WORKERS), cpus)
+        yield Trial(rng.choice(slides), channel, limit_mib * MIB, rng.choice(WORKERS), cpus)

@@ -52,18 +52,18 @@ def _submitted(folder: Path, slides: Sequence[Path], jobs: int) -> dict[str, Pat
     Returns:
         Where each prints, by its id.
     """
-    dice = random.Random(70)
+    rng = random.Random(70)
     outputs = {}
     for nth in range(jobs):
         least, most = MEMORY_MB
-        memory_mb = round(least * (most / least) ** dice.random())
+        memory_mb = round(least * (most / least) ** rng.random())
         line = command(
-            "segment", "--czi-path", dice.choice(slides), "--output-dir", folder / f"run-{nth}",
+            "segment", "--czi-path", rng.choice(slides), "--output-dir", folder / f"run-{nth}",
             "--tile-size", TILE_PX,
         )  # fmt: skip
         output = folder / f"job-{nth}.out"
         job_id = slurm(
-            "sbatch", "--parsable", f"--mem={memory_mb}M", f"--cpus-per-task={dice.choice((1, 2))}",
+            "sbatch", "--parsable", f"--mem={memory_mb}M", f"--cpus-per-task={rng.choice((1, 2))}",
             f"--output={output}", "--no-requeue", "--wrap", shlex.join(line),
         )  # fmt: skip
         outputs[job_id.strip()] = output

@@ -164,7 +164,7 @@ def _planned_on_a_whole_slide(room: int) -> Row:
         plane={},
         level_0=tuple(_sub_block(box, nth) for nth, box in enumerate(boxes)),
         pyramid={},
-        strangers=np.zeros((0, 4), np.int64),
+        foreign=np.zeros((0, 4), np.int64),
     )
     windows = [Window(0, core.grown(TILE_HALO_PX)) for core in _cores(width, height, TILE_PX)]
     begun_s = time.perf_counter()

@@ -26,7 +26,7 @@ from mkhspc.simulate import (
     write_demo_slides,
 )
 from mkhspc.simulate.kinds import KINDS
-from mkhspc.simulate.placing import Densities, place_cells
+from mkhspc.simulate.placement import Densities, place_cells
 from mkhspc.simulate.slides import MK_PER_MM2
 from mkhspc.simulate.terrain import TerrainStyle, make_terrain
 from mkhspc.simulate.truth import Outlines, match_outlines

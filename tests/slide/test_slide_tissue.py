@@ -279,7 +279,7 @@ class TestMask:
             lambda: part.near_edge([far]),
             lambda: part.contains(np.array([5.0]), np.array([9.0])),
         ):
-            with pytest.raises(ValueError, match="nothing is known"):
+            with pytest.raises(ValueError, match="this part of the mask does not hold"):
                 ask()
 
     @settings(deadline=None)

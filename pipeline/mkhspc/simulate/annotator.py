@@ -15,9 +15,9 @@ from mkhspc.geometry import BoolMask
 from mkhspc.simulate.truth import Outlines
 
 ANNOTATOR_STREAM = 0x1AB
-"""Keeps the annotator's chance apart from everything else that starts from the same seed."""
+"""The annotator's random numbers are a stream of their own, beside the others of the same seed."""
 FIRST_LABEL_AT = datetime(2026, 1, 1, 8, 0, 0, tzinfo=UTC)
-"""Labels carry made-up times, so that the same cells and seed give the same file."""
+"""The time of the first label. Times are made up, so that the same cells and seed give the same file."""
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,13 @@ from mkhspc.geometry import BoolMask, Box, um_to_px
 from mkhspc.simulate.shapes import FloatPlane
 
 TEXTURE_PX = 1024
+"""The side of a texture in pixels."""
 STRIP_PX = 256
-"""The picture is exposed in strips that fit into a processor's cache."""
+"""Rows of the strips in which the picture is exposed, which fit into a processor's cache."""
 WHITE = 240.0
-"""Grey level at which `Optics.noise` is measured."""
+"""The grey level at which `Optics.noise` is measured."""
 PIGMENT_RGB = (0.75, 0.9, 1.1)
-"""Optical density of one unit of pigment: brown-black."""
+"""The optical density of one unit of pigment in red, green and blue: brown-black."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Patch:
 
 @dataclass(frozen=True)
 class Canvas:
-    """Stain planes of one scene, each (height, width) float32, and who is seen where.
+    """Stain planes of one scene, each (height, width) float32, and which object is seen where.
 
     Attributes:
         pigment: dark matter that is no stain: precipitate, dirt.

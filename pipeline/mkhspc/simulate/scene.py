@@ -12,11 +12,11 @@ from mkhspc.geometry import Box, IntArray, mask_centroid, mask_to_contour, norma
 from mkhspc.simulate.brush import Brush, Placed
 from mkhspc.simulate.kinds import KINDS
 from mkhspc.simulate.paint import Canvas, Optics, Textures
-from mkhspc.simulate.placing import Densities, place_cells
+from mkhspc.simulate.placement import Densities, place_cells
 from mkhspc.simulate.terrain import TerrainStyle, make_terrain
 
 MIN_VISIBLE = 0.75
-"""An object of which less is visible is not clear: neither answer about it is wrong."""
+"""An object of which a smaller share is visible is not clear: neither answer about it is wrong."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +64,15 @@ def simulate_scene(
     size_um: tuple[float, float], um_per_px: float, style: SceneStyle, rng: np.random.Generator
 ) -> SimulatedScene:
     """Simulates one scene of (width, height) µm."""
-    of_ground, of_places, of_paint, of_camera = rng.spawn(4)
-    terrain = make_terrain(size_um, style.terrain, of_ground)
-    cells = place_cells(terrain, style.densities, of_places)
+    ground_rng, place_rng, paint_rng, camera_rng = rng.spawn(4)
+    terrain = make_terrain(size_um, style.terrain, ground_rng)
+    cells = place_cells(terrain, style.densities, place_rng)
     canvas = Canvas.blank(size_um, um_per_px)
-    textures = Textures(um_per_px, of_paint)
-    terrain.lay(canvas, textures, of_paint)
-    drawn_px = Brush(canvas, textures, of_paint).paint(cells)
+    textures = Textures(um_per_px, paint_rng)
+    terrain.paint_on(canvas, textures, paint_rng)
+    drawn_px = Brush(canvas, textures, paint_rng).paint(cells)
     return SimulatedScene(
-        rgb=style.optics.photograph(canvas, of_camera),
+        rgb=style.optics.photograph(canvas, camera_rng),
         objects=tuple(_visible_objects(canvas, cells, drawn_px)),
         tissue_um2=terrain.tissue_um2,
         marrow_um2=terrain.marrow_um2,

@@ -19,18 +19,21 @@ from mkhspc.progress import Progress, silent
 from mkhspc.simulate import truth
 from mkhspc.simulate.czi_writer import Mosaic, holds, write_czi
 from mkhspc.simulate.paint import Optics
-from mkhspc.simulate.placing import Densities
+from mkhspc.simulate.placement import Densities
 from mkhspc.simulate.scene import SceneStyle, SimulatedScene, simulate_scene
 from mkhspc.simulate.terrain import TerrainStyle
 from mkhspc.store import atomic
 
 MK_PER_MM2 = {"GC": 100.0, "HU": 170.0}
-"""The effect that a report should find: true MK per mm² of marrow, by treatment. Sex has none."""
+"""True MK per mm² of marrow by treatment: the effect that a report should find. Sex has no effect."""
 MK_LIKE_PER_MM2 = 120.0
+"""Large cells that are not MK, per mm² of marrow."""
 CLUMPS_PER_MM2 = 15.0
+"""Tight clumps of small nuclei per mm² of marrow."""
 SMALL_PER_MM2 = 7000.0
+"""Small nuclei and their like, all kinds together, per mm² of marrow."""
 SLIDE_VARIATION = 0.1
-"""Standard deviation of a slide's MK density about its group's, as a share."""
+"""The standard deviation of a slide's MK density about its group's, as a share of it."""
 
 TRUTH_FILE = "truth.parquet"
 GROUPS_FILE = "groups.csv"

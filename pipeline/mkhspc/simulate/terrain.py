@@ -14,11 +14,12 @@ from mkhspc.simulate.paint import Canvas, Textures, smooth_field
 from mkhspc.simulate.shapes import FloatPlane
 
 GROUND_UM_PER_PX = 0.45
-"""The ground is drawn at this pixel size and enlarged: its finest lines are half a µm wide."""
+"""The pixel size in µm at which the ground is drawn, to be enlarged: its finest lines are half a µm wide."""
 
 BLOCK_PX = 512
+"""The side, in pixels of the canvas, of the blocks in which grain is laid over the ground."""
 FARTHEST_UM = 55.0
-"""No fat cell is kept farther than this from the next, so distances beyond are not worked out."""
+"""Distances in µm from fat cells are worked out up to this one: no fat cell is kept farther from the next."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Terrain:
     def marrow_um2(self) -> float:
         return float(self.marrow.sum()) * GROUND_UM_PER_PX**2
 
-    def lay(self, canvas: Canvas, textures: Textures, rng: np.random.Generator) -> None:
+    def paint_on(self, canvas: Canvas, textures: Textures, rng: np.random.Generator) -> None:
         """Paints the ground over the whole canvas."""
         height, width = canvas.haem.shape
         for plane, ground in ((canvas.haem, self.haem), (canvas.eosin, self.eosin)):

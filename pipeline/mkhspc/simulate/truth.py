@@ -52,8 +52,8 @@ SCHEMA = pa.schema(
         pa.field("contour_px", pa.list_(pa.field("item", pa.int32(), nullable=False)), nullable=False),
     ]
 )
-"""One row per object. x_px, y_px: centroid; contour_px: x0, y0, x1, y1, ... along pixel edges, level-0
-pixels of the scene: of the whole cell for target 'mk', of the nucleus for every other."""
+"""The columns of the truth, one row per object. x_px, y_px: centroid; contour_px: x0, y0, x1, y1, ... along
+pixel edges, in level-0 pixels of the scene: of the whole cell for target 'mk', of the nucleus for others."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def read_truth(path: Path) -> pa.Table:
     """Reads a `truth.parquet`.
 
     Raises:
-        InputError: it is missing, or no truth of simulated slides.
+        InputError: it is missing, or it does not hold the truth of simulated slides.
     """
     try:
         table = pq.read_table(path)
@@ -136,7 +136,11 @@ def read_truth(path: Path) -> pa.Table:
             f"cannot be read ({error})", where=path, fix="write it with `mkhspc demo`"
         ) from error
     if not table.schema.equals(SCHEMA):
-        raise InputError("is not the truth of simulated slides", where=path)
+        raise InputError(
+            "does not hold the truth of simulated slides",
+            where=path,
+            fix="write it with `mkhspc demo`",
+        )
     return table
 
 

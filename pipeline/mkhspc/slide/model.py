@@ -8,7 +8,7 @@ from pathlib import Path
 from mkhspc.geometry import Box
 
 READABLE_COMPRESSIONS = ("uncompressed", "jpeg-xr", "zstd0", "zstd1")
-"""What libCZI decodes; old microscopes also wrote JPEG and LZW."""
+"""The compressions that are decoded here; old microscopes also wrote JPEG and LZW."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class SlideInfo:
     """Facts of a CZI file, read from its metadata.
 
     Attributes:
-        fingerprint: tells this file from another of the same name and size.
+        fingerprint: differs between files of the same name and size; see `CziDirectory`.
         um_per_px: pixel size in µm, or None when the file does not state one (absent, 0 or absurd).
         pixel_type: as the file names it, such as 'bgr24' or 'gray16'.
         compressions: of its sub-blocks, such as ('zstd1',), sorted.

@@ -22,12 +22,14 @@ Picture = NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
 LONGEST_SIDE_PX = 1600
-"""Of a scene in the picture."""
+"""The longer side of the largest scene in the picture, in pixels at most."""
 TISSUE_COLOUR: Colour = (0, 130, 60)
 FAT_COLOUR: Colour = (220, 120, 0)
 TILE_COLOUR: Colour = (40, 40, 40)
 PAPER: Colour = (250, 250, 250)
+"""The colour around the scenes."""
 MARGIN_PX = 24
+"""The space above a scene for its caption, in pixels; the other sides have a third of it."""
 
 
 def draw_preview(slide: CziSlide, report: SlideReport) -> Picture:
@@ -40,7 +42,7 @@ def draw_preview(slide: CziSlide, report: SlideReport) -> Picture:
         (h, w, 3) uint8 RGB.
 
     Raises:
-        InputError: the slide is no RGB slide, or damaged.
+        InputError: the slide is not RGB, or damaged.
     """
     slide.require_rgb()
     longest = max(max(scene.width_px, scene.height_px) for scene in slide.info.scenes)
@@ -65,7 +67,9 @@ def write_png(path: Path, picture: Picture) -> None:
     try:
         atomic.write_bytes(path, encoded.tobytes())
     except OSError as error:
-        raise InputError(f"cannot be written ({error.strerror})", where=path) from error
+        raise InputError(
+            f"cannot be written ({error.strerror})", where=path, fix="give another file with --preview"
+        ) from error
 
 
 def _draw(picture: Picture, factor: int, tissue: TissueMask, tiles: Sequence[Tile]) -> None:

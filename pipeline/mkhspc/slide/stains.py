@@ -34,7 +34,8 @@ OD_UNIT = 128
 
 PUBLISHED_HAEMATOXYLIN: Triple = (0.65, 0.70, 0.29)
 PUBLISHED_EOSIN: Triple = (0.07, 0.99, 0.11)
-"""OD of red, green and blue (Ruifrok and Johnston 2001): the prior, and the fall-back."""
+"""The OD of each stain in red, green and blue (Ruifrok and Johnston 2001): what an estimate is compared with,
+and what is used where the estimate is implausible."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,9 @@ def _triple(values: Sequence[float] | NDArray[Any]) -> Triple:
 
 
 _FRACTION_BITS = 4
+"""Stains are summed in parts of 1/128 OD that are finer by two to this power, then rounded."""
 _STRIP_ROWS = 32
-"""Strips of this height keep the intermediate sums in the processor's cache."""
+"""The height in pixels of the strips in which an image is worked on: sums stay in the processor's cache."""
 
 
 def separate(rgb: RgbImage, calibration: SceneCalibration, stain: Stain) -> NDArray[np.uint8]:
@@ -154,13 +156,14 @@ def _apply(rgb: RgbImage, table: NDArray[np.int16]) -> NDArray[np.uint8]:
 
 
 SMOOTHING_UM = 0.5
-"""Standard deviation of the Gaussian under which levels are taken and nuclei are sought."""
+"""The standard deviation in µm of the Gaussian under which levels are taken and nuclei are sought."""
 FAINTEST_DENSITY = 0.06
-"""Summed haematoxylin and eosin (OD) above which a pixel holds any stain at all."""
+"""The sum of haematoxylin and eosin in OD above which a pixel holds any stain at all."""
 TISSUE_SHARE = 0.5
-"""A pixel is tissue, and no thin edge of a gap, above this share of the mean of all that hold stain."""
+"""A pixel counts as tissue, and not as the thin edge of a gap, above this share of the mean of all that hold
+stain."""
 MIN_TISSUE_UM2 = 500.0
-"""Less stained tissue than this, over all windows, tells nothing of a scene."""
+"""A scene is calibrated on at least this much stained tissue in µm², all windows together."""
 MIN_NUCLEAR_CONTRAST = 24.0
 """Nuclei hold at least this much more haematoxylin (1/128 OD) than cytoplasm in any usable stain;
 a smaller split of the histogram has found no nuclei."""
@@ -185,19 +188,24 @@ def calibrate(windows: Sequence[RgbImage], um_per_px: float) -> SceneCalibration
 
 
 _MAX_SAMPLE = 2_000_000
+"""White and stain vectors are estimated from about this many pixels at most."""
 
 
 def _subsample(windows: Sequence[RgbImage]) -> RgbImage:
     """(n, 3) pixels on a regular grid over all windows, about `_MAX_SAMPLE` at most."""
     total = sum(window.shape[0] * window.shape[1] for window in windows)
     if total == 0:
-        raise InputError("there is no tissue to calibrate the stains on")
+        raise InputError(
+            "there is no tissue to calibrate the stains on", fix="leave the scene out with --scene"
+        )
     step = max(1, round((total / _MAX_SAMPLE) ** 0.5))
     return np.concatenate([window[::step, ::step].reshape(-1, 3) for window in windows])
 
 
 _CLEAR_INTENSITY = 200
+"""A pixel is clear, and shows the light itself, if its darkest channel has at least this grey level."""
 _CLEAR_SHARE = 0.002
+"""The white is taken from clear pixels if they are at least this share of all."""
 
 
 def _white_point(pixels: RgbImage) -> Triple:
@@ -213,19 +221,26 @@ def _white_point(pixels: RgbImage) -> Triple:
 
 
 _VECTOR_DENSITY = 0.15
+"""The length of its OD vector above which a pixel takes part in the estimate: beta of Macenko et al."""
 _MIN_VECTOR_PIXELS = 2000
+"""With fewer such pixels than this the published vectors are used."""
 _PIXELS_AT_ONCE = 1 << 16
+"""How many pixels are turned into densities at a time, to bound memory."""
 _EXTREME_PERCENT = 1.0
+"""The percentile of angle at which a stain's direction is read: alpha of Macenko et al."""
 _MAX_HAEMATOXYLIN_TURN_DEG = 20.0
+"""An estimate of haematoxylin that lies farther than this from the published vector is implausible."""
 _MAX_EOSIN_TURN_DEG = 35.0
+"""The same for eosin: eosins differ more between laboratories."""
 _STAIN_ANGLE_RANGE_DEG = (12.0, 60.0)
+"""The angle between both stains, in degrees, must lie in this range."""
 
 
 def _stain_vectors(pixels: RgbImage, white: Triple) -> tuple[Triple, Triple, VectorSource]:
     """Stain vectors by Macenko et al. (ISBI 2009), or the published ones where those make no sense.
 
     OD vectors of tissue lie near a plane; the two stains are the extreme directions in it. Eosins
-    differ more between laboratories than haematoxylins do, so they may turn further from the prior.
+    differ more between laboratories than haematoxylins do, so they may lie farther from the published vector.
     """
     prior_h, prior_e = _unit(PUBLISHED_HAEMATOXYLIN), _unit(PUBLISHED_EOSIN)
     density = _stained(pixels, white)

@@ -1,8 +1,8 @@
 """The frozen plan of a slide: its tiles, their order of sampling, its tissue and its calibration.
 
 Tiles lie on a grid from the top-left corner of each scene. Every tile whose core touches tissue is
-planned, and ranked by a hash of seed, slide and tile: a share of the slide is the first so many
-tiles, so a larger share holds every smaller one.
+planned, and ranked by a hash of seed, slide and tile: a fraction of the slide is its first tiles by
+rank, so that a larger fraction holds every smaller one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ from mkhspc.store.schema import PLAN
 from mkhspc.store.tables import create_table, metadata_of, read_table
 
 TISSUE_KEY = "mkhspc:tissue"
+"""The key of the tissue masks in the metadata of the plan's file."""
 CALIBRATION_KEY = "mkhspc:calibration"
+"""The key of the calibrations in the metadata of the plan's file."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ def chosen_tiles(manifest: Manifest, plan: TilePlan) -> list[Tile]:
     without = sorted({tile.scene for tile in tiles} - set(plan.calibration))
     if without:
         raise InputError(
-            f"scene {without[0]} could not be calibrated when the slide was planned",
+            f"scene {without[0]} could not be calibrated when the slide was surveyed",
             fix="leave it out with --scene",
         )
     return list(sampled(tiles, manifest.config.run.sample_fraction))

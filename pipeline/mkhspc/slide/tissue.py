@@ -26,40 +26,46 @@ from mkhspc.errors import InputError
 from mkhspc.geometry import BoolMask, Box
 
 MASK_UM_PER_PX = 4.0
-"""Aimed at: an eighth of the smallest fat cell, and some 20 million mask pixels for a whole slide."""
+"""The pixel size in µm that masks should have: an eighth of the smallest fat cell, and some 20 million mask
+pixels for a whole slide."""
 MASK_FACTORS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-"""Multiples of the pyramid levels that scanners store (factors of 2, or one of 3)."""
+"""Level-0 pixels a mask pixel, to choose from: multiples of the pyramid levels that scanners store."""
 
 WHITE_PERCENTILE = 99.0
+"""The percentile of intensity that is taken for the light itself."""
 WHITE_FLOOR = 200.0
-"""Scanners expose glass to 225 to 255; a scene without any white has no brighter reference."""
+"""The least grey level that counts as white: scanners expose glass to 225 to 255, and a scene without any
+white has no brighter reference."""
 SURELY_STAINED_OD = 0.06
+"""The mean OD above which a pixel takes part in the scene's median stained density."""
 STAINED_SHARE = 0.4
+"""The threshold for stain is this share of the scene's median stained density."""
 STAINED_OD_RANGE = (0.04, 0.08)
-"""The threshold is this share of the scene's median stained density, within these bounds. In real
+"""The bounds of the threshold for stain, in OD. In real
 marrow at 3.5 µm a pixel the median is 0.15 to 0.16, 99 % of the pixels inside fat vacuoles lie below
 0.04, and only 6 % of all pixels lie between 0.05 and 0.08."""
 
 MAX_BLUE_TO_GREEN = 0.85
+"""A dark pixel whose OD in blue over that in green is higher is ink or dirt (real marrow: at most 0.75)."""
 MAX_RED_TO_GREEN = 1.3
-"""Beyond these a dark pixel is black, green or blue ink or dirt (real marrow: at most 0.75 and 0.92)."""
+"""A dark pixel whose OD in red over that in green is higher is ink or dirt (real marrow: at most 0.92)."""
 
 CLOSING_UM = 8.0
-"""Radius within which gaps between cells, and gaps in the membranes of fat cells, are bridged."""
+"""The radius in µm within which gaps between cells, and gaps in the membranes of fat cells, are bridged."""
 MAX_FAT_UM = 200.0
-"""Widest disc inside a fat vacuole: fat cells measure 30 to 110 µm, and some run together."""
+"""The widest disc inside a fat vacuole, in µm: fat cells measure 30 to 110 µm, and some run together."""
 MIN_PIECE_UM2 = 2500.0
-"""Smaller stained pieces are dirt or cells adrift on the glass."""
+"""Stained pieces of a smaller area in µm² are dirt or cells adrift on the glass."""
 MIN_INK_UM2 = 1000.0
-"""Smaller dark spots inside tissue are pigment."""
+"""Dark spots of a smaller area in µm² inside tissue are pigment, not ink."""
 
 if TYPE_CHECKING:
     from mkhspc.slide.czi.slide import CziSlide
 
 _MAGIC = b"mkhspc-tissue-1\n"
 
-
 BAND_PX = 4_000_000
+"""How many mask pixels are turned into densities at a time, to bound memory."""
 
 
 def mask_factor(um_per_px: float) -> int:
@@ -122,7 +128,7 @@ class TissueMask:
             self.row <= found[0].start and found[0].stop <= self.row + rows
             and self.column <= found[1].start and found[1].stop <= self.column + columns
         ):  # fmt: skip
-            raise ValueError(f"nothing is known here of {box}")
+            raise ValueError(f"this part of the mask does not hold {box}")
         return found
 
     def area_um2(self, box: Box) -> tuple[float, float]:
@@ -204,7 +210,9 @@ class TissueMask:
             planes = np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape).view(bool)
             return cls(planes[0], planes[1], factor, float(fields["um_per_px"]), width, height)
         except (ValueError, KeyError, TypeError, ZeroDivisionError, zlib.error) as error:
-            raise InputError(f"a stored tissue mask is damaged ({error})") from error
+            raise InputError(
+                f"a stored tissue mask is damaged ({error})", fix="segment the slide into a new directory"
+            ) from error
 
     @cached_property
     def _sums(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -237,7 +245,7 @@ def tissue_by_scene(slide: CziSlide, scenes: Sequence[int] | None = None) -> dic
     """The tissue of scenes, by scene; of all scenes when none are named.
 
     Raises:
-        InputError: the slide is no RGB slide, has no pixel size, or has no such scene.
+        InputError: the slide is not RGB, has no pixel size, or has no such scene.
     """
     indices = [scene.index for scene in slide.info.scenes] if scenes is None else scenes
     return {index: _tissue_of_scene(slide, index, mask_factor(slide.um_per_px)) for index in indices}
@@ -263,7 +271,7 @@ def find_tissue(
         factor: level-0 pixels per pixel of `lowres_rgb`.
         um_per_px: level-0 pixel size.
         scene: the scene in its own coordinates.
-        unknown: boxes of it that nobody can see. They count as tissue, so that their tiles are planned
+        unknown: boxes of it that cannot be decoded. They count as tissue, so that their tiles are planned
             and fail by name, and not as fat-free, so that nothing is measured or calibrated there.
     """
     mask_um = factor * um_per_px
@@ -292,8 +300,8 @@ def _touched(boxes: Sequence[Box], shape: tuple[int, ...], factor: int) -> BoolM
 def _stained(rgb: NDArray[np.uint8]) -> tuple[BoolMask, BoolMask]:
     """Pixels stained by haematoxylin or eosin, and pixels dark for another reason.
 
-    Densities take four times as much memory as the picture, which of a wide slide has a hundred million
-    pixels: they are made for a band of rows at a time.
+    Densities take four times as much memory as the picture, which has a hundred million pixels for a wide
+    slide: they are made for a band of rows at a time.
     """
     # A table of 256 densities for each channel.
     tables = np.log10(_white(rgb)[None, :] / np.maximum(np.arange(256), 1)[:, None])

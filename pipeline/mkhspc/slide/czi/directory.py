@@ -1,6 +1,6 @@
 """The sub-block directory of a CZI file: what it holds and where, read without decoding a pixel.
 
-libCZI's Python bindings tell neither compression nor pyramid levels, and trust a damaged file. So
+libCZI's Python bindings give neither compression nor pyramid levels, and trust a damaged file. So
 header, directory and metadata are parsed here, and every position is checked against the size of
 the file before libCZI sees it. Layout: ZISRAW file format, "CZI" design specification 1.2.2
 (Carl Zeiss Microscopy); all numbers are little-endian.
@@ -27,11 +27,15 @@ PIXEL_TYPES = {
     0: "gray8", 1: "gray16", 2: "gray32float", 3: "bgr24", 4: "bgr48", 8: "bgr96float", 9: "bgra32",
     10: "gray64complexfloat", 11: "bgr192complexfloat", 12: "gray32", 13: "gray64float",
 }  # fmt: skip
+"""The names of pixel types by their number in a directory entry."""
 COMPRESSIONS = {0: "uncompressed", 1: "jpeg", 2: "lzw", 4: "jpeg-xr", 5: "zstd0", 6: "zstd1"}
+"""The names of compressions by their number in a directory entry."""
 
 NO_MOSAIC_INDEX = -1
+"""The mosaic index of a block that states none."""
 MAX_SCENES = 10_000
-"""libCZI walks through every scene number up to the highest, whether there is such a scene or not."""
+"""A directory with a higher scene number is damaged. libCZI walks through every number up to the highest,
+whether there is such a scene or not."""
 
 SEGMENT = struct.Struct("<16sqq")  # id, bytes allocated, bytes used
 ENTRY = struct.Struct("<2siqiiB5xi")  # schema, pixel type, position, part, compression, pyramid, dimensions
@@ -44,8 +48,10 @@ _DIRECTORY_HEADER_BYTES = 128
 _METADATA_HEADER_BYTES = 256
 _MOST_DIMENSIONS = 40
 _LEAST_FIXED_BYTES = 256  # of a sub-block, before its metadata
+_GIVE_A_CZI = "give a Zeiss CZI slide scan"
 
 COPY_AGAIN = "the file is cut short or damaged: copy it again from its source"
+"""What to do about a damaged file."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ class SubBlock:
 
 @dataclass(frozen=True)
 class CziDirectory:
-    """What a file says of itself.
+    """What the directory of a file says.
 
     Attributes:
         sub_blocks: in stored order.
@@ -115,23 +121,25 @@ def read_directory(path: Path) -> CziDirectory:
     """Reads and checks the directory of a CZI file.
 
     Raises:
-        InputError: the file is missing, unreadable, no CZI, cut short, damaged, one part of
-            several, or holds no image.
+        InputError: the file is missing, unreadable, cut short, damaged, one part of several, or not a CZI,
+            or it holds no image.
     """
     try:
         mode = path.stat().st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a pipe would wait for ever
-            raise InputError("is a device or pipe, not a CZI file", where=path)
+            raise InputError("is a device or pipe, not a CZI file", where=path, fix=_GIVE_A_CZI)
         with path.open("rb") as file:
             return _Parser(path, file).directory()
     except FileNotFoundError as error:
-        raise InputError("there is no such file", where=path) from error
+        raise InputError("there is no such file", where=path, fix="check the path to the CZI file") from error
     except IsADirectoryError as error:
-        raise InputError("is a folder, not a CZI file", where=path) from error
+        raise InputError("is a folder, not a CZI file", where=path, fix=_GIVE_A_CZI) from error
     except PermissionError as error:
         raise InputError("may not be read", where=path, fix="ask its owner for permission") from error
     except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", where=path) from error
+        raise InputError(
+            f"cannot be read ({error.strerror})", where=path, fix="see whether its disk or server answers"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -175,7 +183,7 @@ class _Parser:
         data = self._segment(directory_at, b"ZISRAWDIRECTORY", "directory of images")
         blocks = self._sub_blocks(data)
         if not any(block.is_level_0 for block in blocks):
-            raise InputError("holds no image", where=self.path)
+            raise InputError("holds no image", where=self.path, fix=_GIVE_A_CZI)
         last = max(block.position_bytes for block in blocks)
         self._segment_bytes(last, b"ZISRAWSUBBLOCK", "last image")
         xml = self._metadata(metadata_at) if metadata_at else ""
@@ -192,7 +200,7 @@ class _Parser:
             raise InputError(
                 "is not a CZI file, whatever its name says",
                 where=self.path,
-                fix="give a Zeiss CZI slide scan",
+                fix=_GIVE_A_CZI,
             )
         header = self._segment(0, b"ZISRAWFILE", "file header")
         if len(header) < _HEADER_POSITIONS + 16:

@@ -14,10 +14,11 @@ from mkhspc.slide.model import SceneInfo, SlideInfo
 from mkhspc.store.layout import slide_id_of
 
 XY_TOLERANCE = 0.01
-"""A slide whose pixels are less square than this has no single pixel size."""
+"""The largest difference between pixel width and height, as a share, of a slide with a single pixel size."""
 
 MAX_SIDE_PX = 2_000_000
-"""More than a 75 mm glass slide at 0.04 µm a pixel: a longer scene is a damaged directory."""
+"""The longest side of a scene: more than a 75 mm glass slide at 0.04 µm a pixel. In a directory with a longer
+one a number is damaged."""
 
 _DISTANCES = "Metadata/Scaling/Items/Distance"
 _CHANNELS = (
@@ -30,7 +31,7 @@ def describe(directory: CziDirectory) -> SlideInfo:
     """Facts of a slide from its directory and metadata.
 
     Raises:
-        InputError: the metadata is no XML, or the file's name gives no slide id.
+        InputError: the metadata is not XML, or the file's name gives no slide id.
     """
     root = _root(directory)
     um_per_px, fault = _pixel_size(root)

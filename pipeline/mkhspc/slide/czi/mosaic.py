@@ -26,14 +26,14 @@ class SceneMosaic:
         plane: the index read along every dimension: the middle of a focus stack, the first of others.
         level_0: bottom to top: where two overlap the later one is seen.
         pyramid: blocks of the reduced levels, by reduction.
-        strangers: (n, 4) corners of level-0 blocks of other scenes that reach into `box`.
+        foreign: (n, 4) corners of level-0 blocks of other scenes that reach into `box`.
     """
 
     box: Box
     plane: Mapping[str, int]
     level_0: tuple[SubBlock, ...]
     pyramid: Mapping[int, tuple[SubBlock, ...]]
-    strangers: Corners
+    foreign: Corners
 
     @property
     def is_ambiguous(self) -> bool:
@@ -43,7 +43,7 @@ class SceneMosaic:
     @cached_property
     def is_overlaid(self) -> bool:
         """Whether a block of another scene shares a pixel with a block of this one."""
-        return any(_meets(self._corners, Box(*corners)).any() for corners in self.strangers.tolist())
+        return any(_meets(self._corners, Box(*corners)).any() for corners in self.foreign.tolist())
 
     def meeting(self, box: Box) -> list[int]:
         """Indices of the level-0 blocks that share a pixel with a box, bottom to top."""
@@ -61,8 +61,8 @@ class SceneMosaic:
         return corners_of(self.level_0)
 
 
-def gather(directory: CziDirectory, scene: SceneInfo) -> SceneMosaic:
-    """The sub-blocks of a scene."""
+def scene_mosaic(directory: CziDirectory, scene: SceneInfo) -> SceneMosaic:
+    """The sub-blocks of a scene, in the plane that is read."""
     own = [block for block in directory.sub_blocks if block.scene == scene.index]
     counts = index_counts([block for block in own if block.is_level_0])
     plane = {name: found[len(found) // 2 if name == "Z" else 0] for name, found in counts.items()}
@@ -77,7 +77,7 @@ def gather(directory: CziDirectory, scene: SceneInfo) -> SceneMosaic:
         plane=plane,
         level_0=tuple(sorted((b for b in own if b.is_level_0), key=lambda block: block.mosaic_index)),
         pyramid={reduction: tuple(blocks) for reduction, blocks in pyramid.items()},
-        strangers=others[_meets(others, scene.mosaic_box)],
+        foreign=others[_meets(others, scene.mosaic_box)],
     )
 
 

@@ -1,7 +1,7 @@
 """Reading the pixels of CZI slides, as RGB.
 
 This is the only module that imports aicspylibczi, which reads the pyramid. Level 0 is decoded one
-sub-block at a time (`slide.unpack`) and put together here, because libCZI's mosaics mix scenes that
+sub-block at a time (`unpack`) and put together here, because libCZI's mosaics mix scenes that
 overlap and decode a sub-block again for every window.
 """
 
@@ -33,14 +33,16 @@ from mkhspc.slide.czi.directory import (
     stored_pixels,
 )
 from mkhspc.slide.czi.metadata import describe
-from mkhspc.slide.czi.mosaic import Grid, SceneMosaic, corners_of, gather
+from mkhspc.slide.czi.mosaic import Grid, SceneMosaic, corners_of, scene_mosaic
 from mkhspc.slide.czi.unpack import Image, Pixels, unpack
 from mkhspc.slide.model import SceneInfo, SlideInfo
 
 WHITE = 255
+"""The grey level of places that no image covers."""
 STRIP_BYTES = 256 * 1024**2
-"""A pyramid level is read at once up to this size, and in strips beyond it."""
+"""A pyramid level is read at once up to this many bytes, and in strips beyond."""
 BAND_PX = 2**22
+"""The most pixels whose intensities are summed at once: 255 times as many fit into 32 bits."""
 
 LIBCZI_ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
@@ -60,7 +62,7 @@ def read_slide_info(path: Path) -> SlideInfo:
     """Facts of a CZI file, without decoding a pixel.
 
     Raises:
-        InputError: the file is missing, no CZI, cut short or damaged.
+        InputError: the file is missing, cut short, damaged or not a CZI.
     """
     return describe(read_directory(path))
 
@@ -93,8 +95,8 @@ class CziSlide:
             um_per_px: pixel size to use instead of the file's.
 
         Raises:
-            InputError: the file is missing, no CZI, cut short or damaged.
-            UsageError: `um_per_px` is no pixel size of a light microscope.
+            InputError: the file is missing, cut short, damaged or not a CZI.
+            UsageError: `um_per_px` is not a pixel size that a light microscope can have.
         """
         if um_per_px is not None:
             check_um_per_px(um_per_px, "--um-per-px")
@@ -142,7 +144,7 @@ class CziSlide:
             raise InputError(
                 self.info.unreadable_because,
                 where=self.info.path,
-                fix="cells are found on RGB scans in transmitted light (bgr24) alone",
+                fix="give an RGB scan in transmitted light (pixel type bgr24)",
             )
 
     def scene(self, index: int) -> SceneInfo:
@@ -164,7 +166,7 @@ class CziSlide:
             (box.height, box.width, 3) uint8, RGB; white outside the scene and in its gaps.
 
         Raises:
-            InputError: the slide is no RGB slide, has no such scene, or is damaged there.
+            InputError: the slide is not RGB, has no such scene, or is damaged there.
         """
         mosaic = self.mosaic(scene)
         wanted = box.shifted(mosaic.box.x0, mosaic.box.y0)
@@ -202,10 +204,10 @@ class CziSlide:
         """The sub-blocks of a scene; errors as for `read`."""
         self.require_rgb()
         if scene not in self._mosaics:
-            mosaic = gather(self._directory, self.scene(scene))
+            mosaic = scene_mosaic(self._directory, self.scene(scene))
             if mosaic.is_ambiguous:
                 raise InputError(
-                    f"the images of scene {scene} cannot be told apart: they carry no mosaic index",
+                    f"the images of scene {scene} share a mosaic index, so that none can be named",
                     where=self.info.path,
                     fix="save the slide again in ZEN",
                 )

@@ -18,12 +18,16 @@ from mkhspc.simulate.shapes import turned
 from mkhspc.simulate.terrain import GROUND_UM_PER_PX, Terrain
 
 TOUCHING_SHARE = 0.14
-"""Share of tries in which a small nucleus is laid against an earlier one."""
+"""The share of tries in which a small nucleus is laid against an earlier one."""
 RECENT = 400
-"""It touches one of this many placed before it: of about its own size, since sizes fall."""
+"""A nucleus that touches another touches one of this many placed just before it: they are about its size,
+because sizes fall."""
 GAP_AROUND_LARGE_UM = 0.8
+"""The gap in µm that is left around a large cell."""
 GAP_AROUND_SMALL_UM = 0.35
+"""The gap in µm that is left around a small nucleus."""
 POINTS_PER_SEARCH = 2000
+"""How many random points are drawn before it is looked again where there is room."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +50,15 @@ class Densities:
 def place_cells(terrain: Terrain, densities: Densities, rng: np.random.Generator) -> list[Placed]:
     """Draws every cell and finds a place for it; a cell that finds none is left out."""
     area_mm2 = terrain.marrow_um2 / 1e6
-    floor = _Floor(terrain)
-    large = _draw(rng, _of_target_mk(True), round(densities.mk_like * area_mm2))
+    free = _FreeArea(terrain)
+    large = _draw(rng, _kinds_with_target_mk(True), round(densities.mk_like * area_mm2))
     large += [KINDS["mk"].draw(rng) for _ in range(round(densities.mk * area_mm2))]
-    small = _draw(rng, _of_target_mk(False), round(densities.small * area_mm2))
-    clumped = _clumps(floor, round(densities.clumps * area_mm2), rng)
-    return _scatter(floor, large, rng) + clumped + _settle(floor, small, rng)
+    small = _draw(rng, _kinds_with_target_mk(False), round(densities.small * area_mm2))
+    clumped = _place_clumps(free, round(densities.clumps * area_mm2), rng)
+    return _place_large(free, large, rng) + clumped + _place_small(free, small, rng)
 
 
-def _of_target_mk(wanted: bool) -> dict[str, Kind]:
+def _kinds_with_target_mk(wanted: bool) -> dict[str, Kind]:
     return {name: kind for name, kind in KINDS.items() if (kind.target == "mk") == wanted}
 
 
@@ -64,12 +68,12 @@ def _draw(rng: np.random.Generator, kinds: dict[str, Kind], count: int) -> list[
     return [kinds[name].draw(rng) for name in names.tolist()]
 
 
-def _falling(cells: list[Cell]) -> list[Cell]:
-    """Widest first, while there is still room for them."""
+def _widest_first(cells: list[Cell]) -> list[Cell]:
+    """Sorts cells so that the widest are placed while there is still room for them."""
     return sorted(cells, key=lambda cell: -cell.extent_um)
 
 
-class _Floor:
+class _FreeArea:
     """Where there is still room, at the terrain's pixel size."""
 
     def __init__(self, terrain: Terrain) -> None:
@@ -79,12 +83,12 @@ class _Floor:
         part, disc = self._disc(centre_um, radius_um)
         return part.size > 0 and bool(part[disc].all())
 
-    def take(self, centre_um: tuple[float, float], radius_um: float) -> None:
+    def occupy(self, centre_um: tuple[float, float], radius_um: float) -> None:
         part, disc = self._disc(centre_um, radius_um)
         part[disc] = 0
 
     def points(self, margin_um: float, rng: np.random.Generator) -> Iterator[tuple[float, float]]:
-        """Random points x, y in µm, `margin_um` from all that was taken before the last search."""
+        """Random points x, y in µm, `margin_um` from all that was occupied before the last search."""
         while True:
             depth_um = cv2.distanceTransform(self._free, cv2.DIST_L2, 3) * GROUND_UM_PER_PX
             spots = np.flatnonzero(depth_um > margin_um)
@@ -95,7 +99,7 @@ class _Floor:
             yield from ((float(x), float(y)) for x, y in places)
 
     def _disc(self, centre_um: tuple[float, float], radius_um: float) -> tuple[NDArray[np.uint8], BoolMask]:
-        """The part of the floor around a disc, and the disc in it."""
+        """The part of the area around a disc, and the disc in it."""
         x, y, r = (value / GROUND_UM_PER_PX for value in (*centre_um, radius_um))
         rows = slice(max(0, int(y - r)), max(0, int(y + r) + 2))
         columns = slice(max(0, int(x - r)), max(0, int(x + r) + 2))
@@ -105,31 +109,31 @@ class _Floor:
         return part, u * u + v * v <= r * r
 
 
-def _scatter(floor: _Floor, cells: list[Cell], rng: np.random.Generator) -> list[Placed]:
+def _place_large(free: _FreeArea, cells: list[Cell], rng: np.random.Generator) -> list[Placed]:
     """Places large cells anywhere that is free."""
     placed = []
-    points = floor.points(8.0, rng)
-    for cell in _falling(cells):
+    points = free.points(8.0, rng)
+    for cell in _widest_first(cells):
         room_um = cell.extent_um + GAP_AROUND_LARGE_UM
         for centre_um in itertools.islice(points, 400):
-            if floor.is_free(centre_um, room_um):
-                floor.take(centre_um, room_um)
+            if free.is_free(centre_um, room_um):
+                free.occupy(centre_um, room_um)
                 placed.append(Placed(cell, centre_um))
                 break
     return placed
 
 
-def _clumps(floor: _Floor, count: int, rng: np.random.Generator) -> list[Placed]:
+def _place_clumps(free: _FreeArea, count: int, rng: np.random.Generator) -> list[Placed]:
     """Small dense nuclei packed side by side: as large and dark as a lobed nucleus."""
     placed = []
-    points = floor.points(8.0, rng)
+    points = free.points(8.0, rng)
     for _ in range(count):
         middle, *ring = [KINDS["lymphocyte"].draw(rng) for _ in range(int(rng.integers(5, 8)))]
         room_um = 3.0 * max(cell.extent_um for cell in (middle, *ring))
-        centre_um = next((c for c in itertools.islice(points, 400) if floor.is_free(c, room_um)), None)
+        centre_um = next((c for c in itertools.islice(points, 400) if free.is_free(c, room_um)), None)
         if centre_um is None:
             continue
-        floor.take(centre_um, room_um)
+        free.occupy(centre_um, room_um)
         placed.append(Placed(middle, centre_um))
         turns = rng.uniform(0.0, 2.0 * np.pi) + np.arange(len(ring)) * 2.0 * np.pi / 6.0
         for cell, turn in zip(ring, turns, strict=True):
@@ -138,19 +142,19 @@ def _clumps(floor: _Floor, count: int, rng: np.random.Generator) -> list[Placed]
     return placed
 
 
-def _settle(floor: _Floor, cells: list[Cell], rng: np.random.Generator) -> list[Placed]:
+def _place_small(free: _FreeArea, cells: list[Cell], rng: np.random.Generator) -> list[Placed]:
     """Places small cells: most where there is room, some against an earlier one."""
     placed: list[Placed] = []
-    points = floor.points(1.5, rng)
-    for cell in _falling(cells):
+    points = free.points(1.5, rng)
+    for cell in _widest_first(cells):
         room_um = cell.extent_um + GAP_AROUND_SMALL_UM
         for centre_um in itertools.islice(points, 12):
             touches = bool(placed) and cell.outline == "nucleus" and rng.random() < TOUCHING_SHARE
             if touches:
                 neighbour = placed[int(rng.integers(max(0, len(placed) - RECENT), len(placed)))]
                 centre_um = _beside(neighbour, cell, rng)
-            if floor.is_free(centre_um, max(0.5, room_um - 0.75) if touches else room_um):
-                floor.take(centre_um, room_um)
+            if free.is_free(centre_um, max(0.5, room_um - 0.75) if touches else room_um):
+                free.occupy(centre_um, room_um)
                 placed.append(Placed(cell, centre_um))
                 break
     return placed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -59,22 +60,39 @@ class Field:
         self.eosin_od = np.full(shape, 0.8 * EOSIN_OD)
 
     def within(self, x_um: float, y_um: float, rx_um: float, ry_um: float | None = None) -> NDArray[np.bool_]:
-        rows, columns = self.haematoxylin_od.shape
-        x = (np.arange(columns) + 0.5) * self.um_per_px - x_um
-        y = (np.arange(rows) + 0.5) * self.um_per_px - y_um
-        return (x[None, :] / rx_um) ** 2 + (y[:, None] / (ry_um or rx_um)) ** 2 <= 1.0
+        """Which pixels of the field lie in an ellipse; only those around it are looked at."""
+        ry_um = ry_um or rx_um
+        mask = np.zeros(self.haematoxylin_od.shape, np.bool_)
+        rows, columns = self._span(y_um, ry_um), self._span(x_um, rx_um)
+        y, x = (
+            (np.arange(length)[span] + 0.5) * self.um_per_px - middle_um
+            for length, span, middle_um in zip(mask.shape, (rows, columns), (y_um, x_um), strict=True)
+        )
+        mask[rows, columns] = (x[None, :] / rx_um) ** 2 + (y[:, None] / ry_um) ** 2 <= 1.0
+        return mask
+
+    def _span(self, middle_um: float, radius_um: float) -> slice:
+        first, last = (middle_um - radius_um) / self.um_per_px, (middle_um + radius_um) / self.um_per_px
+        return slice(max(0, math.floor(first)), max(0, math.ceil(last)))
 
     def nucleus(
         self, x_um: float, y_um: float, rx_um: float, ry_um: float | None = None, od: float = NUCLEUS_OD
     ) -> NDArray[np.bool_]:
         mask = self.within(x_um, y_um, rx_um, ry_um)
-        self.haematoxylin_od[mask], self.eosin_od[mask] = od, 0.4 * EOSIN_OD
+        part = self._span(y_um, ry_um or rx_um), self._span(x_um, rx_um)
+        self._stain(mask, part, od, 0.4 * EOSIN_OD)
         return mask
 
     def body(self, x_um: float, y_um: float, rx_um: float, od: float = 1.7 * EOSIN_OD) -> NDArray[np.bool_]:
         mask = self.within(x_um, y_um, rx_um)
-        self.haematoxylin_od[mask], self.eosin_od[mask] = CYTOPLASM_OD, od
+        self._stain(mask, (self._span(y_um, rx_um), self._span(x_um, rx_um)), CYTOPLASM_OD, od)
         return mask
+
+    def _stain(
+        self, mask: NDArray[np.bool_], part: tuple[slice, slice], haematoxylin_od: float, eosin_od: float
+    ) -> None:
+        inside = mask[part]
+        self.haematoxylin_od[part][inside], self.eosin_od[part][inside] = haematoxylin_od, eosin_od
 
     def window(self, x0_px: int = 0, y0_px: int = 0) -> Window:
         rgb = mixed(self.haematoxylin_od, self.eosin_od)

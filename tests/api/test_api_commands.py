@@ -63,7 +63,7 @@ def test_a_slide_becomes_a_run_and_the_same_call_resumes_it(tiny_slide: Path, tm
 
 def test_a_study_file_says_what_to_do_and_options_win(tmp_path: Path) -> None:
     (tmp_path / "study.toml").write_text('[run]\nslides = ["none.czi"]\noutput_dir = "run"\n')
-    with pytest.raises(mkhspc.InputError, match="no such slide") as caught:
+    with pytest.raises(mkhspc.InputError, match="this slide does not exist") as caught:
         mkhspc.segment(tmp_path / "study.toml")
     assert str(caught.value.where) == str(tmp_path / "none.czi")
     with pytest.raises(mkhspc.UsageError, match="sample_fraction"):
@@ -78,11 +78,11 @@ def test_labels_become_scores(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
 
     conversion = mkhspc.convert(labels, run, training)
     assert conversion.files[0].match_rate == 1.0
-    with pytest.raises(mkhspc.UsageError, match="would be written over the labels"):
+    with pytest.raises(mkhspc.UsageError, match="would be overwritten"):
         mkhspc.convert([labels], run, labels)
     with pytest.raises(mkhspc.InputError, match="--mk-min-area-um is 90"):
         mkhspc.convert(labels, run, training, mk_min_area_um=90.0)
-    with pytest.raises(mkhspc.UsageError, match="no labels given"):
+    with pytest.raises(mkhspc.UsageError, match="no file of labels was given"):
         mkhspc.convert([], run, training)
 
     cards = mkhspc.train(training, output_mk=mk, output_hspc=tmp_path / "hspc.skops", model="logistic")

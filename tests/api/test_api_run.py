@@ -188,7 +188,7 @@ def test_another_filter_changes_what_cells_gives(fresh: FakeRun, caplog: pytest.
     assert elsewhere.filter["mk"].min_um2 == 500.0
     with pytest.raises(mkhspc.UsageError, match="holds MK of 50 to 4200 µm²"):
         run.refilter(mk_min_area_um=20.0)
-    with pytest.raises(mkhspc.UsageError, match="no area given"):
+    with pytest.raises(mkhspc.UsageError, match="no area was given"):
         run.refilter()
 
 
@@ -213,5 +213,5 @@ def test_a_run_shows_what_it_is(run: mkhspc.Run) -> None:
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(mkhspc.InputError, match="is no run"):
+    with pytest.raises(mkhspc.InputError, match="is not a run"):
         mkhspc.open_run(tmp_path)

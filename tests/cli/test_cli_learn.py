@@ -137,7 +137,7 @@ def test_two_exports_without_a_name_are_one_persons_and_the_newest_answers_count
     )
     assert code == 0
     assert err == (
-        "mkhspc: 2.json, 1.json give no name and are taken for one annotator's: the newest answer counts\n"
+        "mkhspc: 2.json, 1.json give no annotator's name and count as one: the newest answer counts\n"
     )
     assert "18 answers changed or taken back by the same annotator: the newest counts" in out
     document = json.loads(training.read_text())

@@ -90,6 +90,13 @@ def test_imports_point_one_way(repository: Path) -> None:
     assert wrong == []
 
 
+def test_the_pool_is_tested_without_a_slide(repository: Path) -> None:
+    known = {"pool", *(room for room, rank in RANKS.items() if rank < RANKS["pool"]), "cli"}
+    for path in sorted((repository / "tests" / "pool").glob("*.py")):
+        assert imported_rooms(path) <= known, path
+        assert not {"czifiles", "marrow", "runs"} & _imports(path), path
+
+
 def test_only_one_module_knows_the_czi_library(repository: Path) -> None:
     users = [p for p in source_files(repository) if "aicspylibczi" in _imports(p)]
     assert [p.name for p in users] == ["slide.py"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -220,6 +223,30 @@ def test_the_same_journals_give_the_same_page(story: list[Journal], tmp_path: Pa
         assert path is not None
         texts.append(path.read_bytes())
     assert texts[0] == texts[1]
+
+
+DRAW = """
+import sys
+from pathlib import Path
+from mkhspc.cluster.summary.page import write_run_summary
+from mkhspc.progress import Event, Journal
+assert "matplotlib" not in sys.modules, "it is loaded when a page is drawn, no sooner"
+tile = Event(9.0, "done", {"slide_id": "A", "tile_id": "t", "seconds": 1.0})
+assert write_run_summary(Path(sys.argv[1]), [Journal("a", (Event(0.0, "begin", {}), tile), 9.0)], 9.0)
+assert "matplotlib" in sys.modules
+"""
+
+
+def test_drawing_says_nothing_where_no_file_can_be_kept(tmp_path: Path) -> None:
+    nowhere = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"), "/proc/nowhere")
+    done = subprocess.run(
+        [sys.executable, "-c", DRAW, tmp_path],
+        env={**os.environ, **nowhere},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_only_demo_slides_are_called_simulated(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def task(planned: Job, name: str) -> TileTask:
     return TileTask("A", name, core, NO_SLOT)
 
 
-def crew(pool: PlainPool, planned: Job) -> WorkerScaler:
+def scaler(pool: PlainPool, planned: Job) -> WorkerScaler:
     pool.size = planned.budget.workers
     fake: Any = pool
     return WorkerScaler(planned, fake, MemoryGuard(fake, LIMIT, now_bytes=lambda: int(7.9 * GB)))
@@ -89,7 +89,7 @@ def crew(pool: PlainPool, planned: Job) -> WorkerScaler:
 @pytest.mark.parametrize("name", ["empty", "border"])
 def test_a_tile_that_says_little_of_the_others_adds_no_worker(pool: PlainPool, name: str) -> None:
     planned = job()
-    sized = crew(pool, planned)
+    sized = scaler(pool, planned)
     assert 1 < planned.budget.workers < CORES
     budget = sized.fit(task(planned, name), LITTLE_BYTES)
     assert pool.size == budget.workers == planned.budget.workers
@@ -99,7 +99,7 @@ def test_a_tile_that_says_little_of_the_others_adds_no_worker(pool: PlainPool, n
 
 def test_the_worst_tile_so_far_decides(pool: PlainPool) -> None:
     planned = job()
-    sized = crew(pool, planned)
+    sized = scaler(pool, planned)
     sized.fit(task(planned, "dense"), LITTLE_BYTES)
     assert pool.size == CORES
     sized.fit(task(planned, "dense"), 2 * MUCH_BYTES)
@@ -113,14 +113,14 @@ def test_the_worst_tile_so_far_decides(pool: PlainPool) -> None:
 
 def test_a_small_tile_that_needs_much_takes_workers_away(pool: PlainPool) -> None:
     planned = job()
-    crew(pool, planned).fit(task(planned, "border"), 2 * MUCH_BYTES)
+    scaler(pool, planned).fit(task(planned, "border"), 2 * MUCH_BYTES)
     assert pool.size < planned.budget.workers
 
 
 @pytest.mark.parametrize("asked", ["auto", 3])
 def test_a_worker_that_memory_took_away_does_not_come_back(pool: PlainPool, asked: object) -> None:
     planned = job(asked)
-    sized = crew(pool, planned)
+    sized = scaler(pool, planned)
     sized.guard.check()
     left = pool.size
     assert left == planned.budget.workers - 1
@@ -131,7 +131,7 @@ def test_a_worker_that_memory_took_away_does_not_come_back(pool: PlainPool, aske
 
 def test_workers_asked_for_by_number_are_neither_more_nor_fewer(pool: PlainPool) -> None:
     planned = job(3)
-    sized = crew(pool, planned)
+    sized = scaler(pool, planned)
     for worker_bytes in (LITTLE_BYTES, 3 * MUCH_BYTES):
         assert sized.fit(task(planned, "dense"), worker_bytes) == planned.budget
         assert pool.size == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -52,6 +53,8 @@ def _pictures(page: RunPage) -> Mapping[str, str]:
     """The charts by theme, as sources of images; nothing where there is nothing to draw."""
     if not (page.throughput or page.memory or page.workers):
         return {}
+    # Where a node lets it keep no files, matplotlib says so at length, amid what a run has to say.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from mkhspc.charts import THEMES, data_uri  # matplotlib is large: a run loads it when its work is done
     from mkhspc.cluster.summary.plots import run_png
 

@@ -21,7 +21,7 @@ from sam2_sides import official
 from mkhspc.config import RunConfig
 from mkhspc.detect.classical import ClassicalHspc
 from mkhspc.detect.contract import Detection, Window
-from mkhspc.detect.sam2 import masks_of
+from mkhspc.detect.mask_logits import masks_of
 from mkhspc.geometry import Box, mask_centroid
 from mkhspc.measure import embed_sam2
 from mkhspc.measure.crops import crop_box, cut_crop

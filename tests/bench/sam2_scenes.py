@@ -12,7 +12,7 @@ from sam2.build_sam import build_sam2
 
 from mkhspc.config import RunConfig
 from mkhspc.detect.contract import Window
-from mkhspc.detect.sam2 import WindowGrid
+from mkhspc.detect.window_grid import WindowGrid
 from mkhspc.geometry import Box
 from mkhspc.simulate import SlideSpec, write_demo_slides
 from mkhspc.slide.czi.slide import CziSlide

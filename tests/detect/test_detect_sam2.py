@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings, strategies as st
-from numpy.typing import NDArray
 from scipy import ndimage
 
 from conftest import need
@@ -28,16 +27,9 @@ from mkhspc.detect.classical.blocks import BlockGrid
 from mkhspc.detect.classical.mk import BLOCK_UM
 from mkhspc.detect.classical.proposals import PROPOSAL_REACH_UM
 from mkhspc.detect.contract import Detection, NeededCells, Window
-from mkhspc.detect.sam2 import (
-    NEAR_UM,
-    SAME_UM,
-    EmbeddedDetection,
-    Sam2Mk,
-    WindowGrid,
-    enlarged,
-    masks_of,
-    prompts,
-)
+from mkhspc.detect.mask_logits import enlarged, masks_of
+from mkhspc.detect.sam2 import NEAR_UM, SAME_UM, EmbeddedDetection, Sam2Mk, prompts
+from mkhspc.detect.window_grid import WindowGrid
 from mkhspc.errors import MkhspcError
 from mkhspc.geometry import Box, mask_centroid, normalise_mask, um_to_px
 from mkhspc.measure.analysis import TileAnalysis
@@ -571,30 +563,21 @@ def test_squares_that_no_wanted_cell_depends_on_are_not_asked_about(scene):
     assert all(keys[request["key"]] == request["points"].tobytes() for request in some.seen)
 
 
-def test_prompts_are_sought_in_few_columns_of_squares_at_a_time_and_are_the_same(scene, monkeypatch):
-    searched: list[Box] = []
-    of = sam2.prompts
+def test_what_is_asked_about_a_square_does_not_depend_on_how_much_else_is_seen(scene):
+    owner = detector(DarkDiscs())
 
-    def watched(window: Window, area: AreaRange) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        searched.append(window.box)
-        return of(window, area)
+    def asked(window: Window) -> dict[Box, tuple[str, bytes, bytes]]:
+        names = ("points", "prior_area_px")
+        return {
+            square: (str(request["key"]), *(array_of(request, name).tobytes() for name in names))
+            for square, request in owner.requests(window, STORED)
+        }
 
-    def requests(columns: int) -> list[tuple[Box, str, bytes, bytes]]:
-        monkeypatch.setattr(sam2, "COLUMNS_AT_A_TIME", columns)
-        return [
-            (square, asked["key"], *(array_of(asked, name).tobytes() for name in ("points", "prior_area_px")))
-            for square, asked in detector(DarkDiscs()).requests(scene, STORED)
-        ]
-
-    monkeypatch.setattr(sam2, "prompts", watched)
-    at_once = requests(100)
-    assert len({square.x0 for square, *_ in at_once}) > 2
-    (whole,) = searched
-    for columns in (1, 2):
-        searched.clear()
-        assert requests(columns) == at_once
-        assert len(searched) > 1
-        assert max(box.width for box in searched) < whole.width
+    of_scene = asked(scene)
+    assert len({square.x0 for square in of_scene}) > 2
+    surroundings_px = owner._surroundings_px(scene.um_per_px)
+    for square, request in of_scene.items():
+        assert asked(scene.part(square.grown(surroundings_px)))[square] == request
 
 
 @pytest.mark.parametrize("rows", [1, 37])

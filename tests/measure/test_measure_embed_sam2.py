@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from blobs import CALIBRATION, blob
 from mkhspc.detect.contract import Detection, Window
-from mkhspc.detect.sam2 import EmbeddedDetection, WindowGrid
+from mkhspc.detect.sam2 import EmbeddedDetection
+from mkhspc.detect.window_grid import WindowGrid
 from mkhspc.errors import IncompleteError
 from mkhspc.geometry import Box, um_to_px
 from mkhspc.measure import deep

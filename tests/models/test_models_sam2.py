@@ -19,7 +19,7 @@ from scipy import ndimage
 from blobs import CALIBRATION
 from conftest import need
 from mkhspc.detect.contract import Detection, Window
-from mkhspc.detect.sam2 import masks_of
+from mkhspc.detect.mask_logits import masks_of
 from mkhspc.errors import InputError, MkhspcError
 from mkhspc.geometry import Box
 from mkhspc.measure import embed_sam2

@@ -13,7 +13,8 @@ import numpy as np
 from mkhspc.config import AreaRange, CellType
 from mkhspc.detect.classical.masks import fits, tight
 from mkhspc.detect.contract import Detection, Detector, NeededCells, Window
-from mkhspc.detect.sam2 import WindowGrid, masks_of
+from mkhspc.detect.mask_logits import masks_of
+from mkhspc.detect.window_grid import WindowGrid
 from mkhspc.geometry import BoolMask, Box, iou, mask_centroid, normalise_mask, um_to_px
 from mkhspc.models.service import ModelService, array_of
 

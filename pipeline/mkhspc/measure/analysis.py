@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from mkhspc.config import CELL_TYPES, AreaRange, CellType, RunConfig
 from mkhspc.detect.contract import MIDDLE_SHARE, Detector, NeededCells
 from mkhspc.detect.resolve import build_detectors
-from mkhspc.detect.sam2 import WindowGrid
+from mkhspc.detect.window_grid import WindowGrid
 from mkhspc.geometry import Box, um_to_px
 from mkhspc.measure import crops, deep, features
 from mkhspc.models.choice import RunModels

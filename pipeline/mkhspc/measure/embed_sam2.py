@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mkhspc.detect.contract import Detection, Window
-from mkhspc.detect.sam2 import EmbeddedDetection, WindowGrid
+from mkhspc.detect.sam2 import EmbeddedDetection
+from mkhspc.detect.window_grid import WindowGrid
 from mkhspc.geometry import Box
 from mkhspc.measure.embed import Vectors, checked, place_of, refuse_zero_columns
 from mkhspc.measure.regions import PackedMasks

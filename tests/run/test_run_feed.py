@@ -22,8 +22,8 @@ from mkhspc.pool.slots import Slots
 from mkhspc.process.identity import host_token
 from mkhspc.slide.czi.directory import SubBlock
 from mkhspc.slide.czi.slide import CziSlide
-from mkhspc.slide.czi.tile_windows import TileWindows, order_tiles
 from mkhspc.slide.czi.unpack import Image
+from mkhspc.slide.tile_windows import TileWindows, order_tiles
 from mkhspc.slide.tiles import Tile
 from mkhspc.store.layout import RunLayout
 

@@ -12,7 +12,7 @@ from hypothesis import given, strategies as st
 from czifiles import mosaic_blocks, noise, write_czi
 from mkhspc.cluster.shard import Shard
 from mkhspc.geometry import Box
-from mkhspc.slide.czi.tile_windows import order_tiles
+from mkhspc.slide.tile_windows import order_tiles
 from mkhspc.slide.tiles import Tile
 
 CORE_PX, HALO_PX, BLOCK_PX = 64, 16, 100

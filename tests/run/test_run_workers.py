@@ -19,7 +19,7 @@ from mkhspc.run import job as jobs
 from mkhspc.run.job import Job
 from mkhspc.run.work import WorkerScaler
 from mkhspc.slide.czi.read_order import ReadCost, Window
-from mkhspc.slide.czi.tile_windows import TileWindows
+from mkhspc.slide.tile_windows import TileWindows
 from mkhspc.slide.tiles import Tile
 from mkhspc.units import GB
 

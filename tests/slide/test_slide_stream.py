@@ -14,7 +14,8 @@ from czifiles import Block, write_czi
 from mkhspc.errors import InputError
 from mkhspc.geometry import Box
 from mkhspc.slide.czi import read_order
-from mkhspc.slide.czi.read_order import BlockCache, BlockKey, ReadOrder, Window, mosaics_of, order_windows
+from mkhspc.slide.czi.block_cache import BlockCache, BlockKey
+from mkhspc.slide.czi.read_order import ReadOrder, Window, mosaics_of, order_windows
 from mkhspc.slide.czi.slide import CziSlide
 from mkhspc.slide.czi.stream import AHEAD_PER_THREAD, WindowStream
 from mkhspc.slide.czi.unpack import Image

@@ -1,7 +1,7 @@
 """What the pool is given, as protocols: claims on tiles, and slides whose windows can be read.
 
 The pool knows neither how claims are kept nor what a slide is: `cluster.claims.ClaimFiles` and
-`slide.czi.tile_windows.TileWindows` are the real ones, and its own tests use a few lines in their place.
+`slide.tile_windows.TileWindows` are the real ones, and its own tests use a few lines in their place.
 """
 
 from __future__ import annotations

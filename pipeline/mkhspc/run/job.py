@@ -20,7 +20,7 @@ from mkhspc.models.choice import RunModels, devices_for
 from mkhspc.models.server.owners import Owners
 from mkhspc.pool.feed import TileTask
 from mkhspc.process.limits import MemoryLimit, memory_limit, usable_cores
-from mkhspc.slide.czi.tile_windows import TileWindows, order_tiles
+from mkhspc.slide.tile_windows import TileWindows, order_tiles
 from mkhspc.slide.tiles import Tile
 from mkhspc.store.layout import RunLayout
 from mkhspc.store.manifest import Manifest, SlideEntry

@@ -20,7 +20,7 @@ from mkhspc.run.job import TileShare, plan_job, plan_share
 from mkhspc.run.opening.pending import pending_run
 from mkhspc.run.segment import refuse_shortage_of_memory, tiles_asked
 from mkhspc.run.work import do_tiles, refuse_failures, with_models
-from mkhspc.slide.czi.tile_windows import TileWindows
+from mkhspc.slide.tile_windows import TileWindows
 from mkhspc.slide.tiles import Tile
 from mkhspc.store import tables
 from mkhspc.store.layout import RunLayout

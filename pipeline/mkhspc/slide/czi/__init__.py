@@ -1,1 +1,1 @@
-"""Reading CZI: directory, mosaic, order of reading, decoding."""
+"""Reading CZI: directory, metadata, mosaic, decoding, order of reading."""

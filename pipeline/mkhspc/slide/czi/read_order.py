@@ -9,12 +9,11 @@ with the width of the slide.
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, NamedTuple, TypeVar
 
 from mkhspc.geometry import Box, uncovered
+from mkhspc.slide.czi.block_cache import BlockCache, BlockKey, Value
 from mkhspc.slide.czi.directory import SubBlock
 from mkhspc.slide.czi.mosaic import SceneMosaic
 from mkhspc.slide.czi.slide import CziSlide
@@ -22,8 +21,6 @@ from mkhspc.slide.czi.slide import CziSlide
 STRIP_PX = 24_000
 """The widest strip, in level-0 pixels: some ten blocks of usual scanners, of which two lie on its borders and
 are decoded twice. With blocks and halos of tiles as usual, 150 to 350 MB are kept from row to row."""
-
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -38,14 +35,6 @@ class Window:
     scene: int
     box: Box
     strip: int = 0
-
-
-class BlockKey(NamedTuple):
-    """A level-0 sub-block: its place in the stack of its scene, and the strip for which it is decoded."""
-
-    scene: int
-    strip: int
-    nth: int
 
 
 @dataclass(frozen=True)
@@ -196,79 +185,3 @@ class WindowBlocks:
                 seen = self.block(key).box.clipped(self.place(window))
                 needed[key] = seen.joined(needed[key]) if key in needed else seen
         return found[::-1]
-
-
-class BlockCache(Generic[Value]):
-    """Decoded blocks, bounded in bytes, when it is known which window will need which.
-
-    A block is kept while a later window needs it. When room is short the one needed last goes first
-    (Belady's rule, which no other order of eviction beats).
-
-    Args:
-        steps: the blocks that each window will ask for.
-        bytes_of: each block's size as it is loaded.
-        kept_bytes: of each window and block that a later one asks for again, what is kept of it.
-
-    Attributes:
-        loaded_bytes: of all blocks loaded so far.
-        held_bytes: of what is held now; never more than `room_bytes`.
-        most_held_bytes: the highest that it was.
-    """
-
-    def __init__(
-        self,
-        steps: Sequence[Sequence[BlockKey]],
-        bytes_of: Mapping[BlockKey, int],
-        kept_bytes: Sequence[Mapping[BlockKey, int]],
-        room_bytes: int,
-    ) -> None:
-        self.loaded_bytes = 0
-        self.held_bytes = 0
-        self.most_held_bytes = 0
-        self._bytes_of = bytes_of
-        self._kept_bytes = kept_bytes
-        self._room_bytes = room_bytes
-        self._held: dict[BlockKey, tuple[Value, int]] = {}
-        self._step = -1
-        self._uses: dict[BlockKey, deque[int]] = {}
-        for step, keys in enumerate(steps):
-            for key in keys:
-                self._uses.setdefault(key, deque()).append(step)
-
-    def get(self, key: BlockKey, step: int, load: Callable[[], Value]) -> Value:
-        """The block for a window; windows may be left out, but their order holds."""
-        self._forget_before(step)
-        if key in self._held:
-            value = self._drop(key)
-        else:
-            value = load()
-            self.loaded_bytes += self._bytes_of[key]
-        if self._next_use(key, step + 1) is not None:
-            self._hold(key, value, self._kept_bytes[step][key])
-            while self.held_bytes > self._room_bytes:
-                self._drop(max(self._held, key=lambda held: self._uses[held][0]))
-            self.most_held_bytes = max(self.most_held_bytes, self.held_bytes)
-        return value
-
-    def _forget_before(self, step: int) -> None:
-        """Drops what was kept for windows that were left out."""
-        if step > self._step:
-            self._step = step
-            for key in [held for held in self._held if self._next_use(held, step) is None]:
-                self._drop(key)
-
-    def _next_use(self, key: BlockKey, step: int) -> int | None:
-        """The first window from `step` on that needs a block."""
-        uses = self._uses[key]
-        while uses and uses[0] < step:
-            uses.popleft()
-        return uses[0] if uses else None
-
-    def _hold(self, key: BlockKey, value: Value, size_bytes: int) -> None:
-        self._held[key] = value, size_bytes
-        self.held_bytes += size_bytes
-
-    def _drop(self, key: BlockKey) -> Value:
-        value, size_bytes = self._held.pop(key)
-        self.held_bytes -= size_bytes
-        return value

@@ -15,8 +15,9 @@ from types import TracebackType
 
 from mkhspc.errors import InputError
 from mkhspc.geometry import Box
+from mkhspc.slide.czi.block_cache import BlockCache, BlockKey
 from mkhspc.slide.czi.directory import read_directory
-from mkhspc.slide.czi.read_order import BlockCache, BlockKey, Window, WindowBlocks, mosaics_of
+from mkhspc.slide.czi.read_order import Window, WindowBlocks, mosaics_of
 from mkhspc.slide.czi.slide import WHITE, CziSlide
 from mkhspc.slide.czi.unpack import Image, Pixels
 

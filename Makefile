@@ -4,14 +4,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+FAST := -m 'not (browser or models or slow or slurm)'
 
-.PHONY: demo test test-fast bench lint clean install install-models install-tests install-dev tools
+.PHONY: demo test test-fast coverage bench lint clean install install-models install-tests install-dev tools
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    install into .venv and run the whole journey on simulated slides, into ./demo-out"
 	@echo "make test    install what the tests need and run them all"
 	@echo "make test-fast   the tests before a commit: without Chromium, Slurm, torch and what takes long"
+	@echo "make coverage   the same tests, and which lines of the package they ran, in htmlcov/"
 	@echo "make lint    ruff, mypy and the order of imports"
 	@echo "make bench   measure; ONLY=engine|gallery|learn|models for one part, FULL=1 for the long ones"
 	@echo "make install-models   install into .venv what SAM2, Cellpose and the embedders need"
@@ -29,7 +31,11 @@ test: install-dev tools
 	@$(PYTEST)
 
 test-fast: install-tests
-	@$(PYTEST) -m 'not (browser or models or slow or slurm)'
+	@$(PYTEST) $(FAST)
+
+coverage: install-tests
+	@$(PYTEST) $(FAST) --cov --cov-report=term:skip-covered --cov-report=html
+	@echo "line by line: htmlcov/index.html"
 
 lint: install-dev
 	$(BIN)/ruff check .
@@ -73,4 +79,4 @@ $(VENV)/installed-models: $(VENV)/installed pyproject.toml tests/constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) demo-out bench.json build dist
+	rm -rf $(VENV) demo-out bench.json build dist htmlcov .coverage

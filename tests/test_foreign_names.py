@@ -65,7 +65,9 @@ def test_commands_and_their_workers_import_no_foreign_module(
     done = run([*program, *segment(tiny_slide)], lab, PATH="/usr/bin:/bin")
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("next: "))
     printed = shlex.split(line.removeprefix("next: ").replace("SITE", "site"))
-    run(printed, lab, PATH="/usr/bin:/bin")
+    assert printed[: len(program)] == program, "what is printed can be called where it is printed"
+    done = run(printed, lab, PATH="/usr/bin:/bin")
+    assert done.stdout.endswith(f"Look at it: {shlex.join([*program, 'serve', 'site'])}\n")
     assert json.loads((lab / "site" / "site.json").read_text())["cells"] > 0
 
 

@@ -8,7 +8,7 @@ export const WORDS = { positive: "yes", negative: "no", unsure: "unsure", [UNLAB
 const CELL_ID = /^(.+_s\d+_(mk|hspc))_(\d+)_(\d+)(?:_(\d+))?$/;
 
 /**
- * The parts of a cell id, or null if the text is none.
+ * The parts of a cell id, or null if the text is not a cell id.
  *
  * `group` is the id without its place: slide, scene and type.
  */
@@ -18,7 +18,7 @@ export function parseCellId(id) {
   return { group: match[1], type: match[2], x: Number(match[3]), y: Number(match[4]), nth: match[5] };
 }
 
-/** The type of a cell, "mk" or "hspc", or null if the text is no cell id. */
+/** The type of a cell, "mk" or "hspc", or null if the text is not a cell id. */
 export function cellType(id) {
   const parts = parseCellId(id);
   return parts && parts.type;

@@ -9,7 +9,7 @@ export class EventLog {
   /**
    * @param {string} dataset - names the run.
    * @param {IDBFactory | undefined} factory - `indexedDB`, where the browser has it.
-   * @param {(error: Error) => void} failed - told once, when an event cannot be kept.
+   * @param {(error: Error) => void} failed - called once, when an event cannot be kept.
    */
   constructor(dataset, factory, failed) {
     this.failed = failed;

@@ -80,7 +80,7 @@ function readLabels(file) {
       if (!Array.isArray(ids)) throw new ImportError(`This file has no list under ${type}, ${state}.`);
       for (const id of ids) {
         if (typeof id !== "string" || cellType(id) !== type) {
-          throw new ImportError(`This file lists ${brief(id)} under ${type}, which is no such cell.`);
+          throw new ImportError(`This file lists ${brief(id)} under ${type}, which is not the id of such a cell.`);
         }
         if (labels.has(id)) throw new ImportError(`This file gives ${id} two labels.`);
         labels.set(id, state);

@@ -1,4 +1,4 @@
-// What the page tells the annotator: passing notices, a warning that stays, dialogs.
+// What the page shows the annotator: passing notices, a warning that stays, dialogs.
 
 const NOTICE_MS = 5000;
 
@@ -54,7 +54,7 @@ export function askName(current) {
  *
  * @param {{id: string, mine: string, theirs: string}[]} conflicts
  * @param {string} facts - what else the import brings.
- * @param {(id: string) => string | Node} likenessOf - what stands for a cell in the list.
+ * @param {(id: string) => string | Node} likenessOf - what represents a cell in the list.
  */
 export function askConflicts(conflicts, facts, likenessOf) {
   const dialog = openDialog("conflicts");

@@ -53,7 +53,7 @@ export function unpack(text) {
     const low = text.charCodeAt(i + 1) - FIRST_CHARACTER;
     const state = STATES[(low & 3) - 1];
     if (!(high >= 0 && high < 1 << CHARACTER_BITS && low >= 0 && low < 1 << CHARACTER_BITS && state)) {
-      throw new RangeError(`no packed labels: ${JSON.stringify(text.slice(0, 20))}`);
+      throw new RangeError(`not packed labels: ${JSON.stringify(text.slice(0, 20))}`);
     }
     labels.set(high * 2 ** SQUARE_BITS + (low >> 2), state);
   }

@@ -201,7 +201,7 @@ export class LabelStore {
       return unpack(text);
     } catch (error) {
       if (!(error instanceof RangeError)) throw error;
-      this.damaged.add(square); // never written again, so that it can still be mended by hand
+      this.damaged.add(square); // never written again, so that it can still be repaired by hand
       return new Map();
     }
   }

@@ -12,6 +12,7 @@ import pytest
 
 from labelfiles import by_type, export, truth_labels, write
 from mkhspc.cli import run_command
+from mkhspc.cli.options import command_line
 from runs import FakeRun, make_run
 
 SLIDES = ("FGC1", "FHU1", "MGC1", "MHU1")
@@ -309,7 +310,8 @@ def test_the_next_command_can_be_copied(
     mkhspc("convert", "--annotations", labels, "--base-dir", run.layout.root, "--output", training)
     code, out, _ = mkhspc("train", "--training-data", training, "--output-mk", mk, "--model", "logistic")
     assert code == 0
-    assert out.endswith(f"next: mkhspc validate --mk-classifier '{mk}'\n")
+    assert out.endswith(f"next: {command_line('validate', '--mk-classifier', mk)}\n")
+    assert f"'{mk}'" in out, "names are quoted"
 
 
 def test_score_without_a_classifier_is_wrong_usage(labelled: tuple[FakeRun, Path], mkhspc: Journey) -> None:

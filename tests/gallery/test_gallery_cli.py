@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mkhspc.cli import run_command
+from mkhspc.cli.options import command_line
 from mkhspc.store.cells import read_cells
 from runs import FakeRun, make_run, write_cells
 
@@ -60,7 +61,8 @@ def test_the_command_to_look_at_a_site_can_be_copied(
     out = tmp_path / "my site"
     assert run_command(["gallery", "--run", str(run.layout.root), "--out", str(out)]) == 0
     said = capsys.readouterr()
-    assert said.out.endswith(f"Look at it: mkhspc serve '{out}'\n")
+    assert said.out.endswith(f"Look at it: {command_line('serve', out)}\n")
+    assert f"'{out}'" in said.out, "names are quoted"
     assert "lack cells" not in said.err
 
 

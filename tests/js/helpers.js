@@ -31,7 +31,7 @@ export class FakeStorage {
 }
 
 /** Numbers that look random and are the same in every run. */
-export function dice(seed) {
+export function randomNumbers(seed) {
   let state = seed;
   return () => {
     state = (Math.imul(state, 1664525) + 1013904223) >>> 0;

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { History } from "../../static/js/history.js";
-import { dice } from "./helpers.js";
+import { randomNumbers } from "./helpers.js";
 
 function apply(state, changes) {
   for (const { key, before, after } of changes) {
@@ -11,7 +11,7 @@ function apply(state, changes) {
 }
 
 test("undoing everything leads back to the start, redoing everything to the end", () => {
-  const next = dice(11);
+  const next = randomNumbers(11);
   const history = new History();
   const state = { a: "0", b: "0", c: "0" };
   let steps = 0;

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { STATES } from "../../static/js/cells.js";
 import { cellAt, locate, pack, unpack } from "../../static/js/packing.js";
-import { dice } from "./helpers.js";
+import { randomNumbers } from "./helpers.js";
 
 test("a cell's square and place give its id back", () => {
   for (const id of ["FGC1_s0_mk_0_0", "a.b-c_1_s12_hspc_8191_8192", "S_s0_hspc_123456_98765", "x_mk_1_2_s3_mk_4_5"]) {
@@ -18,7 +18,7 @@ test("ids that cannot be packed are told apart", () => {
 });
 
 test("packed labels come back, in any number and from any place", () => {
-  const next = dice(7);
+  const next = randomNumbers(7);
   for (let round = 0; round < 50; round++) {
     const labels = new Map();
     for (let i = 0; i < round * 20; i++) labels.set(Math.floor(next() * 2 ** 26), STATES[Math.floor(next() * 3)]);

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { pack } from "../../static/js/packing.js";
 import { LabelStore, SETTLE_AFTER_MS } from "../../static/js/store.js";
-import { FakeStorage, dice } from "./helpers.js";
+import { FakeStorage, randomNumbers } from "./helpers.js";
 
 const LATER = 10 * SETTLE_AFTER_MS;
 
@@ -25,7 +25,7 @@ test("settling changes no label", () => {
   const clock = { ms: 1_700_000_000_000 };
   const storage = new FakeStorage();
   const store = storeAt(storage, clock);
-  const next = dice(3);
+  const next = randomNumbers(3);
   const expected = new Map();
   for (let i = 0; i < 3000; i++) {
     const id = i % 50 ? cell(Math.floor(next() * 1000)) : `FGC1_s0_hspc_5_5_${2 + (i % 7)}`;

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from shlex import quote
 
 import click
 
-from mkhspc.cli.options import default_of, json_option, note, print_json, run_option
+from mkhspc.cli.options import command_line, default_of, json_option, note, print_json, run_option
 from mkhspc.config import ORDERS
-from mkhspc.gallery.options import SiteOptions
+from mkhspc.gallery.options import SiteOptions, site_options
 
 
 @click.command(short_help="Make the static labelling site of a run.")
@@ -48,7 +47,6 @@ def gallery(run_dir: Path, no_blind: bool, as_json: bool, **given: object) -> No
       mkhspc serve site
     """
     from mkhspc.cli.progress import shown
-    from mkhspc.errors import UsageError
     from mkhspc.gallery.site import build_site
     from mkhspc.results.counts import unmerged_slides
     from mkhspc.store import manifest
@@ -57,13 +55,7 @@ def gallery(run_dir: Path, no_blind: bool, as_json: bool, **given: object) -> No
 
     layout = RunLayout(run_dir)
     found = manifest.read(layout)
-    settings = {**asdict(found.config.gallery)}
-    settings |= {name: value for name, value in given.items() if value is not None}
-    if settings["out"] is None:
-        raise UsageError(
-            "no directory was given for the site", where="--out", fix="name a directory, such as --out site"
-        )
-    options = SiteOptions(**{**settings, "out": Path(settings["out"]), "blind": not no_blind})
+    options = site_options(found.config.gallery, given, blind=not no_blind)
     stale = [slide_id for slide_id in unmerged_slides(layout, found) if layout.cells(slide_id).exists()]
     if stale:
         note(
@@ -82,4 +74,4 @@ def gallery(run_dir: Path, no_blind: bool, as_json: bool, **given: object) -> No
             f"{summary.bytes_per_card[cell_type]:,.0f} bytes a card"
         )
     click.echo(f"{summary.out}  {summary.size_bytes / MB:,.1f} MB, dataset {summary.dataset}")
-    click.echo(f"Look at it: mkhspc serve {quote(str(summary.out))}")
+    click.echo(f"Look at it: {command_line('serve', summary.out)}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mkhspc.cli.options import idle_gpus, json_option, note, print_json
+from mkhspc.cli.options import command_line, idle_gpus, json_option, note, print_json
 from mkhspc.config import load_config
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _print(
         print_json({**facts, **(asdict(submitted) if submitted else {})})
     elif submitted:
         click.echo(submitted)
-        click.echo(f"follow it: mkhspc status {run_dir}", err=True)
+        click.echo(f"follow it: {command_line('status', run_dir)}", err=True)
     else:
         for file in files.values():
             click.echo(file)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mkhspc.cli import progress
-from mkhspc.cli.options import by_cell_type, json_option, print_json
+from mkhspc.cli.options import by_cell_type, command_line, json_option, print_json
 
 if TYPE_CHECKING:
     from mkhspc.config import CellType
@@ -113,4 +112,4 @@ def _print_card(cell_type: CellType, card: dict[str, Any], path: Path) -> None:
         for name in ("accuracy", "baseline_accuracy", "recall", "precision", "roc_auc")
     ]
     click.echo(f"  on groups not seen: {', '.join(shown)}")
-    click.echo(f"  wrote {path}; next: mkhspc validate --{cell_type}-classifier {quote(str(path))}")
+    click.echo(f"  wrote {path}; next: {command_line('validate', f'--{cell_type}-classifier', path)}")

@@ -11,7 +11,7 @@ from typing import Any
 
 from mkhspc.config.checks import check
 from mkhspc.config.schema import RunConfig
-from mkhspc.config.typed import filled, refuse_unknown
+from mkhspc.config.typed import refuse_unknown, with_values
 from mkhspc.errors import InputError, UsageError
 
 SECTIONS = ("run", "mk", "hspc", "compute", "gallery", "slurm")
@@ -96,7 +96,9 @@ def from_dict(data: Mapping[str, Any]) -> RunConfig:
                 f"{name} is {values!r}; it must be a table of settings",
                 fix=f"write [{name}] on a line of its own",
             )
-        sections[name] = _groups(values) if name == "groups" else filled(getattr(base, name), values, name)
+        sections[name] = (
+            _groups(values) if name == "groups" else with_values(getattr(base, name), values, name)
+        )
     given = frozenset(f"{name}.{key}" for name in SECTIONS for key in data.get(name, ()))
     return replace(base, **sections, given=given)
 
@@ -116,7 +118,7 @@ def with_options(config: RunConfig, options: Mapping[str, Any]) -> RunConfig:
         if value is None:
             continue
         name, _, setting = key.partition(".")
-        changed: dict[str, Any] = {name: filled(getattr(config, name), {setting: value}, name)}
+        changed: dict[str, Any] = {name: with_values(getattr(config, name), {setting: value}, name)}
         config = replace(config, **changed, given=config.given | {key})
     return config
 

@@ -23,7 +23,7 @@ WORDS: dict[Any, str] = {int: "a whole number", float: "a number", str: "a text"
 """Types of settings as an error names them."""
 
 
-def filled(base: Record, values: Mapping[str, Any], name: str) -> Record:
+def with_values(base: Record, values: Mapping[str, Any], name: str) -> Record:
     """A copy of the dataclass `base` with these values of its fields.
 
     Args:
@@ -37,7 +37,7 @@ def filled(base: Record, values: Mapping[str, Any], name: str) -> Record:
     return replace(base, **changed)
 
 
-def built(kind: type[Record], values: Any, name: str) -> Record:
+def from_values(kind: type[Record], values: Any, name: str) -> Record:
     """A dataclass of this kind from the values of its fields.
 
     Raises:
@@ -98,7 +98,7 @@ def _as(value: Any, hint: Any) -> Any:
         items = tuple(_as(item, get_args(hint)[0]) for item in value)
         return _WRONG if _WRONG in items else items
     if is_dataclass(hint) and isinstance(hint, type):
-        return built(hint, value, hint.__name__)
+        return from_values(hint, value, hint.__name__)
     if isinstance(value, bool):
         return _WRONG
     if hint is float and isinstance(value, (int, float)):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from mkhspc.config import ORDERS, CellType, GallerySection, Limit, Order, either
 from mkhspc.errors import UsageError
@@ -45,6 +46,23 @@ class SiteOptions:
     @property
     def max_site_bytes(self) -> int:
         return int(self.max_site_mb * MB)
+
+
+def site_options(section: GallerySection, given: Mapping[str, Any], *, blind: bool) -> SiteOptions:
+    """The options of a site: those given, and for the others `[gallery]` of the run's config.
+
+    Args:
+        given: values by the names of `SiteOptions`; None where one was not given.
+
+    Raises:
+        UsageError: neither says where the site goes.
+    """
+    settings = asdict(section) | {name: value for name, value in given.items() if value is not None}
+    if settings["out"] is None:
+        raise UsageError(
+            "no directory was given for the site", where="--out", fix="name a directory, such as --out site"
+        )
+    return SiteOptions(**{**settings, "out": Path(settings["out"]), "blind": blind})
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from mkhspc.config import (
     to_dict,
 )
 from mkhspc.config.identity import dataset_name
-from mkhspc.config.typed import built
+from mkhspc.config.typed import from_values
 from mkhspc.errors import InputError, UsageError, some_of
 from mkhspc.store import atomic
 from mkhspc.store.layout import RunLayout, is_slide_id
@@ -318,8 +318,8 @@ def _from_dict(data: Mapping[str, Any]) -> Manifest:
         config=from_dict(data["config"]),
         identity=data["identity"],
         dataset=data["dataset"],
-        slides=tuple(built(SlideEntry, s, f"slides[{i}]") for i, s in enumerate(data["slides"])),
-        filter={t: built(AreaRange, data["filter"][t], f"filter.{t}") for t in CELL_TYPES},
+        slides=tuple(from_values(SlideEntry, s, f"slides[{i}]") for i, s in enumerate(data["slides"])),
+        filter={t: from_values(AreaRange, data["filter"][t], f"filter.{t}") for t in CELL_TYPES},
         detectors=data["detectors"],
         versions=data["versions"],
         model_hashes=data["model_hashes"],

@@ -45,7 +45,7 @@ def slurm(config: Path, out: Path, submit: bool, as_json: bool) -> None:
     if submit:
         slurm.require_slurm()
     study = load_config(config)
-    jobs.check_section(study)
+    jobs.check_extra(study)
     jobs.check_jobs_dir(out)
     manifest, slide_ids = commit_for_jobs(study, note)
     if study.slurm.gpus and not needed(manifest.config):

@@ -69,7 +69,7 @@ class JobPlan:
         return Path(self.config.gallery.out or run_dir.with_name(f"{run_dir.name}-site"))
 
 
-def check_section(config: RunConfig) -> None:
+def check_extra(config: RunConfig) -> None:
     """Raises `InputError` for an option of `slurm.extra` that a job could not have."""
     for option in config.slurm.extra:
         name = option.partition("=")[0]  # which Slurm takes abbreviated, too
@@ -122,26 +122,26 @@ def task_cpus(config: RunConfig, manifest: Manifest) -> int:
     if memory == "auto":
         return USUAL_CPUS
     block_bytes = largest_block_bytes(manifest)  # once: it reads the directories of all slides
-    owners = _owners(config)
+    servers = _model_servers(config)
     fitting = [
         n
         for n in range(2, USUAL_CPUS + 1)
-        if sufficient_memory_gb(manifest, n, block_bytes, servers=owners) <= memory
+        if sufficient_memory_gb(manifest, n, block_bytes, servers=servers) <= memory
     ]
     return max(fitting, default=1)
 
 
-def _owners(config: RunConfig) -> int:
-    """Processes of a task that own the models, if it has any: one a GPU, or one without."""
+def _model_servers(config: RunConfig) -> int:
+    """How many model servers a task has, if it has models: one for each GPU, or one without GPUs."""
     return max(1, config.slurm.gpus)
 
 
 def _task_memory_gb(config: RunConfig, manifest: Manifest) -> float:
-    asked, workers, owners = config.slurm.memory_gb, config.compute.num_workers, _owners(config)
+    asked, workers, servers = config.slurm.memory_gb, config.compute.num_workers, _model_servers(config)
     if asked == "auto":
         workers = task_cpus(config, manifest) if workers == "auto" else workers
-        return sufficient_memory_gb(manifest, workers, servers=owners, room_wanted=_room_wanted(manifest))
-    needed = sufficient_memory_gb(manifest, 1 if workers == "auto" else workers, servers=owners)
+        return sufficient_memory_gb(manifest, workers, servers=servers, room_wanted=_room_wanted(manifest))
+    needed = sufficient_memory_gb(manifest, 1 if workers == "auto" else workers, servers=servers)
     if asked < needed:
         raise InputError(
             f"{asked:g} GB are too little: a task of this study needs {needed} GB",

@@ -141,7 +141,7 @@ def tell_tiles(
     total = sum(tiles for _, tiles in slides.values())
 
     def say(name: str) -> None:
-        view.tell(
+        view.update(
             "tiles", sum(done.values()), total, slide=name, slide_done=done[name],
             slide_total=slides[name][1], slide_failed=0, failed=failed, mk=3, hspc=1234, cells=1237,
             memory_bytes=int(3.2e9), limit_bytes=int(8e9), workers=2,
@@ -168,9 +168,9 @@ def test_the_view_shows_tiles_slides_memory_and_cells() -> None:
     clock = Clock()
     view = View(clock)
     clock.now_s = 3.0
-    view.tell("survey", 1, 2, slide="A")
+    view.update("survey", 1, 2, slide="A")
     clock.now_s = 6.0
-    view.tell("survey", 2, 2, slide="B")
+    view.update("survey", 2, 2, slide="B")
     tell_tiles(clock, view, {"A": (0, 20), "B": (0, 60)}, steps=30, every_s=2.0, failed=3)
     lines = {line.split()[0]: line for line in drawn(view).splitlines()}
     assert "2/2" in lines["survey"]
@@ -217,7 +217,7 @@ def test_failures_are_red() -> None:
 @pytest.mark.parametrize(("used", "colour"), [(0.5, "32"), (0.9, "33"), (1.1, "31")])
 def test_memory_near_its_limit_changes_colour(used: float, colour: str) -> None:
     view = View(Clock())
-    view.tell("tiles", 0, 5, memory_bytes=int(used * 8e9), limit_bytes=int(8e9))
+    view.update("tiles", 0, 5, memory_bytes=int(used * 8e9), limit_bytes=int(8e9))
     line = next(line for line in drawn(view, colour=True).splitlines() if line.startswith("memory"))
     assert f"\x1b[{colour}m━" in line
 
@@ -226,7 +226,7 @@ def test_memory_near_its_limit_changes_colour(used: float, colour: str) -> None:
 def test_the_view_fits_its_terminal(width: int, height: int) -> None:
     clock = Clock()
     view = View(clock)
-    view.tell("survey", 16, 16)
+    view.update("survey", 16, 16)
     slides = {f"a_slide_with_a_rather_long_name_{i}": (0, 40) for i in range(16)}
     tell_tiles(clock, view, slides, steps=230, every_s=1.0)
     lines = drawn(view, width=width, height=height).splitlines()
@@ -243,11 +243,11 @@ def test_a_stage_that_comes_again_begins_anew() -> None:
     view = View(clock)
     for done in range(1, 5):
         clock.now_s += 1.0
-        view.tell("score", done, 4)
+        view.update("score", done, 4)
     clock.now_s += 500.0
-    view.tell("score", 1, 2)
+    view.update("score", 1, 2)
     clock.now_s += 8.0
-    view.tell("score", 2, 2)
+    view.update("score", 2, 2)
     assert "508 s" not in drawn(view)
     assert "8 min" in drawn(view), "begun when the news before it came"
 

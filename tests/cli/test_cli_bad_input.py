@@ -205,7 +205,7 @@ def test_a_directory_that_is_no_run(slide: Path, tmp_path: Path, capsys: pytest.
     (tmp_path / "run" / "thesis.tex").write_text("precious")
     code, message = refused(capsys, segment(slide, tmp_path / "run"))
     assert code == 3
-    assert "holds no run" in message
+    assert "holds files, but no run" in message
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["thesis.tex"]
 
 

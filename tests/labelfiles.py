@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,10 +75,6 @@ def moved(cell_id: str, dx: int, dy: int) -> str:
     """An id whose point lies elsewhere by so many pixels."""
     name = parse_cell_id(cell_id)
     return str(replace(name, x=max(0, name.x + dx), y=max(0, name.y + dy), nth=1))
-
-
-def first(items: Sequence[str], count: int) -> list[str]:
-    return list(items)[:count]
 
 
 def training_file(

@@ -6,6 +6,7 @@ stages work together, and how far what they find is from what is there.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,13 @@ from mkhspc.config import CELL_TYPES, CellType, load_config
 from mkhspc.errors import UsageError
 from mkhspc.gallery.options import SiteOptions
 from mkhspc.gallery.site import build_site
-from mkhspc.learn import train, validate
-from mkhspc.learn.labels import convert
+from mkhspc.learn.classifier.fit import Settings
+from mkhspc.learn.labels.convert import convert
+from mkhspc.learn.limits import DEFAULT_LIMITS
 from mkhspc.learn.score import apply_classifiers
+from mkhspc.learn.train import train
 from mkhspc.learn.training_file import write_training
+from mkhspc.learn.validate import Verdict, validate
 from mkhspc.learn.validation_report import write_report as write_validation
 from mkhspc.progress import Progress, silent
 from mkhspc.results.page import write_report
@@ -44,10 +48,9 @@ from mkhspc.store.manifest import Manifest
 LABELS_PER_SLIDE: Mapping[CellType, int] = {"mk": 40, "hspc": 150}
 """How many cells of each slide the simulated annotator labels: a few hours of a real one's work."""
 TITLE = "Simulated bone marrow"
+"""The title of the gallery."""
 MARK = "SIMULATED.txt"
-"""Lies in every folder that the demo wrote, and in no other: it replaces files of its names there."""
-Say = Callable[..., object]
-"""Takes the words of a command, the program left out."""
+"""The name of a file that lies in every folder that the demo made; only there does it replace files."""
 
 
 @dataclass(frozen=True)
@@ -87,65 +90,84 @@ class DemoPaths:
     def annotations(self, dataset: str) -> Path:
         return self.root / "labels" / f"annotations_{dataset}_simulated.json"
 
-    def classifier(self, cell_type: CellType) -> Path:
-        return self.root / "classifiers" / f"{cell_type}.skops"
+    @property
+    def classifiers(self) -> dict[CellType, Path]:
+        return {t: self.root / "classifiers" / f"{t}.skops" for t in CELL_TYPES}
+
+    def classifier_words(self) -> list[object]:
+        """The options of a command that name both classifiers."""
+        return [word for t, path in self.classifiers.items() for word in (f"--{t}-classifier", path)]
+
+
+@dataclass(frozen=True)
+class Listeners:
+    """Who hears of the demo while it runs.
+
+    Attributes:
+        announce: called before each stage with the words of the command by which a user would run it,
+            without the program's name.
+        notify: called with a line of text about what a stage does beyond what was asked.
+    """
+
+    progress: Progress = silent
+    announce: Callable[..., object] = lambda *words: None
+    notify: Callable[[str], object] = lambda line: None
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo ends with."""
+    """What the demo made.
+
+    Attributes:
+        found: cells found against those that were drawn.
+        labels: how many cells of each type the simulated annotator labelled.
+    """
 
     paths: DemoPaths
     slides: Sequence[DemoSlide]
     skill: AnnotatorSkill
     found: DemoScore
     labels: Mapping[CellType, int]
-    verdicts: Sequence[validate.Verdict]
+    verdicts: Sequence[Verdict]
 
 
-def run_demo(
-    root: Path,
-    progress: Progress = silent,
-    say: Say = lambda *words: None,
-    tell: Callable[[str], object] = lambda line: None,
-) -> DemoResult:
-    """Runs every stage in `root`.
-
-    Run again it resumes: slides that are whole and finished tiles are kept.
-
-    Args:
-        say: told, before each stage, the words of the command by which a user would call it.
-        tell: takes lines about what the run does beyond the command's wish.
+def run_demo(root: Path, listeners: Listeners = Listeners()) -> DemoResult:
+    """Runs every stage in `root`; another call resumes, and keeps whole slides and finished tiles.
 
     Raises:
-        UsageError: the folder holds something else.
+        UsageError: the folder holds something that the demo did not make.
     """
-    _take(root)
-    paths, skill = DemoPaths(root), AnnotatorSkill()
+    _claim_folder(root)
+    paths, skill, progress = DemoPaths(root), AnnotatorSkill(), listeners.progress
     slides = write_demo_slides(paths.slides, progress=progress)
     atomic.write_text(paths.study, study_toml(slides))
-    truth = read_truth(paths.slides / TRUTH_FILE)
 
-    say("segment", "--config", paths.study)
-    segment(load_config(paths.study), progress=progress, notify=tell)
+    listeners.announce("segment", "--config", paths.study)
+    segment(load_config(paths.study), progress=progress, notify=listeners.notify)
     layout = RunLayout(paths.run)
     manifest = manifests.read(layout)
 
-    say("gallery", "--run", paths.run, "--out", paths.site)
+    listeners.announce("gallery", "--run", paths.run, "--out", paths.site)
     build_site(layout, SiteOptions(out=paths.site, title=TITLE), progress)
 
-    found = _all_cells(layout, manifest)
+    truth, found = read_truth(paths.slides / TRUTH_FILE), _all_cells(layout, manifest)
     chosen = drawn_cells(found, skill.seed)
-    labels = _learn(paths, manifest, truth, chosen, skill, progress, say)
-    verdicts = _judge(paths, layout, manifest, progress, say)
+    annotations = paths.annotations(manifest.dataset)
+    hashes = {"dataset": manifest.dataset, "config_hash": manifest.config_hash}
+    atomic.write_json(annotations, simulated_annotator(truth, chosen, skill=skill, **hashes))
 
-    say("report", "--run", paths.run, "--out", paths.report)
+    _train(paths, annotations, listeners)
+    verdicts = _validate(paths, listeners)
+    _score(paths, manifest, listeners)
+
+    listeners.announce("report", "--run", paths.run, "--out", paths.report)
     write_report(make_report(layout), paths.report)
+    labels = {t: pc.sum(pc.equal(chosen["cell_type"], t)).as_py() for t in CELL_TYPES}
     return DemoResult(paths, slides, skill, match_truth(truth, found), labels, verdicts)
 
 
-def _take(root: Path) -> None:
-    """Makes the folder the demo's; a study of the same names is not written over."""
+def _claim_folder(root: Path) -> None:
+    """Marks the folder as the demo's; a folder that holds anything else is refused."""
     if (root / MARK).exists():
         return
     if root.exists() and not root.is_dir():
@@ -185,59 +207,39 @@ def _all_cells(layout: RunLayout, manifest: Manifest) -> pa.Table:
 
 def drawn_cells(found: pa.Table, seed: int) -> pa.Table:
     """A random draw of cells in the filter, `LABELS_PER_SLIDE` of each type and slide at most."""
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(found))
-    keys = zip(found["slide_id"].to_pylist(), found["cell_type"].to_pylist(), strict=True)
-    by_row, inside = list(keys), found["in_filter"].to_pylist()
-    taken: dict[tuple[str, CellType], int] = {}
+    strata = list(zip(found["slide_id"].to_pylist(), found["cell_type"].to_pylist(), strict=True))
+    inside = found["in_filter"].to_pylist()
+    drawn: Counter[tuple[str, CellType]] = Counter()
     rows = []
-    for row in order.tolist():
-        key = by_row[row]
-        if inside[row] and taken.get(key, 0) < LABELS_PER_SLIDE[key[1]]:
-            taken[key] = taken.get(key, 0) + 1
+    for row in np.random.default_rng(seed).permutation(len(found)).tolist():
+        stratum = strata[row]
+        if inside[row] and drawn[stratum] < LABELS_PER_SLIDE[stratum[1]]:
+            drawn[stratum] += 1
             rows.append(row)
     return found.take(pa.array(rows, pa.int64()))
 
 
-def _learn(
-    paths: DemoPaths,
-    manifest: Manifest,
-    truth: pa.Table,
-    chosen: pa.Table,
-    skill: AnnotatorSkill,
-    progress: Progress,
-    say: Say,
-) -> dict[CellType, int]:
-    """Labels the chosen cells from the truth, and trains on them; returns how many were labelled."""
-    annotations = paths.annotations(manifest.dataset)
-    exported = simulated_annotator(
-        truth, chosen, dataset=manifest.dataset, config_hash=manifest.config_hash, skill=skill
+def _train(paths: DemoPaths, annotations: Path, listeners: Listeners) -> None:
+    """Turns labels into training data, and trains a classifier for each cell type."""
+    listeners.announce(
+        "convert", "--annotations", annotations, "--base-dir", paths.run, "--output", paths.training
     )
-    atomic.write_json(annotations, exported)
-    say("convert", "--annotations", annotations, "--base-dir", paths.run, "--output", paths.training)
-    request = convert.Request(annotations=(annotations,), run=RunLayout(paths.run))
-    write_training(paths.training, convert.convert(request, progress))
-    outputs = {t: paths.classifier(t) for t in CELL_TYPES}
-    named = [word for t, path in outputs.items() for word in (f"--output-{t}", path)]
-    say("train", "--training-data", paths.training, *named)
-    train.train(train.Request(training_data=(paths.training,), outputs=outputs), progress)
-    return {t: pc.sum(pc.equal(chosen["cell_type"], t)).as_py() for t in CELL_TYPES}
+    conversion = convert([annotations], RunLayout(paths.run), progress=listeners.progress)
+    write_training(paths.training, conversion)
+    named = [word for t, path in paths.classifiers.items() for word in (f"--output-{t}", path)]
+    listeners.announce("train", "--training-data", paths.training, *named)
+    train([paths.training], paths.classifiers, Settings(), listeners.progress)
 
 
-def _judge(
-    paths: DemoPaths,
-    layout: RunLayout,
-    manifest: Manifest,
-    progress: Progress,
-    say: Say,
-) -> list[validate.Verdict]:
-    """Validates both classifiers, and scores the run with them whatever the verdict."""
-    classifiers = {t: paths.classifier(t) for t in CELL_TYPES}
-    named = [word for t, path in classifiers.items() for word in (f"--{t}-classifier", path)]
-    say("validate", *named, "--report", paths.validation)
-    request = validate.Request(classifiers=classifiers)
-    verdicts = validate.validate(request)
-    write_validation(paths.validation, verdicts, request.limits)
-    say("score", "--run", paths.run, *named)
-    apply_classifiers(layout, manifest, [s.slide_id for s in manifest.slides], classifiers, progress)
+def _validate(paths: DemoPaths, listeners: Listeners) -> list[Verdict]:
+    listeners.announce("validate", *paths.classifier_words(), "--report", paths.validation)
+    verdicts = validate(paths.classifiers)
+    write_validation(paths.validation, verdicts, DEFAULT_LIMITS)
     return verdicts
+
+
+def _score(paths: DemoPaths, manifest: Manifest, listeners: Listeners) -> None:
+    """Scores the run with both classifiers, whatever the verdicts on them."""
+    listeners.announce("score", "--run", paths.run, *paths.classifier_words())
+    slide_ids = [slide.slide_id for slide in manifest.slides]
+    apply_classifiers(RunLayout(paths.run), manifest, slide_ids, paths.classifiers, listeners.progress)

@@ -336,7 +336,7 @@ def test_a_classifier_of_another_run_is_refused_before_anything_is_made(
         feature_names: tuple[str, ...] = ()
 
     monkeypatch.setattr(
-        "mkhspc.run.classifiers.load_classifiers", lambda paths: {t: OfAnotherRun() for t in paths}
+        "mkhspc.run.classifiers.read_classifiers", lambda paths: {t: OfAnotherRun() for t in paths}
     )
     code, message = refused(capsys, segment(slide, tmp_path / "run", "--mk-classifier", "mk.skops"))
     assert code == 3

@@ -65,7 +65,7 @@ def test_the_percentile_bootstrap_would_not() -> None:
     assert covered / 400 < 0.80
 
 
-def test_cells_of_one_slide_are_no_independent_witnesses() -> None:
+def test_cells_of_one_slide_are_not_independent() -> None:
     """100 cells of 10 slides, each all right or all wrong, tell as much as 10 cells."""
     hits = np.array([10.0] * 7 + [0.0] * 3)
     alike = share(hits, np.full(10, 10.0))
@@ -88,7 +88,7 @@ def test_a_single_group_says_nothing_of_others() -> None:
     assert share(np.array([9.0, 0.0]), np.array([10.0, 0.0])) == Estimate(0.9, 0.0, 1.0, 1)
 
 
-def test_nothing_tried_is_no_figure() -> None:
+def test_nothing_tried_gives_no_estimate() -> None:
     assert share(np.zeros(3), np.zeros(3)) is None
 
 

@@ -18,9 +18,9 @@ from mkhspc.errors import InputError, UsageError
 from mkhspc.learn.classifier import file as classifier_file
 from mkhspc.learn.classifier.fit import Settings
 from mkhspc.learn.classifier.models import ModelName
-from mkhspc.learn.labels.convert import Request as ConvertRequest, convert
+from mkhspc.learn.labels.convert import convert
 from mkhspc.learn.score import HARMLESS_SETTINGS, ScoreSummary, apply_classifiers
-from mkhspc.learn.train import Request as TrainRequest, train
+from mkhspc.learn.train import train
 from mkhspc.learn.training_file import write_training
 from mkhspc.store import cells as cell_tables, tables
 from mkhspc.store.cells import read_cells
@@ -34,10 +34,10 @@ SLIDES = ("FGC1", "FHU1", "MGC1")
 def classifiers_of(run: FakeRun, folder: Path, model: ModelName = "logistic") -> dict[CellType, Path]:
     folder.mkdir(exist_ok=True)
     labels = write(folder / "anna.json", export(run.manifest, truth_labels(run)))
-    write_training(folder / "training.json", convert(ConvertRequest((labels,), run.layout)))
+    write_training(folder / "training.json", convert([labels], run.layout))
     outputs: dict[CellType, Path] = {"mk": folder / "mk.skops", "hspc": folder / "hspc.skops"}
     settings = Settings(model=model)
-    train(TrainRequest((folder / "training.json",), outputs, settings=settings))
+    train([folder / "training.json"], outputs, settings)
     return outputs
 
 

@@ -15,16 +15,17 @@ from labelfiles import TRAINING_IDENTITY, TRAINING_SLIDES, training_file, write
 from mkhspc.config import CellType, config_hash
 from mkhspc.errors import InputError, UsageError
 from mkhspc.learn.classifier import file as classifier_file
-from mkhspc.learn.classifier.card import read_beside, sha256
+from mkhspc.learn.classifier.card import read_beside
+from mkhspc.learn.classifier.file import sha256
 from mkhspc.learn.classifier.fit import Settings
 from mkhspc.learn.classifier.models import ThresholdFor
-from mkhspc.learn.train import Request, train
+from mkhspc.learn.train import train
 
 
 def trained(path: Path, *types: CellType, **options: Any) -> dict[CellType, dict[str, Any]]:
     outputs: dict[CellType, Path] = {t: path.parent / f"{t}_classifier.skops" for t in types}
     options.setdefault("settings", Settings(model="logistic"))
-    return train(Request((path,), outputs, **options))
+    return train([path], outputs, **options)
 
 
 def test_three_files_are_written_for_each_type_asked_for(tmp_path: Path) -> None:
@@ -76,7 +77,10 @@ def test_the_same_request_writes_the_same_bytes(tmp_path: Path) -> None:
 
 def test_morph_only_leaves_the_deep_features_out(tmp_path: Path) -> None:
     path = training_file(tmp_path / "t.json")
-    whole, plain = trained(path, "mk")["mk"], trained(path, "mk", morph_only=True)["mk"]
+    whole, plain = (
+        trained(path, "mk")["mk"],
+        trained(path, "mk", settings=Settings("logistic", morph_only=True))["mk"],
+    )
     assert plain["features"] == ["shape_a", "colour_b"]
     assert classifier_file.read(tmp_path / "mk_classifier.skops").feature_names == ("shape_a", "colour_b")
     accuracies = [card["cross_validated"]["accuracy"]["value"] for card in (whole, plain)]
@@ -120,13 +124,17 @@ def test_without_deep_columns_a_classifier_is_what_it_always_was(tmp_path: Path)
         path = training_file(tmp_path / name / "t.json")
         if name == "deep":
             with_deep_columns(path, 60)
-        assert trained(path, "mk", morph_only=True)["mk"]["deep_components"] == 0
+        assert (
+            trained(path, "mk", settings=Settings("logistic", morph_only=True))["mk"]["deep_components"] == 0
+        )
         contents.append([(path.parent / f"mk_classifier.{end}").read_bytes() for end in ("skops", "oof.csv")])
     assert contents[0] == contents[1]
 
 
 def test_the_group_can_be_the_scene(tmp_path: Path) -> None:
-    card = trained(training_file(tmp_path / "t.json"), "mk", group_by="scene")["mk"]
+    card = trained(training_file(tmp_path / "t.json"), "mk", settings=Settings("logistic", group_by="scene"))[
+        "mk"
+    ]
     assert set(card["groups"]) == {f"{slide}_s{scene}" for slide in TRAINING_SLIDES for scene in (0, 1)}
     assert len(card["recipe_by_fold"]) == 6
 
@@ -212,8 +220,12 @@ def test_a_type_with_too_little_is_left_out_and_the_other_is_trained(tmp_path: P
     path = training_file(tmp_path / "t.json", lambda s: [x for x in s if x["cell_type"] == "hspc"])
     left_out: list[tuple[CellType, str]] = []
     outputs: dict[CellType, Path] = {"mk": tmp_path / "mk.skops", "hspc": tmp_path / "hspc.skops"}
-    request = Request((path,), outputs, settings=Settings(model="logistic"))
-    cards = train(request, leave_out=lambda cell_type, error: left_out.append((cell_type, error.what)))
+    cards = train(
+        [path],
+        outputs,
+        Settings("logistic"),
+        leave_out=lambda cell_type, error: left_out.append((cell_type, error.what)),
+    )
     assert list(cards) == ["hspc"]
     assert left_out == [("mk", "there is no labelled mk in the training data")]
     assert {p.name for p in tmp_path.iterdir()} == {"t.json", "hspc.skops", "hspc.json", "hspc.oof.csv"}
@@ -225,7 +237,7 @@ def test_nothing_to_train_is_refused_with_every_reason(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"0 negative mk are too few.*; .*0 negative hspc are too few"
     ) as found:
-        train(Request((path,), outputs), leave_out=lambda *_: None)
+        train([path], outputs, Settings(), leave_out=lambda *_: None)
     assert found.value.fix.count("higher --sample-fraction or more slides") == 1
     assert [p.name for p in tmp_path.iterdir()] == ["t.json"]
 
@@ -245,7 +257,7 @@ def test_one_group_is_refused_with_what_can_be_done(
         tmp_path / "t.json", lambda s: [x for x in s if x["slide_id"] == "FGC1" and x["scene"] in scenes]
     )
     with pytest.raises(InputError) as found:
-        trained(path, "mk", group_by=group_by)
+        trained(path, "mk", settings=Settings("logistic", group_by=group_by))
     assert found.value.fix.endswith(fix)
 
 
@@ -253,16 +265,16 @@ def test_a_card_is_not_written_over_the_training_data(tmp_path: Path) -> None:
     path = training_file(tmp_path / "mk.json")
     before = path.read_bytes()
     with pytest.raises(UsageError, match=r"would be written over .*mk\.json"):
-        train(Request((path,), {"mk": tmp_path / "mk.skops"}))
+        train([path], {"mk": tmp_path / "mk.skops"}, Settings())
     assert path.read_bytes() == before
 
 
 def test_two_classifiers_of_one_name_are_refused(tmp_path: Path) -> None:
     path, same = training_file(tmp_path / "t.json"), tmp_path / "same.skops"
     with pytest.raises(UsageError, match="would be written over"):
-        train(Request((path,), {"mk": same, "hspc": same}))
+        train([path], {"mk": same, "hspc": same}, Settings())
 
 
 def test_no_output_is_wrong_usage(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="name a classifier with --output-mk or --output-hspc"):
-        train(Request((training_file(tmp_path / "t.json"),), {}))
+        train([training_file(tmp_path / "t.json")], {}, Settings())

@@ -13,7 +13,7 @@ import pytest
 from labelfiles import by_type, export, truth_labels, write
 from mkhspc.errors import InputError
 from mkhspc.learn.groups import groups_of
-from mkhspc.learn.labels.convert import Request, convert
+from mkhspc.learn.labels.convert import convert
 from mkhspc.learn.samples import Samples, morphology
 from mkhspc.learn.training_file import read_training, write_training
 from runs import FakeRun, make_run
@@ -30,7 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> FakeRun:
 def training(run: FakeRun, tmp_path: Path) -> Path:
     labels = write(tmp_path / "anna.json", export(run.manifest, truth_labels(run)))
     path = tmp_path / "training.json"
-    write_training(path, convert(Request((labels,), run.layout)))
+    write_training(path, convert([labels], run.layout))
     return path
 
 
@@ -53,10 +53,10 @@ def test_samples_come_back_by_type_with_their_features(training: Path) -> None:
         assert samples.annotators == ("anna",)
 
 
-def test_a_probability_that_is_not_known_is_no_number(run: FakeRun, tmp_path: Path) -> None:
+def test_a_probability_that_is_not_known_is_not_a_number(run: FakeRun, tmp_path: Path) -> None:
     path = tmp_path / "t.json"
     labels = write(tmp_path / "old.json", by_type(truth_labels(run)))
-    write_training(path, convert(Request((labels,), run.layout)))
+    write_training(path, convert([labels], run.layout))
     assert np.isnan(read_training([path]).samples["mk"].inclusion_probs).all()
 
 
@@ -77,7 +77,7 @@ def test_files_of_two_configurations_are_refused_with_the_difference(tmp_path: P
     run = make_run(tmp_path / "other", slide_ids=("FGC1",), cells_per_type=15, seed=1)
     other = tmp_path / "other.json"
     labels = write(tmp_path / "b.json", by_type(truth_labels(run)))
-    write_training(other, convert(Request((labels,), run.layout)))
+    write_training(other, convert([labels], run.layout))
     with pytest.raises(
         InputError, match=r"other settings than training\.json: run\.seed is 1 there and 0 here"
     ):
@@ -173,6 +173,6 @@ def test_a_file_of_groups_that_leaves_a_doubt_is_refused(
         groups_of(samples(training), str(path))
 
 
-def test_a_group_that_is_no_file_says_what_may_be_given(training: Path) -> None:
+def test_a_group_that_is_not_a_file_says_what_may_be_given(training: Path) -> None:
     with pytest.raises(InputError, match="--group-by takes slide, scene or a CSV file"):
         groups_of(samples(training), "animal")

@@ -19,12 +19,12 @@ from mkhspc.charts import DARK, LIGHT, Theme
 from mkhspc.config import CellType
 from mkhspc.errors import InputError, UsageError
 from mkhspc.learn.classifier.fit import Settings
-from mkhspc.learn.labels.convert import Request as ConvertRequest, convert
+from mkhspc.learn.labels.convert import convert
 from mkhspc.learn.limits import Limits
 from mkhspc.learn.metrics import Predictions
-from mkhspc.learn.train import Request as TrainRequest, train
+from mkhspc.learn.train import train
 from mkhspc.learn.training_file import write_training
-from mkhspc.learn.validate import Request, Verdict, validate
+from mkhspc.learn.validate import Verdict, validate
 from mkhspc.learn.validation_plots import calibration_bins, pictures_of
 from mkhspc.learn.validation_report import to_json, write_report
 from mkhspc.store.cells import read_cells
@@ -36,16 +36,12 @@ Change = Callable[[list[dict[str, Any]]], Any]
 def classifier(folder: Path, change: Change = lambda samples: samples, **settings: Any) -> Path:
     folder.mkdir(exist_ok=True)
     path = training_file(folder / "t.json", change)
-    train(
-        TrainRequest(
-            (path,), {"mk": folder / "mk.skops"}, settings=Settings(**{"model": "logistic", **settings})
-        )
-    )
+    train([path], {"mk": folder / "mk.skops"}, Settings(**{"model": "logistic", **settings}))
     return folder / "mk.skops"
 
 
 def judged(path: Path, **options: Any) -> Verdict:
-    (verdict,) = validate(Request({"mk": path}, **options))
+    (verdict,) = validate({"mk": path}, **options)
     return verdict
 
 
@@ -175,8 +171,8 @@ def test_with_the_run_a_slide_counts_by_its_cells(tmp_path: Path) -> None:
         run, lambda c: "_mk_" in c and (c.startswith("A") or int(c.rsplit("_", 1)[1]) % 512 == 128)
     )
     annotations = write(tmp_path / "anna.json", export(run.manifest, labels))
-    write_training(tmp_path / "t.json", convert(ConvertRequest((annotations,), run.layout)))
-    train(TrainRequest((tmp_path / "t.json",), {"mk": tmp_path / "mk.skops"}, settings=Settings("logistic")))
+    write_training(tmp_path / "t.json", convert([annotations], run.layout))
+    train([tmp_path / "t.json"], {"mk": tmp_path / "mk.skops"}, Settings("logistic"))
     verdict = judged(tmp_path / "mk.skops", run=run.layout)
     cells = verdict.predictions
     in_filter = {"A": 0, "B": 0}
@@ -261,12 +257,12 @@ def test_a_classifier_does_not_pass_with_anothers_predictions(
 
 def test_a_classifier_of_the_other_type_is_refused(good: Path) -> None:
     with pytest.raises(InputError, match="classifies mk, not hspc"):
-        validate(Request({"hspc": good}))
+        validate({"hspc": good})
 
 
 def test_no_classifier_is_wrong_usage() -> None:
     with pytest.raises(UsageError, match="nothing to validate"):
-        validate(Request({}))
+        validate({})
 
 
 def test_simulated_slides_are_said_to_be_simulated(tmp_path: Path) -> None:
@@ -346,7 +342,7 @@ def predictions(group: str) -> Predictions:
     )
 
 
-def test_a_dollar_in_the_name_of_a_group_is_no_mathematics() -> None:
+def test_a_dollar_in_the_name_of_a_group_is_not_mathematics() -> None:
     assert pictures_of(predictions(r"cost $\frac$ $x$"))["groups"].startswith(b"\x89PNG")
 
 
@@ -382,7 +378,7 @@ def test_calibration_bins_hold_every_cell_once() -> None:
 def test_the_types_are_judged_apart(good: Path, tmp_path: Path) -> None:
     path = training_file(tmp_path / "t.json")
     outputs: dict[CellType, Path] = {"mk": tmp_path / "mk.skops", "hspc": tmp_path / "hspc.skops"}
-    train(TrainRequest((path,), outputs, settings=Settings("logistic")))
-    verdicts = validate(Request(outputs))
+    train([path], outputs, Settings("logistic"))
+    verdicts = validate(outputs)
     assert [verdict.cell_type for verdict in verdicts] == ["mk", "hspc"]
     assert all("_hspc_" in cell_id for cell_id in verdicts[1].predictions.cell_ids)

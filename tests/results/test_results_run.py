@@ -286,7 +286,7 @@ def test_the_page_needs_nothing_from_elsewhere_and_escapes_groups(run: FakeRun, 
     assert not re.search(r'(src|href|srcset)="(?!data:)', text)
 
 
-def test_a_dollar_in_the_name_of_a_group_is_no_mathematics(run: FakeRun, tmp_path: Path) -> None:
+def test_a_dollar_in_the_name_of_a_group_is_not_mathematics(run: FakeRun, tmp_path: Path) -> None:
     path = tmp_path / "g.csv"
     path.write_text("slide_id,dose\nFGC1,$\\frac$\nFHU1,$x$\nMGC1,F\n")
     page = write_report(make_report(run.layout, path), tmp_path / "out")
@@ -371,7 +371,7 @@ def test_the_command_says_how_many_it_left_out_and_groups_thousands(run: FakeRun
     assert not re.search(r"\d{4}\.\d", done.stdout)
 
 
-def test_the_command_refuses_what_is_no_run(tmp_path: Path) -> None:
+def test_the_command_refuses_what_is_not_a_run(tmp_path: Path) -> None:
     done = mkhspc("report", "--run", tmp_path, "--out", tmp_path / "out")
     assert done.returncode == 3
     assert "is not a run" in done.stderr

@@ -105,7 +105,7 @@ def test_slides_of_one_animal_are_one_unit() -> None:
     assert (unit.animal, unit.cells, unit.per_mm2, unit.per_mm2_fat_free) == ("A", 60, 20.0, 40.0)
 
 
-def test_a_slide_without_searched_tissue_is_no_unit() -> None:
+def test_a_slide_without_searched_tissue_is_left_out() -> None:
     assert units([result("s0", 0, 0.0)], study("FG")) == []
 
 

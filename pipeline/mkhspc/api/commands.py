@@ -128,14 +128,14 @@ def convert(
         raise UsageError(
             "is one of the label files, and would be overwritten", where=output, fix="choose another --output"
         )
-    request = converting.Request(
-        annotations=files,
-        run=_layout(run),
+    conversion = converting.convert(
+        files,
+        _layout(run),
         min_match=min_match,
         on_conflict=on_conflict,
-        filter=bounds_by_type(bounds),
+        expected_filter=bounds_by_type(bounds),
+        progress=progress,
     )
-    conversion = converting.convert(request, progress)
     write_training(Path(output), conversion)
     nameless = [file.file for file in conversion.files if file.annotator == ANONYMOUS]
     if len(nameless) > 1:
@@ -176,18 +176,12 @@ def train(
     from mkhspc.learn import train as training
     from mkhspc.learn.classifier.fit import Settings
 
-    request = training.Request(
-        training_data=_paths(training_data),
-        outputs=_by_type(output_mk, output_hspc),
-        group_by=str(group_by),
-        morph_only=morph_only,
-        settings=Settings(**settings),
-    )
+    chosen = Settings(**settings, group_by=str(group_by), morph_only=morph_only)
 
     def left_out(cell_type: CellType, error: training.TooLittleError) -> None:
         _log.warning(f"{cell_type} is left out: {error.what}; {error.fix}")
 
-    return training.train(request, progress, left_out)
+    return training.train(_paths(training_data), _by_type(output_mk, output_hspc), chosen, progress, left_out)
 
 
 def validate(
@@ -226,12 +220,10 @@ def validate(
         confident=limits.get("confident", Limits.confident),
     )
     verdicts = judging.validate(
-        judging.Request(
-            classifiers=_by_type(mk_classifier, hspc_classifier),
-            limits=demanded,
-            training_data=_paths(training_data),
-            run=None if run is None else _layout(run),
-        )
+        _by_type(mk_classifier, hspc_classifier),
+        demanded,
+        training_data=_paths(training_data),
+        run=None if run is None else _layout(run),
     )
     if report is not None:
         validation_report.write_report(Path(report), verdicts, demanded)

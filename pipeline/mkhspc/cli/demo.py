@@ -38,10 +38,10 @@ def demo(out: Path, then_serve: bool, as_json: bool) -> None:
     Example:
       mkhspc demo --out demo-out --serve
     """
-    from mkhspc.demo import run_demo
+    from mkhspc.demo import Listeners, run_demo
 
     with progress.shown() as show:
-        result = run_demo(out, show, _say, note)
+        result = run_demo(out, Listeners(show, _announce, note))
     if as_json:
         print_json(_facts(result))
     else:
@@ -52,7 +52,7 @@ def demo(out: Path, then_serve: bool, as_json: bool) -> None:
         click.get_current_context().invoke(serve, site=result.paths.site)
 
 
-def _say(*words: object) -> None:
+def _announce(*words: object) -> None:
     click.echo(f"$ {command_line(*words)}", err=True)
 
 

@@ -18,6 +18,10 @@ class Limits:
     confident: bool = False
 
 
+DEFAULT_LIMITS = Limits()
+"""What `mkhspc validate` demands without options."""
+
+
 @dataclass(frozen=True)
 class Check:
     """One limit, and whether a classifier reaches it.

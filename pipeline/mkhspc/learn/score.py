@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +13,7 @@ import pyarrow.compute as pc
 from mkhspc.config import CellType, differences
 from mkhspc.errors import InputError, UsageError, some_of
 from mkhspc.learn.classifier.features import feature_matrix
+from mkhspc.learn.classifier.file import Classifier, read_classifiers
 from mkhspc.progress import Progress, silent
 from mkhspc.store import tables
 from mkhspc.store.cells import cell_batches, feature_names
@@ -21,9 +21,6 @@ from mkhspc.store.classifier_summary import write_classifier_summary
 from mkhspc.store.layout import RunLayout
 from mkhspc.store.manifest import Manifest
 from mkhspc.store.schema import SCORES, types_of
-
-if TYPE_CHECKING:
-    from mkhspc.learn.classifier.file import Classifier
 
 HARMLESS_SETTINGS = frozenset({"run.tile_size", "run.seed", "run.calibration_samples"})
 """Settings that decide which cells are found, but not what a feature of a cell means."""
@@ -90,7 +87,7 @@ def apply_classifiers(
         raise UsageError(
             "nothing to score with", fix="name a classifier with --mk-classifier or --hspc-classifier"
         )
-    loaded = load_classifiers(classifiers)
+    loaded = read_classifiers(classifiers)
     others = check_classifiers(
         loaded, manifest, feature_names(layout, manifest), classifiers, allow_other_run=allow_other_run
     )
@@ -131,25 +128,6 @@ def _nearly_all_rejected(types: Mapping[CellType, TypeSummary], paths: Mapping[C
         for t, found in types.items()
         if found.in_filter and found.positive_in_filter <= (1 - REJECTS_NEARLY_ALL) * found.in_filter
     ]
-
-
-def load_classifiers(paths: Mapping[CellType, Path]) -> dict[CellType, Classifier]:
-    """Reads classifier files.
-
-    Raises:
-        InputError: one cannot be used, or is of the other type.
-    """
-    from mkhspc.learn.classifier import file as classifier_file
-
-    loaded = {t: classifier_file.read(path) for t, path in paths.items()}
-    for cell_type, classifier in loaded.items():
-        if classifier.cell_type != cell_type:
-            raise InputError(
-                f"classifies {classifier.cell_type}, not {cell_type}",
-                where=paths[cell_type],
-                fix=f"name it with --{classifier.cell_type}-classifier",
-            )
-    return loaded
 
 
 def check_classifiers(

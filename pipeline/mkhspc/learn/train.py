@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,10 @@ import numpy as np
 
 from mkhspc.config import CellType
 from mkhspc.errors import InputError, UsageError
-from mkhspc.learn.classifier import card, file as classifier_file, models
+from mkhspc.learn.classifier import card, file as classifier_file
 from mkhspc.learn.classifier.file import PROBE_CELLS, Classifier
-from mkhspc.learn.classifier.fit import Fitted, Groups, OutOfFold, Settings, cross_validate, fit
+from mkhspc.learn.classifier.fit import Groups, Settings, cross_validate, fit
 from mkhspc.learn.groups import groups_of
-from mkhspc.learn.metrics import Predictions, metrics_of
 from mkhspc.learn.samples import Samples, TrainingData, is_deep, morphology
 from mkhspc.learn.training_file import read_training
 from mkhspc.progress import Progress, silent
@@ -28,24 +26,17 @@ MIN_LABELS_PER_CLASS = 5
 _LIBRARIES = ("scikit-learn", "numpy", "scipy", "skops")
 
 
-@dataclass(frozen=True)
-class Request:
-    """What to train.
-
-    Attributes:
-        outputs: the classifier file to write, for each cell type wanted.
-        group_by: 'slide', 'scene', or a CSV file (see `groups.groups_of`).
-    """
-
-    training_data: tuple[Path, ...]
-    outputs: Mapping[CellType, Path]
-    group_by: str = "slide"
-    morph_only: bool = False
-    settings: Settings = field(default_factory=Settings)
-
-
 class TooLittleError(InputError):
     """The labels of a cell type are too few, or all of one class or group, to learn from."""
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """What is written of a trained classifier: its file, its out-of-fold predictions, facts for its card."""
+
+    content: bytes
+    oof: str
+    facts: Mapping[str, Any]
 
 
 LeaveOut = Callable[[CellType, TooLittleError], None]
@@ -53,14 +44,20 @@ LeaveOut = Callable[[CellType, TooLittleError], None]
 
 
 def train(
-    request: Request, progress: Progress = silent, leave_out: LeaveOut | None = None
+    training_data: Sequence[Path],
+    outputs: Mapping[CellType, Path],
+    settings: Settings,
+    progress: Progress = silent,
+    leave_out: LeaveOut | None = None,
 ) -> dict[CellType, dict[str, Any]]:
     """Trains, and writes for each type the classifier, its predictions and its model card.
 
-    Nothing is written before every type is trained. The same request on the same data writes the
+    Nothing is written before every type is trained. The same settings on the same data write the
     same bytes.
 
     Args:
+        training_data: files that `convert` wrote.
+        outputs: the classifier file to write, for each cell type wanted.
         leave_out: called for a type with too few labels, and the other type is trained; without it, no
             type is trained then.
 
@@ -72,29 +69,26 @@ def train(
         TooLittleError: a type, or with `leave_out` every type, has too little to learn from.
         InputError: the training data cannot be used.
     """
-    if not request.outputs:
+    if not outputs:
         raise UsageError("nothing to train", fix="name a classifier with --output-mk or --output-hspc")
-    _check_outputs(request)
-    data = read_training(request.training_data)
-    prepared = _prepare_all(data, request, leave_out)
+    _check_outputs(training_data, outputs)
+    data = read_training(training_data)
+    prepared = _prepare_all({t: data.samples[t] for t in outputs}, settings, leave_out)
     trained = {
-        t: _train_type(samples, groups, data, request.settings, progress)
-        for t, (samples, groups) in prepared.items()
+        t: _train_type(samples, groups, data, settings, progress) for t, (samples, groups) in prepared.items()
     }
     cards = {}
-    for cell_type, (samples, groups) in prepared.items():
-        path = request.outputs[cell_type]
-        content, oof, fitted, found = trained[cell_type]
-        facts = _facts(samples, groups, fitted, found, request) | _origin(data)
-        cards[cell_type] = card.write_beside(path, content, oof, facts)
-        classifier_file.write(path, content)
+    for cell_type, made in trained.items():
+        path = outputs[cell_type]
+        cards[cell_type] = card.write_beside(path, made.content, made.oof, made.facts)
+        classifier_file.write(path, made.content)
     return cards
 
 
-def _check_outputs(request: Request) -> None:
+def _check_outputs(training_data: Sequence[Path], outputs: Mapping[CellType, Path]) -> None:
     """Refuses outputs with the wrong suffix, or that would replace the training data or each other."""
-    taken = {path.resolve() for path in request.training_data}
-    for path in request.outputs.values():
+    taken = {path.resolve() for path in training_data}
+    for path in outputs.values():
         classifier_file.check_name(path)
         for written in (path, card.card_path(path), card.oof_path(path)):
             if written.resolve() in taken:
@@ -103,13 +97,13 @@ def _check_outputs(request: Request) -> None:
 
 
 def _prepare_all(
-    data: TrainingData, request: Request, leave_out: LeaveOut | None
+    samples: Mapping[CellType, Samples], settings: Settings, leave_out: LeaveOut | None
 ) -> dict[CellType, tuple[Samples, Groups]]:
     prepared: dict[CellType, tuple[Samples, Groups]] = {}
     reasons: dict[CellType, TooLittleError] = {}
-    for cell_type in request.outputs:
+    for cell_type in samples:
         try:
-            prepared[cell_type] = _prepare(data.samples[cell_type], request)
+            prepared[cell_type] = _prepare(samples[cell_type], settings)
         except TooLittleError as error:
             if leave_out is None:
                 raise
@@ -123,7 +117,7 @@ def _prepare_all(
     return prepared
 
 
-def _prepare(samples: Samples, request: Request) -> tuple[Samples, Groups]:
+def _prepare(samples: Samples, settings: Settings) -> tuple[Samples, Groups]:
     """The cells of a type with the features asked for, deep ones last, and their groups.
 
     Raises:
@@ -143,18 +137,18 @@ def _prepare(samples: Samples, request: Request) -> tuple[Samples, Groups]:
             fix="label more cells; where there are no more, segment with a higher --sample-fraction or"
             " more slides",
         )
-    groups = groups_of(samples, request.group_by)
+    groups = groups_of(samples, settings.group_by)
     if len(np.unique(groups)) < 2:
         raise TooLittleError(
             f"all labelled {name} are of one group ({groups[0]}), and a classifier is judged on other groups",
-            fix=_another_group(samples, request.group_by),
+            fix=_another_group(samples, settings.group_by),
         )
     names = samples.feature_names
-    wanted = morphology(names) if request.morph_only else sorted(names, key=is_deep)  # keeps all other order
+    wanted = morphology(names) if settings.morph_only else sorted(names, key=is_deep)  # keeps all other order
     if not wanted:
         raise InputError(
             "the training data has no feature of shape, colour or texture",
-            fix="train without --morph-only" if request.morph_only else "convert the labels again",
+            fix="train without --morph-only" if settings.morph_only else "convert the labels again",
         )
     return samples.with_features(wanted), groups
 
@@ -168,7 +162,7 @@ def _another_group(samples: Samples, group_by: str) -> str:
 
 def _train_type(
     samples: Samples, groups: Groups, data: TrainingData, settings: Settings, progress: Progress
-) -> tuple[bytes, str, Fitted, OutOfFold]:
+) -> _Trained:
     def step(stage: str, done: int, total: int, **facts: str | int | float) -> None:
         progress(f"{stage} {samples.cell_type}", done, total, **facts)
 
@@ -189,7 +183,8 @@ def _train_type(
         probe_scores=fitted.probability(probe),
         versions=_versions(),
     )
-    return classifier_file.dumps(classifier), card.oof_text(samples, groups, found), fitted, found
+    facts = card.facts_of(samples, groups, fitted, found, settings) | _origin(data)
+    return _Trained(classifier_file.dumps(classifier), card.oof_text(samples, groups, found), facts)
 
 
 def _versions() -> dict[str, str]:
@@ -203,58 +198,3 @@ def _origin(data: TrainingData) -> dict[str, Any]:
         "training_data": dict(data.sources),
         "versions": _versions(),
     }
-
-
-def _facts(
-    samples: Samples, groups: Groups, fitted: Fitted, found: OutOfFold, request: Request
-) -> dict[str, Any]:
-    return {
-        "cell_type": samples.cell_type,
-        "model": request.settings.model,
-        "recipe": list(fitted.ensemble),
-        "log_loss_by_recipe": dict(fitted.losses),
-        "recipe_by_fold": ["+".join(ensemble) for ensemble in found.ensembles],
-        "threshold": fitted.threshold,
-        "threshold_for": request.settings.threshold_for,
-        "calibration": asdict(fitted.calibration),
-        "seed": request.settings.seed,
-        "features": list(samples.feature_names),
-        "morph_only": request.morph_only,
-        "deep_components": models.components(len(samples), samples.deep_count),
-        "group_by": request.group_by if request.group_by in ("slide", "scene") else "file",
-        "groups": _class_counts(groups, samples.labels),
-        "positive": int(samples.labels.sum()),
-        "negative": int(len(samples) - samples.labels.sum()),
-        "annotators": list(samples.annotators),
-        "policies": dict(sorted(Counter(samples.policies.tolist()).items())),
-        "cross_validated": {
-            name: None if figure is None else asdict(figure)
-            for name, figure in metrics_of(_predictions(samples, groups, found)).items()
-        },
-        "cells": samples.cell_ids.tolist(),
-        "labels": samples.labels.tolist(),
-    }
-
-
-def _class_counts(groups: Groups, labels: Any) -> dict[str, dict[str, int]]:
-    return {
-        str(group): {
-            "positive": int(labels[groups == group].sum()),
-            "negative": int((labels[groups == group] == 0).sum()),
-        }
-        for group in np.unique(groups)
-    }
-
-
-def _predictions(samples: Samples, groups: Groups, found: OutOfFold) -> Predictions:
-    return Predictions(
-        cell_ids=samples.cell_ids,
-        slide_ids=samples.slide_ids,
-        groups=groups,
-        labels=samples.labels == 1,
-        predicted=found.predicted,
-        baseline=found.baseline == 1,
-        probability=found.probability,
-        policies=samples.policies,
-        inclusion_probs=samples.inclusion_probs,
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ import pyarrow.compute as pc
 from mkhspc.config import CellType, differences
 from mkhspc.errors import InputError, UsageError, some_of
 from mkhspc.learn.classifier.card import read_beside
-from mkhspc.learn.classifier.file import Classifier, read as read_classifier
+from mkhspc.learn.classifier.file import Classifier, read_classifiers
 from mkhspc.learn.intervals import FEW_GROUPS, Estimate
 from mkhspc.learn.labels.events import ALL_SHOWN
 from mkhspc.learn.labels.label import UNKNOWN_POLICY
 from mkhspc.learn.labels.resolve import REPRESENTATIVE
-from mkhspc.learn.limits import Check, Limits, checks_of
+from mkhspc.learn.limits import DEFAULT_LIMITS, Check, Limits, checks_of
 from mkhspc.learn.metrics import Floats, Predictions, metrics_of
 from mkhspc.learn.training_file import read_training
 from mkhspc.store import manifest as manifests
@@ -53,63 +53,51 @@ class Verdict:
         return all(check.passed for check in self.checks)
 
 
-@dataclass(frozen=True)
-class Request:
-    """What to judge, and by what.
-
-    Attributes:
-        training_data: files that the classifiers must have been trained on; none = not checked.
-        run: the run that they must be of; its numbers of cells weight the population's figures.
-    """
-
-    classifiers: Mapping[CellType, Path]
-    limits: Limits = field(default_factory=Limits)
-    training_data: tuple[Path, ...] = ()
-    run: RunLayout | None = None
-
-
-def validate(request: Request) -> list[Verdict]:
+def validate(
+    classifiers: Mapping[CellType, Path],
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    training_data: Sequence[Path] = (),
+    run: RunLayout | None = None,
+) -> list[Verdict]:
     """Judges classifiers from their out-of-fold predictions alone.
+
+    Args:
+        training_data: files that the classifiers must have been trained on; without any this is not checked.
+        run: the run that they must be of; its numbers of cells weight the figures of the population.
 
     Raises:
         UsageError: no classifier is named.
         InputError: a file is missing, damaged, of another classifier, or was made from other data
             or another run than those given.
     """
-    if not request.classifiers:
+    if not classifiers:
         raise UsageError(
             "nothing to validate", fix="name a classifier with --mk-classifier or --hspc-classifier"
         )
-    return [_judge(cell_type, path, request) for cell_type, path in request.classifiers.items()]
-
-
-def _judge(cell_type: CellType, path: Path, request: Request) -> Verdict:
-    classifier = read_classifier(path)
-    if classifier.cell_type != cell_type:
-        raise InputError(
-            f"classifies {classifier.cell_type}, not {cell_type}",
-            where=path,
-            fix=f"name it with --{classifier.cell_type}-classifier",
+    verdicts = []
+    for cell_type, classifier in read_classifiers(classifiers).items():
+        path = classifiers[cell_type]
+        card, predictions = read_beside(path)
+        if training_data:
+            _check_training(cell_type, predictions, training_data, path)
+        in_filter = None if run is None else _cells_in_filter(classifier, run, path)
+        figures = metrics_of(predictions)
+        verdicts.append(
+            Verdict(
+                cell_type=cell_type,
+                path=path,
+                classifier_id=classifier.classifier_id,
+                config_hash=classifier.config_hash,
+                card=card,
+                predictions=predictions,
+                figures=figures,
+                population=_population(predictions, in_filter),
+                checks=checks_of(figures, limits),
+                notes=tuple(_notes(predictions, figures, in_filter)),
+            )
         )
-    card, predictions = read_beside(path)
-    if request.training_data:
-        _check_training(cell_type, predictions, request.training_data, path)
-    in_filter = None
-    if request.run is not None:
-        in_filter = _cells_in_filter(classifier, request.run, path)
-    figures = metrics_of(predictions)
-    return Verdict(
-        cell_type=cell_type,
-        path=path,
-        classifier_id=classifier.classifier_id,
-        config_hash=classifier.config_hash,
-        card=card,
-        predictions=predictions,
-        figures=figures,
-        population=_population(predictions, in_filter),
-        checks=checks_of(figures, request.limits),
-        notes=tuple(_notes(predictions, figures, in_filter)),
-    )
+    return verdicts
 
 
 def _check_training(

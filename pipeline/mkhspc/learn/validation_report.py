@@ -19,7 +19,7 @@ from mkhspc.learn.validation_plots import pictures_of
 from mkhspc.resources import render
 from mkhspc.store import atomic
 
-FIGURE_NAMES = {"roc_auc": "ROC area", "f1": "F1", "brier": "Brier score"}
+FIGURE_WORDS = {"roc_auc": "ROC area", "f1": "F1", "brier": "Brier score"}
 """What a page calls a figure whose name with spaces would not do."""
 
 
@@ -90,7 +90,7 @@ def write_report(directory: Path, verdicts: Sequence[Verdict], limits: Limits) -
         )
     atomic.write_json(directory / "report.json", values)
     page = render(
-        "validation.html", report=values, pictures=pictures, names=FIGURE_NAMES, version=__version__
+        "validation.html", report=values, pictures=pictures, names=FIGURE_WORDS, version=__version__
     )
     atomic.write_text(directory / "report.html", page)
     return directory / "report.html"

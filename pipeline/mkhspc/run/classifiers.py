@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from mkhspc.config import CELL_TYPES, CellType, RunConfig
-from mkhspc.learn.score import check_classifiers, load_classifiers
+from mkhspc.learn.classifier.file import read_classifiers
+from mkhspc.learn.score import check_classifiers
 from mkhspc.measure.analysis import feature_names
 from mkhspc.store.manifest import Manifest
 
@@ -20,4 +21,4 @@ def refuse_unfit_classifiers(manifest: Manifest) -> None:
     """Raises `InputError` for a classifier that a run names and cannot use, before a night's work."""
     classifiers = classifiers_of(manifest.config)
     names = feature_names(manifest.config.compute.embedders)
-    check_classifiers(load_classifiers(classifiers), manifest, names, classifiers)
+    check_classifiers(read_classifiers(classifiers), manifest, names, classifiers)

@@ -298,7 +298,7 @@ def test_nothing_strange_hides_among_the_columns(
         {"start": [], "stop": "x", "step": None},
     ],
 )
-def test_a_slice_that_is_no_run_of_columns_is_refused(
+def test_a_slice_that_is_not_a_range_of_columns_is_refused(
     tmp_path: Path, deep_forest: bytes, content: dict[str, object]
 ) -> None:
     def edit(schema: dict[str, Any]) -> None:
@@ -508,7 +508,7 @@ def test_a_file_larger_than_any_classifier_is_not_even_read(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["evil.py", "../evil.npy.so"])
-def test_entries_that_are_no_arrays_are_refused(tmp_path: Path, logistic: bytes, name: str) -> None:
+def test_entries_that_are_not_arrays_are_refused(tmp_path: Path, logistic: bytes, name: str) -> None:
     out = io.BytesIO(logistic)
     with zipfile.ZipFile(out, "a") as archive:
         archive.writestr(name, b"{}")
@@ -536,7 +536,7 @@ def test_an_archive_of_something_else_is_refused(tmp_path: Path) -> None:
     assert "holds entries other than a schema and arrays" in refusal(stored(tmp_path, out.getvalue()))
 
 
-def test_a_skops_file_that_is_no_classifier_of_ours_is_refused(tmp_path: Path) -> None:
+def test_a_skops_file_that_is_not_our_classifier_is_refused(tmp_path: Path) -> None:
     content = classifier_file._canonical(skops.io.dumps({"hello": [1, 2, 3]}))
     assert "is damaged, or not a classifier that" in refusal(stored(tmp_path, content))
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from labelfiles import by_type, export, first, moved, old_id, truth_labels, write
+from labelfiles import by_type, export, moved, old_id, truth_labels, write
 from mkhspc.config import AreaRange
 from mkhspc.errors import InputError
-from mkhspc.learn.labels.convert import Conversion, Request, convert, report_of
+from mkhspc.learn.labels.convert import Conversion, convert, report_of
 from mkhspc.learn.training_file import write_training
 from mkhspc.store import tables
 from mkhspc.store.cells import read_cells
@@ -33,7 +33,7 @@ def in_filter(run: FakeRun, cell_type: str) -> list[str]:
 
 
 def converted(run: FakeRun, *files: Path, **options: Any) -> Conversion:
-    return convert(Request(annotations=files, run=run.layout, **options))
+    return convert(files, run.layout, **options)
 
 
 def written(run: FakeRun, path: Path, *files: Path, **options: Any) -> dict[str, Any]:
@@ -89,8 +89,8 @@ def test_the_same_labels_give_the_same_bytes_from_every_shape(run: FakeRun, tmp_
 
 def test_the_report_counts_every_label_once_by_how_it_ended(run: FakeRun, tmp_path: Path) -> None:
     cells = in_filter(run, "mk")
-    outside = first([c for c in run.truth if "_mk_" in c and c not in cells], 3)
-    labels = dict.fromkeys(first(cells, 5), "positive")
+    outside = [c for c in run.truth if "_mk_" in c and c not in cells][:3]
+    labels = dict.fromkeys(cells[:5], "positive")
     labels |= {moved(c, 3, 0): "negative" for c in cells[5:9]}
     labels |= dict.fromkeys(outside, "negative")
     labels |= {"FGC1_s0_mk_99999_99999": "positive"}
@@ -107,7 +107,7 @@ def test_the_report_counts_every_label_once_by_how_it_ended(run: FakeRun, tmp_pa
 
 
 def test_too_few_matches_are_refused_with_the_numbers_and_examples(run: FakeRun, tmp_path: Path) -> None:
-    labels = dict.fromkeys(first(in_filter(run, "mk"), 9), "positive") | {"XYZ_s0_mk_5_5": "negative"}
+    labels = dict.fromkeys(in_filter(run, "mk")[:9], "positive") | {"XYZ_s0_mk_5_5": "negative"}
     path = write(tmp_path / "a.json", by_type(labels))
     with pytest.raises(InputError) as refused:
         converted(run, path)
@@ -189,7 +189,7 @@ def test_a_label_cleared_after_an_export_does_not_count_and_one_of_another_brows
     assert len(conversion.conflicts) == 0
 
 
-def test_blind_repeats_are_no_labels_but_give_the_agreement(run: FakeRun, tmp_path: Path) -> None:
+def test_blind_repeats_are_not_labels_but_give_the_agreement(run: FakeRun, tmp_path: Path) -> None:
     a, b = in_filter(run, "mk")[:2]
     events = [{"cell_id": c, "label": "positive", "policy": "blind-repeat"} for c in (a, b)]
     data = export(run.manifest, {a: "positive", b: "negative"}, events=events)
@@ -209,9 +209,9 @@ def test_labels_of_another_run_are_refused(run: FakeRun, tmp_path: Path) -> None
 
 def test_a_filter_that_is_not_the_runs_is_refused_with_both_numbers(run: FakeRun, tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", by_type(truth_labels(run)))
-    assert converted(run, path, filter={"mk": (100.0, 2100.0), "hspc": (None, 150.0)}).samples
+    assert converted(run, path, expected_filter={"mk": (100.0, 2100.0), "hspc": (None, 150.0)}).samples
     with pytest.raises(InputError, match=r"--mk-min-area-um is 200 µm², but the run's filter has 100 µm²"):
-        converted(run, path, filter={"mk": (200.0, None)})
+        converted(run, path, expected_filter={"mk": (200.0, None)})
 
 
 def test_another_filter_moves_labels_outside_and_back(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_another_filter_moves_labels_outside_and_back(tmp_path: Path) -> None:
     ("value", "reason"), [("negative", "there are only negatives"), ("unsure", "is left to learn from")]
 )
 def test_labels_that_cannot_teach_are_refused(run: FakeRun, tmp_path: Path, value: str, reason: str) -> None:
-    labels = dict.fromkeys(first(in_filter(run, "mk"), 6), value)
+    labels = dict.fromkeys(in_filter(run, "mk")[:6], value)
     with pytest.raises(InputError, match=reason):
         converted(run, write(tmp_path / "a.json", export(run.manifest, labels)))
 

@@ -64,7 +64,7 @@ def test_a_bare_id_of_a_slide_whose_name_ends_in_numbers_keeps_its_name(tmp_path
     assert (label.name.slide_id, label.name.x, label.name.y) == ("2025_11_18", 100, 200)
 
 
-def test_a_text_that_is_no_id_is_kept_to_be_counted_as_unmatched(tmp_path: Path) -> None:
+def test_a_text_that_is_not_an_id_is_kept_to_be_counted_as_unmatched(tmp_path: Path) -> None:
     (label,) = read_annotations(write(tmp_path / "l.json", {"annotations": {"cell twelve": "yes"}})).labels
     assert (label.cell_id, label.name, label.cell_type) == ("cell twelve", None, None)
 
@@ -174,7 +174,9 @@ REFUSED: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize(("data", "reason"), [r[1:] for r in REFUSED], ids=[r[0] for r in REFUSED])
-def test_what_is_no_file_of_labels_is_refused_with_the_reason(tmp_path: Path, data: Any, reason: str) -> None:
+def test_a_file_without_labels_in_a_known_shape_is_refused_with_the_reason(
+    tmp_path: Path, data: Any, reason: str
+) -> None:
     path = write(tmp_path / "labels.json", data)
     with pytest.raises(InputError) as refused:
         read_annotations(path)

@@ -6,9 +6,10 @@ Both are tied to the classifier by SHA-256, so figures of one classifier cannot 
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from mkhspc.errors import InputError
-from mkhspc.learn.classifier.fit import Groups, OutOfFold
-from mkhspc.learn.metrics import Predictions
+from mkhspc.learn.classifier import models
+from mkhspc.learn.classifier.file import sha256
+from mkhspc.learn.classifier.fit import Fitted, Groups, OutOfFold, Settings
+from mkhspc.learn.metrics import Predictions, metrics_of
 from mkhspc.learn.samples import Samples
 from mkhspc.learn.untrusted_json import read_json
 from mkhspc.store import atomic
@@ -81,11 +84,6 @@ def oof_text(samples: Samples, groups: Groups, found: OutOfFold) -> str:
         )
     )
     return out.getvalue()
-
-
-def sha256(content: bytes) -> str:
-    """The SHA-256 of a file's content, in hexadecimal digits."""
-    return hashlib.sha256(content).hexdigest()
 
 
 def write_beside(classifier: Path, content: bytes, oof: str, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,4 +168,60 @@ def _predictions(path: Path) -> Predictions:
         probability=columns["probability"],
         policies=columns["policy"].astype(np.str_),
         inclusion_probs=columns["inclusion_prob"].astype(np.float64),
+    )
+
+
+def facts_of(
+    samples: Samples, groups: Groups, fitted: Fitted, found: OutOfFold, settings: Settings
+) -> dict[str, Any]:
+    """What a card says of a classifier, but for where its training data comes from."""
+    return {
+        "cell_type": samples.cell_type,
+        "model": settings.model,
+        "recipe": list(fitted.ensemble),
+        "log_loss_by_recipe": dict(fitted.losses),
+        "recipe_by_fold": ["+".join(ensemble) for ensemble in found.ensembles],
+        "threshold": fitted.threshold,
+        "threshold_for": settings.threshold_for,
+        "calibration": asdict(fitted.calibration),
+        "seed": settings.seed,
+        "features": list(samples.feature_names),
+        "morph_only": settings.morph_only,
+        "deep_components": models.components(len(samples), samples.deep_count),
+        "group_by": settings.group_by if settings.group_by in ("slide", "scene") else "file",
+        "groups": _class_counts(groups, samples.labels),
+        "positive": int(samples.labels.sum()),
+        "negative": int(len(samples) - samples.labels.sum()),
+        "annotators": list(samples.annotators),
+        "policies": dict(sorted(Counter(samples.policies.tolist()).items())),
+        "cross_validated": {
+            name: None if figure is None else asdict(figure)
+            for name, figure in metrics_of(_predictions_of(samples, groups, found)).items()
+        },
+        "cells": samples.cell_ids.tolist(),
+        "labels": samples.labels.tolist(),
+    }
+
+
+def _class_counts(groups: Groups, labels: Any) -> dict[str, dict[str, int]]:
+    return {
+        str(group): {
+            "positive": int(labels[groups == group].sum()),
+            "negative": int((labels[groups == group] == 0).sum()),
+        }
+        for group in np.unique(groups)
+    }
+
+
+def _predictions_of(samples: Samples, groups: Groups, found: OutOfFold) -> Predictions:
+    return Predictions(
+        cell_ids=samples.cell_ids,
+        slide_ids=samples.slide_ids,
+        groups=groups,
+        labels=samples.labels == 1,
+        predicted=found.predicted,
+        baseline=found.baseline == 1,
+        probability=found.probability,
+        policies=samples.policies,
+        inclusion_probs=samples.inclusion_probs,
     )

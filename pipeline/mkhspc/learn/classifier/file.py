@@ -29,6 +29,7 @@ PROBE_CELLS = 32
 PROBE_TOLERANCE = 1e-6
 """How far a probability may differ on another machine: the last digits depend on its BLAS."""
 _ID_DIGITS = 16
+"""Hexadecimal digits of a classifier's id: two classifiers of one id are as good as impossible."""
 
 _DAMAGE = (
     zipfile.BadZipFile, zlib.error, ValueError, TypeError, KeyError, AttributeError, IndexError, EOFError,
@@ -154,16 +155,20 @@ def _entry(name: str) -> zipfile.ZipInfo:
     return entry
 
 
-def write(path: Path, content: bytes) -> str:
-    """Writes a classifier's file in one step and returns the classifier's id."""
+def write(path: Path, content: bytes) -> None:
+    """Writes a classifier's file in one step."""
     check_name(path)
     atomic.write_bytes(path, content)
-    return id_of(content)
+
+
+def sha256(content: bytes) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def id_of(content: bytes) -> str:
     """The id of the classifier in a file of this content: it names its scores in a run."""
-    return hashlib.sha256(content).hexdigest()[:_ID_DIGITS]
+    return sha256(content)[:_ID_DIGITS]
 
 
 def read(path: Path) -> Classifier:
@@ -191,6 +196,23 @@ def read(path: Path) -> Classifier:
         ) from error  # fmt: skip
     _check_answers(classifier, answers, path)
     return classifier
+
+
+def read_classifiers(paths: Mapping[CellType, Path]) -> dict[CellType, Classifier]:
+    """Loads a classifier for each cell type, as `read` does.
+
+    Raises:
+        InputError: one cannot be used, or is of the other type.
+    """
+    found = {cell_type: read(path) for cell_type, path in paths.items()}
+    for cell_type, classifier in found.items():
+        if classifier.cell_type != cell_type:
+            raise InputError(
+                f"classifies {classifier.cell_type}, not {cell_type}",
+                where=paths[cell_type],
+                fix=f"name it with --{classifier.cell_type}-classifier",
+            )
+    return found
 
 
 def _read_bytes(path: Path) -> bytes:

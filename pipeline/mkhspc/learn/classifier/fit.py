@@ -35,11 +35,21 @@ Split = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 @dataclass(frozen=True)
 class Settings:
-    """What the user chose."""
+    """How to train.
+
+    Attributes:
+        model: one kind of model, or 'auto' for the ensemble with the lowest log loss on unseen groups.
+        threshold_for: what the threshold serves (see `models.best_threshold`).
+        seed: the same seed on the same data gives the same classifier.
+        group_by: 'slide', 'scene', or the path of a CSV file: what is held out whole (see `groups_of`).
+        morph_only: leave out the features of a network.
+    """
 
     model: ModelName = "auto"
     threshold_for: ThresholdFor = "f1"
     seed: int = 0
+    group_by: str = "slide"
+    morph_only: bool = False
 
 
 @dataclass(frozen=True)

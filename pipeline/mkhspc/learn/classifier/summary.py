@@ -10,7 +10,7 @@ from mkhspc.config import CellType
 from mkhspc.errors import InputError, some_of
 from mkhspc.learn.classifier.card import card_path, read_card
 from mkhspc.learn.intervals import Estimate
-from mkhspc.learn.limits import Limits, checks_of
+from mkhspc.learn.limits import DEFAULT_LIMITS, checks_of
 from mkhspc.store.classifier_summary import FIGURE_NAMES, ClassifierSummary, Interval
 from mkhspc.store.layout import is_simulated
 from mkhspc.store.manifest import Manifest
@@ -65,7 +65,7 @@ def _simulated(slides: list[str], manifest: Manifest) -> list[str]:
 
 
 def _weak(figures: Mapping[str, Estimate | None]) -> list[str]:
-    failed = {check.name: check for check in checks_of(figures, Limits()) if not check.passed}
+    failed = {check.name: check for check in checks_of(figures, DEFAULT_LIMITS) if not check.passed}
     accuracy, baseline = figures["accuracy"], figures["baseline_accuracy"]
     clauses = []
     if failed.pop("accuracy_gain", None) and accuracy is not None and baseline is not None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -33,21 +34,8 @@ OUTCOMES = (MatchKind.EXACT, MatchKind.CONTOUR, MatchKind.NEAR, OUTSIDE_FILTER, 
 NO_TYPE = "unknown"
 """Stands in a report for the cell type of labels that do not say it."""
 
-
-@dataclass(frozen=True)
-class Request:
-    """What to convert.
-
-    Attributes:
-        min_match: share of each file's labels that must find a cell.
-        filter: bounds in µm² that the user expects the run's filter to have; None where not given.
-    """
-
-    annotations: tuple[Path, ...]
-    run: RunLayout
-    min_match: float = 0.98
-    on_conflict: OnConflict = "majority"
-    filter: Mapping[CellType, tuple[float | None, float | None]] = field(default_factory=dict)
+ExpectedFilter = Mapping[CellType, tuple[float | None, float | None]]
+"""The smallest and largest area in µm² by cell type; None where nothing is expected."""
 
 
 @dataclass(frozen=True)
@@ -89,42 +77,55 @@ class Conversion:
     outside_filter: tuple[Decision, ...]
 
 
-def convert(request: Request, progress: Progress = silent) -> Conversion:
+def convert(
+    annotations: Sequence[Path],
+    run: RunLayout,
+    *,
+    min_match: float = 0.98,
+    on_conflict: OnConflict = "majority",
+    expected_filter: ExpectedFilter = MappingProxyType({}),
+    progress: Progress = silent,
+) -> Conversion:
     """Matches labels to the cells of a run and settles conflicts; writes nothing.
+
+    Args:
+        min_match: share of each file's labels, from 0 to 1, that must find a cell.
+        on_conflict: what becomes of a cell with different labels (see `resolve`).
+        expected_filter: what the user expects the bounds of the run's filter to be.
 
     Raises:
         InputError: a file cannot be used or is of another run, the filter is not the run's, too
             few labels find a cell, or nothing positive is left to learn from.
     """
-    manifest = manifests.read(request.run)
-    _check_filter(request.filter, manifest)
-    files = [read_annotations(path) for path in request.annotations]
+    manifest = manifests.read(run)
+    _check_filter(expected_filter, manifest)
+    files = [read_annotations(path) for path in annotations]
     for file in files:
-        _check_run(file, manifest, request.run)
+        _check_run(file, manifest, run)
     progress("read", len(files), len(files), labels=sum(len(file.labels) for file in files))
-    matches = match_names(request.run, manifest, (label.name for file in files for label in file.labels))
+    matches = match_names(run, manifest, (label.name for file in files for label in file.labels))
     progress("match", len(matches), len(matches))
     reports = tuple(_report(file, matches) for file in files)
     for report in reports:
-        _check_matched(report, request.min_match)
+        _check_matched(report, min_match)
     votes = [vote for number, file in enumerate(files) for vote in _votes(number, file, matches)]
     counting = latest_answers(votes, [file.exported_at for file in files], last_withdrawn(files))
-    decisions = resolve(counting, request.on_conflict)
+    decisions = resolve(counting, on_conflict)
     in_filter = {match.cell_id for match in matches.values() if match.in_filter}
     inside = [d for d in decisions if d.cell_id in in_filter]
     outside = [d for d in decisions if d.cell_id not in in_filter]
-    names = feature_names(request.run, manifest)
+    names = feature_names(run, manifest)
     samples = _learnable(inside, outside)
     return Conversion(
         manifest, tuple(names), reports, len(votes) - len(counting), samples,
-        features=_features(request.run, manifest, names, [d.cell_id for d in samples]),
+        features=_features(run, manifest, names, [d.cell_id for d in samples]),
         unsure=tuple(d for d in inside if d.value == "unsure"),
         conflicts=tuple(d for d in inside if d.value is None),
         outside_filter=tuple(outside),
     )  # fmt: skip
 
 
-def _check_filter(expected: Mapping[CellType, tuple[float | None, float | None]], manifest: Manifest) -> None:
+def _check_filter(expected: ExpectedFilter, manifest: Manifest) -> None:
     for cell_type, bounds in expected.items():
         actual = manifest.filter[cell_type]
         for end, given, set_um2 in zip(("min", "max"), bounds, astuple(actual), strict=True):

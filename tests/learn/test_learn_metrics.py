@@ -75,6 +75,19 @@ def test_a_baseline_by_fold_counts_where_it_is_better() -> None:
     assert value(cells, "accuracy_gain") == 0.0
 
 
+def test_a_gain_of_nothing_in_a_few_cells_is_not_certain() -> None:
+    """Classifier and baseline agree on each of 12 cells: one more cell could have told them apart."""
+    labels = np.arange(12) % 2 == 0
+    cells = predictions(
+        labels=labels, predicted=labels, baseline=labels, groups=np.repeat(["a", "b", "c"], 4)
+    )
+    gain = metrics_of(cells)["accuracy_gain"]
+    assert gain is not None
+    assert gain.value == 0.0
+    assert gain.low == -gain.high
+    assert gain.high == pytest.approx(4.303 * np.sqrt(1 / 13 / 12), rel=1e-3)
+
+
 def test_weights_give_the_figures_of_the_population() -> None:
     """One positive in ten was labelled, every negative: the population has more positives."""
     cells = predictions(labels=[True, True, False, False], predicted=[True, False, True, False])
@@ -96,6 +109,13 @@ def test_weights_that_are_all_the_same_change_nothing() -> None:
         assert figure is not None
         assert other is not None
         assert (figure.value, figure.low, figure.high) == pytest.approx((other.value, other.low, other.high))
+
+
+def test_the_brier_score_is_that_of_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    labels, probability = rng.random(50) < 0.4, rng.random(50)
+    cells = predictions(labels=labels, probability=probability)
+    assert value(cells, "brier") == pytest.approx(metrics.brier_score_loss(labels, probability))
 
 
 @settings(deadline=None)

@@ -19,7 +19,13 @@ from mkhspc.learn.classifier import file as classifier_file
 from mkhspc.learn.classifier.fit import Settings
 from mkhspc.learn.classifier.models import ModelName
 from mkhspc.learn.labels.convert import convert
-from mkhspc.learn.score import HARMLESS_SETTINGS, ScoreSummary, apply_classifiers
+from mkhspc.learn.score import (
+    HARMLESS_SETTINGS,
+    ScoreSummary,
+    TypeSummary,
+    _nearly_all_rejected,
+    apply_classifiers,
+)
 from mkhspc.learn.train import train
 from mkhspc.learn.training_file import write_training
 from mkhspc.store import cells as cell_tables, tables
@@ -322,6 +328,14 @@ def test_a_classifier_that_rejects_nearly_every_cell_is_a_concern(
     assert summary.concerns == (
         f"{trained['mk']} rejects 100.0% of the {summary.types['mk'].in_filter} mk in the filter",
     )
+
+
+@pytest.mark.parametrize(("positive_in_filter", "is_concern"), [(0, True), (2, True), (3, False)])
+def test_rejected_cells_are_counted_in_the_filter_alone(positive_in_filter: int, is_concern: bool) -> None:
+    """Of 200 in the filter up to 2 are positive; what is positive outside it says nothing."""
+    summary = TypeSummary("c", cells=400, positive=100, in_filter=200, positive_in_filter=positive_in_filter)
+    concerns = _nearly_all_rejected({"mk": summary}, {"mk": Path("mk.skops")})
+    assert bool(concerns) is is_concern
 
 
 def test_a_run_without_a_cell_is_scored_and_no_classifier_blamed(

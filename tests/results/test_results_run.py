@@ -213,8 +213,11 @@ def test_nuclei_of_an_accepted_mk_are_left_out(run: FakeRun) -> None:
     column = pa.array([hosts.get(i) for i in cells["cell_id"].to_pylist()], pa.string())
     marked = cells.set_column(cells.column_names.index("inside_mk_id"), "inside_mk_id", column)
     write_cells(run.layout, run.manifest, "FGC1", marked)
-    unscored = of(slide_results(run.layout, run.manifest), "FGC1", "hspc").candidates
-    assert (unscored.cells, unscored.inside_mk) == (len(hspc) - 2, 2)
+    found = of(slide_results(run.layout, run.manifest), "FGC1", "hspc")
+    assert (found.candidates.cells, found.candidates.inside_mk) == (len(hspc) - 2, 2)
+    areas_um2 = {row["cell_id"]: row["area_um2"] for row in inside.to_pylist()}
+    assert found.median_area_um2 == pytest.approx(np.median([areas_um2[i] for i in hspc[2:]]))
+    assert found.median_area_um2 != np.median([areas_um2[i] for i in hspc])
     for slide_id in SLIDES:
         write_scores(run, slide_id, read(run, slide_id).filter(pc.field("cell_type") == "mk"))
     scored = of(slide_results(run.layout, run.manifest), "FGC1", "hspc").candidates

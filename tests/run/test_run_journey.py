@@ -372,7 +372,7 @@ def test_another_slide_under_the_same_name_is_refused(
     shutil.copy(small_slides["DEMO_B"], other)
     done = segment(root, {"DEMO_A": other})
     assert done.returncode == 3
-    assert "is not the slide 'DEMO_A' of this run" in done.stderr
+    assert "is not the slide 'DEMO_A' of the run" in done.stderr
 
 
 def test_another_scan_of_the_same_name_and_size_is_refused(tmp_path: Path) -> None:
@@ -385,7 +385,7 @@ def test_another_scan_of_the_same_name_and_size_is_refused(tmp_path: Path) -> No
     slide.unlink()
     write_czi(slide, [Block(scene[:, ::-1], 0, 0)])
     assert slide.stat().st_size == first, "uncompressed, so that only the pixels and the file's id differ"
-    with pytest.raises(InputError, match="is not the slide 'A' of this run: it is another scan"):
+    with pytest.raises(InputError, match="is not the slide 'A' of the run: it is another scan"):
         committed(config)
     slide.write_bytes(whole)
     assert committed(config)[1] == manifest, "a copy is the same slide"

@@ -156,7 +156,7 @@ def test_other_weights_are_refused(
     done = mkhspc(*words(whole, tiny_slide, *by_sam2(other)))
     digests = [read_digest(path)[:12] for path in (sam2_checkpoint, other)]
     says = f"sam2 are {sam2_checkpoint} ({digests[0]}...) there and {other} ({digests[1]}...) here"
-    assert_refused(done, 3, says, "go on with the weights that it was made with")
+    assert_refused(done, 3, says, "use the weights that it was made with")
     assert files(whole) == before
 
 

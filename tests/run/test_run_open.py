@@ -38,7 +38,7 @@ def told(config: RunConfig) -> list[str]:
     """What a command says of a run that is not what it asked for; of a new one, what was chosen, too."""
     with pending_run(config) as pending:
         pending.commit()
-        return pending.notices()
+        return pending.notices() + pending.choices()
 
 
 def surprises(config: RunConfig) -> list[str]:

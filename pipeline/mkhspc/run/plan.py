@@ -48,6 +48,8 @@ def plan_run(
                 notify(line)
             asked = tiles_asked(pending, pending.manifest, progress)
             manifest = pending.commit()
+            for line in pending.choices():
+                notify(line)
         survey_s = time.monotonic() - begun_s
         wanted = {slide_id: tiles for slide_id, tiles in asked.items() if tiles}
         if not wanted:

@@ -83,9 +83,10 @@ def commit_for_jobs(config: RunConfig, notify: Notify = unnoticed) -> tuple[Mani
     """
     with pending_run(config, jobs_gpus=config.slurm.gpus) as pending:
         refuse_unfit_classifiers(pending.manifest)
-        for line in pending.notices():
+        manifest = pending.commit()
+        for line in pending.notices() + pending.choices():
             notify(line)
-        return pending.commit(), pending.wanted
+        return manifest, pending.wanted
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,8 @@ def _prepared(
             share, job = _planned(pending, pending.manifest, shard, progress)
             job = models.enter_context(with_models(job))
             manifest = pending.commit()
+            for line in pending.choices():
+                notify(line)
             tidy(pending.layout)
             if manifest != pending.manifest:  # another process has asked for more meanwhile
                 models.close()

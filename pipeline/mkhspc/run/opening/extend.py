@@ -37,9 +37,9 @@ def merged_with(
         InputError: the run was made with other settings, or with another file of a slide's name.
     """
     config = _with_areas_of(settings.config, manifest)
-    merged = _with_settings(_with_slides(manifest, slides), config)
+    merged = _with_settings(manifest, config)
     _refuse_other_settings(manifest, config, settings, where)
-    return merged
+    return _with_slides(merged, slides)
 
 
 def _with_areas_of(config: RunConfig, manifest: Manifest) -> RunConfig:

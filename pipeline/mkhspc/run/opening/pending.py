@@ -52,9 +52,12 @@ class PendingRun:
         return self.settings.config.compute
 
     def notices(self) -> list[str]:
-        """Lines on what 'auto' stands for in a new run, and on where a run does not follow the command."""
-        chosen = chosen_detectors(self.manifest, self.config) if self.found is None else []
-        return chosen + deviations(self.manifest, self.config, self.settings)
+        """Lines on where the run does not do to the letter what the command asks for."""
+        return deviations(self.manifest, self.config, self.settings)
+
+    def choices(self) -> list[str]:
+        """Lines on what 'auto' stands for in a run that is new."""
+        return chosen_detectors(self.manifest, self.config) if self.found is None else []
 
     def unplanned(self) -> list[SlideEntry]:
         """Wanted slides that have no tile plan yet."""

@@ -101,6 +101,13 @@ def test_every_name_of_the_package_exists(page: Path) -> None:
         assert hasattr(mkhspc, first) or importlib.util.find_spec(f"mkhspc.{first}"), name
 
 
+def test_a_newcomer_is_told_of_every_room(repository: Path) -> None:
+    text = (repository / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for room in (repository / "pipeline" / "mkhspc").iterdir():
+        if (room / "__init__.py").exists():
+            assert f"`{room.name}/`" in text, room.name
+
+
 @pytest.mark.parametrize("page", PAGES, ids=ids)
 def test_every_link_within_the_project_leads_somewhere(page: Path) -> None:
     for target in LINK.findall(page.read_text(encoding="utf-8")):

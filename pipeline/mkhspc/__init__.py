@@ -50,13 +50,15 @@ _HOMES = {
 """The modules of the public names; those not here are errors."""
 
 
-def __getattr__(name: str) -> Any:
-    """A public name, imported at its first use (PEP 562)."""
-    if name not in __all__:
-        raise AttributeError(f"module 'mkhspc' has no attribute '{name}'")
-    home = next((module for module, names in _HOMES.items() if name in names), "mkhspc.errors")
-    globals()[name] = getattr(import_module(home), name)
-    return globals()[name]
+if not TYPE_CHECKING:  # type checkers take the names above, and know of no others
+
+    def __getattr__(name: str) -> Any:
+        """A public name, imported at its first use (PEP 562)."""
+        if name not in __all__:
+            raise AttributeError(f"module 'mkhspc' has no attribute '{name}'")
+        home = next((module for module, names in _HOMES.items() if name in names), "mkhspc.errors")
+        globals()[name] = getattr(import_module(home), name)
+        return globals()[name]
 
 
 def __dir__() -> list[str]:

@@ -8,7 +8,7 @@ from mkhspc.slide.calibration import CALIBRATION_WINDOW_UM
 from mkhspc.slide.tissue import mask_factor
 from mkhspc.store.manifest import SlideEntry
 
-SURVEY_BYTES = 190_000_000
+SURVEY_BYTES = 180_000_000
 """Bytes of the first process with its libraries and one decoded sub-block, before there are workers."""
 MASK_BYTES_PER_PX = 28
 """Bytes that finding the tissue of a scene takes for each pixel of its mask."""

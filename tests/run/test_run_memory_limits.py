@@ -93,7 +93,7 @@ def test_a_refusal_before_the_survey_names_a_memory_that_does(tiny_slide: Path, 
     assert not enough.is_above, str(enough)
 
 
-@pytest.mark.parametrize("name", ["tiny_slide", "wide_slide"])
+@pytest.mark.parametrize("name", ["tiny_slide", pytest.param("wide_slide", marks=pytest.mark.slow)])
 def test_a_survey_takes_no_more_than_was_thought(
     name: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -70,6 +70,7 @@ def test_a_study_file_says_what_to_do_and_options_win(tmp_path: Path) -> None:
         mkhspc.segment(tmp_path / "study.toml", sample_fraction=2.0)
 
 
+@pytest.mark.slow
 def test_labels_become_scores(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     made = make_run(tmp_path / "run", slide_ids=("FGC1", "FHU1", "MGC1"), cells_per_type=25)
     labels = write(tmp_path / "anna.json", export(made.manifest, truth_labels(made, lambda c: "_mk_" in c)))

@@ -251,6 +251,7 @@ def test_the_classifier_name_of_the_notes_ends_with_2_and_the_new_name(
     assert files_below(tmp_path) == {"t.json"}
 
 
+@pytest.mark.slow
 def test_a_type_that_cannot_be_trained_is_named_and_left_out(tmp_path: Path, mkhspc: Journey) -> None:
     run = make_run(tmp_path / "run", slide_ids=SLIDES[:2], cells_per_type=25)
     few = [cell for cell in run.truth if "_mk_" in cell][:5]

@@ -360,6 +360,7 @@ def test_real_nuclei_do_not_depend_on_the_window(shared, scene, x, y, moves):
     assert same_inside("hspc", window, *shifted_pair(window, 240.0, x, y, moves)) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_real_megakaryocytes_are_found_alike_where_no_more_than_their_halo_is_seen(shared):
     halo_um = ClassicalMk().halo_um(NeededCells(ClassicalMk().longest_um))
@@ -433,6 +434,7 @@ def holds(cell: Detection, x: float, y: float) -> bool:
     return is_inside and bool(cell.mask[int(y) - box.y0, int(x) - box.x0])
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @BOTH
 def test_jpeg_xr_gives_the_same_cells(shared, cell_type):
@@ -458,6 +460,7 @@ def mirrored(cells: list[Detection], width_px: int) -> list[Detection]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @BOTH
 @pytest.mark.parametrize("change", ["noise", "mirrored"])

@@ -64,6 +64,7 @@ def test_the_predictions_are_a_row_a_cell_by_a_classifier_of_other_groups(tmp_pa
     assert predictions.labels.tolist() == [bool(label) for label in card["labels"]]
 
 
+@pytest.mark.slow
 def test_the_same_request_writes_the_same_bytes(tmp_path: Path) -> None:
     contents = []
     for name in ("one", "two"):

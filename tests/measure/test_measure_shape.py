@@ -59,6 +59,7 @@ def test_realistic_outlines_measure_as_in_skimage() -> None:
     assert_as_skimage([blob(rng, diameter) for diameter in (8, 20, 33, 41, 60, 110, 200)])
 
 
+@pytest.mark.slow
 def test_the_hull_counts_the_pixels_that_skimage_counts_for_thousands_of_masks() -> None:
     rng = np.random.default_rng(1)
     masks = [blob(rng, rng.uniform(3.0, 50.0)) for _ in range(1000)]

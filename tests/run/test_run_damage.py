@@ -90,6 +90,7 @@ def test_a_tile_in_which_nothing_can_be_seen_is_planned(
     assert tile.fat_free_area_um2 == 0
 
 
+@pytest.mark.slow
 def test_the_next_window_drawn_takes_the_place_of_one_that_cannot_be_decoded(
     slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

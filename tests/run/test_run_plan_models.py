@@ -51,6 +51,7 @@ def test_a_plan_counts_the_owners_of_the_models_and_says_what_they_do_at_once(ti
         assert b["peak_bytes"] - a["peak_bytes"] >= 2 * OWNER_BYTES - 50_000_000
 
 
+@pytest.mark.slow
 def test_a_plan_says_that_gpus_would_stand_idle(tiny_slide: Path) -> None:
     detectors = ("--mk-detector", "classical", "--hspc-detector", "classical")
     words = ("plan", "--czi-path", tiny_slide, "--tile-size", 512, *detectors)

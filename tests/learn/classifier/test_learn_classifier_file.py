@@ -168,6 +168,7 @@ def elsewhere(code: str, *arguments: str) -> bytes:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deep", [0, DEEP])
 def test_another_process_writes_the_same_bytes(deep: int) -> None:
     names = ("boosting", "extra-trees", "logistic")
@@ -175,6 +176,7 @@ def test_another_process_writes_the_same_bytes(deep: int) -> None:
     assert written == dumps(classifier(*names, deep=deep))
 
 
+@pytest.mark.slow
 def test_another_process_gives_the_scores_of_the_one_that_trained(tmp_path: Path) -> None:
     made = classifier("boosting", "extra-trees", "logistic", deep=DEEP)
     path = stored(tmp_path, dumps(made))
@@ -183,6 +185,7 @@ def test_another_process_gives_the_scores_of_the_one_that_trained(tmp_path: Path
     assert scores == made.score(data(500, DEEP)[0]).tobytes()
 
 
+@pytest.mark.slow
 def test_the_list_of_types_allows_nothing_that_our_models_do_not_have() -> None:
     used: dict[str, set[str]] = {}
     for name, deep in itertools.product(MEMBERS, (0, DEEP)):

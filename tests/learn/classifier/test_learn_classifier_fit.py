@@ -60,6 +60,7 @@ def with_wild_cell(features: np.ndarray, cell: int) -> np.ndarray:
     return wild
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["logistic", "random-forest"])
 def test_components_are_found_without_the_group_held_out(model: ModelName) -> None:
     """One wild cell: predictions of its group stand, for no other classifier than theirs left it out."""
@@ -151,6 +152,7 @@ def test_a_model_that_learned_the_slides_gains_nothing() -> None:
     assert (found.predicted == labels).mean() < baseline + 0.1
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_answers_and_another_may_not() -> None:
     features, labels, groups = problem()
     forest = [Settings(model="random-forest", seed=seed) for seed in (1, 1, 2)]

@@ -7,6 +7,7 @@ import logging
 import re
 import runpy
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,6 +64,12 @@ def study(small_slides: dict[str, Path], tmp_path: Path, monkeypatch: pytest.Mon
 def test_the_snippets_and_the_example_run(
     study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (readme,) = re.findall(
+        r"^    import mkhspc\n(?:    .*\n|\n)+",
+        (ROOT / "README.md").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+    exec(textwrap.dedent(readme), {})
     page = ROOT / "docs" / "api.md"
     text = page.read_text(encoding="utf-8")
     names: dict[str, object] = {}
@@ -120,3 +127,8 @@ def test_every_target_of_make_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for target in re.findall(r"(?:^    |`)make ([a-z][\w-]*)", text, re.MULTILINE):
         assert target in targets, target
+
+
+def test_what_is_cited_is_this_version(repository: Path) -> None:
+    cited = (repository / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {mkhspc.__version__}\n" in cited

@@ -233,7 +233,9 @@ def test_numbers_that_are_none_are_an_error_and_no_cells(
     monkeypatch.setattr(model, "net", lambda blocks: (net(blocks)[0] * torch.nan, None))
     (error,) = answer(model, request(picture(240, 1)))
     assert isinstance(error, MkhspcError)
-    assert str(error).startswith("cellpose on cpu, stage detect: Cellpose gives numbers that are not finite")
+    assert str(error).startswith(
+        "cellpose on cpu, stage detect: Cellpose's network answers with values that are not finite"
+    )
     assert "models verify" in error.fix
     monkeypatch.setattr(model, "net", net)
     (found,) = answer(model, request(picture(240, 1)))

@@ -26,26 +26,31 @@ from mkhspc.models.cellpose import BLOCK_PX, NATIVE_DIAMETER_PX
 from mkhspc.models.service import Message, ModelService, array_of
 
 TYPICAL_DIAMETER_UM = 10.0
-"""Of HSPC: the middle of the stored areas, 5 to 300 µm², on a scale of lengths. Cellpose-SAM was trained on
-cells from a quarter to four times the diameter that it is told, so the others are in its range too."""
+"""The diameter of a typical HSPC in µm: the middle of the stored areas, 5 to 300 µm², on a scale of lengths.
+Cellpose-SAM was trained on cells from a quarter to four times its native diameter, so the others are in its
+range too."""
 UM_PER_NATIVE_PX = TYPICAL_DIAMETER_UM / NATIVE_DIAMETER_PX
+"""The size in µm of the pixels that Cellpose sees, its native pixels."""
 
 STEP_PX = 208
-"""Between blocks, in native pixels: the overlap of 48 is that of Cellpose's own tiling of a large image, 43,
-and a little more."""
+"""The distance between blocks in native pixels. They overlap by 48, a little more than the 43 of Cellpose's
+own tiling of a large image."""
 FIELD_PX = BLOCK_PX + STEP_PX
+"""The side of a field of two by two blocks, in native pixels."""
 CORE_START_PX = (FIELD_PX - STEP_PX) // 2
-"""The core, one step wide, lies in the middle of the field."""
+"""Where a field's core begins, in native pixels from the field's corner: it is one step wide and lies in the
+middle."""
 MARGIN_PX = 64
-"""What labels are found in: the core and so much around it; it holds cells twice as long. No block of another
-field reaches there, so the blocks of all fields can be laid on one canvas."""
+"""Labels are found in the core and so many native pixels around it, which holds cells up to twice as long. No
+block of another field reaches there, so the blocks of all fields can be laid on one canvas."""
 SLACK_PX = 4
-"""A cell seen by two fields may differ so much between them that it has its centroid in neither's core, or in
-both. So cells are taken from this far outside the core, and of two that are the same one is left."""
+"""Cells are taken up to so many native pixels outside the core, since a cell seen by two fields may differ
+between them and have its centroid in neither's core, or in both. Of two that are the same one is left."""
 SAME_IOU = 0.5
+"""Two fields show the same cell if their masks have more than this intersection over union."""
 CANVAS_BLOCKS = 64
-"""A request's canvas has room for so many, two batches of a GPU: what a worker sends and gets, 13 and 22 MB,
-does not grow with the tile. Blocks that two of its requests share go through the network once."""
+"""The most blocks on the canvas of a request, two batches of a GPU: what a worker sends and gets, 13 and 22
+MB, does not grow with the tile. Blocks that two of its requests share go through the network once."""
 
 Bytes = NDArray[np.uint8]
 Labels = NDArray[np.int32]
@@ -184,7 +189,7 @@ def _reading_order(place: Place) -> Place:
 
 
 def _may_hold_cells(window: Window, grid: _Grid, place: Place, area: AreaRange) -> bool:
-    """Whether there is haematoxylin enough for the smallest cell; glass and fat need no network."""
+    """Whether a field has haematoxylin enough for the smallest cell; glass and fat skip the network."""
     (x0, x1), (y0, y1) = (
         grid.needed(index * STEP_PX + CORE_START_PX - MARGIN_PX, STEP_PX + 2 * MARGIN_PX) for index in place
     )

@@ -1,4 +1,4 @@
-"""What every detector takes and gives: the classical ones today, SAM2 and Cellpose alike."""
+"""What every detector takes and gives, whether classical or by SAM2 or Cellpose."""
 
 from __future__ import annotations
 
@@ -16,23 +16,22 @@ from mkhspc.geometry import BoolMask, Box, um_to_px
 from mkhspc.slide.stains import SceneCalibration, Stain, separate
 
 MIDDLE_SHARE = 2 / 3
-"""A cell's centroid is no farther from any of its points than this share of its length: so it is of a convex
-cell (Minkowski and Radon: a centroid divides no chord worse than 1 to 2)."""
+"""The largest distance between a cell's centroid and any of its points, as a share of the cell's length. It
+holds for convex cells: a centroid divides no chord worse than 1 to 2 (Minkowski and Radon)."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """A piece of a scene to search, with all that is known of it.
+    """A piece of a scene in which cells are sought.
 
     Attributes:
         rgb: (height, width, 3) uint8, channels red, green, blue; white outside the scan.
         box: where it lies, in level-0 pixels of the scene; `rgb` covers exactly this box.
         um_per_px: pixel size.
         calibration: stain vectors and thresholds of the scene.
-        wanted: what lies outside this box is searched only for the sake of the cells whose centroids lie in
-            it, and may be left out; None for a window that is searched all over.
-        stained: a window inside this one whose stains are kept for others too, so that there they are not
-            separated again; None where there is none.
+        wanted: only cells with centroids in this box are wanted; what lies outside it matters only as far as
+            they depend on it. None where all cells of the window are wanted.
+        stained: a window inside this one whose stains are separated already and kept; None without one.
     """
 
     rgb: NDArray[np.uint8]
@@ -45,12 +44,12 @@ class Window:
 
     @cached_property
     def haematoxylin(self) -> NDArray[np.uint8]:
-        """(height, width) in 1/128 OD, separated once for all who need it, and not before."""
+        """(height, width) uint8 in 1/128 optical density; separated when it is first asked for, and kept."""
         return self._amounts("haematoxylin")
 
     @cached_property
     def eosin(self) -> NDArray[np.uint8]:
-        """Like `haematoxylin`."""
+        """(height, width) uint8, like `haematoxylin`."""
         return self._amounts("eosin")
 
     def amounts(self, stain: Stain) -> NDArray[np.uint8]:
@@ -63,17 +62,17 @@ class Window:
         return self._whole.amounts(stain)[self.box.slices_in(self._whole.box)]
 
     def part(self, box: Box, wanted: Box | None = None) -> Window:
-        """The part of this window inside `box`: views of its pixels and, once asked for, of its stains.
+        """The part of this window inside `box`, which shares its pixels and its stains.
 
         Args:
-            wanted: of the part; this window's by default.
+            wanted: see `Window`; this window's by default.
         """
         part = replace(self.apart(box), wanted=wanted or self.wanted)
         object.__setattr__(part, "_whole", self)
         return part
 
     def apart(self, box: Box) -> Window:
-        """The part of this window inside `box`, whose stains are separated for it alone and go with it."""
+        """The part of this window inside `box`, which shares its pixels; its stains are its own."""
         box = box.clipped(self.box)
         return replace(self, rgb=self.rgb[box.slices_in(self.box)], box=box)
 

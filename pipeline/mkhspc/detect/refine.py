@@ -19,11 +19,14 @@ from mkhspc.geometry import BoolMask, Box, iou, mask_centroid, normalise_mask, u
 from mkhspc.models.service import ModelService, array_of
 
 SQUARE_UM, SQUARE_MARGIN_UM = 96.0, 16.0
-"""SAM2 sees a square of 128 µm at 1024 px and draws at 0.5 µm; the margin is more than half the longest HSPC.
-Larger squares would take fewer passes of its encoder, and a larger halo around a tile than Cellpose needs."""
+"""SAM2 sees squares of this side with this margin, in µm: 128 µm at 1024 px, so that it draws at 0.5 µm. The
+margin is more than half the longest HSPC. Larger squares would take fewer passes of its encoder, and a larger
+halo around a tile than Cellpose needs."""
 MIN_IOU = 0.6
+"""The least intersection over union of a mask of SAM2 with the outline found first ..."""
 MAX_AREA_RATIO = 1.5
-"""A mask of SAM2 that shares less with Cellpose's, or differs more in area, is of something else."""
+"""... and the largest ratio of their areas, either way. Beyond them the mask is of something else, and the
+outline found first stays."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from mkhspc.models.choice import RunModels, fitness, needed
 from mkhspc.models.service import ModelService
 
 REAL: Mapping[CellType, str] = {"mk": "sam2", "hspc": "cellpose"}
-"""What 'auto' stands for where it can run."""
+"""The detectors that 'auto' stands for where their models can run."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def build_detectors(
     models: RunModels,
     service: ModelService,
 ) -> dict[CellType, Detector]:
-    """The detectors of these names, ready to use.
+    """The detectors of these names.
 
     Args:
         stored: the areas of cells that are kept.

@@ -17,8 +17,8 @@ from mkhspc.store.manifest import Manifest
 
 MOSTLY_INSIDE = 0.5
 """An HSPC with more than this share of its pixels in an MK candidate is marked as inside it. Their centroids
-are no farther apart than `MIDDLE_SHARE` of the longest MK. Of MK outside its core a tile knows those that
-hold an HSPC of its own so; others may be missing or cut."""
+are no farther apart than `MIDDLE_SHARE` of the longest MK. Of its neighbours' MK a tile knows those that hold
+one of its own HSPC so; others may be missing or cut."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ CROP_SIZE_UM: dict[CellType, float] = {"mk": 80.0, "hspc": 25.0}
 of 14 µm; the rest is room for long cells and for what surrounds them, which experts judge by."""
 
 WHITE = 255
+"""The value of all three channels outside the scan."""
 
 CHUNK_BYTES = 1 << 26
 """About how much of a column of crops lies in one piece, far below the 2 GiB that its offsets reach."""

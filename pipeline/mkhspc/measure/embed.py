@@ -22,12 +22,13 @@ from mkhspc.models.service import ModelService, errors_at
 from mkhspc.store.picture import RgbImage
 
 MAX_ASKED = 256
-"""Crops in one request: 13 MB, so that a tile of ten thousand nuclei never holds all of them."""
+"""The most crops in one request, 13 MB: a tile of ten thousand nuclei never holds all of them."""
 ENOUGH_CELLS = 8
-"""So few cells say nothing of a column."""
+"""The least number of cells from which columns that are zero for all of them say something of the network."""
 MOST_ZERO_COLUMNS = 0.95
-"""These networks end with a rectification, so a column may well be zero for all cells of a tile: of those of
-EfficientNet-Lite0 0.47 to 0.62 are for 8 cells of a simulated slide, and 0.88 for pictures of nothing."""
+"""The largest share of columns that may be zero for all cells of a tile. These networks end with a
+rectification, so some are: 0.47 to 0.62 of EfficientNet-Lite0's for 8 cells of a simulated slide, and 0.88
+for pictures of nothing."""
 
 Vectors = NDArray[np.float32]
 

@@ -39,24 +39,26 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 BLOCK_PX = 256
-"""Side of the network's input, which cannot be changed."""
+"""The side of the network's input in pixels, which cannot be changed."""
 NATIVE_DIAMETER_PX = 30.0
-"""The diameter of cells in the pictures of Cellpose's training."""
+"""The diameter in pixels to which Cellpose's training scaled cells."""
 MIN_SIZE_PX = 15
-"""Cellpose's own limit under which a label is noise; far below the smallest cell that is ever stored."""
+"""Labels of fewer pixels are noise, by Cellpose's own default; the smallest cell that is stored is far
+larger."""
 
 _TITLE = "Cellpose-SAM (Cellpose 4)"
 BATCH = {"cpu": 1, "cuda": 32}
-"""Blocks at once. One of them keeps all the cores of a CPU busy."""
+"""Blocks that the network is given at once, by device: one keeps all the cores of a CPU busy."""
 REDUCED: tuple[Precision, ...] = ("bfloat16",)
-"""What `CellposeModel` computes in when nothing is said; float16 is nowhere said to do."""
+"""Precisions below float32 that may be used: bfloat16 is the default of `CellposeModel`; nothing is published
+of float16."""
 _GROUP = 256
-"""Blocks of several requests are run together up to about so many: 200 MB of flows."""
+"""Blocks of several requests are run together, up to about so many: their flows take 200 MB."""
 _KEPT = 512
-"""Blocks whose flows are kept: along its border a tile has some in common with the next one; 400 MB."""
+"""Blocks whose flows are kept, 400 MB: a tile has those along its border in common with the next one."""
 _RUNNING_BYTES = 1_900_000_000
-"""Of the process beyond the weights: 1.1 GB measured on a CPU with torch in it, the flows that are kept, and
-those of a group with their canvas."""
+"""The memory in bytes that the process takes beyond the weights: 1.1 GB with torch, as measured on a CPU, the
+flows that are kept, and those of a group with their canvas."""
 
 Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int32]
@@ -228,7 +230,7 @@ class Cellpose:
         of_blocks = [flows[digest] for digest in scene.digests]
         if not all(np.isfinite(each).all() for each in of_blocks):
             raise MkhspcError(
-                "Cellpose gives numbers that are not finite",
+                "Cellpose's network answers with values that are not finite",
                 fix="verify its weights: mkhspc models verify; if they are right, try --device cpu",
             )
         width, height = (scene.places.max(axis=0) + BLOCK_PX).tolist()

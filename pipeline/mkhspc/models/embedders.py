@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 INPUT_SIDE_PX = 128
-"""Pictures are this large. At the 224 px of their training the networks take three times as long, and a
-crop of an HSPC has no more than about 145 px to show."""
+"""The side of the networks' pictures in pixels. At the 224 px of their training they take three times as
+long, and a crop of an HSPC has no more than about 145 px to show."""
 
 RgbImage = NDArray[np.uint8]
 Triple = tuple[float, float, float]
@@ -58,7 +58,7 @@ class Architecture:
 
     @property
     def background(self) -> tuple[int, int, int]:
-        """The colour that the network sees as nothing at all, as it does the rim that it adds to pictures."""
+        """The colour that the network sees as 0, like the rim with which it pads pictures."""
         red, green, blue = (round(value) for value in self.mean)
         return red, green, blue
 
@@ -74,10 +74,12 @@ ARCHITECTURES: dict[str, Architecture] = {
 """The embedders by name."""
 
 BATCH = {"cpu": 8, "cuda": 256}
-"""Pictures at once. On a CPU more of them leave its cache and are slower again."""
+"""Pictures that a network is given at once, by device. On a CPU more of them leave its cache and are
+slower."""
 
 REDUCED: tuple[Precision, ...] = ()
-"""Neither package says that its features keep in fewer bits, and these networks are the smallest of a run."""
+"""Precisions below float32 that may be used: none, since neither package says that its features keep in fewer
+bits, and these networks are the smallest of a run."""
 
 _FOLDED = (
     ("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("0", "1"),

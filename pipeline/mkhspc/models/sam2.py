@@ -47,17 +47,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FEATURES = 256
+"""The channels of the encoder's embedding: the features of a cell."""
 CACHED_IMAGES = 4
-"""Embeddings kept for requests that come back to a window; 16 MB each in float32."""
+"""The embeddings that are kept, of 16 MB each in float32, for requests that come back to a window."""
 BATCH = {"cpu": 4, "cuda": 64}
-"""Prompts at once. On a CPU more of them are no faster, and take more memory than the encoder does."""
+"""Prompts that the decoder is given at once, by device. On a CPU more are no faster, and take more memory
+than the encoder does."""
 POOLED = 1024
-"""Cells at once whose features are pooled: their shares of the embedding take 16 MB."""
+"""Cells whose features are pooled together: their shares of the embedding take 16 MB."""
 REDUCED: tuple[Precision, ...] = ("bfloat16",)
-"""The package's page and its benchmark compute in it; float16 is nowhere said to do."""
+"""Precisions below float32 that may be used: the package's examples and its benchmark compute in bfloat16;
+nothing is published of float16."""
 _STAGES = {"segment": ", stage detect", "refine": ", stage refine", "pool": ""}
-"""For errors, by kind of request; who asks for features says so itself."""
+"""The stage that an error names, by kind of request; whoever asks for features names theirs."""
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""The mean and standard deviation of red, green and blue, 0 to 1, in ImageNet: as the package's
+`SAM2Transforms`."""
 
 
 @dataclass(frozen=True)

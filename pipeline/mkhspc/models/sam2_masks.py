@@ -21,12 +21,14 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 
 STABILITY_OFFSET = 1.0
-"""Stability is the share of the mask at logits below 0 by this that is left above 0 by this."""
+"""Stability compares the mask at a logit of plus and minus this value: the share of the larger mask that the
+smaller one fills. 1.0 is the default of SAM2's own generator."""
 REASONS = ("unsure", "unstable", "cut", "wrong_size", "astray", "unlike_proposal", "duplicate")
-"""Why a prompt gives no cell: the model's own score; logits that fall off slowly; a mask that touches the
-window's border; an area out of range; a mask away from its prompt; an area that is not the proposal's;
+"""Why a prompt gives no cell: the model's own score is low; the logits fall off slowly; the mask touches the
+window's border; its area is out of range; it lies away from its prompt; its area is unlike the proposal's;
 another prompt's mask shows the same cell better."""
 _PASSED = len(REASONS)
+"""Stands in the place of a reason for a mask that passed."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Gate:
 
     @classmethod
     def of(cls, request: Message) -> Gate:
-        """As a request tells it."""
+        """The gate of a request."""
         return cls(**{name: _number(request[name]) for name in cls.__dataclass_fields__})
 
 

@@ -13,10 +13,11 @@ from mkhspc.geometry import Box, uncovered
 from mkhspc.slide.stains import Stains
 
 _BAND_ROWS = 128
+"""Rows of blocks that are averaged at a time: sums in 32 bits take four times the memory of the pixels."""
 
 
 def side_px(wanted_um: float, um_per_px: float) -> int:
-    """Of blocks that are about so wide; at least one pixel."""
+    """The whole number of pixels, at least one, nearest to the width that blocks should have."""
     return max(1, round(wanted_um / um_per_px))
 
 

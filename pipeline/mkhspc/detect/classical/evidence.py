@@ -17,19 +17,22 @@ from mkhspc.detect.classical.masks import dilate, erode
 from mkhspc.geometry import BoolMask, mask_centroid
 
 RIM_UM = 1.3
+"""The width in µm of a cell's rim, inside its outline, of which `nuclear_rim` is the nuclear share."""
 SURROUNDINGS_UM = 2.2
+"""The width in µm of the surroundings that a cell is compared with, outside its outline."""
 SURROUNDINGS_SHARE = 0.6
-"""The level of the surroundings is this quantile of their eosin: a fat vacuole on one side, which
-makes half of them dark, lends no contrast to the other side."""
+"""The quantile of the surroundings' eosin that counts as their level. Above one half, since a fat vacuole
+without eosin on one side must lend no contrast to the other side."""
 LEVEL_WIDTH = 0.2
 """A level is the mean of this share of the values, those around its quantile. A quantile alone moves
 in whole steps of 1/128 OD, and noise decides which."""
 SECTORS = 16
+"""The number of directions, 22.5° each, in which a cell's edge is looked at."""
 FULL_FALL_SHARE = 0.3
-"""A cell is fully closed in a direction where the surroundings' eosin lies this share below its own,
-and partly where it lies less below."""
+"""A cell is fully enclosed in a direction where the surroundings' eosin lies at least this share below the
+cell's own; where it lies less below, it is enclosed in part."""
 SUREST = 9.0
-"""No single outline is surer than these log-odds, either way."""
+"""The log-odds of an outline are cut at this value, either way, so that none outweighs all others."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Evidence:
 
     @property
     def log_odds(self) -> float:
-        """Of its being an MK: 0 where the evidence is even."""
+        """Log-odds of its being an MK, from -`SUREST` to `SUREST`; 0 where the evidence is even."""
         weight = (
             5.0 * math.log(min(self.area_um2, 350.0) / 265.0)
             + 5.0 * math.log(min(max(self.nuclear_um2, 5.0), 60.0) / 50.0)

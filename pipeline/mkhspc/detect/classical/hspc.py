@@ -23,15 +23,15 @@ from mkhspc.detect.contract import Detection, NeededCells, Window
 from mkhspc.geometry import Box, area_um2, normalise_mask, um_to_px
 
 RIM_UM = 0.8
-"""The surroundings of a nucleus: what lies this near to it and is no nucleus."""
+"""The width in µm of a nucleus's surroundings: what lies this near to it outside all nuclei."""
 IN_MASK = 2
-"""What marks a pixel of a nucleus, where 1 marks one of its rim."""
+"""The number that marks a pixel of a nucleus; 1 marks a pixel of its rim."""
 CONTENT_ROWS = 64
-"""Are summed up at a time: numpy takes 30 bytes a pixel for that."""
+"""Rows whose haematoxylin is summed up at a time: numpy takes 30 bytes a pixel for that."""
 MIN_CHROMATIN_UM2 = 9.25
-"""Least haematoxylin above the surroundings', as the area at a typical nucleus's density that holds
-as much. Chosen on three patients, where 7.5 to 10.5 all do: expert dots found at 1.25 to 1.15
-detections a dot."""
+"""The least haematoxylin of an HSPC above that of its surroundings, in µm²: the area that holds as much at a
+typical nucleus's density. Chosen on three patients, where any value from 7.5 to 10.5 finds the experts' dots
+at 1.25 to 1.15 detections a dot."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ LabelImage = NDArray[np.unsignedinteger]
 IntVector = NDArray[np.int64]
 
 BAND_ROWS = 1024
-"""What takes more bytes a pixel than it gives is done for so many rows at a time."""
+"""The rows that an operation takes at a time when it needs more bytes a pixel than its result."""
 
 
 @dataclass(frozen=True)

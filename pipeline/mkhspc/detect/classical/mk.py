@@ -26,31 +26,40 @@ from mkhspc.geometry import Box, normalise_mask, um_to_px
 from mkhspc.slide.stains import smooth
 
 BLOCK_UM = 0.44
+"""The side in µm that blocks have about: two pixels of a scan of 0.22 µm a pixel."""
 SMOOTHING_UM = 0.44
+"""The sigma in µm by which stains in blocks are smoothed."""
 NUCLEAR_EDGE_UM = 0.44
+"""The width in µm around nuclei where eosin is hidden too: haematoxylin blurs over their edge."""
 LARGEST_LOBE_UM = 17.0
-"""Nuclei are filled in by a closing with a disc of this diameter: no lobe of an MK is thicker."""
+"""The diameter in µm of the disc by whose closing nuclei are filled in: no lobe of an MK is thicker."""
 PLATEAU_UM = 8.0
-"""A candidate is a plateau of eosin into which a disc of this diameter fits ..."""
+"""A candidate is a plateau of eosin into which a disc of this diameter in µm fits ..."""
 PLATEAU_LEVEL = 1.05
 """... at no less than this multiple of the scene's typical cytoplasm ..."""
 PLATEAU_SMOOTHING_UM = 1.5
+"""... smoothed by this sigma in µm ..."""
 SUMMIT_RADIUS_UM = 4.0
-"""... and the highest within this distance."""
+"""... and the highest within this distance in µm."""
 RECENTRINGS = 2
+"""How often an outline is traced again around its own centre of mass ..."""
 RECENTRE_UM = 5.0
+"""... which moves by no more than this in µm, in x and in y, each time."""
 SAME_CELL_UM = 20.0
-"""Two outlines are of one cell if the centre of either lies in the other, and centres are no farther
-apart than this. The more convincing one stays."""
-START_RING_UM = 4.0
+"""Two outlines are of one cell if the centre of either lies in the other, and the centres are no farther
+apart than this in µm. The more convincing one stays."""
 STARTS = 8
-"""A cell is judged by the outlines traced from its centre and from this many starts on a ring about it.
-An MK looks the same from all of them, while what merely has the colours of one falls into other parts ..."""
+"""A cell is judged by the outlines traced from its centre and from this many starts around it: an MK looks
+the same from all of them, while what merely has the colours of one falls into other parts."""
+START_RING_UM = 4.0
+"""The radius in µm of the ring on which these starts lie."""
 HOPELESS = -4.0
-"""... and a cell whose log-odds from its centre are below this is not looked at again."""
+"""A cell whose log-odds from its centre are below this is not traced again from the ring."""
 
 LAYER_REACH_UM = 2 * LARGEST_LOBE_UM / 2 + THRESHOLD_REACH_UM + 2 * NUCLEAR_EDGE_UM + 6 * SMOOTHING_UM
+"""How far around it a block of `Layers.body` depends on the stains, in µm."""
 _RIVAL_REACH_UM = SAME_CELL_UM + max(RECENTRINGS * RECENTRE_UM, START_RING_UM) + outline.RAY_UM
+"""How far from its centre a cell may have to be compared with others, and these be traced, in µm."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +123,7 @@ class ClassicalMk:
 
 
 def block_count(window_px: int, um_per_px: float) -> int:
-    """In how many blocks MK are sought, in a window of so many pixels."""
+    """The number of blocks in which MK are sought, for a window of so many pixels."""
     return window_px // side_px(BLOCK_UM, um_per_px) ** 2
 
 

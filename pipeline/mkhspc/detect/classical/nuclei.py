@@ -24,12 +24,18 @@ LOCAL_SHARE = 0.6
 LOWEST_SHARE = 0.15
 """... but never below this one: at the edge of a fat vacuole the mean is low, and cytoplasm is not."""
 SURROUNDINGS_UM = 12.0
+"""The side in µm of the square over which local mean haematoxylin is taken."""
 HOLE_AREA_UM2 = 20.0
+"""A gap in a nucleus is filled up to this area in µm² ..."""
 HOLE_SIDE_UM = 8.0
+"""... if neither side of its bounding box is longer than this, in µm."""
 TIP_UM = 0.3
+"""The radius in µm of the disc by which the mask is opened: specks and tips that it does not fit into go."""
 
 THRESHOLD_REACH_UM = max(3 * SMOOTHING_UM, SURROUNDINGS_UM / 2)
+"""How far around it `nuclear_pixels` depends on the stain, in µm: smoothing is cut at 3 sigma."""
 MASK_REACH_UM = THRESHOLD_REACH_UM + HOLE_SIDE_UM + 2 * TIP_UM
+"""How far around it `nuclear_mask` depends on the stain, in µm."""
 
 
 def nuclear_pixels(haematoxylin: ByteImage, levels: StainLevels, um_per_px: float) -> ByteImage:

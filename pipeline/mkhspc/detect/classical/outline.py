@@ -21,21 +21,28 @@ Ints = NDArray[np.int32]
 Points = NDArray[np.int64]
 
 ANGLES = 64
+"""The number of rays, one every 5.6°."""
 RAY_UM = 32.0
-"""No outline reaches farther from its centre: 64 µm across holds the largest cell of the filter."""
+"""The length of a ray in µm. No outline reaches farther from its centre: 64 µm across holds the largest MK of
+the default filter."""
 MIN_RADIUS_UM = 3.5
+"""The least radius of an outline in µm."""
 EDGE_UM = 1.76
-"""The fall at a radius is the mean over this length inside it less that outside it."""
+"""The fall at a radius is the mean over this length in µm inside it, less the mean outside it."""
 CORE_UM = 4.0
-"""The level of the cell is the median along all rays within this radius."""
+"""The level of the cell is the median along all rays within this radius in µm."""
 GAP_SHARE = 0.6
-"""Below this share of the cell's level a pixel is a gap."""
+"""A pixel below this share of the cell's level is a gap."""
 GAP_COST_PER_UM = 0.17
-"""A µm of gap crossed costs as much as a fall by this share of the cell's level."""
+"""A µm of gap that the ray has crossed costs as much as a fall by this share of the cell's level."""
 FIXED_BITS = 4
+"""Corners of outlines are whole numbers of 1/16 pixel, as `cv2.fillPoly` takes them with this shift."""
 _BATCH = 128
+"""Outlines that are traced together; their profiles take a few MB."""
 _FORBIDDEN = -(1 << 20)
+"""The gain of a radius that no outline may take: so low that no path goes there."""
 _SCALE = 8
+"""Gains are in 1/8 of a level, so that the cost of a gap need not be rounded to whole levels."""
 
 
 @dataclass(frozen=True)

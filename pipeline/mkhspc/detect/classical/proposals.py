@@ -33,22 +33,25 @@ from mkhspc.geometry import BoolMask
 Points = NDArray[np.float64]
 
 PLATEAU_UM = 6.0
+"""A proposal is an outline about the summit of a plateau into which a disc of this diameter in µm fits ..."""
 PLATEAU_LEVEL = 0.9
+"""... at no less than this multiple of the scene's typical cytoplasm ..."""
 LEAST_LOG_ODDS = -5.0
-"""A proposal is an outline about the summit of a plateau of this width, at this multiple of the scene's
-typical cytoplasm, and with log-odds above this: the detector itself takes those above 0."""
+"""... and with log-odds above this; the classical detector takes those above 0."""
 BODY_LEVEL = 1.3
+"""An MK is also thinkable where the plateau reaches this multiple of the typical cytoplasm ..."""
 NUCLEI_UM = 12.0
+"""... and, in the square of this side in µm around, ..."""
 NUCLEI_SHARE = 0.4
-"""An MK is thinkable where the plateau reaches this multiple of the typical cytoplasm, and nuclei fill this
-share of the square of this side, ..."""
+"""... nuclei fill this share; ..."""
 LARGE_NUCLEUS_UM = 10.0
-"""... or where a disc of this diameter fits into the nuclei. Of 446 simulated MK all have a point inside."""
+"""... or where a disc of this diameter in µm fits into the nuclei. All of 446 simulated MK have a point
+inside."""
 COVERED_UM = 10.0
-"""Within a proposal's radius, but no farther from it than this, the map would only ask the same again."""
+"""A proposal stands for the map's points within its radius, up to this distance in µm."""
 
 PROPOSAL_REACH_UM = LAYER_REACH_UM + RECENTRINGS * RECENTRE_UM + outline.RAY_UM + COVERED_UM + 2.0
-"""Proposals and the map depend on nothing farther from them."""
+"""How far around them proposals and the map depend on the scene, in µm."""
 
 
 @dataclass(frozen=True)

@@ -27,18 +27,21 @@ from mkhspc.geometry import close_pairs, um_to_px
 from mkhspc.slide.stains import smooth
 
 DEPTH_PER_UM = 32
-"""Distances to the edge are whole numbers of 1/32 µm in uint8: they end at 7.97 µm."""
+"""Distances to the edge are whole numbers of 1/32 µm, in uint8 ..."""
 MAX_DEPTH_UM = 255 / DEPTH_PER_UM
+"""... which end at 7.97 µm: every larger distance counts as this one."""
 SMOOTHING_UM = 0.35
+"""The sigma in µm of the smoothing of distances, before summits are sought."""
 SUMMIT_RADIUS_UM = 1.8
-"""A seed is the highest point within this distance ..."""
-SADDLE_RADIUS_UM = 7.0
+"""A seed is the highest point within this distance in µm ..."""
 SADDLE_SHARE = 0.9
-"""... and, towards every higher seed within the saddle radius, lies behind a saddle lower than this
-share of its own depth."""
+"""... and lies behind a saddle lower than this share of its own depth, as seen from every higher seed ..."""
+SADDLE_RADIUS_UM = 7.0
+"""... within this distance in µm."""
 ARM_UM = 13.5
-"""Pixels up to this far from a seed can be its own, or up to 1.6 of its disc's radius if that is more."""
+"""Pixels up to this far from a seed can be its own, in µm ..."""
 ARM_PER_RADIUS = 1.6
+"""... or up to this multiple of its disc's radius, if that is more."""
 
 SPLIT_REACH_UM = (
     max(ARM_UM, ARM_PER_RADIUS * MAX_DEPTH_UM)
@@ -47,6 +50,7 @@ SPLIT_REACH_UM = (
     + 3 * SMOOTHING_UM
     + MAX_DEPTH_UM
 )
+"""How far around it a pixel's label depends on the mask, in µm."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ def find_seeds(mask: ByteImage, um_per_px: float) -> Seeds:
 
 def _depth(mask: ByteImage, um_per_px: float) -> ByteImage:
     """Distance to the mask's edge, (h, w) uint8 in 1/32 µm."""
-    # Edges farther away than the deepest that is told make no difference.
+    # Edges farther away than the largest distance make no difference.
     return in_bands(mask, um_to_px(MAX_DEPTH_UM, um_per_px) + 1, lambda band: _depth_of(band, um_per_px))
 
 
@@ -111,7 +115,9 @@ def summits(depth: ByteImage, mask: ByteImage, radius_px: int) -> tuple[IntVecto
 
 
 _STEPS = 32
+"""Points at which depth is looked up on the way between two seeds."""
 _PAIRS_AT_ONCE = 4096
+"""Pairs of seeds whose ways are looked at together; their points take a megabyte or two."""
 
 
 def _behind_no_saddle(depth: ByteImage, x: IntVector, y: IntVector, radius_px: int) -> NDArray[np.bool_]:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import zlib
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
@@ -18,9 +18,10 @@ from mkhspc.errors import InputError
 from mkhspc.gallery import pages
 from mkhspc.gallery.serve import SiteHandler
 from mkhspc.gallery.site_swap import ASSET_SUFFIXES, PAGES
-from mkhspc.learn.labels import events, read
-from mkhspc.learn.labels.label import UNKNOWN_POLICY, VALUES, Value
+from mkhspc.learn.labels import events
+from mkhspc.learn.labels.label import UNKNOWN_POLICY
 from mkhspc.learn.labels.resolve import REPRESENTATIVE
+from mkhspc.store import annotations
 from mkhspc.store.schema import parse_cell_id
 
 CELL_IDS = [
@@ -49,7 +50,7 @@ console.log(JSON.stringify({
   pages: numbers.map((n) => pageAddress("", types[0], n)), policies: policies.map(reads),
 }));
 """
-POLICIES = [*ORDERS, pages.REPEAT_POLICY, UNKNOWN_POLICY, "", "x" * 40, "x" * 41]
+POLICIES = [*ORDERS, annotations.BLIND_REPEAT, UNKNOWN_POLICY, "", "x" * 40, "x" * 41]
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +73,13 @@ pytestmark = pytest.mark.browser
 
 
 def test_the_exported_file_has_one_format_version_and_nameless_annotator(scripts: dict[str, Any]) -> None:
-    assert (scripts["format"], scripts["version"]) == (read.FORMAT, read.VERSION)
-    assert scripts["anonymous"] == read.ANONYMOUS
+    assert (scripts["format"], scripts["version"]) == (annotations.FORMAT, annotations.VERSION)
+    assert scripts["anonymous"] == annotations.ANONYMOUS
 
 
 def test_labels_have_the_same_values(scripts: dict[str, Any]) -> None:
-    assert tuple(scripts["states"]) == VALUES == get_args(Value)
-    assert scripts["unlabelled"] not in VALUES
+    assert tuple(scripts["states"]) == annotations.VALUES
+    assert scripts["unlabelled"] == annotations.UNLABELLED
 
 
 @pytest.mark.parametrize(("number", "cell_id"), list(enumerate(CELL_IDS)))
@@ -133,7 +134,6 @@ def test_every_policy_that_a_page_writes_is_one_that_both_sides_read(scripts: di
 
 
 def test_python_has_one_word_for_what_gallery_and_learning_share() -> None:
-    assert pages.REPEAT_POLICY == events.BLIND_REPEAT
     assert REPRESENTATIVE in ORDERS
     assert set(pages.ORDERS_IN_WORDS) == set(ORDERS)
     assert set(pages.NAMES) == set(pages.BARS_UM) == set(CELL_TYPES)

@@ -118,8 +118,8 @@ def convert(
             written then.
     """
     from mkhspc.learn.labels import convert as converting
-    from mkhspc.learn.labels.read import ANONYMOUS
     from mkhspc.learn.training_file import write_training
+    from mkhspc.store.annotations import ANONYMOUS
 
     files = _paths(annotations)
     if not files:

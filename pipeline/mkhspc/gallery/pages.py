@@ -11,8 +11,8 @@ from mkhspc.gallery.outline import UNITS_PER_PX, outline_path
 from mkhspc.gallery.pictures import Picture
 from mkhspc.gallery.sprites import DrawnSheets, SheetPlan
 from mkhspc.resources import render
+from mkhspc.store.annotations import BLIND_REPEAT
 
-REPEAT_POLICY = "blind-repeat"
 BLEED_PX = 1
 """Display pixels cut off around a crop, so that its neighbours on the sheet never shine through."""
 BARS_UM: dict[CellType, int] = {"mk": 20, "hspc": 5}
@@ -159,7 +159,7 @@ def page_settings(
         "cell_type": cell_type,
         "page": number,
         "policy": site.order,
-        "repeat_policy": REPEAT_POLICY,
+        "repeat_policy": BLIND_REPEAT,
         "inclusion_prob": dict(inclusion),
         "side_um": round(side_um, 2),
         "bar_um": BARS_UM[cell_type],

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from mkhspc.config import CELL_TYPES, CellType
 from mkhspc.geometry import BoolMask
 from mkhspc.simulate.truth import Outlines
+from mkhspc.store.annotations import FORMAT, VALUES, VERSION
 
 ANNOTATOR_STREAM = 0x1AB
 """The annotator's random numbers are a stream of their own, beside the others of the same seed."""
@@ -57,8 +58,8 @@ def simulated_annotator(
     labelled = cells.select(["cell_id", "cell_type"]).append_column("label", pa.array(answers))
     events = _events(labelled, skill.policy, rng)
     return {
-        "format": "mkhspc-annotations",
-        "version": 1,
+        "format": FORMAT,
+        "version": VERSION,
         "dataset": dataset,
         "config_hash": config_hash,
         "annotator": "simulated",
@@ -79,8 +80,7 @@ def _answers(is_positive: BoolMask, skill: AnnotatorSkill, rng: np.random.Genera
 def _by_answer(labelled: pa.Table, cell_type: CellType) -> dict[str, list[str]]:
     of_type = labelled.filter(pc.equal(labelled["cell_type"], cell_type))
     return {
-        answer: of_type.filter(pc.equal(of_type["label"], answer))["cell_id"].to_pylist()
-        for answer in ("positive", "negative", "unsure")
+        answer: of_type.filter(pc.equal(of_type["label"], answer))["cell_id"].to_pylist() for answer in VALUES
     }
 
 

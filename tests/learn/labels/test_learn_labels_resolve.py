@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from mkhspc.learn.labels.agreement import self_agreement
-from mkhspc.learn.labels.label import VALUES, Presentation, Repeat, Value
+from mkhspc.learn.labels.label import Presentation, Repeat
 from mkhspc.learn.labels.resolve import OnConflict, Vote, latest_answers, resolve
+from mkhspc.store.annotations import VALUES, Value
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mkhspc.learn.labels.label import VALUES, Repeat
+from mkhspc.learn.labels.label import Repeat
+from mkhspc.store.annotations import VALUES
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mkhspc.errors import InputError
-from mkhspc.learn.labels.label import EXPORT_AGAIN, VALUES, Presentation, Value, checked_id, parse_time
+from mkhspc.learn.labels.label import EXPORT_AGAIN, Presentation, checked_id, parse_time
+from mkhspc.store.annotations import BLIND_REPEAT, UNLABELLED, VALUES, Value
 
-BLIND_REPEAT = "blind-repeat"
-"""The policy of a cell that is shown again to measure how often an annotator agrees with himself."""
-UNLABELLED = "unlabelled"
-"""The value of an event that takes a cell's label back."""
 ALL_SHOWN = 1.0
 """The inclusion probability of an event that names none: the gallery held every cell in the filter."""
 _MAX_POLICY_LENGTH = 40

@@ -7,14 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 from mkhspc.config import CellType
 from mkhspc.errors import InputError
+from mkhspc.store.annotations import Value
 from mkhspc.store.schema import CellName, parse_cell_id
-
-Value = Literal["positive", "negative", "unsure"]
-VALUES: tuple[Value, ...] = ("positive", "negative", "unsure")
 
 UNKNOWN_POLICY = "unknown"
 """The policy of a label whose file does not say how its cell was presented."""

@@ -23,22 +23,16 @@ from mkhspc.errors import InputError
 from mkhspc.learn.labels.events import Events, read_events
 from mkhspc.learn.labels.label import (
     EXPORT_AGAIN,
-    VALUES,
     AnnotationFile,
     Label,
     Repeat,
-    Value,
     checked_id,
     is_cell_id,
     make_label,
     parse_time,
 )
 from mkhspc.learn.untrusted_json import read_json
-
-FORMAT = "mkhspc-annotations"
-VERSION = 1
-ANONYMOUS = "anonymous"
-"""What the gallery writes where the annotator gave no name."""
+from mkhspc.store.annotations import ANONYMOUS, FORMAT, VALUES, VERSION, Value
 
 Entry = tuple[object, CellType | None, Value]
 """An id as the file writes it, the type that the file states (None: the id tells), the answer."""

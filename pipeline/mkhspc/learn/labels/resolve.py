@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from mkhspc.config import CellType
-from mkhspc.learn.labels.label import AnnotationFile, Presentation, Value
+from mkhspc.learn.labels.label import AnnotationFile, Presentation
+from mkhspc.store.annotations import Value
 
 OnConflict = Literal["majority", "latest", "exclude"]
 

@@ -97,7 +97,7 @@ def test_fetch_from_another_address_or_a_mirror(served: Served, monkeypatch: pyt
         (["verify", "smal"], "no weights are called 'smal'"),
         (["fetch", "all", "--url", "http://h/x"], "--url is the address of one file"),
         (["fetch", "small", "--url", "http://h/x", "--mirror", "http://h"], "--url is the address"),
-        (["fetch", "small", "--url", "file:///etc/passwd"], "is no address of a web server"),
+        (["fetch", "small", "--url", "file:///etc/passwd"], "is not the address of a web server"),
     ],
 )
 def test_wrong_usage(served: Served, arguments: list[str], what: str, capsys: Captured) -> None:

@@ -459,5 +459,5 @@ def test_without_torch_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_driver_that_hangs_is_told_after_a_while(torch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "ANSWER_S", 0.01)
-    with pytest.raises(device.TorchError, match=r"does not tell in 0\.01 s which GPUs there are"):
+    with pytest.raises(device.TorchError, match=r"did not list the GPUs within 0\.01 s"):
         device.find_gpus()

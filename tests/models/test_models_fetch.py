@@ -262,7 +262,7 @@ def test_an_untrusted_certificate_is_said_at_once(
     ],
 )  # fmt: skip
 def test_an_address_of_no_web_server_is_wrong_usage(models: Path, url: str) -> None:
-    with pytest.raises(UsageError, match="is no address of a web server"):
+    with pytest.raises(UsageError, match="is not the address of a web server"):
         fetch(weight_of(DATA, url), models, patience=QUICK)
     assert not models.exists()
 

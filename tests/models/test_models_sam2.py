@@ -446,7 +446,7 @@ def test_a_foreign_file_is_refused_and_none_of_it_runs(tmp_path, monkeypatch, co
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "weights.pt"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"weights\.pt: is truncated, or no file of weights") as refusal:
+    with pytest.raises(InputError, match=r"weights\.pt: is truncated, or not a file of weights") as refusal:
         Sam2Loader(path).load("cpu")
     assert "official checkpoint" in refusal.value.fix
     assert not (tmp_path / "harm").exists()

@@ -27,9 +27,9 @@ BEST_FIRST: Mapping[str, Sequence[str]] = {
 """Weights of the catalogue that serve a model, in the order in which 'auto' takes them."""
 
 MOSTLY_FREE = 0.9
-"""A driver and a screen take their share of every GPU: so much free counts as all of it, for which the
-catalogue's advice is meant. What is free is told and chooses nothing: it is another at every moment, and all
-commands that work on a run must choose alike."""
+"""The free share of a GPU's memory that counts as all of it, since a driver and a screen take theirs. What is
+free is reported and decides nothing: it changes from moment to moment, and all commands that work on a run
+must choose alike."""
 
 
 def needed(config: RunConfig) -> list[str]:
@@ -210,8 +210,8 @@ def _precisions(models: RunModels, gpu: Gpu) -> str:
         model: gpu.precision_on(_REDUCED.get(model, embedders.REDUCED)) for model in models.weights
     }
     alike = len(set(found.values())) == 1
-    told = next(iter(found.values())) if alike else ", ".join(f"{m} {p}" for m, p in found.items())
-    return f"{told} on {gpu.name}"
+    listed = next(iter(found.values())) if alike else ", ".join(f"{m} {p}" for m, p in found.items())
+    return f"{listed} on {gpu.name}"
 
 
 @cache  # it takes torch some seconds to start

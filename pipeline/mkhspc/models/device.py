@@ -26,22 +26,23 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 Precision = Literal["bfloat16", "float16", "float32"]
 BF16_CAPABILITY = (8, 0)
-"""Ampere, the first GPUs that compute in bfloat16 rather than emulate it."""
+"""The least compute capability that has bfloat16: Ampere's, which computes in it rather than emulating it."""
 INSTALL = "install them with: pip install 'mkhspc[models]'"
 FREE_MEMORY = "free its memory of other programs, or take a smaller model, fewer of them, or another --device"
 ANSWER_S = 300.0
-"""It takes torch some seconds to start, from a cold disk a minute; a driver that hangs never answers."""
+"""The seconds that torch may take to list the GPUs: it starts in some seconds, from a cold disk in a minute,
+and a driver that hangs never answers."""
 LOOK_AT_GPU = "look at it with nvidia-smi; leave it out with --device, or start again: what is done is kept"
 _FULL = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
-"""What errors say when memory is full: of torch's own allocators, CUDA, cuBLAS and cuDNN."""
+"""Words of errors of torch's allocators, CUDA, cuBLAS and cuDNN that say that memory is full."""
 _PERHAPS_FULL = ("CUBLAS_STATUS_NOT_INITIALIZED", "CUDNN_STATUS_NOT_INITIALIZED")
-"""What cuBLAS and cuDNN usually say when they find no memory to work in; else the GPU is lost."""
+"""Words of cuBLAS and cuDNN that usually mean that they find no memory to work in; else the GPU is lost."""
 _LOST = ("CUDA error", "CUDA driver error", "cuDNN error")
-"""How errors begin that come from CUDA itself, its driver or cuDNN."""
+"""The beginnings of errors that come from CUDA itself, its driver or cuDNN."""
 _OF_ONE_CALL = ("_STATUS_NOT_SUPPORTED", "_STATUS_BAD_PARAM", "CUBLAS_STATUS_INVALID_VALUE")
 """What cuBLAS and cuDNN refuse before anything is computed: the next call may well be right."""
 _IN_USE = "busy or unavailable"
-"""What CUDA says of a GPU that is for one process at a time and has it."""
+"""Words of CUDA about a GPU that serves one process at a time and has one."""
 
 
 class DeviceMemoryError(MkhspcError):
@@ -94,7 +95,7 @@ def find_gpus() -> list[Gpu]:
         asked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=ANSWER_S)
     except subprocess.TimeoutExpired as error:
         raise TorchError(
-            f"torch does not tell in {ANSWER_S:g} s which GPUs there are",
+            f"torch did not list the GPUs within {ANSWER_S:g} s",
             fix="look whether `nvidia-smi` answers, or give --device cpu",
         ) from error
     if asked.returncode:
@@ -218,8 +219,8 @@ def in_batches(
 ) -> list[Answer]:
     """What `run` gives for all items, in their order, `batch` of them at a time.
 
-    Where a device's memory does not do for that many, half as many are tried, and so on. What is found to fit
-    stays the batch's size; an item that does not even fit alone says nothing of it.
+    Where a device's memory is too small for that many, half as many are tried, and so on. What fits stays the
+    batch's size; an item that does not even fit alone says nothing of it.
 
     Args:
         items: anything with a length that can be sliced, such as an array by its first axis.
@@ -229,7 +230,7 @@ def in_batches(
         pads: whether it does so; of one that does not, a few items take no more in a large batch.
 
     Raises:
-        DeviceMemoryError: the memory does not even do for one.
+        DeviceMemoryError: the memory is too small even for one.
     """
     answers: list[Answer] = []
     size = batch.size
@@ -241,7 +242,7 @@ def in_batches(
             answers += [answer for _, answer in zip(part, found, strict=True)]
         elif size == 1:
             raise DeviceMemoryError(
-                f"the device's memory does not do for a single item: {reason}", fix=FREE_MEMORY
+                f"the device's memory is too small for a single item: {reason}", fix=FREE_MEMORY
             )
         else:
             size //= 2

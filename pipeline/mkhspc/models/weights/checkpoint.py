@@ -20,12 +20,13 @@ _DAMAGE = (
     RuntimeError, pickle.UnpicklingError, struct.error, EOFError, OSError, ValueError, LookupError,
     AttributeError, TypeError,
 )  # fmt: skip
-"""What the readers of archives and pickles raise at bytes that are none, or that end too early: an
-OSError too, EINVAL, for a place before the file's beginning."""
+"""The errors of the readers of archives and pickles for bytes of another kind, or that end too early; among
+them an OSError, EINVAL, for a place before the file's beginning."""
 SAFE_TORCH = "2.6"
-"""Before it a file can run code though only weights are asked for: CVE-2025-32434."""
+"""The first version of PyTorch with which a file of weights cannot run code: CVE-2025-32434."""
 _COUNTER = ".num_batches_tracked"
-"""Counts training steps; older files lack it and nothing that we compute depends on it."""
+"""The end of the names of tensors that count training steps: older files lack them, and nothing that is
+computed here depends on them."""
 
 
 def read_tensors(path: Path, what: str) -> dict[str, Tensor]:
@@ -64,11 +65,11 @@ def read_checkpoint(path: Path, fix: str) -> object:
             content: object = torch.load(file, map_location="cpu", weights_only=True)
         except _DAMAGE as error:
             if is_full(error):
-                raise  # no fault of the file, and told as what it is by whoever loads
+                raise  # the file is not at fault: whoever loads it reports full memory
             if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
                 raise _unreadable(error, path, fix) from error
             raise InputError(
-                "is truncated, or no file of weights that PyTorch can read without running code",
+                "is truncated, or not a file of weights that PyTorch can read without running code",
                 where=path,
                 fix=fix,
             ) from error

@@ -29,7 +29,9 @@ from mkhspc.store import atomic
 from mkhspc.units import duration_text
 
 CHUNK_BYTES = 1 << 20
+"""The most bytes that are taken from a connection at a time."""
 TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
+"""HTTP status codes after which another try may succeed."""
 
 _CONTENT_RANGE = re.compile(r"bytes (?P<first>\d+)-\d+/(?P<total>\d+|\*)")
 
@@ -39,7 +41,7 @@ Version = dict[str, str | None]
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to bear with a server.
+    """How often and how long to try a server.
 
     Attributes:
         tries: connections in a row that bring nothing new before we give up.
@@ -90,7 +92,7 @@ class Part:
         return self.file.seek(0, os.SEEK_END)
 
     def version(self) -> Version | None:
-        """Of which version the bytes are; None if nobody can tell."""
+        """Of which version the bytes are; None if that is not known."""
         try:
             state = json.loads(self.state_path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -117,25 +119,27 @@ class Part:
 
 PATIENT = Patience()
 
-Tell = Callable[[int, str], None]
-"""Is told the bytes that are there, and what went wrong (or nothing)."""
+Notify = Callable[[int, str], None]
+"""Takes the bytes that are there, and what went wrong, which is empty while nothing did."""
 
 
 def check_address(url: str) -> None:
-    """Raises `UsageError` for an address that is none of a web server."""
+    """Raises `UsageError` for an address that is not one of a web server."""
     try:
         parts = urlsplit(url)
         host = (parts.hostname or "").encode("idna")
         valid = parts.scheme in ("http", "https") and bool(host) and (parts.port or 1) > 0
-    except ValueError:  # a port that is no number, a host name that cannot be
+    except ValueError:  # a port that is not a number, or a host name that cannot be
         valid = False
     if not valid or any(c.isspace() or not c.isprintable() for c in url):
         raise UsageError(
-            "is no address of a web server", where=url, fix="it begins with https:// or http://, then a host"
+            "is not the address of a web server",
+            where=url,
+            fix="it begins with https:// or http://, then a host",
         )
 
 
-def download(what: Download, part: Part, tell: Tell, patience: Patience) -> None:
+def download(what: Download, part: Part, notify: Notify, patience: Patience) -> None:
     """Brings `part` to its full length, over as many connections as it takes.
 
     The bytes are not compared with the digest here.
@@ -148,11 +152,11 @@ def download(what: Download, part: Part, tell: Tell, patience: Patience) -> None
     failures, most_bytes = 0, part.size_bytes
     while True:
         try:
-            _take(what, part, tell, patience.silence_s)
+            _take(what, part, notify, patience.silence_s)
             return
         except _ChangedError as error:
             if part.size_bytes == 0:
-                raise InputError("the server answers what was not asked for", where=what.url) from error
+                raise InputError("the server's answer does not fit the request", where=what.url) from error
             part.clear()
         except _BrokenError as broken:
             size_bytes = part.size_bytes
@@ -165,11 +169,11 @@ def download(what: Download, part: Part, tell: Tell, patience: Patience) -> None
                     fix="run the same command again to go on from there, or give --mirror another server",
                 ) from broken
             wait_s = patience.wait_s(failures, broken.retry_after_s)
-            tell(size_bytes, f"{broken}; again in {duration_text(wait_s)}")
+            notify(size_bytes, f"{broken}; again in {duration_text(wait_s)}")
             time.sleep(wait_s)
 
 
-def _take(what: Download, part: Part, tell: Tell, silence_s: float) -> None:
+def _take(what: Download, part: Part, notify: Notify, silence_s: float) -> None:
     """Takes what one connection gives."""
     known = part.version()
     begin = part.size_bytes if known is not None else 0
@@ -196,12 +200,12 @@ def _take(what: Download, part: Part, tell: Tell, silence_s: float) -> None:
             )
         if answer.status != HTTPStatus.PARTIAL_CONTENT:
             part.begin(version)
-        _copy(answer, part, what, tell)
+        _copy(answer, part, what, notify)
 
 
-def _copy(answer: http.client.HTTPResponse, part: Part, what: Download, tell: Tell) -> None:
+def _copy(answer: http.client.HTTPResponse, part: Part, what: Download, notify: Notify) -> None:
     size_bytes = part.size_bytes
-    tell(size_bytes, "")
+    notify(size_bytes, "")
     for chunk in _chunks(answer):
         size_bytes += len(chunk)
         if size_bytes > what.size_bytes:
@@ -212,7 +216,7 @@ def _copy(answer: http.client.HTTPResponse, part: Part, what: Download, tell: Te
                 fix="look at the address with a browser: a login page, or another version?",
             )
         part.append(chunk)
-        tell(size_bytes, "")
+        notify(size_bytes, "")
     if size_bytes < what.size_bytes:
         raise _BrokenError("the connection broke off")
 
@@ -222,7 +226,7 @@ def _chunks(answer: http.client.HTTPResponse) -> Iterator[bytes]:
         try:
             chunk = answer.read1(CHUNK_BYTES)  # whatever is there: a break loses none of it
         except TimeoutError as error:
-            raise _BrokenError("the server fell silent") from error
+            raise _BrokenError("the server stopped sending") from error
         except (OSError, http.client.HTTPException) as error:
             raise _BrokenError("the connection broke off") from error
         if not chunk:
@@ -231,7 +235,7 @@ def _chunks(answer: http.client.HTTPResponse) -> Iterator[bytes]:
 
 
 def _same(known: Version | None, version: Version) -> bool:
-    """Whether two answers are of one version; where the server names none, the digest will tell."""
+    """Whether two answers are of one version; where the server names none, the digest will show."""
     if known is None:
         return False
     name = "ETag" if known.get("ETag") or version.get("ETag") else "Last-Modified"
@@ -251,8 +255,8 @@ def _answer(request: urllib.request.Request, silence_s: float) -> Iterator[http.
     """A server's answer of status 200 or 206.
 
     Raises:
-        InputError: it will not give the file, now or later.
-        _BrokenError: it may, another time.
+        InputError: the server refuses the file for good.
+        _BrokenError: another try may succeed.
         _ChangedError: it has less than we have already.
     """
     try:

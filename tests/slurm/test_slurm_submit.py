@@ -191,7 +191,9 @@ def test_a_task_gets_as_many_cpus_as_have_work_in_its_memory(
     assert cpus() == jobs.USUAL_CPUS
     assert cpus(cpus=3) == 3
     assert cpus(12) == 12
-    manifest = replace(manifest, config=replace(config, run=replace(config.run, tile_size=4096)))
+    manifest = replace(
+        manifest, config=replace(manifest.config, run=replace(manifest.config.run, tile_size=4096))
+    )
     needed_gb = {
         workers: sufficient.sufficient_memory_gb(manifest, workers, servers=1) for workers in range(1, 8)
     }

@@ -24,7 +24,9 @@ def merge(run_dir: Path, as_json: bool) -> None:
     Example:
       mkhspc merge run
     """
-    with progress.shown() as show:
+    from mkhspc.process.signals import interruptible
+
+    with progress.shown() as show, interruptible():  # before anything large is loaded
         from mkhspc.api.run import open_run
         from mkhspc.store.summary import refuse_empty
 

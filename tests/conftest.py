@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-pytest_plugins = ("ownerdoubles",)
+pytest_plugins = ("serverdoubles",)
 
 
 def pytest_configure() -> None:

@@ -1,4 +1,4 @@
-"""Cellpose's loader with a small backbone, for owners in processes of their own; imports no torch."""
+"""Cellpose's loader with a small backbone, for model servers in processes of their own; imports no torch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def small_loader(model: str, weights: WeightFile, footprint: Footprint | None) -
 
 def run(words: list[str]) -> int:
     """`mkhspc` with that loader."""
-    from mkhspc.cli import run_command  # owners import this module too, and need no commands
+    from mkhspc.cli import run_command  # model servers import this module too, and need no commands
 
     choice._loader = small_loader
     return run_command(words)

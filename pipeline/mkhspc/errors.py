@@ -7,7 +7,8 @@ two lines on stderr and the exit code; nothing else in the package decides exit 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 
 def printable(text: str) -> str:
@@ -36,6 +37,11 @@ class MkhspcError(Exception):
         self.what = what
         self.where = where
         self.fix = fix
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors travel between processes; the place does so as text."""
+        where = None if self.where is None else str(self.where)
+        return partial(type(self), self.what, where=where, fix=self.fix), ()
 
     def __str__(self) -> str:
         head = self.what if self.where is None else f"{self.where}: {self.what}"

@@ -121,7 +121,7 @@ def _side(side: str, checkpoint: Path, window: Window, scratch: Path) -> dict[st
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, **FRUGAL},  # as owners of models are started; the same for both sides
+        env={**os.environ, **FRUGAL},  # as model servers are started; the same for both sides
     )
     if done.returncode:
         raise RuntimeError(done.stderr)

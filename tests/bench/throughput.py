@@ -249,7 +249,7 @@ def _sleeping(slide: Path, scratch: Path) -> Row:
         config=manifest.config,
         stored={t: manifest.stored(t) for t in CELL_TYPES},
         models=job.models,
-        service=None,
+        models_address=None,
         slots=slots.handle(),
     )
     feed = WindowFeed(

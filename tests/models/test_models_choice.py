@@ -90,7 +90,7 @@ def test_a_gpu_that_is_advised_gets_the_usual_batches_and_a_smaller_one_less() -
     assert models.batches("cpu", 1) == models.batches("cpu")
 
 
-def test_the_owner_of_a_model_knows_what_the_plan_knows() -> None:
+def test_the_server_of_a_model_knows_what_the_plan_knows() -> None:
     models = models_of("sam2.1-tiny", "cpsam", "efficientnet-lite0")
     for model, loader in zip(models.weights, models.loaders, strict=True):
         assert models.footprint(model) is not None

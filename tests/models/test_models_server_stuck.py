@@ -1,4 +1,4 @@
-"""Owners that never come back from what they do: nobody waits for them for ever."""
+"""Servers that never come back from what they do: nobody waits for them for ever."""
 
 from __future__ import annotations
 
@@ -20,48 +20,48 @@ import pytest
 
 from mkhspc.errors import HopelessError
 from mkhspc.models.device import LOOK_AT_GPU
-from mkhspc.models.server import client as owner_client, owners as subject
-from mkhspc.models.server.client import NoDeviceError, OwnerLostError
-from mkhspc.models.server.owners import RESTARTS, Owners, Patience
-from ownerdoubles import WAIT_S, Loading, ask, ask_together, is_stopped, wait_for, watch_until
+from mkhspc.models.server import client as model_client, servers as subject
+from mkhspc.models.server.reports import NoDeviceError, ServerLostError, read_states
+from mkhspc.models.server.servers import RESTARTS, ModelServers, Patience
+from serverdoubles import WAIT_S, Loading, ask, ask_together, is_stopped, wait_for, watch_until
 
 SHORT_S = 2.0
 SHORT = Patience(gpu_request_s=SHORT_S, cpu_request_s=SHORT_S)
 
 
 @pytest.fixture
-def impatient(temporary: Path) -> Iterator[Owners]:
-    """Owners that get two seconds for a request."""
-    with Owners([Loading()], ["cpu"], SHORT) as owners:
-        yield owners
+def impatient(temporary: Path) -> Iterator[ModelServers]:
+    """Servers that get two seconds for a request."""
+    with ModelServers([Loading()], ["cpu"], SHORT) as servers:
+        yield servers
 
 
-def test_an_owner_that_never_answers_is_killed_and_its_request_asked_again(
-    impatient: Owners, tmp_path: Path
+def test_a_server_that_never_answers_is_killed_and_its_request_asked_again(
+    impatient: ModelServers, tmp_path: Path
 ) -> None:
     (before,), _ = ask_together(impatient, {})
     request = {"do": "stop once", "mark": str(tmp_path / "m"), "array": np.arange(9)}
     (answer,), lines = ask_together(impatient, request)
     assert answer["pid"] != before["pid"]
     np.testing.assert_array_equal(answer["twice array"], 2 * np.arange(9))
-    stuck = "cpu: the process that owns the models was stuck for more than 2 s and was killed"
+    stuck = "cpu: the model server was stuck for more than 2 s and was killed"
     assert lines[0] == f"{stuck}; it is started again"
     assert "there again" in lines[1]
 
 
-def test_a_request_over_which_two_owners_were_stuck_fails_and_says_so(impatient: Owners) -> None:
-    (lost,), _ = ask(impatient, impatient.client(), {"do": "stop"})
-    assert isinstance(lost, OwnerLostError)
-    assert "over one request: cpu: the process that owns the models was stuck for more than 2 s" in str(lost)
-    (answer,), _ = ask(impatient, impatient.client(), {})
+def test_a_request_over_which_two_servers_were_stuck_fails_and_says_so(impatient: ModelServers) -> None:
+    (lost,), _ = ask(impatient, impatient.address.open(), {"do": "stop"})
+    assert isinstance(lost, ServerLostError)
+    assert "of this request: cpu: the model server was stuck for more than 2 s" in str(lost)
+    (answer,), _ = ask(impatient, impatient.address.open(), {})
     assert answer["batch"] == 1
 
 
-def test_a_device_whose_owners_are_stuck_again_and_again_is_given_up(temporary: Path) -> None:
-    with Owners([Loading()], ["cuda:0"], SHORT) as owners:
-        client = owners.client()
-        (first,), lines = ask(owners, client, {"do": "stop"})
-        (second,), more = ask(owners, client, {"do": "stop"})
+def test_a_device_whose_servers_are_stuck_again_and_again_is_given_up(temporary: Path) -> None:
+    with ModelServers([Loading()], ["cuda:0"], SHORT) as servers:
+        client = servers.address.open()
+        (first,), lines = ask(servers, client, {"do": "stop"})
+        (second,), more = ask(servers, client, {"do": "stop"})
     assert not isinstance(first, HopelessError)
     assert isinstance(second, HopelessError)
     assert second.fix == LOOK_AT_GPU
@@ -69,10 +69,10 @@ def test_a_device_whose_owners_are_stuck_again_and_again_is_given_up(temporary: 
     assert more[-1].endswith("the device is given up")
 
 
-def test_requests_that_take_no_longer_each_than_they_may_are_left_alone(impatient: Owners) -> None:
+def test_requests_that_take_no_longer_each_than_they_may_are_left_alone(impatient: ModelServers) -> None:
     """However many there are, together or one after the other; nor does waiting count."""
     request = {"do": "sleep", "seconds": SHORT_S / 5}
-    client = impatient.client()
+    client = impatient.address.open()
     for _ in range(6):
         (answer,), lines = ask(impatient, client, request)
         assert answer["batch"] == 1
@@ -86,8 +86,8 @@ def test_requests_that_take_no_longer_each_than_they_may_are_left_alone(impatien
 
 def test_models_that_never_load_are_an_error(temporary: Path) -> None:
     begun_s = time.monotonic()
-    with pytest.raises(OwnerLostError, match="was stuck for more than 2 s and was killed"):
-        Owners([Loading(fails="slow")], ["cpu"], Patience(loading_s=2.0))
+    with pytest.raises(ServerLostError, match="was stuck for more than 2 s and was killed"):
+        ModelServers([Loading(fails="slow")], ["cpu"], Patience(loading_s=2.0))
     assert time.monotonic() - begun_s < WAIT_S / 2
 
 
@@ -99,7 +99,7 @@ def unkillable(monkeypatch: pytest.MonkeyPatch, pids: list[int]) -> Iterator[Non
     """
     monkeypatch.setattr(BaseProcess, "kill", lambda process: None)
     monkeypatch.setattr(subject, "CLOSE_S", 0.2)
-    monkeypatch.setattr(owner_client, "LOOK_S", 0.2)
+    monkeypatch.setattr(model_client, "CHECK_S", 0.2)
     timer = Timer(2 * WAIT_S, _kill, [pids])
     timer.start()
     try:
@@ -121,10 +121,10 @@ def test_a_process_that_cannot_be_killed_is_left_behind(
     """It keeps its end of every line, and neither parent nor worker waits for it."""
     pids: list[int] = []
     with unkillable(monkeypatch, pids):
-        with Owners([Loading()], ["cpu"], SHORT) as owners:
-            (before,), _ = ask_together(owners, {})
+        with ModelServers([Loading()], ["cpu"], SHORT) as servers:
+            (before,), _ = ask_together(servers, {})
             pids.append(before["pid"])
-            (answer,), lines = ask_together(owners, {"do": "stop once", "mark": str(tmp_path / "m")})
+            (answer,), lines = ask_together(servers, {"do": "stop once", "mark": str(tmp_path / "m")})
             pids.append(answer["pid"])
         assert answer["pid"] != before["pid"]
         assert lines[0].endswith("it is started again")
@@ -138,55 +138,54 @@ def test_a_device_given_up_with_a_process_that_cannot_be_killed_lets_nobody_wait
     pids: list[int] = []
     with (
         unkillable(monkeypatch, pids),
-        Owners([Loading()], ["cpu"], SHORT) as owners,
+        ModelServers([Loading()], ["cpu"], SHORT) as servers,
         ThreadPoolExecutor(3) as threads,
     ):
-        client = owners.client()
+        client = servers.address.open()
         pids.append(int(str(client.ask("double", {})["pid"])))
         first = threads.submit(client.ask, "double", {"do": "stop"})
         wait_for(lambda: is_stopped(pids[0]))
-        waiting = threads.submit(owners.client().ask, "double", {})
-        lines = watch_until(owners, lambda: first.done() and waiting.done())
-        later = threads.submit(owners.client().ask, "double", {})
+        waiting = threads.submit(servers.address.open().ask, "double", {})
+        lines = watch_until(servers, lambda: first.done() and waiting.done())
+        later = threads.submit(servers.address.open().ask, "double", {})
         errors = [asked.exception(WAIT_S) for asked in (first, waiting, later)]
         assert is_stopped(pids[0])
     assert lines[-1].endswith("the device is given up")
     for error in errors:
         assert isinstance(error, NoDeviceError)
-        assert "no device is left: cpu: the process that owns the models was stuck" in str(error)
+        assert "no device is left: cpu: the model server was stuck" in str(error)
 
 
-def test_nobody_who_is_turned_away_finds_the_socket_of_a_device_given_up(
+def test_a_device_given_up_is_asked_by_nobody_though_its_server_still_listens(
     temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To be let into a queue that nobody serves would cost each of them a while."""
+    """To wait in a queue that nobody serves would cost each of them a while."""
     monkeypatch.setattr(subject, "RESTARTS", 0)
     pids: list[int] = []
-    with unkillable(monkeypatch, pids), Owners([Loading()], ["cpu"], SHORT) as owners:
-        client = owners.client()
+    with unkillable(monkeypatch, pids), ModelServers([Loading()], ["cpu"], SHORT) as servers:
+        client = servers.address.open()
         pids.append(int(str(client.ask("double", {})["pid"])))
-        (folder,) = temporary.iterdir()
-        address = owner_client.address_path(folder, 0)
-        assert address.exists()
+        (ready,) = read_states(servers.address.directory)
+        ask(servers, client, {"do": "stop"})
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as plug:
-            link = folder / "another name"
-            link.hardlink_to(address)
-            ask(owners, client, {"do": "stop"})
-            assert not address.exists()
-            with pytest.raises(ConnectionRefusedError):
-                plug.connect(str(link))
+            plug.connect(ready.socket)
+        monkeypatch.setattr(model_client, "CHECK_S", 2 * WAIT_S)
+        begun_s = time.monotonic()
+        with pytest.raises(NoDeviceError):
+            servers.address.open().ask("double", {})
+        assert time.monotonic() - begun_s < WAIT_S
 
 
 STUCK_AT_THE_END = """
 import os, signal
 from multiprocessing.process import BaseProcess
-from ownerdoubles import Loading, is_stopped, wait_for
-from mkhspc.models.server import owners
+from serverdoubles import Loading, is_stopped, wait_for
+from mkhspc.models.server import servers
 if __name__ == "__main__":
     BaseProcess.kill = lambda process: None
-    owners.CLOSE_S = 0.2
-    with owners.Owners([Loading()], ["cpu"]) as them:
-        pid = them.client().ask("double", {})["pid"]
+    servers.CLOSE_S = 0.2
+    with servers.ModelServers([Loading()], ["cpu"]) as them:
+        pid = them.address.open().ask("double", {})["pid"]
         os.kill(pid, signal.SIGSTOP)
         wait_for(lambda: is_stopped(pid))
         print(pid, flush=True)
@@ -215,12 +214,12 @@ def test_a_program_ends_though_a_process_of_its_cannot_be_killed(temporary: Path
         program.communicate()
 
 
-def test_an_owner_that_closes_its_end_and_does_not_die_is_killed(
+def test_a_server_that_closes_its_end_and_does_not_die_is_killed(
     temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pool's own work waits meanwhile, so not for long."""
     monkeypatch.setattr(subject, "CLOSE_S", 0.5)
-    with Owners([Loading()], ["cpu"]) as owners:
-        (lost,), lines = ask_together(owners, {"do": "hang up"})
-    assert "the process that owns the models died (it did not end by itself)" in lines[0]
-    assert isinstance(lost, OwnerLostError)
+    with ModelServers([Loading()], ["cpu"]) as servers:
+        (lost,), lines = ask_together(servers, {"do": "hang up"})
+    assert "the model server died (it did not end by itself)" in lines[0]
+    assert isinstance(lost, ServerLostError)

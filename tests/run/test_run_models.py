@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.models, pytest.mark.slow]
 PACKAGED = "efficientnet-lite0"
 DEEP = [f"deep_{PACKAGED}_{i:04d}" for i in range(1280)] + [f"deep_sam2_{i:04d}" for i in range(256)]
 MOST_EXTRA = 1.15
-"""Memory beyond the owner, with models over without."""
+"""Memory beyond the model server, with models over without."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -215,7 +215,7 @@ def test_shards_give_the_cells_of_the_whole_and_are_merged_where_no_weights_are(
 
 @dataclass
 class Seen:
-    """A process of a run's pool, or an owner, over its life.
+    """A process of a run's pool, or a model server, over its life.
 
     Attributes:
         has_torch: a library of torch was mapped into it.
@@ -238,7 +238,7 @@ class Watched:
     children: dict[int, Seen] = field(default_factory=dict)
 
     @property
-    def owners(self) -> dict[int, Seen]:
+    def servers(self) -> dict[int, Seen]:
         return {pid: seen for pid, seen in self.children.items() if seen.has_torch}
 
     @property
@@ -246,7 +246,7 @@ class Watched:
         return [s for s in self.children.values() if s.has_cells and not s.has_torch]
 
     @property
-    def bytes_beyond_owners(self) -> int:
+    def bytes_beyond_servers(self) -> int:
         return self.own.peak_bytes + sum(worker.peak_bytes for worker in self.workers)
 
 
@@ -266,7 +266,7 @@ def watched(*arguments: object, each: Callable[[int, Seen], object] = lambda pid
 
 
 def _spawned(parent: int) -> list[int]:
-    """Workers and owners: what else the command starts asks torch for its devices, and ends."""
+    """Workers and model servers: what else the command starts asks torch for its devices, and ends."""
     try:
         children = psutil.Process(parent).children()
         return [child.pid for child in children if any("spawn_main" in word for word in child.cmdline())]
@@ -290,14 +290,14 @@ def test_workers_never_map_torch_and_take_no_more_memory_than_without_models(
     without = watched(*words(tmp_path / "without", tiny_slide))
     with_models = watched(*words(tmp_path / "with", tiny_slide, "--embedder", PACKAGED))
     assert (without.code, with_models.code) == (0, 0), with_models.stderr
-    assert len(without.owners) == 0
-    assert len(with_models.owners) == 1
+    assert len(without.servers) == 0
+    assert len(with_models.servers) == 1
     assert not with_models.own.has_torch
     assert len(without.workers) == len(with_models.workers) == 2
-    assert with_models.bytes_beyond_owners <= MOST_EXTRA * without.bytes_beyond_owners
+    assert with_models.bytes_beyond_servers <= MOST_EXTRA * without.bytes_beyond_servers
 
 
-def test_an_owner_that_is_killed_is_started_again_and_the_run_completes(
+def test_a_server_that_is_killed_is_started_again_and_the_run_completes(
     whole: Path, tiny_slide: Path, sam2_checkpoint: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / "run"
@@ -310,7 +310,7 @@ def test_an_owner_that_is_killed_is_started_again_and_the_run_completes(
 
     run = watched(*words(root, tiny_slide, *by_sam2(sam2_checkpoint)), each=kill_once)
     assert run.code == 0, run.stderr
-    assert len(run.owners) == 2
+    assert len(run.servers) == 2
     texts = [event["text"] for event in events(root, "device")]
     assert len(texts) == 2
     assert re.fullmatch(r"cpu: .*died \(.*SIGKILL.*\); it is started again", texts[0])

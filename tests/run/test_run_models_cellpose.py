@@ -1,4 +1,4 @@
-"""`mkhspc segment` with Cellpose in an owner's process, with and without SAM2: small nets, real classes.
+"""`mkhspc segment` with Cellpose in a model server, with and without SAM2: small nets, real classes.
 
 The slide shows what the cone finder finds, and SAM2's random masks refine nothing; but every step from the
 slide to the table is the real one.
@@ -59,7 +59,7 @@ def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def segmented(root: Path, slide: Path, monkeypatch: pytest.MonkeyPatch, *more: object) -> pa.Table:
-    """The HSPC of a run with two workers; the owner of the models is a process of its own."""
+    """The HSPC of a run with two workers; the model server is a process of its own."""
     monkeypatch.setenv("MKHSPC_MODELS", str(root.parent))
     monkeypatch.setattr(choice, "_loader", small_loader)
     words = ["segment", "--czi-path", slide, "--output-dir", root, "--tile-size", 512, "--num-workers", 2]
@@ -72,7 +72,7 @@ def segmented(root: Path, slide: Path, monkeypatch: pytest.MonkeyPatch, *more: o
 
 
 def loaded_models(root: Path) -> list[set[str]]:
-    """Of each owner that the run had."""
+    """Of each model server that the run had."""
     events = [event for journal in read_journals(RunLayout(root)) for event in journal.events]
     return [set(event.facts["precision"]) for event in events if event.name == "models"]
 

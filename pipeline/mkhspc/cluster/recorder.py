@@ -9,7 +9,7 @@ from typing import Any
 
 from mkhspc.cluster.journal import RunLog
 from mkhspc.config import CELL_TYPES
-from mkhspc.models.server.server import Loaded
+from mkhspc.models.server.reports import Loaded
 from mkhspc.progress import Progress
 from mkhspc.store.manifest import Manifest
 

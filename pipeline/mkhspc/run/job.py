@@ -17,7 +17,7 @@ from mkhspc.detect.classical.mk import block_count
 from mkhspc.measure.analysis import TileAnalysis, analysis_of
 from mkhspc.measure.deep import column_names
 from mkhspc.models.choice import RunModels, devices_for
-from mkhspc.models.server.owners import Owners
+from mkhspc.models.server.servers import ModelServers
 from mkhspc.pool.feed import TileTask
 from mkhspc.process.limits import MemoryLimit, memory_limit, usable_cores
 from mkhspc.slide.tile_windows import TileWindows, order_tiles
@@ -77,7 +77,7 @@ class Job:
     """Tiles to do, in the order of reading, and how they fit into memory.
 
     Attributes:
-        owners: of the models; None without any, and until `with_models` has loaded them.
+        servers: of the models; None without any, and until `with_models` has loaded them.
     """
 
     slides: Sequence[TileWindows]
@@ -86,7 +86,7 @@ class Job:
     asked: int | Literal["auto"]
     models: RunModels
     devices: Sequence[str]
-    owners: Owners | None = None
+    servers: ModelServers | None = None
 
     @property
     def most_slots(self) -> int:
@@ -100,14 +100,14 @@ class Job:
     def measured(self, worker_bytes: int, *, is_representative: bool) -> Budget:
         """The budget with the most that a worker was seen to need; never without a worker.
 
-        Owners count as thought where they needed less: the tiles so far may not have asked every model.
+        Servers count as expected where they took less: the tiles so far may not have asked every model.
 
         Args:
             is_representative: a representative tile is among those done; before, no worker is added.
         """
         if self.asked != "auto":
             return self.budget
-        owner_bytes = max(self.demand.owner_bytes, self.owners.peak_bytes if self.owners else 0)
+        owner_bytes = max(self.demand.owner_bytes, self.servers.peak_bytes if self.servers else 0)
         read_threads = self.budget.read_threads
         demand = self.demand.measured(int(MEASURED_MARGIN * worker_bytes), owner_bytes, read_threads)
         most = usable_cores() if is_representative else self.budget.workers

@@ -97,7 +97,7 @@ def _measured(
     read_s, read_bytes = _read(work.slides[0])
     with with_models(work) as job:
         refuse_failures(do_tiles(layout, manifest, share, job, progress))
-        owner_bytes = job.owners.peak_bytes if job and job.owners else 0
+        owner_bytes = job.servers.peak_bytes if job and job.servers else 0
         device = ", ".join(work.devices)
     path = layout.part(slide_id, tile.tile_id)
     part = tables.read_table(path, manifest.config_hash, columns=["cell_type", "area_um2"])

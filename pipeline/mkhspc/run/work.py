@@ -12,7 +12,7 @@ from mkhspc.cluster.journal import RunLog
 from mkhspc.cluster.recorder import SlideTiles, TileRecorder
 from mkhspc.config import CELL_TYPES
 from mkhspc.errors import IncompleteError, InterruptedRunError
-from mkhspc.models.server.owners import Owners
+from mkhspc.models.server.servers import ModelServers
 from mkhspc.pool.feed import TileTask, WindowFeed
 from mkhspc.pool.guard import MemoryGuard
 from mkhspc.pool.pool import Pool
@@ -91,15 +91,15 @@ def with_models(job: Job | None) -> Iterator[Job | None]:
     if job is None or not job.models.weights:
         yield job
         return
-    with Owners(job.models.loaders, job.devices) as owners:
-        yield replace(job, owners=owners)
+    with ModelServers(job.models.loaders, job.devices) as servers:
+        yield replace(job, servers=servers)
 
 
 def _on_tiles(
     layout: RunLayout, manifest: Manifest, job: Job, watch: TileRecorder, stop: StopFlag
 ) -> list[Outcome]:
-    owners = job.owners
-    for loaded in owners.loaded if owners else ():
+    servers = job.servers
+    for loaded in servers.loaded if servers else ():
         watch.models(loaded)
     give_back_gaps()
     slots = Slots(job.most_slots, job.demand.slot_bytes)
@@ -110,7 +110,7 @@ def _on_tiles(
         config=manifest.config,
         stored={t: manifest.stored(t) for t in CELL_TYPES},
         models=job.models,
-        service=owners,
+        models_address=servers.address if servers else None,
         slots=slots.handle(),
     )
     feed = WindowFeed(
@@ -130,7 +130,7 @@ def _on_tiles(
 
     def look_around() -> None:
         guard.check()
-        for line in owners.watch() if owners else ():
+        for line in servers.watch() if servers else ():
             watch.device(line)
 
     pool.on_tick = look_around

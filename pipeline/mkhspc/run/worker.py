@@ -17,8 +17,7 @@ from mkhspc.config import CELL_TYPES, AreaRange, CellType, RunConfig
 from mkhspc.detect.contract import CountsOutcomes
 from mkhspc.measure.analysis import TileAnalysis
 from mkhspc.models.choice import RunModels
-from mkhspc.models.server.client import OwnerClient
-from mkhspc.models.server.owners import Owners
+from mkhspc.models.server.client import ModelsAddress
 from mkhspc.pool.feed import TileTask
 from mkhspc.pool.slots import SlotsHandle
 from mkhspc.process.memory import give_back_gaps, peak_bytes
@@ -34,8 +33,7 @@ class TileWorker:
     Attributes:
         um_per_px: by slide.
         config: the run's; with `stored` and `models` it says what is looked for.
-        service: reaches the models, None without any: `engine.owners.Owners`, which is one of their clients
-            once it has arrived in the worker.
+        models_address: of the model servers, opened in the worker; None where no model is used.
         slots: where the windows are; opened in the worker.
     """
 
@@ -45,18 +43,15 @@ class TileWorker:
     config: RunConfig
     stored: Mapping[CellType, AreaRange]
     models: RunModels
-    service: Owners | OwnerClient | None
+    models_address: ModelsAddress | None
     slots: SlotsHandle
-
-    def analysis(self) -> TileAnalysis:
-        service = self.service if isinstance(self.service, OwnerClient) else None
-        return TileAnalysis.of(self.config, self.stored, self.models, service)
 
     def prepare(self) -> None:
         cv2.setNumThreads(1)  # one core a worker: the pool is the parallelism
         pa.set_cpu_count(1)
         pa.set_memory_pool(pa.system_memory_pool())  # the default one keeps what was freed
-        self._analysis = self.analysis()
+        self._client = self.models_address.open() if self.models_address else None
+        self._analysis = TileAnalysis.of(self.config, self.stored, self.models, self._client)
         self._slots = self.slots.open()
         self._planned_id = ""
         self._ended_s = time.monotonic()
@@ -94,10 +89,10 @@ class TileWorker:
 
     @property
     def _asked_s(self) -> float:
-        return self.service.asked_s if isinstance(self.service, OwnerClient) else 0.0
+        return self._client.asked_s if self._client else 0.0
 
     def _model_facts(self, asked_before_s: float) -> dict[str, Any]:
-        if self.service is None:
+        if self._client is None:
             return {}
         judged = {f"{cell_type}_by_sam2": dict(counts) for cell_type, counts in self._counts.items()}
         return {"models_s": round(self._asked_s - asked_before_s, 3), **judged}

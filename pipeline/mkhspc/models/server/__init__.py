@@ -1,1 +1,1 @@
-"""Models that one process a device owns, and their clients."""
+"""Model servers: a process per device that loads the models and answers the workers' requests in batches."""

@@ -1,90 +1,68 @@
-"""How a worker asks the models that other processes own."""
+"""How a worker asks the models that the servers of its run have loaded."""
 
 from __future__ import annotations
 
-import json
-import socket
+import itertools
+import multiprocessing
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from multiprocessing import reduction
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Client
 from pathlib import Path
 from typing import Any
 
-from mkhspc.errors import HopelessError, MkhspcError
-from mkhspc.models.server.mailbox import Fault, Letter, Mailbox, Question
+from mkhspc.errors import MkhspcError
+from mkhspc.models.server.message import MessageHeader, MessageMemory, Request
+from mkhspc.models.server.reports import NoDeviceError, ServerLostError, ServerState, read_states
 from mkhspc.models.service import Message
-from mkhspc.store import atomic
 
 TRIES = 2
-"""A request over which so many owners died is not tried again."""
-LOOK_S = 5.0
-"""How often a worker that waits looks whether its owner was left behind: one that is stuck in a driver cannot
-be killed, and keeps its end of the line open."""
-FIX = "out of memory? fewer --num-workers, a larger --memory-gb or a smaller model; what is done is kept"
-
-
-class OwnerLostError(MkhspcError):
-    """A process that owned the models of a device has died."""
-
-    exit_code = 4
-
-
-class NoDeviceError(OwnerLostError, HopelessError):
-    """Every device is given up, or the run has ended."""
+"""A request of which this many servers died is not tried again."""
+RETRY_S = 0.1
+"""Seconds between two looks whether a server is ready."""
+CHECK_S = 5.0
+"""Seconds between two looks, while an answer is awaited, whether the server was left behind: one that is
+stuck in a driver cannot be killed, and keeps its end of the connection open."""
 
 
 @dataclass(frozen=True)
-class Fate:
-    """What became of an owner, and what to do about it."""
+class ModelsAddress:
+    """Where the model servers of a run are found; picklable, and the same for every worker."""
 
-    reason: str
-    fix: str
+    directory: Path
 
-    @classmethod
-    def read(cls, path: Path) -> Fate:
-        """As the parent wrote it; where it wrote nothing, the run is over."""
-        try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            return cls("it ended with the run", FIX)
-
-    def write(self, path: Path) -> None:
-        """Told before anybody is let in or refused."""
-        atomic.write_json(path, asdict(self))
+    def open(self) -> ModelClient:
+        """A client of those servers, for one thread of one process."""
+        return ModelClient(self.directory)
 
 
-class OwnerClient:
-    """Asks the owners' models from a worker process: a `mkhspc.models.service.ModelService`.
+class ModelClient:
+    """Asks the model servers of a run: a `mkhspc.models.service.ModelService`.
 
-    It keeps to one owner and goes to the next when that one's device is given up. Not for several threads.
-
-    Args:
-        number: the client's, counted from 0; which owner it begins with.
+    It keeps to the server of one device and goes to the next when that device is given up. Clients begin with
+    different devices. Not for several threads.
 
     Attributes:
-        asked_s: how long it has waited for answers so far.
+        asked_s: how many seconds it has waited for answers so far.
     """
 
     asked_s: float = 0.0
 
-    def __init__(self, directory: Path, devices: Sequence[str], number: int) -> None:
+    def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._devices = devices
-        first = number % len(devices)
-        self._order = [*range(first, len(devices)), *range(first)]
-        self._line: _Line | None = None
+        self._connection: _Connection | None = None
 
     def ask(self, model: str, request: Message) -> Message:
         """The model's answer.
 
-        A request whose owner dies is repeated; where the death may be its doing, only once and alone.
+        A request whose server dies is repeated, alone if the death may be its doing.
 
         Raises:
             MkhspcError: the model's own error for this request.
-            OwnerLostError: two owners died of it.
+            ServerLostError: `TRIES` servers died of it.
             NoDeviceError: no device is left.
         """
         begun_s = time.monotonic()
@@ -94,150 +72,153 @@ class OwnerClient:
             self.asked_s += time.monotonic() - begun_s
 
     def _answer(self, model: str, request: Message) -> Message:
-        deaths: list[int] = []
+        deaths: list[int] = []  # the indices of devices whose server died after it had begun with the request
         while True:
-            line = self.connect()
-            if len(deaths) == TRIES:  # said only now, when the parent has told what became of the last
-                fate = self._fate(deaths[-1])
-                raise OwnerLostError(
-                    f"{TRIES} owners of the models died over one request: {fate.reason}", fix=fate.fix
-                )
-            letter = line.mailbox.post(request)
+            connection = self.connect()
+            if len(deaths) == TRIES:  # only now has the parent reported why the last one ended
+                last = self._states()[deaths[-1]]
+                what = f"{TRIES} model servers died of this request: {last.device}: {last.last_exit.reason}"
+                raise ServerLostError(what, fix=last.last_exit.fix)
+            header = connection.memory.write(request)
             try:
-                answer = line.ask(Question(model, letter, is_repeated=bool(deaths)))
+                answer = connection.ask(Request(model, header, runs_alone=bool(deaths)))
             except (EOFError, ConnectionError):
                 self.close()
-                if line.is_in_hand:
-                    deaths.append(line.place)
+                if connection.has_begun:
+                    deaths.append(connection.index)
                 continue
-            if isinstance(answer, Fault):
-                raise answer.error()
-            return line.mailbox.fetch(answer)
+            if isinstance(answer, MkhspcError):
+                raise answer
+            return connection.memory.read(answer)
 
-    def connect(self) -> _Line:
-        """Waits for an owner that is ready; `ask` does so by itself.
+    def connect(self) -> _Connection:
+        """The connection to a server; waits until one is ready. `ask` does so by itself.
 
         Raises:
-            NoDeviceError: there is none and will be none.
-            MkhspcError: it has no room for another worker.
+            NoDeviceError: no server is left, and none will be started.
+            MkhspcError: the server cannot take another worker.
         """
-        if self._line is None:
-            reached = (_reach(place, address_path(self._directory, place)) for place in self._order)
-            self._line = next((line for line in reached if line), None)
-        if self._line is None:
-            fates = [self._fate(place) for place in sorted(self._order)]
-            raise NoDeviceError(
-                f"no device is left: {'; '.join(fate.reason for fate in fates)}",
-                fix="; ".join(dict.fromkeys(fate.fix for fate in fates if fate.fix)),
-            )
-        return self._line
+        while self._connection is None:
+            self._connection = self._try_to_connect()
+            if self._connection is None:
+                time.sleep(RETRY_S)
+        return self._connection
+
+    def _try_to_connect(self) -> _Connection | None:
+        """A connection to the server of the client's present device; None while that is not ready."""
+        index, state = self._choose()
+        if not state.socket:
+            return None
+        try:
+            return _Connection(index, state.socket, lambda: self._states()[index].socket == state.socket)
+        except (EOFError, ConnectionError, FileNotFoundError):  # it has just died
+            return None
+
+    def _choose(self) -> tuple[int, ServerState]:
+        """The first device that is not given up, counted from the one that this client begins with."""
+        states = list(enumerate(self._states()))
+        first = self._number % len(states)
+        for index, state in states[first:] + states[:first]:
+            if not state.is_given_up:
+                return index, state
+        reasons = "; ".join(f"{state.device}: {state.last_exit.reason}" for _, state in states)
+        fixes = dict.fromkeys(state.last_exit.fix for _, state in states if state.last_exit.fix)
+        raise NoDeviceError(f"no device is left: {reasons}", fix="; ".join(fixes))
+
+    def _states(self) -> list[ServerState]:
+        """What the parent has published last.
+
+        Raises:
+            NoDeviceError: the run has ended.
+        """
+        parent = multiprocessing.parent_process()
+        with _ended_with_run():
+            if parent and not parent.is_alive():  # nor may there be a server to remove the folder
+                raise FileNotFoundError("the process that published them is gone")
+            return read_states(self._directory)
+
+    @cached_property
+    def _number(self) -> int:
+        """Which client of the run this is, counted from 0."""
+        with _ended_with_run():
+            return next(n for n in itertools.count() if _is_new(self._directory / f"client-{n}"))
 
     def close(self) -> None:
-        """Hangs up; the next request connects again."""
-        if self._line:
-            self._line.close()
-            self._line = None
-
-    def _fate(self, place: int) -> Fate:
-        """Of the owner that died last at a place, whose device is named."""
-        fate = Fate.read(fate_path(self._directory, place))
-        return Fate(f"{self._devices[place]}: {fate.reason}", fate.fix)
+        """Closes the connection; the next request opens another."""
+        if self._connection:
+            self._connection.close()
+            self._connection = None
 
 
-class _Line:
-    """A connection to an owner.
+def _is_new(path: Path) -> bool:
+    """Makes an empty file, unless there is one."""
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+@contextmanager
+def _ended_with_run() -> Iterator[None]:
+    """Turns a missing file of the servers into the error that says why: the run has ended."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        what = "the model servers ended with the run"
+        raise NoDeviceError(what, fix="run the same command again to go on") from error
+
+
+class _Connection:
+    """A connection to a server, which holds this side's message memory too.
 
     Args:
-        current_pid: tells which process owns the models at that place now; None when none ever will.
+        index: of the server's device, among all.
+        socket: the path where the server listens.
+        is_current: whether the parent still counts on this server.
 
     Attributes:
-        place: the owner's, among all.
-        is_in_hand: whether the owner has begun with the last request; until then it cannot die of it.
+        has_begun: whether the server has begun with the last request; until then it cannot die of it.
+
+    Raises:
+        EOFError, ConnectionError, FileNotFoundError: the server has ended.
+        MkhspcError: the server cannot take another worker.
     """
 
-    def __init__(self, place: int, plug: socket.socket, current_pid: Callable[[], int | None]) -> None:
-        self.place = place
-        self._current_pid = current_pid
-        self._pid: int | None = None
-        self.is_in_hand = False
-        self.mailbox = Mailbox()
-        self._connection = Connection(plug.detach())
+    def __init__(self, index: int, socket: str, is_current: Callable[[], bool]) -> None:
+        self.index = index
+        self.has_begun = False
+        self._is_current = is_current
+        self._connection = Client(socket, family="AF_UNIX")
+        self.memory = MessageMemory()
+        try:
+            reduction.send_handle(self._connection, self.memory.descriptor, 0)
+            refusal: MkhspcError | None = self._receive()
+            if refusal:
+                raise refusal
+        except BaseException:
+            self.close()
+            raise
 
-    def introduce(self) -> None:
-        """Hands the memory over, and waits until the owner has it.
-
-        Raises:
-            MkhspcError: the owner cannot take it.
-        """
-        reduction.send_handle(self._connection, self.mailbox.descriptor, 0)
-        said: int | Fault = self._hear()
-        if isinstance(said, Fault):
-            raise said.error()
-        self._pid = said
-
-    def ask(self, question: Question) -> Letter | Fault:
-        self.is_in_hand = False
-        self._connection.send(question)
-        self.is_in_hand = self._hear()
-        answer: Letter | Fault = self._hear()
+    def ask(self, request: Request) -> MessageHeader | MkhspcError:
+        """Sends a request and waits for its answer."""
+        self.has_begun = False
+        self._connection.send(request)
+        self.has_begun = self._receive()
+        answer: MessageHeader | MkhspcError = self._receive()
         return answer
 
-    def _hear(self) -> Any:
-        """What the owner says next.
+    def _receive(self) -> Any:
+        """What the server sends next.
 
         Raises:
-            EOFError, ConnectionError: it is dead, or another has taken its place, or nobody.
+            EOFError, ConnectionError: it has died, or its parent has given it up.
         """
-        while not self._connection.poll(LOOK_S):
-            current = self._current_pid()
-            is_replaced = self._pid is not None and current != self._pid
-            if current is None or is_replaced:
-                raise EOFError("the owner was left behind")
+        while not self._connection.poll(CHECK_S):
+            if not self._is_current():
+                raise EOFError("the server was left behind")
         return self._connection.recv()
 
     def close(self) -> None:
         self._connection.close()
-        self.mailbox.close()
-
-
-def _reach(place: int, address: Path) -> _Line | None:
-    """A line to an owner, as soon as there is one; None when its device is given up, or the run has ended."""
-    while True:
-        plug = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            plug.connect(str(address))
-        except (ConnectionRefusedError, FileNotFoundError):
-            plug.close()
-            return None
-        line = _Line(place, plug, partial(_read_pid, pid_path(address.parent, place)))
-        try:
-            line.introduce()
-        except (EOFError, ConnectionError):  # it died, or the device was given up: the next try will tell
-            line.close()
-            continue
-        except MkhspcError:
-            line.close()
-            raise
-        return line
-
-
-def address_path(directory: Path, place: int) -> Path:
-    """The socket of an owner, by its place among all."""
-    return directory / f"{place}"
-
-
-def _read_pid(path: Path) -> int | None:
-    try:
-        return int(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:  # the device was given up, or the run has ended
-        return None
-
-
-def pid_path(directory: Path, place: int) -> Path:
-    """Where the parent writes which process is the owner now."""
-    return directory / f"{place}.pid"
-
-
-def fate_path(directory: Path, place: int) -> Path:
-    """Where the parent writes what became of an owner."""
-    return directory / f"{place}.fate"
+        self.memory.close()

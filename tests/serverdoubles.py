@@ -1,4 +1,4 @@
-"""Models that do what a request says, for owners of models in real processes; and ways to ask them."""
+"""Models that do what a request says, for model servers in real processes; and ways to ask them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 
 from mkhspc.errors import InputError, MkhspcError, UsageError
-from mkhspc.models.server.client import OwnerClient
-from mkhspc.models.server.owners import Owners
+from mkhspc.models.server.client import ModelClient, ModelsAddress
+from mkhspc.models.server.servers import ModelServers
 from mkhspc.models.service import Message
 
 WAIT_S = 30.0
@@ -168,45 +168,45 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 
 @pytest.fixture
-def owners(temporary: Path) -> Iterator[Owners]:
-    with Owners([Loading()], ["cpu"]) as owners:
-        yield owners
+def servers(temporary: Path) -> Iterator[ModelServers]:
+    with ModelServers([Loading()], ["cpu"]) as servers:
+        yield servers
 
 
-def ask_together(owners: Owners, *requests: Message) -> tuple[list[Any], list[str]]:
+def ask_together(servers: ModelServers, *requests: Message) -> tuple[list[Any], list[str]]:
     """What is answered, or raised, when each request is asked by a client of its own; what `watch` told."""
     lines: list[str] = []
     with ThreadPoolExecutor(len(requests)) as threads:
-        asked = [threads.submit(owners.client().ask, "double", request) for request in requests]
-        lines += watch_until(owners, lambda: all(one.done() for one in asked))
-    return [one.exception() or one.result() for one in asked], lines + owners.watch()
+        asked = [threads.submit(servers.address.open().ask, "double", request) for request in requests]
+        lines += watch_until(servers, lambda: all(one.done() for one in asked))
+    return [one.exception() or one.result() for one in asked], lines + servers.watch()
 
 
-def watch_until(owners: Owners, is_over: Callable[[], bool]) -> list[str]:
+def watch_until(servers: ModelServers, is_over: Callable[[], bool]) -> list[str]:
     lines: list[str] = []
     end_s = time.monotonic() + WAIT_S
     while not is_over():
         assert time.monotonic() < end_s, lines
-        lines += owners.watch()
+        lines += servers.watch()
         time.sleep(0.01)
     return lines
 
 
-def ask(owners: Owners, client: OwnerClient, request: Message) -> tuple[list[Any], list[str]]:
+def ask(servers: ModelServers, client: ModelClient, request: Message) -> tuple[list[Any], list[str]]:
     with ThreadPoolExecutor(1) as thread:
         asked = thread.submit(client.ask, "double", request)
-        lines = watch_until(owners, asked.done)
-    return [asked.exception() or asked.result()], lines + owners.watch()
+        lines = watch_until(servers, asked.done)
+    return [asked.exception() or asked.result()], lines + servers.watch()
 
 
 @dataclass
 class Asking:
     """A worker's work: to ask."""
 
-    models: Any
+    address: ModelsAddress
 
     def prepare(self) -> None:
-        pass
+        self.models = self.address.open()
 
     def run(self, task: Any) -> dict[str, Any]:
         return dict(self.models.ask("double", message(task)))

@@ -80,6 +80,7 @@ def test_the_owner_of_a_model_imports_no_foreign_module(lab: Path, tiny_slide: P
     assert json.loads(done.stdout)["tiles"] > 0
 
 
+@pytest.mark.slow
 def test_the_jobs_of_a_cluster_import_no_foreign_module(lab: Path, tiny_slide: Path) -> None:
     (lab / "study.toml").write_text(
         f'[run]\noutput_dir = "run"\nslides = ["{tiny_slide}"]\ntile_size = 512\nsample_fraction = 0.5\n'

@@ -92,6 +92,12 @@ def chromium() -> str:
 
 
 @pytest.fixture(scope="session")
+def torch() -> Any:
+    """The package; tests that use it, or `usefixtures` it for what they call, are marked `models`."""
+    return need("torch")
+
+
+@pytest.fixture(scope="session")
 def small_slides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Two small simulated slides by id, one of them with two scenes; `truth.parquet` lies beside them."""
     from mkhspc.simulate import SlideSpec, write_demo_slides

@@ -58,6 +58,7 @@ def test_a_foreign_module_here_would_be_seen(lab: Path) -> None:
     assert (lab / "mkhspc.imported").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", [SCRIPT, MODULE], ids=["script", "module"])
 def test_commands_and_their_workers_import_no_foreign_module(
     program: list[str], lab: Path, tiny_slide: Path

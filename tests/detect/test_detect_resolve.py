@@ -90,6 +90,7 @@ class TestAuto:
         with pytest.raises(UsageError, match=r"no device 'cuda:3'\n.*cuda:0"):
             choose_detectors(config_with(compute__device="cuda:3"))
 
+    @pytest.mark.usefixtures("torch")
     def test_the_best_weights_that_are_here_are_taken_and_named(self, weights_here: Path) -> None:
         asked = config_with(mk__detector="sam2")
         assert with_weights(asked).compute.sam2_weights == "sam2.1-large", "the error is to name this"
@@ -132,6 +133,7 @@ class TestAuto:
         monkeypatch.setattr(choice, "find_spec", lambda name: None if name == "sam2" else name)
         assert "sam2 is not installed" in fitness("sam2", compute()).reason
 
+    @pytest.mark.usefixtures("torch")
     def test_weights_that_are_asked_for_and_missing_are_an_error(self, weights_here: Path) -> None:
         with pytest.raises(InputError, match=r"mkhspc models fetch sam2\.1-large"):
             RunModels.of(with_weights(config_with(mk__detector="sam2")))

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conftest import need
 from mkhspc.errors import UsageError
 from mkhspc.models import device
 from mkhspc.models.device import (
@@ -29,11 +28,6 @@ from mkhspc.models.device import (
 
 A100 = Gpu("A100", 42_000_000_000, "bfloat16")
 V100 = Gpu("V100", 34_000_000_000, "float16")
-
-
-@pytest.fixture
-def torch() -> Any:
-    return need("torch")
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ def test_a_request_over_which_two_servers_were_stuck_fails_and_says_so(impatient
     assert answer["batch"] == 1
 
 
+@pytest.mark.slow
 def test_a_device_whose_servers_are_stuck_again_and_again_is_given_up(temporary: Path) -> None:
     with ModelServers([Loading()], ["cuda:0"], SHORT) as servers:
         client = servers.address.open()

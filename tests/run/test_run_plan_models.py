@@ -108,6 +108,7 @@ def test_tiles_come_as_fast_as_the_slowest_of_workers_readers_cores_and_devices(
     assert found == pytest.approx(10 * expected)
 
 
+@pytest.mark.usefixtures("torch")
 def test_a_job_asks_for_the_memory_of_its_owners_too(tiny_slide: Path, tmp_path: Path) -> None:
     def needed_gb(gpus: int, embedder: str) -> int:
         options = {

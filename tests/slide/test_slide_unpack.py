@@ -187,6 +187,7 @@ def test_a_jpeg_xr_image_whose_codestream_is_damaged_is_refused() -> None:
         decode(changed(plain, plain.index(SIGNATURE) + 8, 0xF0), 90, 100)
 
 
+@pytest.mark.slow
 def test_a_system_without_room_is_not_taken_for_damage(tmp_path: Path) -> None:
     """Damage is left white where tissue is looked for: a slide would become empty."""
     code = """

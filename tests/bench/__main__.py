@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests" / "bench"), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT / "tests" / folder) for folder in ("bench", "support", "")]
 
 Row = dict[str, object]
 PARTS: dict[str, tuple[str, ...]] = {

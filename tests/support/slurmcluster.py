@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-SCRIPTS = Path(__file__).parent / "slurm"
+SCRIPTS = Path(__file__).parents[1] / "slurm"
 NOT_INSTALLED = 77
 LOOK_EVERY_S, COMPARE_EVERY_S = 0.05, 2.0
 STUCK_S = 180.0

@@ -4,7 +4,7 @@ The cells that each revision finds on one drawn window are known here by their d
 models, what they make of the answers of doubles, and SAM2's prompts. For a new revision, put in what this
 prints:
 
-    python -c "import sys; sys.path.insert(0, 'tests'); import test_detector_revision as t; t.show()"
+    PYTHONPATH=tests:tests/support python -c "import test_detector_revision as t; t.show()"
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 from mkhspc.budget.layout import Budget
 from mkhspc.cluster.claims import ClaimFiles
@@ -52,11 +53,11 @@ def do_tiles(
         s: SlideTiles(len(asked), len(share.of(s)), len(share.of(s)) - left.get(s, 0))
         for s, asked in share.asked.items()
     }
-    watch = TileRecorder(RunLog(layout), progress, counts)
+    recorder = TileRecorder(RunLog(layout), progress, counts)
     if job is None:
-        progress("tiles", watch.total, watch.total)
+        progress("tiles", recorder.total, recorder.total)
         return []
-    watch.begin(
+    recorder.begin(
         manifest,
         workers=job.budget.workers,
         limit_bytes=job.budget.limit.limit_bytes,
@@ -67,17 +68,17 @@ def do_tiles(
     stop = StopFlag(notify)
     restore = stop.install()
     try:
-        failed = _on_tiles(layout, manifest, job, watch, stop)
+        failed = _on_tiles(layout, manifest, job, recorder, stop)
     finally:
         restore()
     if stop.is_set:
-        watch.interrupted(stop.signal_name)
+        recorder.interrupted(stop.signal_name)
         raise InterruptedRunError(
-            f"stopped by {stop.signal_name} with {watch.left or 'none'} of {watch.total} tiles left",
+            f"stopped by {stop.signal_name} with {recorder.left or 'none'} of {recorder.total} tiles left",
             where=layout.root,
             fix="nothing is lost: run the same command again to go on",
         )
-    watch.end()
+    recorder.end()
     return failed
 
 
@@ -96,73 +97,84 @@ def with_models(job: Job | None) -> Iterator[Job | None]:
 
 
 def _on_tiles(
-    layout: RunLayout, manifest: Manifest, job: Job, watch: TileRecorder, stop: StopFlag
+    layout: RunLayout, manifest: Manifest, job: Job, recorder: TileRecorder, stop: StopFlag
 ) -> list[Outcome]:
-    servers = job.servers
-    for loaded in servers.loaded if servers else ():
-        watch.models(loaded)
+    for loaded in job.servers.loaded if job.servers else ():
+        recorder.models(loaded)
     give_back_gaps()
     slots = Slots(job.most_slots, job.demand.slot_bytes)
-    work = TileWorker(
+    pool = Pool(_worker(layout, manifest, job, slots), job.budget.workers, stop)
+    guard = MemoryGuard(
+        pool,
+        job.budget.limit,
+        on_memory=recorder.memory,
+        on_postponed=lambda task: recorder.postponed(task.slide_id, task.tile_id),
+    )
+    pool.on_tick = partial(_check, guard, job.servers, recorder)
+    budget = job.budget
+    feed = WindowFeed(
+        job.slides, slots, ClaimFiles(layout), use_slots=budget.slots, threads=budget.read_threads
+    )
+    try:
+        return _collect(pool.outcomes(feed), feed, WorkerScaler(job, pool, guard), recorder)
+    finally:
+        feed.close()
+        slots.close()
+
+
+def _worker(layout: RunLayout, manifest: Manifest, job: Job, slots: Slots) -> TileWorker:
+    """What every worker process of a job is given."""
+    return TileWorker(
         root=layout.root,
         config_hash=manifest.config_hash,
         um_per_px={slide.slide_id: slide.um_per_px for slide in job.slides},
         config=manifest.config,
         stored={t: manifest.stored(t) for t in CELL_TYPES},
         models=job.models,
-        models_address=servers.address if servers else None,
+        models_address=job.servers.address if job.servers else None,
         slots=slots.handle(),
     )
-    feed = WindowFeed(
-        job.slides,
-        slots,
-        ClaimFiles(layout),
-        use_slots=job.budget.slots,
-        threads=job.budget.read_threads,
-    )
-    pool = Pool(work, job.budget.workers, stop)
-    guard = MemoryGuard(
-        pool,
-        job.budget.limit,
-        on_memory=watch.memory,
-        on_postponed=lambda task: watch.postponed(task.slide_id, task.tile_id),
-    )
 
-    def look_around() -> None:
-        guard.check()
-        for line in servers.watch() if servers else ():
-            watch.device(line)
 
-    pool.on_tick = look_around
+def _check(guard: MemoryGuard, servers: ModelServers | None, recorder: TileRecorder) -> None:
+    """Looks after memory and model servers; the pool calls this twice a second or more often."""
+    guard.check()
+    for line in servers.watch() if servers else ():
+        recorder.device(line)
+
+
+def _collect(
+    outcomes: Iterable[Outcome], feed: WindowFeed, scaler: WorkerScaler, recorder: TileRecorder
+) -> list[Outcome]:
+    """Records the outcomes as they come, and fits the pool to them; returns those of tiles that failed.
+
+    Raises:
+        IncompleteError: no tile can be done any more.
+    """
     failed: list[Outcome] = []
-    scaler = WorkerScaler(job, pool, guard)
-    try:
-        for outcome in pool.outcomes(feed):
-            _record(watch, outcome)
-            if outcome.is_fatal:
-                raise IncompleteError(
-                    f"no tile can be done any more: {outcome.error}",
-                    fix="correct that, then run the same command again: finished tiles are kept",
-                )
-            if outcome.error is not None and not outcome.will_retry:
-                failed.append(outcome)
-            if worker_bytes := (outcome.facts or {}).get("peak_bytes"):
-                feed.use(scaler.fit(outcome.task, worker_bytes).slots)
-    finally:
-        feed.close()
-        slots.close()
+    for outcome in outcomes:
+        _record(recorder, outcome)
+        if outcome.is_fatal:
+            raise IncompleteError(
+                f"no tile can be done any more: {outcome.error}",
+                fix="correct that, then run the same command again: finished tiles are kept",
+            )
+        if outcome.error is not None and not outcome.will_retry:
+            failed.append(outcome)
+        if worker_bytes := (outcome.facts or {}).get("peak_bytes"):
+            feed.use(scaler.fit(outcome.task, worker_bytes).slots)
     return failed
 
 
-def _record(watch: TileRecorder, outcome: Outcome) -> None:
+def _record(recorder: TileRecorder, outcome: Outcome) -> None:
     task = outcome.task
     if outcome.facts is None:
-        record = watch.retried if outcome.will_retry else watch.failed
+        record = recorder.retried if outcome.will_retry else recorder.failed
         record(task.slide_id, task.tile_id, str(outcome.error))
     elif "elsewhere" in outcome.facts:
-        watch.done_elsewhere(task.slide_id)
+        recorder.done_elsewhere(task.slide_id)
     else:
-        watch.done(task.slide_id, task.tile_id, outcome.facts)
+        recorder.done(task.slide_id, task.tile_id, outcome.facts)
 
 
 @dataclass

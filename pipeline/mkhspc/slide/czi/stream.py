@@ -34,15 +34,12 @@ class _Block:
     """A block that a thread decodes, and then what is kept of it."""
 
     def __init__(self, decoding: Future[Image]) -> None:
-        self._decoding: Future[Image] | None = decoding
-        self._image: Image | None = None
+        self._image: Future[Image] | Image = decoding
 
     def image(self) -> Image:
         """Waits for the pixels; raises what decoding them raised."""
-        if self._decoding is not None:
-            self._image = self._decoding.result()
-            self._decoding = None
-        assert self._image is not None
+        if isinstance(self._image, Future):
+            self._image = self._image.result()
         return self._image
 
     def keep(self, part: Box) -> None:

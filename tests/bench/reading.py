@@ -20,7 +20,7 @@ from mkhspc.measure.analysis import TileAnalysis
 from mkhspc.process.limits import memory_limit
 from mkhspc.slide.czi.directory import SubBlock
 from mkhspc.slide.czi.mosaic import SceneMosaic
-from mkhspc.slide.czi.read_order import Window, mosaics_of, order_windows
+from mkhspc.slide.czi.read_order import SceneBox, mosaics_of, order_windows
 from mkhspc.slide.czi.slide import CziSlide
 from mkhspc.slide.czi.stream import WindowStream
 
@@ -57,7 +57,7 @@ def _speed(path: Path) -> list[Row]:
     """Runs in turn, each side's threads pinned to as many cores."""
     with CziSlide.open(path) as slide:
         windows = [
-            Window(scene.index, core.grown(HALO_PX))
+            SceneBox(scene.index, core.grown(HALO_PX))
             for scene in slide.info.scenes
             for core in _cores(scene.width_px, scene.height_px, CORE_PX)
         ]
@@ -131,7 +131,7 @@ def _timed(work: Callable[[], None], cores: set[int]) -> float:
 
 def _decoded_twice(path: Path, side: int) -> Row:
     """As a run reads it: default tiles, default halo, the room that the plan asks for."""
-    windows = [Window(0, core.grown(TILE_HALO_PX)) for core in _cores(side, side, TILE_PX)]
+    windows = [SceneBox(0, core.grown(TILE_HALO_PX)) for core in _cores(side, side, TILE_PX)]
     room = room_bytes(memory_limit().limit_bytes)
     with CziSlide.open(path) as slide:
         order = order_windows(mosaics_of(slide, windows), windows, room)
@@ -166,7 +166,7 @@ def _planned_on_a_whole_slide(room: int) -> Row:
         pyramid={},
         foreign=np.zeros((0, 4), np.int64),
     )
-    windows = [Window(0, core.grown(TILE_HALO_PX)) for core in _cores(width, height, TILE_PX)]
+    windows = [SceneBox(0, core.grown(TILE_HALO_PX)) for core in _cores(width, height, TILE_PX)]
     begun_s = time.perf_counter()
     cost = order_windows({0: mosaic}, windows, room).cost
     spent_s = time.perf_counter() - begun_s

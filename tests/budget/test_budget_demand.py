@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from mkhspc.budget.demand import RGB_BYTES_PER_PX, WORKER_BYTES, Demand
-from mkhspc.budget.layout import layout_of, plan_workers
+from mkhspc.budget.workers import layout_of, plan_workers
 from mkhspc.config import CELL_TYPES, RunConfig
 from mkhspc.detect.cellpose import CANVAS_BLOCKS, MARGIN_PX, STEP_PX
 from mkhspc.detect.classical import ClassicalHspc, ClassicalMk

@@ -35,7 +35,7 @@ from mkhspc.geometry import Box, mask_centroid, normalise_mask, um_to_px
 from mkhspc.measure.analysis import TileAnalysis
 from mkhspc.models.sam2_masks import REASONS, Gate, SmallMask, cropped, one_of_each_cell
 from mkhspc.models.service import LocalModels, Message, array_of
-from mkhspc.run.tile import TileSearch, detect, measure, with_crops
+from mkhspc.run.tile_cells import TileSearch, detect, measure, with_crops
 from mkhspc.simulate import SlideSpec, write_demo_slides
 from mkhspc.slide.czi.slide import CziSlide
 from mkhspc.slide.stains import SceneCalibration, Stain, calibrate

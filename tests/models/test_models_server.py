@@ -18,7 +18,7 @@ from mkhspc.errors import InputError, MkhspcError
 from mkhspc.models.device import DeviceMemoryError
 from mkhspc.models.server.message import ArrayHeader, MessageHeader, MessageMemory, Request
 from mkhspc.models.server.reports import read_states
-from mkhspc.models.server.servers import ModelServers
+from mkhspc.models.server.supervisor import ModelServers
 from mkhspc.models.service import LocalModels, Message
 from mkhspc.pool.pool import Pool
 from mkhspc.pool.tasks import ListSource

@@ -15,7 +15,7 @@ from conftest import need
 from mkhspc.errors import HopelessError, InputError, MkhspcError, UsageError
 from mkhspc.models.device import FREE_MEMORY, INSTALL, LOOK_AT_GPU, DeviceMemoryError
 from mkhspc.models.server.reports import ServerLostError
-from mkhspc.models.server.servers import RESTARTS, ModelServers
+from mkhspc.models.server.supervisor import RESTARTS, ModelServers
 from mkhspc.models.service import Message
 from mkhspc.pool.pool import Pool
 from mkhspc.pool.tasks import ListSource

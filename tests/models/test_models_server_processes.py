@@ -17,7 +17,7 @@ import pytest
 
 from conftest import need
 from mkhspc.models.server.reports import ServerLostError
-from mkhspc.models.server.servers import CLOSE_S, ModelServers
+from mkhspc.models.server.supervisor import CLOSE_S, ModelServers
 from mkhspc.pool.pool import Pool
 from mkhspc.pool.tasks import ListSource
 from mkhspc.process.signals import StopFlag
@@ -55,7 +55,7 @@ def test_a_server_leaves_stop_signals_to_its_parent(servers: ModelServers, numbe
 
 PARENT = """
 import threading, time
-from mkhspc.models.server.servers import ModelServers
+from mkhspc.models.server.supervisor import ModelServers
 from serverdoubles import Loading
 if __name__ == "__main__":
     if {state!r} == "loading":
@@ -71,7 +71,7 @@ if __name__ == "__main__":
 
 
 FORGETFUL = """
-from mkhspc.models.server.servers import ModelServers
+from mkhspc.models.server.supervisor import ModelServers
 from serverdoubles import Loading
 if __name__ == "__main__":
     servers = ModelServers([Loading()], ["cpu"])
@@ -125,7 +125,7 @@ def _is_loading(pid: int) -> bool:
 
 PARENT_OF_WORKER = """
 import multiprocessing
-from mkhspc.models.server.servers import ModelServers
+from mkhspc.models.server.supervisor import ModelServers
 from serverdoubles import Loading
 def work(address, answered):
     client = address.open()

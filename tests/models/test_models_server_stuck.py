@@ -20,9 +20,9 @@ import pytest
 
 from mkhspc.errors import HopelessError
 from mkhspc.models.device import LOOK_AT_GPU
-from mkhspc.models.server import client as model_client, servers as subject
+from mkhspc.models.server import client as model_client, supervisor as subject
 from mkhspc.models.server.reports import NoDeviceError, ServerLostError, read_states
-from mkhspc.models.server.servers import RESTARTS, ModelServers, Patience
+from mkhspc.models.server.supervisor import RESTARTS, ModelServers, Patience
 from serverdoubles import WAIT_S, Loading, ask, ask_together, is_stopped, wait_for, watch_until
 
 SHORT_S = 2.0
@@ -181,11 +181,11 @@ STUCK_AT_THE_END = """
 import os, signal
 from multiprocessing.process import BaseProcess
 from serverdoubles import Loading, is_stopped, wait_for
-from mkhspc.models.server import servers
+from mkhspc.models.server import supervisor
 if __name__ == "__main__":
     BaseProcess.kill = lambda process: None
-    servers.CLOSE_S = 0.2
-    with servers.ModelServers([Loading()], ["cpu"]) as them:
+    supervisor.CLOSE_S = 0.2
+    with supervisor.ModelServers([Loading()], ["cpu"]) as them:
         pid = them.address.open().ask("double", {})["pid"]
         os.kill(pid, signal.SIGSTOP)
         wait_for(lambda: is_stopped(pid))

@@ -11,9 +11,9 @@ import pytest
 
 from memorylimits import CHANNELS, Channel, Trial, drawn_trials
 from mkhspc.budget.demand import WORKER_BYTES, Demand
-from mkhspc.budget.layout import PARENT_BYTES
 from mkhspc.budget.sufficient import refuse_shortage
-from mkhspc.budget.survey import mask_px, survey_bytes
+from mkhspc.budget.survey_memory import mask_px, survey_bytes
+from mkhspc.budget.workers import PARENT_BYTES
 from mkhspc.config import RunConfig
 from mkhspc.errors import UsageError
 from mkhspc.process.limits import MemoryLimit
@@ -28,7 +28,7 @@ import sys
 from dataclasses import replace
 import mkhspc.cli
 from mkhspc.config import RunConfig
-from mkhspc.budget.survey import survey_bytes
+from mkhspc.budget.survey_memory import survey_bytes
 from mkhspc.process.memory import peak_bytes
 from mkhspc.run.opening.pending import pending_run
 import mkhspc.run.segment

@@ -20,7 +20,7 @@ from mkhspc.cluster.journal import RunLog
 from mkhspc.cluster.shard import Shard
 from mkhspc.errors import InputError
 from mkhspc.run import slide_tables as merge
-from mkhspc.run.tile import PIECE_ROWS
+from mkhspc.run.tile_cells import PIECE_ROWS
 from mkhspc.store import cells, manifest as manifests, tables
 from mkhspc.store.schema import CROPS, part_schema
 from parts import SLIDE, LargeRun, large_run

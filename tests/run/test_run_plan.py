@@ -11,8 +11,8 @@ from hypothesis import given, strategies as st
 
 from mkhspc.budget.demand import Demand
 from mkhspc.budget.forecast import Machine, _option, _workers
-from mkhspc.budget.layout import plan_workers
-from mkhspc.budget.survey import survey_bytes
+from mkhspc.budget.survey_memory import survey_bytes
+from mkhspc.budget.workers import plan_workers
 from mkhspc.config import RunConfig, load_config
 from mkhspc.errors import UsageError
 from mkhspc.process.limits import SAFE_SHARE, MemoryLimit

@@ -10,8 +10,8 @@ import pytest
 
 from conftest import need
 from mkhspc.budget.forecast import FirstTile, _tiles_s, machine_for
-from mkhspc.budget.layout import Budget
 from mkhspc.budget.sufficient import sufficient_memory_gb
+from mkhspc.budget.workers import Budget
 from mkhspc.config import load_config
 from mkhspc.process.limits import MemoryLimit
 from mkhspc.run import plan as planning

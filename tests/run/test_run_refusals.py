@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mkhspc.budget.demand import Demand
-from mkhspc.budget.layout import plan_workers
+from mkhspc.budget.workers import plan_workers
 from mkhspc.errors import UsageError
 from mkhspc.process.limits import MemoryLimit
 from mkhspc.units import GB

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 
 from mkhspc.budget.demand import MEASURED_MARGIN, Demand
-from mkhspc.budget.layout import layout_of, plan_workers
+from mkhspc.budget.workers import layout_of, plan_workers
 from mkhspc.geometry import Box
 from mkhspc.pool.feed import NO_SLOT, TileTask
 from mkhspc.pool.guard import MemoryGuard
 from mkhspc.pool.pool import TICK_S
 from mkhspc.process.limits import MemoryLimit
 from mkhspc.run import job as jobs
+from mkhspc.run.do_tiles import WorkerScaler
 from mkhspc.run.job import Job
-from mkhspc.run.work import WorkerScaler
-from mkhspc.slide.czi.read_order import ReadCost, Window
+from mkhspc.slide.czi.read_order import ReadCost, SceneBox
 from mkhspc.slide.tile_windows import TileWindows
 from mkhspc.slide.tiles import Tile
 from mkhspc.units import GB
@@ -67,7 +67,7 @@ def job(asked: Any = "auto") -> Job:
         )
     ]
     reads = TileWindows(
-        "A", Path("a.czi"), "", 0.25, tiles, [Window(0, c) for c in cores], ReadCost(0, 0, 0, 0, 0)
+        "A", Path("a.czi"), "", 0.25, tiles, [SceneBox(0, c) for c in cores], ReadCost(0, 0, 0, 0, 0)
     )
     models: Any = None
     budget = plan_workers(asked, DEMAND, CORES, LIMIT)

@@ -15,7 +15,7 @@ from mkhspc.errors import InputError
 from mkhspc.geometry import Box
 from mkhspc.slide.czi import read_order
 from mkhspc.slide.czi.block_cache import BlockCache, BlockKey
-from mkhspc.slide.czi.read_order import ReadOrder, Window, mosaics_of, order_windows
+from mkhspc.slide.czi.read_order import ReadOrder, SceneBox, mosaics_of, order_windows
 from mkhspc.slide.czi.slide import CziSlide
 from mkhspc.slide.czi.stream import AHEAD_PER_THREAD, WindowStream
 from mkhspc.slide.czi.unpack import Image
@@ -35,27 +35,27 @@ def mosaic(tmp_path: Path, across: int = 6, down: int = 5) -> Path:
     return write_czi(tmp_path / "mosaic.czi", blocks)
 
 
-def tiled(width: int, height: int, core: int, halo: int) -> list[Window]:
+def tiled(width: int, height: int, core: int, halo: int) -> list[SceneBox]:
     return [
-        Window(0, Box(x, y, min(x + core, width), min(y + core, height)).grown(halo))
+        SceneBox(0, Box(x, y, min(x + core, width), min(y + core, height)).grown(halo))
         for y in range(0, height, core)
         for x in range(0, width, core)
     ]
 
 
-def tiles_of(path: Path, core: int, halo: int) -> list[Window]:
+def tiles_of(path: Path, core: int, halo: int) -> list[SceneBox]:
     """The windows of a whole slide."""
     with CziSlide.open(path, 0.22) as slide:
         scene = slide.scene(0)
     return tiled(scene.width_px, scene.height_px, core, halo)
 
 
-def ordered(path: Path, windows: Sequence[Window], room_bytes: int = 10**9) -> ReadOrder:
+def ordered(path: Path, windows: Sequence[SceneBox], room_bytes: int = 10**9) -> ReadOrder:
     with CziSlide.open(path, 0.22) as slide:
         return order_windows(mosaics_of(slide, windows), windows, room_bytes)
 
 
-def read_all(path: Path, windows: Sequence[Window], **settings: int) -> tuple[list[NDArray[np.uint8]], int]:
+def read_all(path: Path, windows: Sequence[SceneBox], **settings: int) -> tuple[list[NDArray[np.uint8]], int]:
     pictures = []
     with WindowStream(path, 0.22, windows, **settings) as stream:
         while (step := stream.next_window()) is not None:
@@ -137,12 +137,12 @@ def test_of_a_block_no_more_is_held_than_later_windows_need(tmp_path: Path) -> N
     """The windows of the second row show the lowest sixth of the blocks."""
     path = mosaic(tmp_path, 12, 1)
     width = 12 * BLOCK_PX
-    windows = [Window(0, Box(x, y, x + 60, y + 33)) for y in (0, 33) for x in range(0, width, 60)]
+    windows = [SceneBox(0, Box(x, y, x + 60, y + 33)) for y in (0, 33) for x in range(0, width, 60)]
     order = ordered(path, windows)
     assert most_held(path, order.windows) < 0.4 * 12 * 3 * BLOCK_PX**2
 
 
-def most_held(path: Path, windows: Sequence[Window]) -> int:
+def most_held(path: Path, windows: Sequence[SceneBox]) -> int:
     """Bytes of the memory that decoded pixels keep between windows, at most."""
     most = 0
     with WindowStream(path, 0.22, windows, room_bytes=10**9, threads=1) as stream:
@@ -249,7 +249,7 @@ def test_a_fault_while_a_block_is_shown_fails_its_window_and_hangs_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = mosaic(tmp_path)
-    windows = [Window(0, Box(0, 0, 60, 60)), Window(0, Box(100, 100, 130, 130))]
+    windows = [SceneBox(0, Box(0, 0, 60, 60)), SceneBox(0, Box(100, 100, 130, 130))]
     show = Image.show
 
     def failing(self: Image, part: Box, picture: NDArray[np.uint8], place: Box) -> None:

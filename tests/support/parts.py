@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from blobs import blob
 from mkhspc.geometry import Box, mask_to_contour
 from mkhspc.measure.features import FEATURE_NAMES
-from mkhspc.run.tile import PIECE_ROWS
+from mkhspc.run.tile_cells import PIECE_ROWS
 from mkhspc.slide.tiles import Tile, TilePlan, save_tile_plan
 from mkhspc.slide.tissue import TissueMask
 from mkhspc.store import tables

@@ -21,7 +21,7 @@ import pytest
 
 from mkhspc.errors import InputError, MkhspcError, UsageError
 from mkhspc.models.server.client import ModelClient, ModelsAddress
-from mkhspc.models.server.servers import ModelServers
+from mkhspc.models.server.supervisor import ModelServers
 from mkhspc.models.service import Message
 
 WAIT_S = 30.0

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mkhspc.budget.demand import MEASURED_MARGIN, Demand
-from mkhspc.budget.layout import Budget, best_budget, layout_of, plan_workers
+from mkhspc.budget.workers import Budget, best_budget, layout_of, plan_workers
 from mkhspc.config import CellType, RunConfig
 from mkhspc.errors import UsageError
 from mkhspc.models.choice import RunModels, gpus_here

@@ -7,8 +7,8 @@ from itertools import count
 from pathlib import Path
 
 from mkhspc.budget.demand import WORKER_BYTES, Demand, room_bytes
-from mkhspc.budget.layout import PARENT_BYTES, layout_of, limit_gb_for
-from mkhspc.budget.survey import mask_px, survey_bytes
+from mkhspc.budget.survey_memory import mask_px, survey_bytes
+from mkhspc.budget.workers import PARENT_BYTES, layout_of, limit_gb_for
 from mkhspc.detect.classical.mk import block_count
 from mkhspc.errors import UsageError
 from mkhspc.measure.analysis import analysis_of

@@ -1,1 +1,1 @@
-"""A run as a static site: pages, sprites, serving and publishing."""
+"""A run as a static site: pages, sheets of pictures, serving and publishing."""

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mkhspc.config import CellType
+from mkhspc.gallery.crop_scratch import Picture
 from mkhspc.gallery.outline import UNITS_PER_PX, outline_path
-from mkhspc.gallery.pictures import Picture
-from mkhspc.gallery.sprites import DrawnSheets, SheetPlan
+from mkhspc.gallery.pictures import DrawnSheets, SheetPlan
 from mkhspc.resources import render
 from mkhspc.store.annotations import BLIND_REPEAT
 

@@ -1,164 +1,120 @@
-"""The crops of a site, gathered from the run in one pass and read back page by page.
+"""Display pictures: the crops of a page side by side on a few sheets.
 
-A page interleaves slides, while crops lie slide by slide. So they are copied once, in the order in
-which the run stores them, into one scratch file with an index by card: memory stays small however
-many cells there are, and no table is read twice.
+A browser fetches one sheet instead of a hundred crops, and an encoder that sees them together needs
+fewer bytes. Sheets are lossy and only for looking; the lossless crops stay in the run.
+
+Measured on real marrow at 112 px a crop, bytes a crop and milliseconds to encode on one core:
+AVIF q60 speed 9: 1.90 kB, 0.7 ms; AVIF q60 speed 8: 1.81 kB, 4.6 ms; WebP q75: 2.36 kB, 1.2 ms.
 """
 
 from __future__ import annotations
 
+import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
+from PIL import Image, features
 
-from mkhspc.errors import InputError
-from mkhspc.gallery.select import Deck
-from mkhspc.progress import Progress
-from mkhspc.store.cells import Crop, iter_crops, read_cells
-from mkhspc.store.layout import RunLayout
-from mkhspc.store.manifest import Manifest
+from mkhspc.config import CellType
+from mkhspc.errors import InputError, MkhspcError
+from mkhspc.store.picture import decode_picture
 
-SCRATCH_SUFFIX = ".scratch"
-
-_ENTRY = np.dtype(
-    [
-        ("at", "i8"),
-        ("image_bytes", "i4"),
-        ("points", "i4"),
-        ("x0_px", "i4"),
-        ("y0_px", "i4"),
-        ("um_per_px", "f8"),
-    ]
-)
+MAX_SIDE_PX: dict[CellType, int] = {"mk": 256, "hspc": 128}
+"""Largest side of a display picture; a smaller crop is never enlarged."""
+MAX_SHEET_PX = 4_200_000
+"""Pixels of one sheet: several small sheets decode side by side and appear sooner than one large."""
+QUALITY = 60
+"""AVIF's quality, 0 to 100."""
+SPEED = 9
+"""AVIF's encoding speed, 0 to 10."""
+SUFFIX = "avif"
+WHITE = (255, 255, 255)
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A cell's encoded crop and its contour.
+class SheetPlan:
+    """How the crops of a page lie on its sheets.
 
     Attributes:
-        image: the lossless crop as the run stores it.
-        contour_px: (n, 2) int32 corners x, y, level-0 px of the scene.
-        origin_px: x, y of the crop's top-left pixel, level-0 px of the scene.
+        side_px: side of a crop's square, in display pixels.
+        counts: crops per sheet.
+        columns: crops per row of a sheet.
     """
 
-    image: bytes
-    contour_px: NDArray[np.int32]
-    origin_px: tuple[int, int]
-    um_per_px: float
+    side_px: int
+    counts: tuple[int, ...]
+    columns: int
+
+    def place(self, number: int) -> tuple[int, int, int]:
+        """Sheet, x and y in display pixels of the page's crop of this number."""
+        sheet, within = divmod(number, self.counts[0])
+        row, column = divmod(within, self.columns)
+        return sheet, column * self.side_px, row * self.side_px
+
+    def size_px(self, sheet: int) -> tuple[int, int]:
+        columns = min(self.columns, self.counts[sheet])
+        return columns * self.side_px, math.ceil(self.counts[sheet] / self.columns) * self.side_px
 
 
-class PictureFile:
-    """A scratch file of pictures, one per cell of a deck, addressed by the deck's row.
+def plan_sheets(crops: int, side_px: int) -> SheetPlan:
+    """Spreads a page's crops evenly over as few sheets as `MAX_SHEET_PX` allows."""
+    most = max(1, MAX_SHEET_PX // side_px**2)
+    sheets = math.ceil(crops / most)
+    each = math.ceil(crops / sheets)
+    counts = tuple(min(each, crops - start) for start in range(0, crops, each))
+    return SheetPlan(side_px, counts, math.ceil(math.sqrt(each)))
 
-    It lies in `directory`, and is gone when its `with` block ends.
+
+@dataclass(frozen=True)
+class DrawnSheets:
+    """The sheets of a page, encoded, and what each crop was scaled by (display px per its own px)."""
+
+    plan: SheetPlan
+    sheets: tuple[bytes, ...]
+    scales: tuple[float, ...]
+
+
+def display_side_px(cell_type: CellType, images: Sequence[bytes]) -> int:
+    """Side of the display pictures of a cell type, from some of its encoded crops."""
+    return min(MAX_SIDE_PX[cell_type], max(max(_open(image).size) for image in images))
+
+
+def draw_sheets(images: Sequence[bytes], plan: SheetPlan) -> DrawnSheets:
+    """Draws the encoded crops of a page onto its sheets.
+
+    A crop is scaled so that its longer side fills its square. Safe to call from several threads,
+    and worth it: decoding, scaling and encoding release Python's lock.
     """
-
-    def __init__(self, directory: Path, deck: Deck) -> None:
-        self._path = directory / f"{deck.cell_type}{SCRATCH_SUFFIX}"
-        self._file: BinaryIO = self._path.open("w+b")
-        self._rows = {cell_id: row for row, cell_id in enumerate(deck.cells["cell_id"].to_pylist())}
-        self._index = np.zeros(len(self._rows), _ENTRY)
-        self._end = 0
-
-    def __enter__(self) -> PictureFile:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-        self._path.unlink()
-
-    def __contains__(self, cell_id: str) -> bool:
-        return cell_id in self._rows
-
-    def add(self, crop: Crop, contour: NDArray[np.int32]) -> None:
-        """Appends the picture of one cell; `contour` is flat, x0, y0, x1, y1, ..."""
-        record = crop.image + contour.astype("<i4").tobytes()
-        self._index[self._rows[crop.cell_id]] = (
-            self._end,
-            len(crop.image),
-            len(contour),
-            crop.x0_px,
-            crop.y0_px,
-            crop.um_per_px,
-        )
-        self._file.write(record)
-        self._end += len(record)
-
-    def read(self, rows: Sequence[int]) -> list[Picture]:
-        """The pictures of these rows, in this order."""
-        return [self._read(self._index[row]) for row in rows]
-
-    def missing(self) -> int:
-        """How many cells have no picture yet."""
-        return int(np.count_nonzero(self._index["image_bytes"] == 0))
-
-    def _read(self, entry: np.void) -> Picture:
-        self._file.seek(int(entry["at"]))
-        record = self._file.read(int(entry["image_bytes"]) + 4 * int(entry["points"]))
-        return Picture(
-            image=record[: int(entry["image_bytes"])],
-            contour_px=np.frombuffer(record, "<i4", offset=int(entry["image_bytes"])).reshape(-1, 2),
-            origin_px=(int(entry["x0_px"]), int(entry["y0_px"])),
-            um_per_px=float(entry["um_per_px"]),
-        )
+    sheets = [Image.new("RGB", plan.size_px(i), WHITE) for i in range(len(plan.counts))]
+    scales = []
+    for number, image in enumerate(images):
+        sheet, x_px, y_px = plan.place(number)
+        crop = _open(image)
+        scales.append(plan.side_px / max(crop.size))
+        size = (max(1, round(crop.width * scales[-1])), max(1, round(crop.height * scales[-1])))
+        scaled = crop if size == crop.size else crop.resize(size, Image.Resampling.LANCZOS)
+        sheets[sheet].paste(scaled, (x_px, y_px))
+    return DrawnSheets(plan, tuple(encode_sheet(sheet) for sheet in sheets), tuple(scales))
 
 
-def gather(
-    layout: RunLayout,
-    manifest: Manifest,
-    decks: Sequence[Deck],
-    files: Sequence[PictureFile],
-    progress: Progress,
-) -> None:
-    """Copies the crop and contour of every cell of the decks into the decks' files.
+def _open(image: bytes) -> Image.Image:
+    try:
+        return Image.fromarray(decode_picture(image))
+    except InputError as error:
+        raise InputError(
+            f"in the run, {error.what}", fix="make the tables again with `mkhspc merge`"
+        ) from error
+
+
+def encode_sheet(sheet: Image.Image) -> bytes:
+    """A sheet as AVIF.
 
     Raises:
-        InputError: a cell has no crop.
+        MkhspcError: this Pillow cannot write AVIF.
     """
-    for done, slide in enumerate(manifest.slides, start=1):
-        wanted = {cell_id for deck in decks for cell_id in _ids_of(deck, slide.slide_id)}
-        contours = _Contours(layout, manifest, slide.slide_id)
-        for crop in iter_crops(layout, manifest, slide.slide_id, wanted) if wanted else ():
-            file = next(file for file in files if crop.cell_id in file)
-            file.add(crop, contours[crop.cell_id])
-        progress("collect crops", done, len(manifest.slides))
-    for deck, file in zip(decks, files, strict=True):
-        if file.missing():
-            raise InputError(
-                f"{file.missing()} {deck.cell_type} cells have no crop",
-                where=layout.root / "crops",
-                fix="make the tables again with `mkhspc merge`",
-            )
-
-
-def _ids_of(deck: Deck, slide_id: str) -> list[str]:
-    ids: list[str] = deck.cells.filter(pc.equal(deck.cells["slide_id"], slide_id))["cell_id"].to_pylist()
-    return ids
-
-
-class _Contours:
-    """The contours of one slide's cells in the filter, by cell id, without a Python list a cell."""
-
-    def __init__(self, layout: RunLayout, manifest: Manifest, slide_id: str) -> None:
-        cells = read_cells(layout, manifest, slide_id, ["cell_id", "contour_px", "in_filter"])
-        cells = cells.filter(cells["in_filter"]).combine_chunks()
-        self._rows = {cell_id: row for row, cell_id in enumerate(cells["cell_id"].to_pylist())}
-        lists = pa.concat_arrays([*cells["contour_px"].chunks, pa.array([], cells["contour_px"].type)])
-        self._flat = lists.flatten().to_numpy()
-        self._ends = np.cumsum(lists.value_lengths().to_numpy(zero_copy_only=False))
-
-    def __getitem__(self, cell_id: str) -> NDArray[np.int32]:
-        row = self._rows[cell_id]
-        start = int(self._ends[row - 1]) if row else 0
-        contour: NDArray[np.int32] = self._flat[start : int(self._ends[row])]
-        return contour
+    if not features.check("avif"):
+        raise MkhspcError("this Pillow was built without AVIF", fix="pip install --upgrade 'pillow>=11.3'")
+    out = io.BytesIO()
+    sheet.save(out, "AVIF", quality=QUALITY, speed=SPEED, max_threads=1)
+    return out.getvalue()

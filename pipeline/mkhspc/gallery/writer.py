@@ -11,11 +11,11 @@ from pathlib import Path
 
 from mkhspc.config import CellType
 from mkhspc.gallery import assets, pages
+from mkhspc.gallery.crop_scratch import Picture, PictureFile
 from mkhspc.gallery.lookup import write_lookup
 from mkhspc.gallery.options import SiteOptions
-from mkhspc.gallery.pictures import Picture, PictureFile
+from mkhspc.gallery.pictures import SUFFIX, DrawnSheets, display_side_px, draw_sheets, plan_sheets
 from mkhspc.gallery.select import Deck, Page
-from mkhspc.gallery.sprites import SUFFIX, DrawnSheets, display_side_px, draw_sheets, plan_sheets
 from mkhspc.store.manifest import Manifest
 
 SAMPLE_CARDS = 8

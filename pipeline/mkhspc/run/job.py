@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Literal
 
 from mkhspc.budget.demand import MEASURED_MARGIN, Demand, room_bytes
-from mkhspc.budget.layout import Budget, best_budget, layout_of, plan_workers
-from mkhspc.budget.survey import mask_px
+from mkhspc.budget.survey_memory import mask_px
+from mkhspc.budget.workers import Budget, best_budget, layout_of, plan_workers
 from mkhspc.cluster.shard import Shard
 from mkhspc.config import ComputeSection
 from mkhspc.detect.classical.mk import block_count
 from mkhspc.measure.analysis import TileAnalysis, analysis_of
 from mkhspc.measure.deep import column_names
 from mkhspc.models.choice import RunModels, devices_for
-from mkhspc.models.server.servers import ModelServers
+from mkhspc.models.server.supervisor import ModelServers
 from mkhspc.pool.feed import TileTask
 from mkhspc.process.limits import MemoryLimit, memory_limit, usable_cores
 from mkhspc.slide.tile_windows import TileWindows, order_tiles

@@ -1,6 +1,6 @@
 """The journey of a tile, from its pixels to its cells on disk: read this first.
 
-`segment.py` opens a run, plans its tiles and hands them to worker processes (`work.py`); a worker
+`segment.py` opens a run, plans its tiles and hands them to worker processes (`do_tiles.py`); a worker
 (`worker.py`) takes its tiles through `tile_journey`, one after the other; `merge.py` puts the files of
 tiles together into the tables of their slide. What is looked for, and how far around a tile that reaches,
 is a `TileAnalysis`, the same for all tiles of a run.
@@ -17,7 +17,7 @@ import pyarrow as pa
 from mkhspc.detect.contract import Window
 from mkhspc.geometry import Box
 from mkhspc.measure.analysis import TileAnalysis
-from mkhspc.run.tile import PIECE_ROWS, TileSearch, detect, measure, with_crops
+from mkhspc.run.tile_cells import PIECE_ROWS, TileSearch, detect, measure, with_crops
 from mkhspc.slide.czi.unpack import Pixels
 from mkhspc.slide.tiles import Tile, TilePlan
 from mkhspc.store import tables

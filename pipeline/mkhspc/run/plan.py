@@ -16,10 +16,10 @@ from mkhspc.cluster.journal import read_journals
 from mkhspc.config import CELL_TYPES, RunConfig
 from mkhspc.errors import UsageError
 from mkhspc.progress import Notify, Progress, silent, unnoticed
+from mkhspc.run.do_tiles import do_tiles, refuse_failures, with_models
 from mkhspc.run.job import TileShare, plan_job, plan_share
 from mkhspc.run.opening.pending import pending_run
 from mkhspc.run.segment import refuse_shortage_of_memory, tiles_asked
-from mkhspc.run.work import do_tiles, refuse_failures, with_models
 from mkhspc.slide.tile_windows import TileWindows
 from mkhspc.slide.tiles import Tile
 from mkhspc.store import tables

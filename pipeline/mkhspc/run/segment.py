@@ -17,11 +17,11 @@ from mkhspc.process.limits import MemoryLimit, memory_limit
 from mkhspc.process.memory import give_back_what_is_freed
 from mkhspc.progress import Notify, Progress, silent, unnoticed
 from mkhspc.run.classifiers import refuse_unfit_classifiers
+from mkhspc.run.do_tiles import do_tiles, refuse_failures, with_models
 from mkhspc.run.job import Job, TileShare, plan_share
 from mkhspc.run.merge import draw_summary, merge_slides
 from mkhspc.run.opening.pending import PendingRun, pending_run
 from mkhspc.run.resumable import resumable
-from mkhspc.run.work import do_tiles, refuse_failures, with_models
 from mkhspc.slide.tiles import Tile, chosen_tiles
 from mkhspc.store.layout import RunLayout
 from mkhspc.store.manifest import Manifest

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mkhspc.config import RunSection
 from mkhspc.errors import InputError
 from mkhspc.geometry import Box
-from mkhspc.slide.czi.read_order import Window, mosaics_of, order_windows
+from mkhspc.slide.czi.read_order import SceneBox, mosaics_of, order_windows
 from mkhspc.slide.czi.slide import CziSlide, is_damage
 from mkhspc.slide.czi.stream import WindowStream
 from mkhspc.slide.czi.unpack import Pixels
@@ -97,7 +97,7 @@ def _read_undamaged(
 
     Boxes lie all over the scene, and on a small one many in the same images: those are decoded once.
     """
-    windows = [Window(scene, box) for box in boxes]
+    windows = [SceneBox(scene, box) for box in boxes]
     order = order_windows(mosaics_of(slide, windows), windows, ROOM_BYTES)
     found: dict[int, Pixels] = {}
     faults: list[InputError] = []

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mkhspc.errors import InputError
 from mkhspc.geometry import Box
-from mkhspc.slide.czi.read_order import ReadCost, Window, mosaics_of, order_windows
+from mkhspc.slide.czi.read_order import ReadCost, SceneBox, mosaics_of, order_windows
 from mkhspc.slide.czi.slide import CziSlide, read_slide_info
 from mkhspc.slide.czi.stream import WindowStream, always
 from mkhspc.slide.tiles import Tile
@@ -33,7 +33,7 @@ class TileWindows:
     fingerprint: str
     um_per_px: float
     tiles: Sequence[Tile]
-    scene_windows: Sequence[Window]
+    scene_windows: Sequence[SceneBox]
     cost: ReadCost
 
     @cached_property
@@ -94,7 +94,7 @@ def order_tiles(
         window_of: returns what is read for the core of a tile.
         room_bytes: how much decoded pixels may take that are kept for later windows.
     """
-    windows = [Window(tile.scene, window_of(tile.core)) for tile in tiles]
+    windows = [SceneBox(tile.scene, window_of(tile.core)) for tile in tiles]
     with CziSlide.open(path, um_per_px) as slide:
         order = order_windows(mosaics_of(slide, windows), windows, room_bytes)
         fingerprint = slide.info.fingerprint

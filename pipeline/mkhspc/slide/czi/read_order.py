@@ -24,8 +24,8 @@ are decoded twice. With blocks and halos of tiles as usual, 150 to 350 MB are ke
 
 
 @dataclass(frozen=True)
-class Window:
-    """A window to read.
+class SceneBox:
+    """A box of a scene whose pixels are read as one window.
 
     Attributes:
         box: level-0 pixels of the scene; may reach outside it.
@@ -66,17 +66,17 @@ class ReadOrder:
     """
 
     indices: tuple[int, ...]
-    windows: tuple[Window, ...]
+    windows: tuple[SceneBox, ...]
     cost: ReadCost
 
 
-def mosaics_of(slide: CziSlide, windows: Sequence[Window]) -> dict[int, SceneMosaic]:
+def mosaics_of(slide: CziSlide, windows: Sequence[SceneBox]) -> dict[int, SceneMosaic]:
     """The mosaics of the scenes that windows lie in, by scene; errors as for `CziSlide.read`."""
     return {scene: slide.mosaic(scene) for scene in {window.scene for window in windows}}
 
 
 def order_windows(
-    mosaics: Mapping[int, SceneMosaic], windows: Sequence[Window], room_bytes: int
+    mosaics: Mapping[int, SceneMosaic], windows: Sequence[SceneBox], room_bytes: int
 ) -> ReadOrder:
     """Orders windows by strips and rows, and finds out what reading them in that order takes.
 
@@ -111,7 +111,7 @@ def _cost(blocks: WindowBlocks, room_bytes: int) -> ReadCost:
     )
 
 
-def _strip_of(window: Window, mosaic: SceneMosaic) -> int:
+def _strip_of(window: SceneBox, mosaic: SceneMosaic) -> int:
     """The strip in which a window's centre lies, of strips that are equally wide."""
     width = mosaic.box.width
     strips = math.ceil(width / STRIP_PX)
@@ -130,7 +130,7 @@ class WindowBlocks:
             coordinates.
     """
 
-    def __init__(self, mosaics: Mapping[int, SceneMosaic], windows: Sequence[Window]) -> None:
+    def __init__(self, mosaics: Mapping[int, SceneMosaic], windows: Sequence[SceneBox]) -> None:
         self._mosaics = mosaics
         self.windows = windows
         self.steps = [
@@ -150,7 +150,7 @@ class WindowBlocks:
             self._parts[key] = self._mosaics[key.scene].visible_parts(key.nth)
         return self._parts[key]
 
-    def place(self, window: Window) -> Box:
+    def place(self, window: SceneBox) -> Box:
         """A window in mosaic coordinates."""
         scene = self._mosaics[window.scene].box
         return window.box.shifted(scene.x0, scene.y0)

@@ -17,7 +17,7 @@ from mkhspc.errors import InputError
 from mkhspc.geometry import Box
 from mkhspc.slide.czi.block_cache import BlockCache, BlockKey
 from mkhspc.slide.czi.directory import read_directory
-from mkhspc.slide.czi.read_order import Window, WindowBlocks, mosaics_of
+from mkhspc.slide.czi.read_order import SceneBox, WindowBlocks, mosaics_of
 from mkhspc.slide.czi.slide import WHITE, CziSlide
 from mkhspc.slide.czi.unpack import Image, Pixels
 
@@ -74,7 +74,7 @@ class WindowStream:
         self,
         path: Path,
         um_per_px: float,
-        windows: Sequence[Window],
+        windows: Sequence[SceneBox],
         *,
         room_bytes: int,
         threads: int,

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
-from mkhspc.budget.layout import Budget
+from mkhspc.budget.workers import Budget
 from mkhspc.cluster.claims import ClaimFiles
 from mkhspc.cluster.journal import RunLog
 from mkhspc.cluster.recorder import SlideTiles, TileRecorder
 from mkhspc.config import CELL_TYPES
 from mkhspc.errors import IncompleteError, InterruptedRunError
-from mkhspc.models.server.servers import ModelServers
+from mkhspc.models.server.supervisor import ModelServers
 from mkhspc.pool.feed import TileTask, WindowFeed
 from mkhspc.pool.guard import MemoryGuard
 from mkhspc.pool.pool import Pool

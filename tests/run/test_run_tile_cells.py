@@ -16,7 +16,7 @@ from mkhspc.detect.classical.masks import tight
 from mkhspc.detect.contract import Detection, Detector, NeededCells, Window
 from mkhspc.geometry import BoolMask, Box, mask_centroid, normalise_mask
 from mkhspc.measure.analysis import MOSTLY_INSIDE, TileAnalysis
-from mkhspc.run.tile import TileSearch, detect, measure
+from mkhspc.run.tile_cells import TileSearch, detect, measure
 from mkhspc.slide.tiles import Tile
 from mkhspc.slide.tissue import TissueMask
 from stained import CALIBRATION

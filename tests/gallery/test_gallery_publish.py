@@ -12,9 +12,15 @@ from typing import Any
 import pytest
 
 from mkhspc.errors import CheckFailedError, IncompleteError, InputError, UsageError
-from mkhspc.gallery.git import redacted, target_branch
 from mkhspc.gallery.options import SiteOptions
-from mkhspc.gallery.publish import PublishOptions, PublishReport, check_site, publish, wait_until_live
+from mkhspc.gallery.publishing.git import redacted, target_branch
+from mkhspc.gallery.publishing.publish import (
+    PublishOptions,
+    PublishReport,
+    check_site,
+    publish,
+    wait_until_live,
+)
 from mkhspc.gallery.serve import address_of, open_server
 from mkhspc.gallery.site import build_site
 from runs import FakeRun, make_run

@@ -25,7 +25,7 @@ from mkhspc.simulate import (
     simulated_annotator,
     write_demo_slides,
 )
-from mkhspc.simulate.kinds import KINDS
+from mkhspc.simulate.cells.kinds import KINDS
 from mkhspc.simulate.placement import Densities, place_cells
 from mkhspc.simulate.slides import MK_PER_MM2
 from mkhspc.simulate.terrain import TerrainStyle, make_terrain

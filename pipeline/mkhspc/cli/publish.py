@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mkhspc.cli.options import json_option, print_json
-from mkhspc.gallery.publish import PublishOptions
+from mkhspc.gallery.publishing.publish import PublishOptions
 
 if TYPE_CHECKING:
-    from mkhspc.gallery.publish import PublishReport
+    from mkhspc.gallery.publishing.publish import PublishReport
 
 
 @click.command(short_help="Put a site on a branch of a git repository (GitHub Pages).")
@@ -38,7 +38,7 @@ def publish(site: Path, wait_url: str | None, as_json: bool, **given: Any) -> No
       mkhspc publish site --repo git@github.com:lab/marrow.git --wait https://lab.github.io/marrow/
     """
     from mkhspc.cli.progress import shown
-    from mkhspc.gallery import publish as publishing
+    from mkhspc.gallery.publishing import publish as publishing
 
     options = PublishOptions(**given)
     publishing.check_site(site)

@@ -12,7 +12,7 @@ from mkhspc.errors import CheckFailedError
 from mkhspc.gallery import site_swap
 from mkhspc.gallery.crop_scratch import SCRATCH_SUFFIX, PictureFile, gather
 from mkhspc.gallery.options import SiteOptions, SiteSummary, check_options
-from mkhspc.gallery.publish import MAX_SITE_BYTES
+from mkhspc.gallery.publishing.publish import MAX_SITE_BYTES
 from mkhspc.gallery.select import Deck, choose_decks, count_repeats, page_sizes_of
 from mkhspc.gallery.writer import SiteWriter
 from mkhspc.progress import Progress, silent

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from mkhspc.simulate.cells import Body, Cell, Nucleus
+from mkhspc.simulate.cells.cell import Body, Cell, Nucleus
+from mkhspc.simulate.cells.shapes import FloatPlane
 from mkhspc.simulate.paint import Canvas, Textures, soft_edge
-from mkhspc.simulate.shapes import FloatPlane
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mkhspc.geometry import BoolMask, Box, um_to_px
-from mkhspc.simulate.shapes import FloatPlane
+from mkhspc.simulate.cells.shapes import FloatPlane
 
 TEXTURE_PX = 1024
 """The side of a texture in pixels."""

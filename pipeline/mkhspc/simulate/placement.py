@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from mkhspc.geometry import BoolMask
 from mkhspc.simulate.brush import Placed
-from mkhspc.simulate.cells import Cell
-from mkhspc.simulate.kinds import KINDS, Kind
-from mkhspc.simulate.shapes import turned
+from mkhspc.simulate.cells.cell import Cell
+from mkhspc.simulate.cells.kinds import KINDS, Kind
+from mkhspc.simulate.cells.shapes import turned
 from mkhspc.simulate.terrain import GROUND_UM_PER_PX, Terrain
 
 TOUCHING_SHARE = 0.14

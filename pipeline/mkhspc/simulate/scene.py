@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from mkhspc.geometry import Box, IntArray, mask_centroid, mask_to_contour, normalise_mask
 from mkhspc.simulate.brush import Brush, Placed
-from mkhspc.simulate.kinds import KINDS
+from mkhspc.simulate.cells.kinds import KINDS
 from mkhspc.simulate.paint import Canvas, Optics, Textures
 from mkhspc.simulate.placement import Densities, place_cells
 from mkhspc.simulate.terrain import TerrainStyle, make_terrain

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mkhspc.geometry import BoolMask
-from mkhspc.simulate.cells import clipped_normal
+from mkhspc.simulate.cells.cell import clipped_normal
+from mkhspc.simulate.cells.shapes import FloatPlane
 from mkhspc.simulate.paint import Canvas, Textures, smooth_field
-from mkhspc.simulate.shapes import FloatPlane
 
 GROUND_UM_PER_PX = 0.45
 """The pixel size in µm at which the ground is drawn, to be enlarged: its finest lines are half a µm wide."""

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from mkhspc.config import CELL_TYPES, CellType
 from mkhspc.errors import InputError
 from mkhspc.geometry import BoolMask, Box, IntArray, contour_to_mask, iou
-from mkhspc.simulate.kinds import KINDS
+from mkhspc.simulate.cells.kinds import KINDS
 from mkhspc.simulate.scene import TrueObject
 from mkhspc.store import atomic
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from mkhspc.simulate.cells import (
+from mkhspc.simulate.cells.cell import (
     Body,
     Cell,
     Nucleus,
@@ -16,7 +16,7 @@ from mkhspc.simulate.cells import (
     some_nucleoli,
     some_stain,
 )
-from mkhspc.simulate.shapes import Lobes, turned
+from mkhspc.simulate.cells.shapes import Lobes, turned
 
 
 def _large_body(rng: np.random.Generator, radius_um: float, stain: Stain) -> Body:

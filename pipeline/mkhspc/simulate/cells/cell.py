@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from mkhspc.simulate.shapes import Blob, Shape, turned, wavy
+from mkhspc.simulate.cells.shapes import Blob, Shape, turned, wavy
 
 Spot = tuple[float, float, float, float]
 

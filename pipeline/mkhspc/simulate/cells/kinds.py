@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from mkhspc.simulate import large_cells as large, small_cells as small
-from mkhspc.simulate.cells import Cell
+from mkhspc.simulate.cells import large_cells as large, small_cells as small
+from mkhspc.simulate.cells.cell import Cell
 
 Target = Literal["hspc", "mk", ""]
 Label = Literal["positive", "negative", ""]

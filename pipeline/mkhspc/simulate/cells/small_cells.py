@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mkhspc.simulate.cells import (
+from mkhspc.simulate.cells.cell import (
     Body,
     Cell,
     Nucleus,
@@ -20,7 +20,7 @@ from mkhspc.simulate.cells import (
     some_nucleoli,
     some_stain,
 )
-from mkhspc.simulate.shapes import Lobes, turned
+from mkhspc.simulate.cells.shapes import Lobes, turned
 
 
 def _around(rng: np.random.Generator, kind: str, nucleus: Nucleus, rim_um: float, stain: Stain) -> Cell:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mkhspc.errors import CheckFailedError, IncompleteError, InputError, UsageError
-from mkhspc.gallery.git import Changes, target_branch
+from mkhspc.gallery.publishing.git import Changes, target_branch
 from mkhspc.gallery.site_swap import foreign_files, read_site
 from mkhspc.progress import Progress, silent
 from mkhspc.units import MB, MIB

@@ -1,0 +1,1 @@
+"""The cells of a simulated marrow: their kinds, parts and shapes."""

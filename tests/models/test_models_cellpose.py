@@ -223,7 +223,9 @@ def test_a_device_too_small_for_one_block_fails_the_request_alone(
     monkeypatch.setattr(model, "net", full)
     errors = answer(model, request(picture(240, 1)), request(picture(240, 2)))
     assert [isinstance(error, MkhspcError) for error in errors] == [True, True]
-    assert str(errors[1]).startswith("cellpose on cpu, stage detect: the device's memory does not do")
+    assert str(errors[1]).startswith(
+        "cellpose on cpu, stage detect: the device's memory is too small for a single item"
+    )
 
 
 def test_numbers_that_are_none_are_an_error_and_no_cells(
@@ -259,7 +261,9 @@ def test_a_device_too_small_for_the_dynamics_fails_the_request_alone(
     twice = {**one, "fields": np.repeat(one["fields"], 2, axis=0)}
     error, fine = answer(model, twice, one)
     assert isinstance(error, DeviceMemoryError)
-    assert str(error).startswith("cellpose on cpu, stage detect: the device's memory does not do")
+    assert str(error).startswith(
+        "cellpose on cpu, stage detect: the device's memory is too small for a single item"
+    )
     assert "smaller model" in error.fix
     assert fine["counts"][0] > 10
 

@@ -135,11 +135,11 @@ def test_no_more_is_held_than_the_cost_says(tmp_path: Path, strip_px: int) -> No
 
 def test_of_a_block_no_more_is_held_than_later_windows_need(tmp_path: Path) -> None:
     """The windows of the second row show the lowest sixth of the blocks."""
-    path = mosaic(tmp_path, 12, 1)
-    width = 12 * BLOCK_PX
+    path = mosaic(tmp_path, 48, 1)
+    width = 48 * BLOCK_PX
     windows = [SceneBox(0, Box(x, y, x + 60, y + 33)) for y in (0, 33) for x in range(0, width, 60)]
     order = ordered(path, windows)
-    assert most_held(path, order.windows) < 0.4 * 12 * 3 * BLOCK_PX**2
+    assert most_held(path, order.windows) < 0.4 * 48 * 3 * BLOCK_PX**2
 
 
 def most_held(path: Path, windows: Sequence[SceneBox]) -> int:

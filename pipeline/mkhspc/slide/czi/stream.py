@@ -21,8 +21,9 @@ from mkhspc.slide.czi.read_order import SceneBox, WindowBlocks, mosaics_of
 from mkhspc.slide.czi.slide import WHITE, CziSlide
 from mkhspc.slide.czi.unpack import Image, Pixels
 
-AHEAD_PER_THREAD = 2
-"""How many blocks may be decoded and not yet shown, for each decoding thread."""
+AHEAD_PER_THREAD = 4
+"""How many blocks may be decoded and not yet shown, for each decoding thread. With 2, two threads wait while
+a window is put together."""
 
 
 def always(*_: int) -> bool:
@@ -88,7 +89,8 @@ class WindowStream:
             room_bytes: of decoded blocks that may be kept for later windows.
             is_wanted: asked shortly before a window is begun; those not wanted are left out.
             has_place: whether blocks of the next window are decoded before it is asked for, because there is
-                a place to show them in; if it had to wait for one, they would only take memory.
+                a place to show them in; if it had to wait for one, they would only take memory. Nothing is
+                decoded for the windows after it.
 
         Raises:
             InputError: the slide cannot be opened, or its pixels are not RGB.
@@ -107,6 +109,7 @@ class WindowStream:
         self._upcoming = self._steps_and_pieces()
         self._pending: deque[int | _Piece] = deque()
         self._new = 0
+        self._begun_ahead = 0  # windows of which blocks may be under way, and which nobody has asked for yet
         self._is_drained = False
 
     def __enter__(self) -> WindowStream:
@@ -148,6 +151,7 @@ class WindowStream:
         """
         step = self._pending.popleft()
         assert isinstance(step, int)
+        self._begun_ahead -= 1
         place = self._blocks.place(self._blocks.windows[step])
         for gap in self._blocks.gaps(step):
             picture[gap.slices_in(place)] = WHITE
@@ -172,13 +176,15 @@ class WindowStream:
     def _look_ahead(self) -> bool:
         """Begins to decode what is needed next; returns whether anything is left to show."""
         while not self._is_drained and (self._new < self._ahead or not self._pending):
-            if self._pending and isinstance(self._pending[-1], int) and not self._has_place():
+            is_at_border = bool(self._pending) and isinstance(self._pending[-1], int)
+            if is_at_border and (self._begun_ahead > 1 or not self._has_place()):
                 break
             item = next(self._upcoming, None)
             if item is None:
                 self._is_drained = True
             else:
                 self._pending.append(item)
+                self._begun_ahead += isinstance(item, int)
                 self._new += isinstance(item, _Piece) and item.is_new
         return bool(self._pending)
 

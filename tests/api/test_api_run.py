@@ -159,7 +159,10 @@ def test_a_run_without_tables_says_how_they_are_made(fresh: FakeRun) -> None:
     shutil.rmtree(fresh.layout.root / "crops")
     run = mkhspc.open_run(fresh.layout.root)
     for look in (run.cells, lambda: run.crops(["FGC1_s0_mk_1_1"]), lambda: run.columns):
-        with pytest.raises(mkhspc.InputError, match="is missing\n  run `mkhspc segment` to its end, or `mk"):
+        with pytest.raises(
+            mkhspc.InputError,
+            match=r"(is missing|no tables of cells yet)\n  run `mkhspc segment` to its end, or `mk",
+        ):
             look()
 
 
@@ -215,3 +218,16 @@ def test_a_run_shows_what_it_is(run: mkhspc.Run) -> None:
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(mkhspc.InputError, match="is not a run"):
         mkhspc.open_run(tmp_path)
+
+
+def test_a_run_of_which_the_first_slide_has_no_tables_yet_shows_the_others(fresh: FakeRun) -> None:
+    fresh.layout.cells(SLIDES[0]).unlink()
+    run = mkhspc.open_run(fresh.layout.root)
+    of_second = run.cells(slide=SLIDES[1], in_filter=None)
+    assert of_second.num_rows == 40
+    assert of_second.column_names == run.columns
+    assert run.contours([]) == []
+    for path in fresh.layout.root.glob("cells/*.parquet"):
+        path.unlink()
+    with pytest.raises(mkhspc.InputError, match="the run has no tables of cells yet"):
+        _ = run.columns

@@ -98,10 +98,19 @@ def read_cells(
 
 
 def feature_names(layout: RunLayout, manifest: Manifest) -> list[str]:
-    """The feature columns of a run, in their order on disk."""
+    """The feature columns of a run, in their order on disk; errors as for `schema_of_cells`."""
+    return feature_columns(schema_of_cells(layout, manifest).names)
+
+
+def schema_of_cells(layout: RunLayout, manifest: Manifest) -> pa.Schema:
+    """The schema of a run's tables of cells, which is that of every slide.
+
+    Raises:
+        InputError: no slide has its table yet.
+    """
     for slide in manifest.slides:
         if layout.cells(slide.slide_id).exists():
-            return feature_columns(tables.read_schema(layout.cells(slide.slide_id)).names)
+            return tables.read_schema(layout.cells(slide.slide_id))
     raise InputError("the run has no tables of cells yet", where=layout.root, fix=tables.NOT_MADE)
 
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from mkhspc.config import CELL_TYPES, CellType
 from mkhspc.errors import InputError, UsageError, some_of
 from mkhspc.store import tables
-from mkhspc.store.cells import BATCH_ROWS, Crop, cell_batches, iter_crops
+from mkhspc.store.cells import BATCH_ROWS, Crop, cell_batches, iter_crops, schema_of_cells
 from mkhspc.store.layout import RunLayout
 from mkhspc.store.manifest import Manifest
 from mkhspc.store.schema import SCORES, parse_cell_id, types_of
@@ -66,7 +66,7 @@ def column_names(layout: RunLayout, manifest: Manifest) -> list[str]:
     Raises:
         InputError: the run has no tables yet.
     """
-    return list(tables.read_schema(layout.cells(manifest.slides[0].slide_id)).names)
+    return list(schema_of_cells(layout, manifest).names)
 
 
 def select_cells(
@@ -103,7 +103,7 @@ def _joined(
     """The pieces as one table without metadata; without pieces one without rows."""
     if pieces:
         return pa.concat_tables(pieces).replace_schema_metadata(None)
-    schema = tables.read_schema(layout.cells(manifest.slides[0].slide_id))
+    schema = schema_of_cells(layout, manifest)
     return pa.schema([schema.field(name) for name in names]).empty_table()
 
 

@@ -163,7 +163,7 @@ def test_a_jpeg_xr_image_of_another_kind_is_refused() -> None:
     stream = plain.index(SIGNATURE)
     turned = plain.index(struct.pack("<HHI", TURN_TAG, 4, 1))
     wrong = [
-        ("it is no JPEG-XR image", changed(plain, stream, 1)),
+        ("it is not a JPEG-XR image", changed(plain, stream, 1)),
         ("its JPEG-XR headers cannot be read", plain[:20]),
         ("its JPEG-XR headers cannot be read", changed(plain, plain[4] + 1, 0x40)),
         ("its JPEG-XR headers cannot be read", changed(plain, turned + 2, 4 ^ 5)),

@@ -91,6 +91,6 @@ def refuse_shortage(
 
 
 def largest_block_bytes(manifest: Manifest) -> int:
-    """Of all slides' images as they are when decoded, told by their directories."""
+    """Of all slides' images as they are when decoded, from their directories."""
     blocks = (block for slide in manifest.slides for block in read_directory(Path(slide.path)).level_0)
     return max(3 * block.stored_width_px * block.stored_height_px for block in blocks)

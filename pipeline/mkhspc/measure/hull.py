@@ -35,7 +35,7 @@ class _Chain:
 def _convex(chain: _Chain) -> _Chain:
     """The points below every chord of their cell's chain, and its two ends.
 
-    A point on or above the chord of its neighbours is no vertex, whatever else is removed, so each
+    A point on or above the chord of its neighbours is not a vertex, whatever else is removed, so each
     round drops all such points at once. Cells take about ten rounds, however many there are.
     """
     cell, t, v = chain.cell, chain.t, chain.v

@@ -224,7 +224,7 @@ def in_batches(
 
     Args:
         items: anything with a length that can be sliced, such as an array by its first axis.
-        run: gives one answer an item. It is told the batch too, to fill the last items up to it: kernels,
+        run: gives one answer an item. It is given the batch size too, to fill the last items up: kernels,
             and with them the last bits of an answer, depend on the shape of what they are given, and that
             must not depend on what else is asked.
         pads: whether it does so; of one that does not, a few items take no more in a large batch.

@@ -25,7 +25,7 @@ def resumable(layout: RunLayout) -> Iterator[None]:
         raise IncompleteError(
             fault.strerror or str(fault),
             where=fault.filename or layout.root,
-            fix="mend that, then run the same command again: finished tiles are kept",
+            fix="correct that, then run the same command again: finished tiles are kept",
         ) from fault
 
 

@@ -44,7 +44,7 @@ class Canvas:
     """Stain planes of one scene, each (height, width) float32, and which object is seen where.
 
     Attributes:
-        pigment: dark matter that is no stain: precipitate, dirt.
+        pigment: dark matter that is not a stain: precipitate, dirt.
         owner: (height, width) int32, number of the object seen at each pixel, 0 for none.
     """
 

@@ -157,7 +157,7 @@ class TissueMask:
         return answer
 
     def near_edge(self, boxes: Sequence[Box]) -> BoolMask:
-        """Which boxes meet a mask pixel that is no tissue, or the border of the scene.
+        """Which boxes meet a mask pixel that is not tissue, or the border of the scene.
 
         Args:
             boxes: n boxes of level-0 pixels of the scene, none of them empty.

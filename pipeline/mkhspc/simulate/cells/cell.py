@@ -31,7 +31,7 @@ class Nucleus:
         envelope: how much darker the rim is, as a share.
         nucleoli: (x, y, radius, darkness) in µm from the nucleus's centre.
         softness_um: width of the edge; wide edges look out of focus.
-        pigment: darkness that is no stain (precipitate), as optical density.
+        pigment: darkness that is not a stain (precipitate), as optical density.
     """
 
     shape: Shape

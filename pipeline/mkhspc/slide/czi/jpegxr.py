@@ -98,7 +98,7 @@ def headers_of(stored: bytes) -> Headers:
     except (KeyError, struct.error) as error:
         raise ValueError("its JPEG-XR headers cannot be read") from error
     if not stored.startswith(CONTAINER) or signature != SIGNATURE:
-        raise ValueError("it is no JPEG-XR image")
+        raise ValueError("it is not a JPEG-XR image")
     # Without tiles, order of frequency, an index, turning and margins the plane's header follows the sizes.
     is_plain = order & ~_OVERLAP == 0 and not form & 0x20
     is_yuv = plane >> 5 in _YUV or not is_plain

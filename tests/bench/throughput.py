@@ -264,6 +264,10 @@ def _sleeping(slide: Path, scratch: Path) -> Row:
     finally:
         feed.close()
         slots.close()
+    if any(facts["seconds"] < NAP_S for _, facts in ended):
+        raise RuntimeError("a tile took less than its sleep: the sleeping detectors were not used")
+    if cells := sum(facts["cells"] for _, facts in ended):
+        raise RuntimeError(f"the sleeping detectors find nothing, and yet {cells} cells were found")
     begun_s = min(end_s - facts["seconds"] - facts["waited_s"] for end_s, facts in ended)
     spent_s = 2 * (max(end_s for end_s, _ in ended) - begun_s)
     slept_s = NAP_S * len(ended)

@@ -51,10 +51,14 @@ class TileWorker:
         pa.set_cpu_count(1)
         pa.set_memory_pool(pa.system_memory_pool())  # the default one keeps what was freed
         self._client = self.models_address.open() if self.models_address else None
-        self._analysis = TileAnalysis.of(self.config, self.stored, self.models, self._client)
+        self._analysis = self.analysis()
         self._slots = self.slots.open()
         self._planned_id = ""
         self._ended_s = time.monotonic()
+
+    def analysis(self) -> TileAnalysis:
+        """What finds and measures the cells of a tile."""
+        return TileAnalysis.of(self.config, self.stored, self.models, self._client)
 
     def run(self, task: TileTask) -> dict[str, Any]:
         begun_s = time.monotonic()

@@ -164,6 +164,12 @@ def test_detectors_are_those_asked_for(mk: str, hspc: str) -> None:
     assert {t: d.cell_type for t, d in detectors.items()} == {"mk": "mk", "hspc": "hspc"}
 
 
+@pytest.mark.parametrize(("mk", "hspc"), [("sam3", "classical"), ("classical", "classic")])
+def test_an_unknown_name_stands_for_no_detector(mk: str, hspc: str) -> None:
+    with pytest.raises(UsageError, match=r"there is no detector '(sam3|classic)' for (mk|hspc)"):
+        build_detectors({"mk": mk, "hspc": hspc}, STORED, RunModels(SOME), NoModels())
+
+
 @pytest.mark.parametrize(
     ("mk", "hspc"), [("classical", "classical"), ("sam2", "cellpose"), ("classical", "cellpose+sam2")]
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from mkhspc.config import CELL_TYPES, DETECTORS, AreaRange, CellType, RunConfig, with_options
@@ -70,19 +70,38 @@ def build_detectors(
         service: answers for the models; detectors without a model never ask it.
 
     Raises:
-        UsageError: Cellpose is to find cells that are too long for it.
+        UsageError: there is no detector of a name, or Cellpose is to find cells that are too long for it.
     """
-    mk: Detector = (
-        Sam2Mk(service, models.digest("sam2"), stored["mk"].max_length_um)
-        if names["mk"] == "sam2"
-        else ClassicalMk()
-    )
-    return {"mk": mk, "hspc": _hspc(names["hspc"], stored["hspc"], models, service)}
+    builders = _builders(stored, models, service)
+    return {cell_type: _named(names[cell_type], cell_type, builders[cell_type])() for cell_type in CELL_TYPES}
 
 
-def _hspc(name: str, stored: AreaRange, models: RunModels, service: ModelService) -> Detector:
-    if name == "classical":
-        return ClassicalHspc()
-    refuse_too_long(stored)
-    cellpose = CellposeHspc(service, models.digest("cellpose"))
-    return RefinedBySam2(cellpose, service, models.digest("sam2")) if name == "cellpose+sam2" else cellpose
+def _builders(
+    stored: Mapping[CellType, AreaRange], models: RunModels, service: ModelService
+) -> dict[CellType, dict[str, Callable[[], Detector]]]:
+    """What builds each detector, by cell type and name."""
+
+    def sam2_mk() -> Detector:
+        return Sam2Mk(service, models.digest("sam2"), stored["mk"].max_length_um)
+
+    def cellpose() -> CellposeHspc:
+        refuse_too_long(stored["hspc"])
+        return CellposeHspc(service, models.digest("cellpose"))
+
+    def refined() -> Detector:
+        return RefinedBySam2(cellpose(), service, models.digest("sam2"))
+
+    return {
+        "mk": {"classical": ClassicalMk, "sam2": sam2_mk},
+        "hspc": {"classical": ClassicalHspc, "cellpose": cellpose, "cellpose+sam2": refined},
+    }
+
+
+def _named(
+    name: str, cell_type: CellType, known: Mapping[str, Callable[[], Detector]]
+) -> Callable[[], Detector]:
+    if name not in known:
+        raise UsageError(
+            f"there is no detector '{name}' for {cell_type}", fix=f"choose one of: {', '.join(known)}"
+        )
+    return known[name]

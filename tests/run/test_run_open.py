@@ -133,6 +133,18 @@ def test_a_command_that_asks_for_more_is_told_nothing(study: Study) -> None:
     assert surprises(study()) == []
 
 
+def test_a_run_of_before_imagecodecs_gives_no_notice(study: Study) -> None:
+    layout, manifest, _ = committed(study())
+    old = {
+        **manifest.versions,
+        "reader": "zstd by pyarrow, JPEG-XR by pylibCZIrw, reduced levels by aicspylibczi",
+    }
+    del old["imagecodecs"]
+    put_manifest(layout, replace(manifest, versions=old))
+    with pending_run(study()) as pending:
+        assert pending.notices() == []
+
+
 def test_other_versions_than_the_run_began_with_are_told(study: Study) -> None:
     layout, manifest, _ = committed(study())
     old = {**manifest.versions, "numpy": "0.1", "pillow": "0.2"}

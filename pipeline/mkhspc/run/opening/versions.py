@@ -23,10 +23,11 @@ LIBRARIES = (
 MODEL_LIBRARIES = ("torch", "torchvision", "sam2", "cellpose")
 """Packages whose versions are written too where a run uses models."""
 NUMERIC = (
-    "mkhspc", "numpy", "scipy", "opencv-python-headless", "imagecodecs", "reader",
+    "mkhspc", "numpy", "scipy", "opencv-python-headless", "imagecodecs",
     *MODEL_LIBRARIES, "precision",
 )  # fmt: skip
-"""The versions in a manifest whose change can move a cell's outline by a pixel."""
+"""The versions in a manifest whose change can move a cell's outline by a pixel. `reader` is not among them:
+all that has ever decoded images gives the same pixels."""
 CPU = "cpu"
 """The device's name in a precision such as `float32 on cpu`."""
 
@@ -57,19 +58,22 @@ def _version_of(name: str) -> str:
 
 
 def changed_versions(begun_with: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
-    """The versions that a run began with and that are others here, each as `NAME VERSION (here VERSION)`."""
+    """The versions that a run began with and that are others here, each as `NAME VERSION (here VERSION)`.
+
+    A library that the run does not know is left out.
+    """
     return [
-        f"{name} {begun_with.get(name, 'unknown')} (here {here[name]})"
+        f"{name} {begun_with[name]} (here {here[name]})"
         for name in NUMERIC
-        if name in here and not _is_same(name, begun_with.get(name), here[name])
+        if name in here and name in begun_with and not _is_same(name, begun_with[name], here[name])
     ]
 
 
-def _is_same(name: str, there: str | None, here: str) -> bool:
+def _is_same(name: str, there: str, here: str) -> bool:
     """Whether the numbers are the same; what models compute in is unknown until a merge has recorded it."""
     if name == "precision":
         parts = (part.partition(" on ") for part in here.split(", "))
-        return there is None or all(_is_recorded(precision, device, there) for precision, _, device in parts)
+        return all(_is_recorded(precision, device, there) for precision, _, device in parts)
     return there == here
 
 

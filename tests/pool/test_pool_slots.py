@@ -54,6 +54,17 @@ def test_workers_see_what_was_written_and_cannot_write() -> None:
     slots.close()
 
 
+def test_a_worker_closes_the_descriptor_once_the_memory_is_mapped() -> None:
+    slots = Slots(1, 1000)
+    slots.pixels(0, 1, 1)[...] = 7
+    descriptor = os.dup(slots.handle()._descriptor)
+    reader = SlotsHandle(descriptor, slots.slot_bytes).open()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+    assert reader.pixels(0, 1, 1).tolist() == [[[7, 7, 7]]]
+    slots.close()
+
+
 def test_a_worker_does_not_keep_windows_it_has_done() -> None:
     slots = Slots(4, 20_000_000)
     for slot in range(4):

@@ -69,8 +69,10 @@ class SlotsHandle:
         return _received, (reduction.DupFd(self._descriptor), self._slot_bytes)
 
     def open(self) -> SlotReader:
-        """Maps the memory, for reading, in the process that was started."""
-        return SlotReader(mmap.mmap(self._descriptor, 0, prot=mmap.PROT_READ), self._slot_bytes)
+        """Maps the memory for reading in the process that was started; once, as the descriptor is closed."""
+        memory = mmap.mmap(self._descriptor, 0, prot=mmap.PROT_READ)
+        os.close(self._descriptor)
+        return SlotReader(memory, self._slot_bytes)
 
 
 def _received(duplicate: Any, slot_bytes: int) -> SlotsHandle:

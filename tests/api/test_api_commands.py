@@ -19,7 +19,7 @@ def test_every_option_of_segment_is_a_keyword() -> None:
 
     for option in OPTIONS:
         option(plain)
-    of_command = {parameter.name for parameter in plain.__click_params__}  # type: ignore[attr-defined]
+    of_command = {parameter.name for parameter in plain.__click_params__}
     assert typing.get_type_hints(SegmentOptions).keys() == SETTINGS.keys()
     assert of_command - {"config", "czi_path"} | {"slides"} == SETTINGS.keys()
 
@@ -35,7 +35,7 @@ def test_a_mistyped_option_is_named_with_those_that_there_are() -> None:
     with pytest.raises(
         mkhspc.UsageError, match="no option 'tile_sise'\n  its options are: slides, output_dir"
     ):
-        mkhspc.segment(tile_sise=512)  # type: ignore[call-arg]
+        mkhspc.segment(tile_sise=512)
 
 
 def test_a_slide_becomes_a_run_and_the_same_call_resumes_it(tiny_slide: Path, tmp_path: Path) -> None:
@@ -110,4 +110,4 @@ def test_what_no_one_offers_is_no_attribute() -> None:
     for name in mkhspc.__all__:
         assert getattr(mkhspc, name).__doc__
     with pytest.raises(AttributeError, match="no attribute 'segmnt'"):
-        mkhspc.segmnt  # type: ignore[attr-defined]  # noqa: B018
+        mkhspc.segmnt  # noqa: B018

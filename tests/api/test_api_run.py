@@ -87,7 +87,7 @@ def test_what_is_not_there_is_named_with_what_is(
     run: mkhspc.Run, wanted: dict[str, object], words: str
 ) -> None:
     with pytest.raises(mkhspc.UsageError) as caught:
-        run.cells(**wanted)  # type: ignore[arg-type]
+        run.cells(**wanted)
     assert str(caught.value).startswith(words)
 
 
@@ -151,7 +151,7 @@ def test_an_unknown_cell_is_named(run: mkhspc.Run, cell_id: str) -> None:
 
 def test_an_unknown_unit_is_refused(run: mkhspc.Run) -> None:
     with pytest.raises(mkhspc.UsageError, match="no unit 'mm'"):
-        run.contours([], unit="mm")  # type: ignore[arg-type]
+        run.contours([], unit="mm")
 
 
 def test_a_run_without_tables_says_how_they_are_made(fresh: FakeRun) -> None:

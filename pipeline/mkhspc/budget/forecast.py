@@ -16,7 +16,7 @@ from mkhspc.config import CellType, RunConfig
 from mkhspc.errors import UsageError
 from mkhspc.models.choice import RunModels, gpus_here
 from mkhspc.process.limits import SAFE_SHARE, MemoryLimit, memory_limit, usable_cores
-from mkhspc.units import GB
+from mkhspc.units import GB, MB
 
 CARD_BYTES: Mapping[CellType, int] = {"mk": 8500, "hspc": 2130}
 """Bytes of a gallery for each card, its share of page and picture; measured by `make bench ONLY=gallery`."""
@@ -258,7 +258,7 @@ def _tiles_s(
 def _site_bytes(config: RunConfig, cards: Mapping[CellType, int]) -> int:
     """The gallery's size; it takes a sample where all cards would be more than the site may hold."""
     all_bytes = sum(CARD_BYTES[t] * n for t, n in cards.items())
-    return min(all_bytes, int(config.gallery.max_site_mb * 1_000_000))
+    return min(all_bytes, int(config.gallery.max_site_mb * MB))
 
 
 def _option(demand: Demand, workers: int, limit: MemoryLimit) -> Option:

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from mkhspc.charts import BLUE, VERMILION, Theme, new_figure, png_of, style_axes
 from mkhspc.cluster.summary.series import Memory, Points, Throughput
 from mkhspc.cluster.summary.timeline import Timeline
-from mkhspc.units import GB, memory_text
+from mkhspc.units import GB, MB, memory_text
 
 WIDTH_INCHES, HIGH_INCHES, LOW_INCHES = 10.0, 2.2, 1.0
 """Size of the picture, and the heights of its panels."""
@@ -90,7 +90,7 @@ def _draw_memory(memory: Memory, axes: Axes) -> None:
     top = max(
         [1.1 * max(value for line in memory.lines for _, value in line), *(1.05 * n for n in memory.limits)]
     )
-    size, unit = (GB, "GB") if top >= GB else (1e6, "MB")
+    size, unit = (GB, "GB") if top >= GB else (MB, "MB")
     label = "each process with its workers" if len(memory.lines) > 1 else "all processes"
     for nth, line in enumerate(memory.lines):
         at_s, values = zip(*line, strict=True)

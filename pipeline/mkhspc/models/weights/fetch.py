@@ -29,9 +29,8 @@ from mkhspc.models.weights.catalogue import Download, Weight
 from mkhspc.models.weights.download import PATIENT, Part, Patience, check_address, download
 from mkhspc.progress import Progress, silent
 from mkhspc.store import atomic
-from mkhspc.units import memory_text
+from mkhspc.units import MB, memory_text
 
-MB = 1_000_000
 SHOWN_STEPS = 200
 """The number of steps in which a download is shown, about; no step is smaller than 1 MB."""
 LOOK_EVERY_S = 0.3

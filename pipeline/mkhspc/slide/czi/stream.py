@@ -132,13 +132,7 @@ class WindowStream:
 
     def next_window(self) -> int | None:
         """Index of the next wanted window, which `read_into` will show; None after the last."""
-        self._look_ahead()
-        if not self._pending:
-            return None
-        first = self._pending[0]
-        if not isinstance(first, int):
-            raise RuntimeError("the window before was not read to its end")
-        return first
+        return self._first_step() if self._look_ahead() else None
 
     def read_into(self, picture: Pixels) -> None:
         """Shows the window that `next_window` named.
@@ -149,8 +143,8 @@ class WindowStream:
         Raises:
             InputError: a sub-block of the window cannot be decoded; the next windows can be read.
         """
-        step = self._pending.popleft()
-        assert isinstance(step, int)
+        step = self._first_step()
+        self._pending.popleft()
         self._begun_ahead -= 1
         place = self._blocks.place(self._blocks.windows[step])
         for gap in self._blocks.gaps(step):
@@ -165,6 +159,13 @@ class WindowStream:
             self._new -= piece.is_new
         if fault is not None:
             raise fault
+
+    def _first_step(self) -> int:
+        """Index of the window whose blocks come first among the pending ones."""
+        first = self._pending[0]
+        if not isinstance(first, int):
+            raise RuntimeError("the window before was not read to its end")
+        return first
 
     def _show(self, piece: _Piece, picture: Pixels, place: Box) -> None:
         image = piece.block.image()

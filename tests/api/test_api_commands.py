@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typing
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,29 @@ def test_what_no_one_offers_is_no_attribute() -> None:
         assert getattr(mkhspc, name).__doc__
     with pytest.raises(AttributeError, match="no attribute 'segmnt'"):
         mkhspc.segmnt  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda run, tmp: run.refilter(mk_min_area=3.0), "mk_min_area"),
+        (
+            lambda run, tmp: mkhspc.convert(tmp / "labels.json", run, tmp / "t.json", mk_min_area=7.0),
+            "mk_min_area",
+        ),
+        (lambda run, tmp: mkhspc.validate(mk_classifier=tmp / "mk.skops", min_acuracy=0.999), "min_acuracy"),
+    ],
+)
+def test_a_mistyped_keyword_is_refused_with_those_there_are(
+    tmp_path: Path, call: Callable[[mkhspc.Run, Path], object], name: str
+) -> None:
+    run = mkhspc.open_run(make_run(tmp_path / "run", slide_ids=("A",), cells_per_type=4).layout.root)
+    (tmp_path / "labels.json").write_text("{}")
+    with pytest.raises(mkhspc.UsageError, match=f"has no option '{name}'") as caught:
+        call(run, tmp_path)
+    assert "its options are: " in caught.value.fix
+
+
+def test_a_limit_of_the_gate_is_a_share(tmp_path: Path) -> None:
+    with pytest.raises(mkhspc.UsageError, match="--min-accuracy is 75; it must be 0 to 1"):
+        mkhspc.validate(mk_classifier=tmp_path / "mk.skops", min_accuracy=75.0)

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from mkhspc.api.run import Run
 from mkhspc.config import CellType, load_config
-from mkhspc.config.options import AreaBounds, SegmentOptions, StrPath, bounds_by_type, settings_of
+from mkhspc.config.options import (
+    AreaBounds,
+    SegmentOptions,
+    StrPath,
+    bounds_by_type,
+    refuse_unknown_keywords,
+    settings_of,
+)
 from mkhspc.errors import UsageError
 from mkhspc.progress import Progress, silent
 from mkhspc.store import manifest as manifests
@@ -133,7 +140,7 @@ def convert(
         _layout(run),
         min_match=min_match,
         on_conflict=on_conflict,
-        expected_filter=bounds_by_type(bounds),
+        expected_filter=bounds_by_type("convert", bounds),
         progress=progress,
     )
     write_training(Path(output), conversion)
@@ -213,6 +220,7 @@ def validate(
     from mkhspc.learn import validate as judging, validation_report
     from mkhspc.learn.limits import Limits
 
+    refuse_unknown_keywords("validate", limits, GateLimits.__annotations__)
     demanded = Limits(
         accuracy=limits.get("min_accuracy", Limits.accuracy),
         recall=limits.get("min_recall", Limits.recall),

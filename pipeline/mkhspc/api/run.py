@@ -177,7 +177,7 @@ class Run:
 
         if all(bound is None for bound in bounds.values()):
             raise UsageError("no area was given", fix="give at least one, such as --mk-min-area-um 200")
-        summary = refilter(self._layout, bounds_by_type(bounds))
+        summary = refilter(self._layout, bounds_by_type("refilter", bounds))
         unmerged = [s.slide_id for s in self._read().slides if not self._layout.cells(s.slide_id).exists()]
         if unmerged:
             _log.warning(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Any, Literal, TypedDict
 
@@ -94,8 +94,23 @@ class SegmentOptions(AreaBounds, total=False):
     cellpose_weights: StrPath | None
 
 
-def bounds_by_type(bounds: AreaBounds) -> dict[CellType, tuple[float | None, float | None]]:
-    """The least and the largest area of each cell type, in µm²; None where no bound was given."""
+def refuse_unknown_keywords(function: str, given: Iterable[str], valid: Collection[str]) -> None:
+    """Raises `UsageError`, with the names there are, where a function is given a keyword that it has not."""
+    for name in given:
+        if name not in valid:
+            raise UsageError(f"{function} has no option '{name}'", fix=f"its options are: {', '.join(valid)}")
+
+
+def bounds_by_type(function: str, bounds: AreaBounds) -> dict[CellType, tuple[float | None, float | None]]:
+    """The least and the largest area of each cell type, in µm²; None where no bound was given.
+
+    Args:
+        function: the one that was given these bounds, for errors.
+
+    Raises:
+        UsageError: one of them is not an area option.
+    """
+    refuse_unknown_keywords(function, bounds, AREA_SETTINGS)
     return {
         "mk": (bounds.get("mk_min_area_um"), bounds.get("mk_max_area_um")),
         "hspc": (bounds.get("hspc_min_area_um"), bounds.get("hspc_max_area_um")),
@@ -108,9 +123,7 @@ def settings_of(options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UsageError: `segment` has no option of such a name.
     """
-    for name in options:
-        if name not in SETTINGS:
-            raise UsageError(f"segment has no option '{name}'", fix=f"its options are: {', '.join(SETTINGS)}")
+    refuse_unknown_keywords("segment", options, SETTINGS)
     return {SETTINGS[name]: _plain(name, value) for name, value in options.items()}
 
 

@@ -5,17 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mkhspc.config.limits import Limit
 from mkhspc.learn.intervals import Estimate
+
+SHARE = Limit(least=0.0, most=1.0)
+"""The range of a share of cells or labels."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a classifier must reach; with `confident`, the lower end of the interval must."""
+    """What a classifier must reach, each from 0 to 1; with `confident`, the lower end of the interval must.
+
+    Raises:
+        UsageError: one is not from 0 to 1.
+    """
 
     accuracy: float = 0.75
     recall: float = 0.70
     precision: float = 0.70
     confident: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("accuracy", "recall", "precision"):
+            SHARE.check(f"--min-{name}", getattr(self, name))
 
 
 DEFAULT_LIMITS = Limits()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,7 @@ def test_what_no_one_offers_is_no_attribute() -> None:
             lambda run, tmp: mkhspc.convert(tmp / "labels.json", run, tmp / "t.json", mk_min_area=7.0),
             "mk_min_area",
         ),
+        (lambda run, tmp: mkhspc.train(tmp / "t.json", output_mk=tmp / "mk.skops", sede=1), "sede"),
         (lambda run, tmp: mkhspc.validate(mk_classifier=tmp / "mk.skops", min_acuracy=0.999), "min_acuracy"),
     ],
 )
@@ -138,3 +140,50 @@ def test_a_mistyped_keyword_is_refused_with_those_there_are(
 def test_a_limit_of_the_gate_is_a_share(tmp_path: Path) -> None:
     with pytest.raises(mkhspc.UsageError, match="--min-accuracy is 75; it must be 0 to 1"):
         mkhspc.validate(mk_classifier=tmp_path / "mk.skops", min_accuracy=75.0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"model": "nonsense"}, "--model is 'nonsense'; it must be 'auto', 'random-forest', "),
+        ({"threshold_for": "best"}, "--threshold-for is 'best'; it must be 'f1', "),
+        ({"seed": -1}, "--seed is -1; it must be 0 to "),
+    ],
+)
+def test_a_classifier_is_trained_with_what_there_is(
+    tmp_path: Path, setting: dict[str, object], words: str
+) -> None:
+    with pytest.raises(mkhspc.UsageError) as caught:
+        mkhspc.train(tmp_path / "t.json", output_mk=tmp_path / "mk.skops", **setting)
+    assert str(caught.value).startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({"min_match": 98}, "--min-match is 98; it must be 0 to 1"),
+        ({"on_conflict": "never"}, "--on-conflict is 'never'; it must be 'majority', "),
+    ],
+)
+def test_labels_are_converted_by_a_rule_that_there_is(
+    tmp_path: Path, setting: dict[str, object], words: str
+) -> None:
+    run = make_run(tmp_path / "run", slide_ids=("A",), cells_per_type=4).layout.root
+    with pytest.raises(mkhspc.UsageError) as caught:
+        mkhspc.convert(tmp_path / "labels.json", run, tmp_path / "t.json", **setting)
+    assert str(caught.value).startswith(words)
+
+
+def test_a_thread_may_segment_and_one_slide_may_be_a_text(tiny_slide: Path, tmp_path: Path) -> None:
+    def segment() -> mkhspc.Run:
+        return mkhspc.segment(
+            slides=tiny_slide,
+            output_dir=tmp_path / "run",
+            tile_size=512,
+            num_workers=1,
+            only=tiny_slide.stem,
+        )
+
+    with ThreadPoolExecutor(1) as threads:
+        run = threads.submit(segment).result()
+    assert run.cells(slide=tiny_slide.stem, in_filter=None).num_rows > 0

@@ -260,9 +260,9 @@ def test_without_sbatch_nothing_is_begun_and_it_says_what_to_do(
 @pytest.mark.parametrize(
     ("slurm", "complaint"),
     [
-        ("cpus = 0", "slurm.cpus is 0; it must be at least 1 or 'auto'"),
+        ("cpus = 0", "slurm.cpus is 0; it must be 'auto' or at least 1"),
         ("extra = ['qos=long']", "slurm.extra: 'qos=long' cannot be given here"),
-        ('memory_gb = "lots"', "slurm.memory_gb is 'lots'; it must be a number, above 0 GB or 'auto'"),
+        ('memory_gb = "lots"', "slurm.memory_gb is 'lots'; it must be 'auto' or a number above 0 GB"),
         ("patrition = 'gpu'", "unknown key in [slurm] 'patrition'"),
         ("[mk]\nclassifier = 'mk.skops'", "mk.skops"),
     ],

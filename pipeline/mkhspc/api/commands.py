@@ -59,7 +59,7 @@ class GateLimits(TypedDict, total=False):
 def segment(
     config: StrPath | None = None,
     *,
-    only: Sequence[str] = (),
+    only: str | Sequence[str] = (),
     progress: Progress = silent,
     **options: Unpack[SegmentOptions],
 ) -> Run:
@@ -70,7 +70,7 @@ def segment(
 
     Args:
         config: a TOML file that describes the study; None where the options say everything.
-        only: ids of the slides to work on now; the run stays that of all slides. None are all.
+        only: the id, or ids, of the slides to work on now; the run stays that of all slides. None are all.
         progress: called after every step as `progress(stage, done, total, **facts)`.
         options: any option of `mkhspc segment`, with underscores: see `SegmentOptions`. An option wins over
             the file.
@@ -89,10 +89,11 @@ def segment(
     from mkhspc.process.signals import interruptible
     from mkhspc.run.segment import segment as segment_slides
 
+    slide_ids = [only] if isinstance(only, str) else only
     require_least_memory()
     with interruptible():
         settings = load_config(None if config is None else Path(config), settings_of(options))
-        summary = segment_slides(settings, only=only, progress=progress, notify=_log.warning)
+        summary = segment_slides(settings, only=slide_ids, progress=progress, notify=_log.warning)
     return Run(summary.root)
 
 
@@ -120,7 +121,8 @@ def convert(
         The training data with the report of each file: its `match_rate`, and how its labels found cells.
 
     Raises:
-        UsageError: no labels are given, or the output would replace them.
+        UsageError: a keyword is unknown, a value out of range, no labels are given, or the output would
+            replace them.
         InputError: a file cannot be used or labels another run, or too few labels find a cell; nothing is
             written then.
     """
@@ -177,12 +179,13 @@ def train(
         'mkhspc' says so.
 
     Raises:
-        UsageError: no output is named, or one is not a .skops file.
+        UsageError: a setting is unknown or out of range, no output is named, or one is not a .skops file.
         InputError: the training data cannot be used, or no type has enough labels.
     """
     from mkhspc.learn import train as training
     from mkhspc.learn.classifier.fit import Settings
 
+    refuse_unknown_keywords("train", settings, TrainSettings.__annotations__)
     chosen = Settings(**settings, group_by=str(group_by), morph_only=morph_only)
 
     def left_out(cell_type: CellType, error: training.TooLittleError) -> None:
@@ -214,7 +217,7 @@ def validate(
         A classifier that fails is not an error here, as it is for the command.
 
     Raises:
-        UsageError: no classifier is named.
+        UsageError: a limit is unknown or not from 0 to 1, or no classifier is named.
         InputError: a file is missing or damaged, or belongs to other labels or another run.
     """
     from mkhspc.learn import validate as judging, validation_report

@@ -66,18 +66,28 @@ def refuse_unknown(names: typing.Iterable[str], valid: Sequence[str], kind: str)
 def _fields_of(kind: type, values: Mapping[str, Any], name: str) -> dict[str, Any]:
     hints = get_type_hints(kind, include_extras=True)
     refuse_unknown(values, list(hints), f"key in [{name}]")
-    return {key: _typed(value, hints[key], f"{name}.{key}") for key, value in values.items()}
+    return {key: checked(value, hints[key], f"{name}.{key}") for key, value in values.items()}
 
 
-def _typed(value: Any, hint: Any, key: str) -> Any:
-    """`value` as its field's type, or a `UsageError` that names the key and what it takes."""
+def checked(value: Any, hint: Any, key: str) -> Any:
+    """`value` as a type such as `Literal[...]` or `Annotated[float, Limit(...)]`.
+
+    Args:
+        key: what the user calls the value, for errors.
+
+    Raises:
+        UsageError: the value is not of the type, or outside its limits.
+    """
     options = get_args(hint) if get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
     for option in options:
         converted = _as(value, option)
         if converted is not _WRONG:
             return converted
-    words = [words for option in options for words in _describe(option, value)]
-    raise UsageError(f"{key} is {value!r}; {_subject(options, value)} must be {either(words)}")
+    by_name = sorted(options, key=_is_limited)
+    words = [words for option in by_name for words in _describe(option, value)]
+    fits_type = any(_limit(option) and _as(value, get_args(option)[0]) is not _WRONG for option in options)
+    shown = repr(value).removesuffix(".0") if fits_type else repr(value)
+    raise UsageError(f"{key} is {shown}; {_subject(options, value)} must be {either(words)}")
 
 
 _WRONG = object()
@@ -110,6 +120,10 @@ def _limit(hint: Any) -> Limit | None:
     return get_args(hint)[1] if get_origin(hint) is Annotated else None
 
 
+def _is_limited(hint: Any) -> bool:
+    return _limit(hint) is not None
+
+
 def _subject(options: Sequence[Any], value: Any) -> str:
     """What an error speaks of: the limit's subject where the value is a number outside it, else 'it'."""
     outside = (o for o in options if _limit(o) and _as(value, get_args(o)[0]) is not _WRONG)
@@ -121,7 +135,8 @@ def _describe(option: Any, value: Any) -> list[str]:
     if limit := _limit(option):
         kind = get_args(option)[0]
         number = _as(value, kind)
-        return [f"{WORDS[kind]}, {limit}" if number is _WRONG else limit.words_for(number)]
+        of = "" if limit.least is None and limit.above is not None else "of "
+        return [f"{WORDS[kind]} {of}{limit}" if number is _WRONG else limit.words_for(number)]
     if get_origin(option) is Literal:
         return [repr(choice) for choice in get_args(option)]
     if get_origin(option) is tuple:

@@ -6,9 +6,11 @@ Imports nothing large: a command installs its handlers before it loads what it w
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 
 from mkhspc.errors import InterruptedRunError
 
@@ -38,13 +40,7 @@ class StopFlag:
 
     def install(self) -> Callable[[], None]:
         """Catches SIGINT, SIGTERM and SIGUSR1; returns what puts the old handlers back."""
-        old = {number: signal.signal(number, self._caught) for number in STOP_SIGNALS}
-
-        def restore() -> None:
-            for number, handler in old.items():
-                signal.signal(number, handler)
-
-        return restore
+        return _handle(self._caught)
 
     def _caught(self, number: int, _frame: object) -> None:
         self.signal_name = signal.Signals(number).name
@@ -70,9 +66,25 @@ def interruptible() -> Iterator[None]:
             fix="nothing is lost: run the same command again to go on",
         )
 
-    old = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
+    restore = _handle(stop)
     try:
         yield
     finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
+        restore()
+
+
+def _handle(handler: Callable[[int, FrameType | None], None]) -> Callable[[], None]:
+    """Has a handler called for each stop signal; returns what puts the old handlers back.
+
+    Does nothing outside the main thread: only that one may set handlers, and the program that started the
+    thread has its own.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return _nothing
+    old = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
+
+    def restore() -> None:
+        for number, before in old.items():
+            signal.signal(number, before)
+
+    return restore

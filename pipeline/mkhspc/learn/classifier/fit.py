@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from joblib import Parallel, cpu_count, delayed
 from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, KFold, LeaveOneGroupOut, StratifiedKFold
 
+from mkhspc.config.limits import Limit
+from mkhspc.config.typed import checked
 from mkhspc.learn.classifier import models
 from mkhspc.learn.classifier.models import Calibration, Ensemble, Floats, Labels, ModelName, ThresholdFor
 from mkhspc.progress import Progress, silent
@@ -29,6 +31,8 @@ INNER_FOLDS = 5
 PARALLEL_FROM = 250
 """Labels from which folds are fitted in parallel: with fewer, starting processes takes longer."""
 
+Seed = Annotated[int, Limit(least=0, most=2**32 - 1)]
+"""What NumPy's legacy generators, which scikit-learn uses, take as a seed."""
 Groups = NDArray[np.str_]
 Split = tuple[NDArray[np.int64], NDArray[np.int64]]
 
@@ -43,6 +47,9 @@ class Settings:
         seed: the same seed on the same data gives the same classifier.
         group_by: 'slide', 'scene', or the path of a CSV file: what is held out whole (see `groups_of`).
         morph_only: leave out the features of a network.
+
+    Raises:
+        UsageError: there is no such model or aim, or the seed is out of range.
     """
 
     model: ModelName = "auto"
@@ -50,6 +57,11 @@ class Settings:
     seed: int = 0
     group_by: str = "slide"
     morph_only: bool = False
+
+    def __post_init__(self) -> None:
+        checked(self.model, ModelName, "--model")
+        checked(self.threshold_for, ThresholdFor, "--threshold-for")
+        checked(self.seed, Seed, "--seed")
 
 
 @dataclass(frozen=True)

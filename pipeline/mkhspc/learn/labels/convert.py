@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mkhspc.config import CELL_TYPES, CellType
+from mkhspc.config.typed import checked
 from mkhspc.errors import InputError, some_of
 from mkhspc.learn.classifier.features import feature_matrix
 from mkhspc.learn.labels.agreement import Agreement, self_agreement
@@ -21,6 +22,7 @@ from mkhspc.learn.labels.label import AnnotationFile, Label
 from mkhspc.learn.labels.match import Match, MatchKind, match_names
 from mkhspc.learn.labels.read import read_annotations
 from mkhspc.learn.labels.resolve import Decision, OnConflict, Vote, last_withdrawn, latest_answers, resolve
+from mkhspc.learn.limits import SHARE
 from mkhspc.progress import Progress, silent
 from mkhspc.store import manifest as manifests
 from mkhspc.store.cells import cell_batches, feature_names
@@ -94,9 +96,12 @@ def convert(
         expected_filter: what the user expects the bounds of the run's filter to be.
 
     Raises:
+        UsageError: there is no such rule, or `min_match` is out of range.
         InputError: a file cannot be used or is of another run, the filter is not the run's, too
             few labels find a cell, or nothing positive is left to learn from.
     """
+    SHARE.check("--min-match", min_match)
+    checked(on_conflict, OnConflict, "--on-conflict")
     manifest = manifests.read(run)
     _check_filter(expected_filter, manifest)
     files = [read_annotations(path) for path in annotations]

@@ -11,7 +11,7 @@ import multiprocessing
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -85,7 +85,7 @@ class Pool:
         self._again.append(newest.task)
         return newest.task
 
-    def outcomes(self, source: TaskSource) -> Iterator[Outcome]:
+    def outcomes(self, source: TaskSource) -> Generator[Outcome, None, None]:
         """Yields an outcome for each task that ends or will be tried again; ends early once `stop` is set."""
         try:
             while True:

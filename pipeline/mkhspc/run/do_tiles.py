@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -116,7 +116,9 @@ def _on_tiles(
         job.slides, slots, ClaimFiles(layout), use_slots=budget.slots, threads=budget.read_threads
     )
     try:
-        return _collect(pool.outcomes(feed), feed, WorkerScaler(job, pool, guard), recorder)
+        # Workers end before their windows go: one at work on pixels that are gone would store other cells.
+        with closing(pool.outcomes(feed)) as outcomes:
+            return _collect(outcomes, feed, WorkerScaler(job, pool, guard), recorder)
     finally:
         feed.close()
         slots.close()

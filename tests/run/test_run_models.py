@@ -260,7 +260,7 @@ def watched(*arguments: object, each: Callable[[int, Seen], object] = lambda pid
             seen = run.children.setdefault(pid, Seen())
             _look(pid, seen)
             each(pid, seen)
-        time.sleep(0.05)
+        time.sleep(0.02)
     run.stderr, run.code = process.communicate()[1], process.returncode
     return run
 

@@ -177,7 +177,7 @@ Edit = Callable[[dict[str, Any]], object]
         (lambda m: m["slides"][1].update(slide_id="A"), "two slides have the same id"),
         (
             lambda m: m["slides"][0].update(um_per_px=0.0),
-            r"slides\[0\].um_per_px is 0.0; pixel sizes must be 0.02 to 20 µm",
+            r"slides\[0\].um_per_px is 0; pixel sizes must be 0.02 to 20 µm",
         ),
         (
             lambda m: m["slides"][0].update(um_per_px="0.2"),

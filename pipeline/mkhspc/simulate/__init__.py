@@ -4,6 +4,7 @@ from mkhspc.simulate.annotator import AnnotatorSkill, simulated_annotator
 from mkhspc.simulate.slides import (
     DEMO_SLIDES,
     GROUPS_FILE,
+    HARD_SLIDES,
     TRUTH_FILE,
     DemoSlide,
     SlideSpec,
@@ -14,6 +15,7 @@ from mkhspc.simulate.truth import DemoScore, TypeScore, match_truth, read_truth
 __all__ = [
     "DEMO_SLIDES",
     "GROUPS_FILE",
+    "HARD_SLIDES",
     "TRUTH_FILE",
     "AnnotatorSkill",
     "DemoScore",

@@ -21,6 +21,8 @@ STRIP_PX = 256
 """Rows of the strips in which the picture is exposed, which fit into a processor's cache."""
 WHITE = 240.0
 """The grey level at which `Optics.noise` is measured."""
+UNFOCUSED_PATCH_UM = 120.0
+"""The grain in µm of the field whose heights are out of focus."""
 PIGMENT_RGB = (0.75, 0.9, 1.1)
 """The optical density of one unit of pigment in red, green and blue: brown-black."""
 
@@ -149,6 +151,8 @@ class Optics:
         white_rgb: grey levels of bare glass.
         focus_um: standard deviation of the blur.
         noise: standard deviation of the sensor's noise at WHITE, in grey levels.
+        unfocused_share: of the scene's area, in patches some 100 µm wide ...
+        unfocused_um: ... where the blur has this standard deviation.
     """
 
     haem_rgb: tuple[float, float, float]
@@ -156,12 +160,19 @@ class Optics:
     white_rgb: tuple[float, float, float]
     focus_um: float
     noise: float
+    unfocused_share: float = 0.0
+    unfocused_um: float = 1.1
 
     def photograph(self, canvas: Canvas, rng: np.random.Generator) -> NDArray[np.uint8]:
         """The scene as (height, width, 3) uint8, channels red, green, blue."""
         sigma = self.focus_um / canvas.um_per_px
         # Pigment lies on top of the section; its edges are drawn as soft as they are seen.
-        haem, eosin = (cv2.GaussianBlur(plane, (0, 0), sigma) for plane in (canvas.haem, canvas.eosin))
+        haem, eosin = (
+            np.asarray(cv2.GaussianBlur(plane, (0, 0), sigma), np.float32)
+            for plane in (canvas.haem, canvas.eosin)
+        )
+        if self.unfocused_share > 0.0:
+            self._lose_focus(canvas, (haem, eosin), rng)
         lamp = 1.0 + 0.012 * smooth_field(
             rng, (canvas.box.height, canvas.box.width), 900.0 / canvas.um_per_px
         )
@@ -171,6 +182,15 @@ class Optics:
             density = cv2.merge((haem[rows], eosin[rows], canvas.pigment[rows]))
             rgb[rows] = self._expose(np.asarray(density, np.float32), lamp[rows], rng)
         return rgb
+
+    def _lose_focus(
+        self, canvas: Canvas, planes: tuple[FloatPlane, FloatPlane], rng: np.random.Generator
+    ) -> None:
+        """Blurs patches of the planes, each (height, width); the blur comes and goes within 20 µm or so."""
+        field = smooth_field(rng, planes[0].shape, UNFOCUSED_PATCH_UM / canvas.um_per_px)
+        share = np.clip((field - np.quantile(field, 1.0 - self.unfocused_share)) / 0.3 + 0.5, 0.0, 1.0)
+        for plane, sharp in zip(planes, (canvas.haem, canvas.eosin), strict=True):
+            plane += share * (cv2.GaussianBlur(sharp, (0, 0), self.unfocused_um / canvas.um_per_px) - plane)
 
     def _expose(self, density: FloatPlane, lamp: FloatPlane, rng: np.random.Generator) -> NDArray[np.uint8]:
         """Stain amounts (rows, columns, 3) and the lamp's light as grey levels with noise."""

@@ -71,6 +71,8 @@ def simulate_scene(
     textures = Textures(um_per_px, paint_rng)
     terrain.paint_on(canvas, textures, paint_rng)
     drawn_px = Brush(canvas, textures, paint_rng).paint(cells)
+    if any(KINDS[placed.cell.kind].place == "fat" for placed in cells):
+        terrain.lay_fat_over(canvas)
     return SimulatedScene(
         rgb=style.optics.photograph(canvas, camera_rng),
         objects=tuple(_visible_objects(canvas, cells, drawn_px)),
@@ -90,7 +92,10 @@ def _visible_objects(canvas: Canvas, cells: list[Placed], drawn_px: list[int]) -
         box = Box(place[1].start, place[0].start, place[1].stop, place[0].stop)
         area_px = int(mask.sum())
         x, y = mask_centroid(mask)
-        whole = area_px >= MIN_VISIBLE * drawn_px[number - 1] and box == box.clipped(canvas.box.grown(-1))
+        kind = KINDS[placed.cell.kind]
+        whole = area_px >= MIN_VISIBLE * drawn_px[number - 1] and (
+            kind.place == "border" or box == box.clipped(canvas.box.grown(-1))
+        )
         objects.append(
             TrueObject(
                 kind=placed.cell.kind,
@@ -98,7 +103,7 @@ def _visible_objects(canvas: Canvas, cells: list[Placed], drawn_px: list[int]) -
                 y_px=box.y0 + y,
                 area_px=area_px,
                 contour_px=mask_to_contour(mask, box.x0, box.y0),
-                clear=KINDS[placed.cell.kind].clear and whole,
+                clear=kind.clear and whole,
             )
         )
     return objects

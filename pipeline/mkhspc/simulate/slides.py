@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from mkhspc.progress import Progress, silent
 from mkhspc.simulate import truth
+from mkhspc.simulate.cells.kinds import HARD, TEXTBOOK
 from mkhspc.simulate.czi_writer import Mosaic, holds, write_czi
 from mkhspc.simulate.paint import Optics
 from mkhspc.simulate.placement import Densities
@@ -40,6 +41,22 @@ GROUPS_FILE = "groups.csv"
 
 
 @dataclass(frozen=True)
+class Look:
+    """How a slide of hard cells was stained and imaged.
+
+    Attributes:
+        haem_rgb, eosin_rgb: optical density of one unit of stain in red, green and blue.
+        white_rgb: grey levels of bare glass.
+        unfocused_share: see `Optics`.
+    """
+
+    haem_rgb: tuple[float, float, float] = (0.61, 0.70, 0.36)
+    eosin_rgb: tuple[float, float, float] = (0.17, 0.90, 0.40)
+    white_rgb: tuple[float, float, float] = (237.0, 230.0, 237.0)
+    unfocused_share: float = 0.12
+
+
+@dataclass(frozen=True)
 class SlideSpec:
     """What a simulated slide is asked to be.
 
@@ -48,6 +65,7 @@ class SlideSpec:
         sizes_um: (width, height) of each scene.
         origins: x, y of each scene's corner in the file's coordinates.
         overlap_px: of neighbouring sub-blocks.
+        look: None for a slide of textbook cells, evenly stained and in focus.
     """
 
     name: str
@@ -58,6 +76,7 @@ class SlideSpec:
     origins: tuple[tuple[int, int], ...] = ((0, 0),)
     overlap_px: int = 0
     terrain: TerrainStyle = field(default_factory=TerrainStyle)
+    look: Look | None = None
 
 
 DEMO_SLIDES: tuple[SlideSpec, ...] = (
@@ -79,6 +98,33 @@ DEMO_SLIDES: tuple[SlideSpec, ...] = (
     SlideSpec("DEMO_MHU1", "M", "HU", terrain=TerrainStyle(0.2, open_side=True)),
     SlideSpec("DEMO_MHU2", "M", "HU", sizes_um=((600.0, 580.0),), terrain=TerrainStyle(0.28, 19.0)),
 )
+
+
+EVEN = Look(unfocused_share=0.0)
+"""The stain of the textbook's slides, in focus everywhere."""
+MAGENTA = Look((0.62, 0.84, 0.30), (0.12, 0.98, 0.30), (238.0, 228.0, 236.0))
+BLUE = Look((0.78, 0.62, 0.24), (0.28, 0.78, 0.34), (226.0, 230.0, 240.0))
+YELLOW_GLASS = Look(white_rgb=(236.0, 226.0, 198.0))
+WEAK_EOSIN = Look((0.66, 0.72, 0.34), (0.13, 0.62, 0.30), (214.0, 210.0, 216.0), 0.2)
+
+HARD_SLIDES: tuple[SlideSpec, ...] = (
+    SlideSpec("DEMO_HARD1", "F", "GC", terrain=TerrainStyle(0.25, open_side=True), look=Look()),
+    SlideSpec("DEMO_HARD2", "F", "GC", terrain=TerrainStyle(0.32, open_side=True), look=MAGENTA),
+    SlideSpec("DEMO_HARD3", "M", "GC", terrain=TerrainStyle(0.2, open_side=True), look=BLUE),
+    SlideSpec("DEMO_HARD4", "F", "HU", terrain=TerrainStyle(0.28, open_side=True), look=YELLOW_GLASS),
+    SlideSpec("DEMO_HARD5", "M", "HU", terrain=TerrainStyle(0.24, open_side=True), look=WEAK_EOSIN),
+    SlideSpec(
+        "DEMO_HARD6",
+        "M",
+        "HU",
+        um_per_px=0.1725,
+        sizes_um=((520.0, 420.0),),
+        terrain=TerrainStyle(0.3, open_side=True),
+        look=Look(unfocused_share=0.25),
+    ),
+)
+"""Slides on which a detector does as badly as on real marrow: `kinds.HARD` in stains from magenta to blue, on
+glass that is not white, partly out of focus, with tissue that runs out of the scene."""
 
 
 @dataclass(frozen=True)
@@ -140,23 +186,26 @@ def _scenes(spec: SlideSpec, seed: int) -> Iterator[SimulatedScene]:
         mk=MK_PER_MM2[spec.treatment] * rng.normal(1.0, SLIDE_VARIATION),
         mk_like=MK_LIKE_PER_MM2,
         clumps=CLUMPS_PER_MM2,
+        mixture=TEXTBOOK if spec.look is None else HARD,
     )
-    style = SceneStyle(spec.terrain, densities, _optics(rng))
+    optics = _optics(rng, spec.look or EVEN)
+    style = SceneStyle(spec.terrain, densities, optics)
     for size_um, child in zip(spec.sizes_um, rng.spawn(len(spec.sizes_um)), strict=True):
         yield simulate_scene(size_um, spec.um_per_px, style, child)
 
 
-def _optics(rng: np.random.Generator) -> Optics:
+def _optics(rng: np.random.Generator, look: Look) -> Optics:
     """Stain strength and hue, lamp and focus of one slide: no two are alike."""
-    haem = np.array([0.61, 0.70, 0.36]) * rng.normal(1.0, 0.07) * rng.normal(1.0, 0.03, 3)
-    eosin = np.array([0.17, 0.90, 0.40]) * rng.normal(1.0, 0.1) * rng.normal(1.0, 0.05, 3)
-    white = np.array([237.0, 230.0, 237.0]) + rng.normal(0.0, 2.0, 3)
+    haem = np.array(look.haem_rgb) * rng.normal(1.0, 0.07) * rng.normal(1.0, 0.03, 3)
+    eosin = np.array(look.eosin_rgb) * rng.normal(1.0, 0.1) * rng.normal(1.0, 0.05, 3)
+    white = np.array(look.white_rgb) + rng.normal(0.0, 2.0, 3)
     return Optics(
         haem_rgb=tuple(haem.tolist()),
         eosin_rgb=tuple(eosin.tolist()),
         white_rgb=tuple(white.tolist()),
         focus_um=float(rng.uniform(0.16, 0.26)),
         noise=float(rng.uniform(1.5, 2.6)),
+        unfocused_share=look.unfocused_share,
     )
 
 

@@ -45,12 +45,14 @@ class Terrain:
         haem, eosin: stain of the ground.
         tissue: everything inside the outline, fat included.
         marrow: where cells may lie: tissue without fat and gaps.
+        fat: inside fat cells.
     """
 
     haem: FloatPlane
     eosin: FloatPlane
     tissue: BoolMask
     marrow: BoolMask
+    fat: BoolMask
 
     @property
     def tissue_um2(self) -> float:
@@ -66,6 +68,14 @@ class Terrain:
         for plane, ground in ((canvas.haem, self.haem), (canvas.eosin, self.eosin)):
             cv2.resize(ground, (width, height), dst=plane, interpolation=cv2.INTER_CUBIC)
             _roughen(plane, textures, rng)
+
+    def lay_fat_over(self, canvas: Canvas) -> None:
+        """Cuts off what was painted into fat cells, which look as after `paint_on` again but for its grain."""
+        height, width = canvas.haem.shape
+        fat = cv2.resize(self.fat.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+        for plane, ground in ((canvas.haem, self.haem), (canvas.eosin, self.eosin)):
+            plane += fat * (cv2.resize(ground, (width, height), interpolation=cv2.INTER_LINEAR) - plane)
+        canvas.owner[fat > 0.5] = 0
 
 
 def _roughen(plane: FloatPlane, textures: Textures, rng: np.random.Generator) -> None:
@@ -93,7 +103,7 @@ def make_terrain(size_um: tuple[float, float], style: TerrainStyle, rng: np.rand
     eosin = eosin * (1.0 - in_fat) + 0.2 * membrane + 0.012 * in_fat
     haem = haem * (1.0 - in_fat) + 0.07 * membrane + haze * in_fat
     marrow = (outline > 2.5) & (gaps > 0.4) & (fat < -0.6)
-    return Terrain(haem.astype(np.float32), eosin.astype(np.float32), outline > 0.0, marrow)
+    return Terrain(haem.astype(np.float32), eosin.astype(np.float32), outline > 0.0, marrow, in_fat > 0.5)
 
 
 def _px(length_um: float) -> float:

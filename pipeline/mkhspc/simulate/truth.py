@@ -196,7 +196,7 @@ def match_truth(truth: pa.Table, cells: pa.Table) -> DemoScore:
     if "in_filter" in cells.column_names:
         cells = cells.filter(cells["in_filter"])
     totals = {cell_type: np.zeros(3, np.int64) for cell_type in CELL_TYPES}
-    for true, found in _by_scene(truth, cells):
+    for true, found in by_scene(truth, cells):
         for cell_type in CELL_TYPES:
             totals[cell_type] += _match_scene(
                 true, found.filter(pc.equal(found["cell_type"], cell_type)), cell_type
@@ -204,7 +204,8 @@ def match_truth(truth: pa.Table, cells: pa.Table) -> DemoScore:
     return DemoScore(**{t: TypeScore(*(int(value) for value in totals[t])) for t in CELL_TYPES})
 
 
-def _by_scene(truth: pa.Table, cells: pa.Table) -> Iterator[tuple[pa.Table, pa.Table]]:
+def by_scene(truth: pa.Table, cells: pa.Table) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """The truth and the cells of each scene of the truth."""
     for key in truth.group_by(["slide_id", "scene"]).aggregate([]).to_pylist():
         here = (pc.field("slide_id") == key["slide_id"]) & (pc.field("scene") == key["scene"])
         yield truth.filter(here), cells.filter(here)

@@ -19,7 +19,8 @@ from mkhspc.simulate.cells.cell import (
 from mkhspc.simulate.cells.shapes import Lobes, turned
 
 
-def _large_body(rng: np.random.Generator, radius_um: float, stain: Stain) -> Body:
+def large_body(rng: np.random.Generator, radius_um: float, stain: Stain) -> Body:
+    """A wide granular body with an unquiet outline, often with a gap of shrinkage around it."""
     shape = some_blob(rng, radius_um, float(rng.uniform(1.0, 1.35)), (2, 3, 4, 5, 7), 0.13)
     return Body(shape, stain, (0.09, 0.7), halo_um=float(rng.uniform(0.0, 1.6)))
 
@@ -41,7 +42,7 @@ def _bunch(rng: np.random.Generator, count: int, reach_um: float, lobe_um: float
     return Lobes(tuple(discs), 0.45)
 
 
-def _lobed(rng: np.random.Generator, body_um: float, count: int, share: float) -> Lobes:
+def lobed(rng: np.random.Generator, body_um: float, count: int, share: float) -> Lobes:
     """A nucleus of `count` lobes that fills this share of a body of radius `body_um`."""
     overlap = 1.0 if count == 1 else 0.8
     return _bunch(rng, count, 0.74 * body_um, body_um * math.sqrt(share / (overlap * count)))
@@ -52,13 +53,13 @@ def megakaryocyte(rng: np.random.Generator) -> Cell:
     radius_um = clipped_normal(rng, 12.6, 2.2, 9.4, 20.0)
     count = int(np.clip(rng.poisson(4.2), 1, 9))
     nucleus = Nucleus(
-        _lobed(rng, radius_um, count, float(rng.uniform(0.2, 0.38))),
+        lobed(rng, radius_um, count, float(rng.uniform(0.2, 0.38))),
         some_stain(rng, 0.8, 0.18, 0.12),
         contrast=clipped_normal(rng, 0.32, 0.06, 0.15, 0.45),
         grain_um=float(rng.choice([0.9, 1.1, 1.3])),
         envelope=clipped_normal(rng, 0.3, 0.1, 0.05, 0.5),
     )
-    return Cell("mk", (nucleus,), _large_body(rng, radius_um, some_stain(rng, 0.07, 0.34, 0.12)), "body")
+    return Cell("mk", (nucleus,), large_body(rng, radius_um, some_stain(rng, 0.07, 0.34, 0.12)), "body")
 
 
 def osteoclast(rng: np.random.Generator) -> Cell:
@@ -82,7 +83,7 @@ def osteoclast(rng: np.random.Generator) -> Cell:
         )
         for place in places
     )
-    return Cell("osteoclast", nuclei, _large_body(rng, radius_um, some_stain(rng, 0.1, 0.32, 0.12)), "body")
+    return Cell("osteoclast", nuclei, large_body(rng, radius_um, some_stain(rng, 0.1, 0.32, 0.12)), "body")
 
 
 def giant_blast(rng: np.random.Generator) -> Cell:
@@ -98,7 +99,7 @@ def giant_blast(rng: np.random.Generator) -> Cell:
         nucleoli=some_nucleoli(rng, int(rng.integers(2, 5)), core_um),
     )
     return Cell(
-        "giant-blast", (nucleus,), _large_body(rng, radius_um, some_stain(rng, 0.15, 0.29, 0.14)), "body"
+        "giant-blast", (nucleus,), large_body(rng, radius_um, some_stain(rng, 0.15, 0.29, 0.14)), "body"
     )
 
 
@@ -106,14 +107,14 @@ def degenerate(rng: np.random.Generator) -> Cell:
     """A dying large cell: shrunken dense nucleus without texture, deep pink body."""
     radius_um = clipped_normal(rng, 11.4, 1.5, 9.4, 15.5)
     nucleus = Nucleus(
-        _lobed(rng, radius_um, int(rng.integers(1, 5)), float(rng.uniform(0.17, 0.27))),
+        lobed(rng, radius_um, int(rng.integers(1, 5)), float(rng.uniform(0.17, 0.27))),
         some_stain(rng, 1.08, 0.2, 0.11),
         contrast=0.1,
         envelope=0.05,
         softness_um=0.7,
     )
     return Cell(
-        "degenerate", (nucleus,), _large_body(rng, radius_um, some_stain(rng, 0.04, 0.42, 0.12)), "body"
+        "degenerate", (nucleus,), large_body(rng, radius_um, some_stain(rng, 0.04, 0.42, 0.12)), "body"
     )
 
 
@@ -121,7 +122,7 @@ def naked_giant(rng: np.random.Generator) -> Cell:
     """The nucleus of a large cell that has lost its body: a candidate to some, to others none."""
     radius_um = clipped_normal(rng, 7.6, 0.4, 7.1, 8.6)
     nucleus = Nucleus(
-        _lobed(rng, radius_um, int(rng.integers(2, 5)), 1.0),
+        lobed(rng, radius_um, int(rng.integers(2, 5)), 1.0),
         some_stain(rng, 0.95, 0.15, 0.12),
         contrast=0.28,
         grain_um=1.1,

@@ -70,7 +70,7 @@ class Terrain:
             _roughen(plane, textures, rng)
 
     def lay_fat_over(self, canvas: Canvas) -> None:
-        """Cuts off what was painted into fat cells, which look as after `paint_on` again but for its grain."""
+        """Cuts off what was painted into fat cells; they look as after `paint_on` again but for its grain."""
         height, width = canvas.haem.shape
         fat = cv2.resize(self.fat.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
         for plane, ground in ((canvas.haem, self.haem), (canvas.eosin, self.eosin)):

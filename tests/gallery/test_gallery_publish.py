@@ -5,7 +5,9 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from socketserver import StreamRequestHandler, ThreadingTCPServer
 from threading import Thread
 from typing import Any
 
@@ -290,6 +292,39 @@ def test_waiting_for_another_site_ends_in_an_error(run: FakeRun, site: Path, liv
     build_site(run.layout, SiteOptions(out=site, title="Another title"))
     with pytest.raises(IncompleteError, match="does not show the new site"):
         wait_until_live(live, site, patience_s=0.2)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: abc\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{}",
+        b"HTTP/1.1 abc\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n\r\n" + b"[" * 100_000,
+        b"HTTP/1.1 302 Found\r\nLocation: http://[\r\n\r\n",
+        b"220 this is no web server\r\n",
+    ],
+    ids=["length abc", "cut short", "status abc", "nested", "sent on to nowhere", "no HTTP"],
+)
+def test_waiting_for_something_else_ends_in_an_error(site: Path, answer: bytes) -> None:
+    with answering(answer) as url, pytest.raises(IncompleteError, match="does not show the new site"):
+        wait_until_live(url, site, patience_s=0.2)
+
+
+@contextmanager
+def answering(answer: bytes) -> Iterator[str]:
+    """The address of a server that answers every request with these bytes."""
+
+    class Handler(StreamRequestHandler):
+        def handle(self) -> None:
+            while self.rfile.readline().strip():
+                pass
+            self.wfile.write(answer)
+
+    with ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
 
 
 def test_waiting_needs_a_web_address(site: Path) -> None:

@@ -61,6 +61,12 @@ def test_nothing_outside_the_site_is_served(address: str) -> None:
     assert get(address + "%2e%2e/run/manifest.json")[0] == 404
 
 
+@pytest.mark.parametrize("name", ["%00", "index.html%00.png", "%ed%a0%80", "mk/" + "a" * 5000])
+def test_a_name_that_no_file_can_have_is_not_found(address: str, name: str) -> None:
+    assert get(f"{address}{name}") == (404, "")
+    assert get(address)[0] == 200
+
+
 def test_only_this_machine_is_listened_to(site: Path) -> None:
     with open_server(site, 0) as server:
         assert server.server_address[0] == "127.0.0.1"

@@ -188,6 +188,45 @@ def test_a_file_of_another_length_is_refused(models: Path, data: bytes, length: 
     assert "small.pt" not in names_in(models)
 
 
+@pytest.mark.parametrize("length", ["abc", "-1", "9" * 5000, "\u0663", "", "1e6"])
+def test_a_length_that_is_no_number_is_not_believed(models: Path, length: str) -> None:
+    says = {"Content-Length": length.encode().decode("latin-1")}
+    with serving(Served(DATA, says=says)) as served:
+        assert take(served, models) == DATA
+
+
+@pytest.mark.parametrize(
+    ("part", "asked"),
+    [
+        (f"bytes {'9' * 5000}-1/2", ["bytes=1000000-", None]),
+        ("bytes -", ["bytes=1000000-", None]),
+        (f"bytes 1000000-2/{'9' * 5000}", ["bytes=1000000-"]),
+    ],
+    ids=["a beginning of 5,000 digits", "no beginning", "an end of 5,000 digits"],
+)
+def test_a_part_that_lies_nowhere_is_not_built_upon(models: Path, part: str, asked: list[str | None]) -> None:
+    with serving(Served(DATA)) as served:
+        leave_part(models, served, 1_000_000)
+        served.says = {"Content-Range": part}
+        assert take(served, models) == DATA
+    assert served.asked == asked
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [("http://[", "Invalid IPv6 URL"), ("ftp://", "no host given"), ("file:///etc/passwd", "not allowed")],
+)
+def test_a_server_that_sends_us_nowhere_is_an_error_of_two_lines(
+    models: Path, place: str, words: str
+) -> None:
+    with (
+        serving(Served(DATA, refusals=[(302, None)] * 9, says={"Location": place})) as served,
+        pytest.raises((InputError, IncompleteError), match=words) as refused,
+    ):
+        take(served, models)
+    assert str(refused.value).count("\n") == 1
+
+
 @pytest.mark.parametrize("status", [404, 403, 410])
 def test_a_refusal_is_final_and_leaves_nothing(models: Path, status: int) -> None:
     with serving(Served(DATA, refusals=[(status, None)])) as served:

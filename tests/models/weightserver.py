@@ -60,6 +60,7 @@ class Served:
         breaks: for the first answers with bytes, after how many the connection is cut.
         at_byte: called once when so many bytes of an answer are sent.
         asked: the `Range` of each request, or None.
+        says: values of headers, by name, instead of the true ones.
     """
 
     data: bytes
@@ -70,6 +71,7 @@ class Served:
     breaks: list[int] = field(default_factory=list)
     at_byte: tuple[int, Callable[[], None]] | None = None
     asked: list[str | None] = field(default_factory=list)
+    says: dict[str, str] = field(default_factory=dict)
     url: str = ""
 
 
@@ -94,10 +96,15 @@ def serving(served: Served) -> Iterator[Served]:
             asked = self.headers.get("Range")
             return int(asked.removeprefix("bytes=").removesuffix("-")) if asked and served.ranges else 0
 
+        def send_header(self, keyword: str, value: str) -> None:
+            super().send_header(keyword, served.says.get(keyword, value))
+
         def _refuse(self, status: int, retry_after: str | None) -> None:
             self.send_response(status)
             if retry_after is not None:
                 self.send_header("Retry-After", retry_after)
+            if 300 <= status < 400:
+                self.send_header("Location", "/elsewhere")
             self.send_header("Content-Length", "0")
             self.end_headers()
 

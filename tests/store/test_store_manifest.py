@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from mkhspc.cli import run_command
 from mkhspc.errors import InputError
 from mkhspc.store import manifest as manifests
 from mkhspc.store.layout import RunLayout
@@ -170,7 +171,7 @@ Edit = Callable[[dict[str, Any]], object]
     ("edit", "words"),
     [
         (lambda m: m["filter"]["mk"].update(min_um2="a"), "filter.mk.min_um2 is 'a'; it must be a number"),
-        (lambda m: m["filter"]["mk"].update(min_um2=float("nan")), "mk.min_area_um2"),
+        (lambda m: m["filter"]["mk"].update(min_um2=float("nan")), "NaN is not a number in JSON"),
         (lambda m: m["filter"]["mk"].update(min_um2=9000), "above the minimum"),
         (lambda m: m["filter"].pop("hspc"), "hspc"),
         (lambda m: m["slides"][0].update(slide_id="../../evil"), "is not a slide id"),
@@ -194,6 +195,33 @@ Edit = Callable[[dict[str, Any]], object]
 )
 def test_a_damaged_manifest_is_refused_with_what_is_wrong(tmp_path: Path, edit: Edit, words: str) -> None:
     assert "is damaged" in refused(tmp_path, edit, words)
+
+
+HOSTILE = [
+    ("nested", b"[" * 100_000, "it is nested too deep: 64 lists and objects inside one another are the most"),
+    ("nested less", b'{"format": ' + b"[" * 200 + b"]" * 200 + b"}", "it is nested too deep"),
+    ("digits", b'{"format": ' + b"9" * 5000 + b"}", "it holds a whole number of 5,000 digits"),
+    ("no text", b"\xff\xfe{}", "it is not JSON: it is not text in UTF-8"),
+    ("lists", b"[" + b"[]," * 1_000_000 + b"[]]", "it holds about 1,000,002 lists and objects"),
+]
+
+
+@pytest.mark.parametrize(("content", "words"), [h[1:] for h in HOSTILE], ids=[h[0] for h in HOSTILE])
+def test_a_hostile_manifest_is_refused_in_two_lines(
+    run: FakeRun, content: bytes, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run.layout.manifest.write_bytes(content)
+    assert run_command(["status", str(run.layout.root)]) == 3
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"mkhspc: {run.layout.manifest}: is damaged ({words}")
+    assert second == "  restore it, or segment into a new directory"
+
+
+def test_a_manifest_that_claims_gigabytes_is_not_read(run: FakeRun) -> None:
+    with run.layout.manifest.open("ab") as file:
+        file.truncate(5 * 10**9)  # sparse: takes no room
+    with pytest.raises(InputError, match=r"is damaged \(it is larger than 64 MiB\)"):
+        manifests.read(run.layout)
 
 
 def refused(folder: Path, edit: Edit, words: str) -> str:

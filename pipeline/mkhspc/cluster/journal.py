@@ -37,6 +37,7 @@ from typing import Any
 from mkhspc.process.identity import host_token, process_start_ticks
 from mkhspc.progress import Event, Journal
 from mkhspc.store.layout import RunLayout
+from mkhspc.store.untrusted_json import JsonError, parse_json
 
 TEXT, NUMBER = (str,), (int, float)
 REQUIRED: Mapping[str, Mapping[str, tuple[type, ...]]] = {
@@ -151,8 +152,8 @@ def _read_journal(path: Path) -> Journal:
 def _event(line: bytes) -> Event | None:
     """The event in a line, or None if the line is damaged."""
     try:
-        facts = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError):
+        facts = parse_json(line)
+    except JsonError:
         return None
     if not isinstance(facts, dict):
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 import re
 import shutil
@@ -15,6 +14,7 @@ from typing import Any
 
 from mkhspc.config import CELL_TYPES
 from mkhspc.errors import InputError
+from mkhspc.store.untrusted_json import SMALL, read_json
 
 FORMAT = "mkhspc-site"
 VERSION = 1
@@ -31,12 +31,9 @@ def read_site(site: Path) -> dict[str, Any]:
         InputError: the directory holds no site of ours.
     """
     fix = "make a site with `mkhspc gallery`"
-    try:
-        data = json.loads((site / "site.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError("is not a site: it has no site.json", where=site, fix=fix) from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot be read ({error})", where=site / "site.json", fix=fix) from error
+    if not (site / "site.json").exists():
+        raise InputError("is not a site: it has no site.json", where=site, fix=fix)
+    data = read_json(site / "site.json", SMALL, fix)
     if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("version") != VERSION:
         raise InputError(f"has a site.json that is not of a site of version {VERSION}", where=site, fix=fix)
     return data

@@ -15,9 +15,9 @@ from mkhspc.errors import InputError, some_of
 from mkhspc.learn.labels.convert import Conversion, report_of
 from mkhspc.learn.labels.resolve import Decision
 from mkhspc.learn.samples import Samples, TrainingData
-from mkhspc.learn.untrusted_json import MAX_TRAINING_BYTES, read_json
 from mkhspc.store import atomic
 from mkhspc.store.schema import parse_cell_id
+from mkhspc.store.untrusted_json import TRAINING, read_json
 
 FORMAT = "mkhspc-training"
 VERSION = 1
@@ -114,7 +114,7 @@ def read_training(paths: Sequence[Path]) -> TrainingData:
 
 
 def _document(path: Path) -> dict[str, Any]:
-    data = read_json(path, MAX_TRAINING_BYTES)
+    data = read_json(path, TRAINING, _FIX)
     if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("version") != VERSION:
         raise InputError(
             f"is not training data ({FORMAT!r} of version {VERSION})",

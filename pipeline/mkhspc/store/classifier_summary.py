@@ -5,7 +5,6 @@ Pages that show a classifier's numbers read here how far those can be trusted.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -14,10 +13,12 @@ from mkhspc.config import CellType
 from mkhspc.errors import InputError
 from mkhspc.store import atomic
 from mkhspc.store.layout import RunLayout
+from mkhspc.store.untrusted_json import SMALL, read_json
 
 FORMAT = "mkhspc-classifier-standing"
 """The files of all releases carry this word, so it stays."""
 VERSION = 1
+_FIX = "score the run again with `mkhspc score`"
 FIGURE_NAMES = {
     "accuracy": "Accuracy",
     "baseline_accuracy": "Baseline",
@@ -77,11 +78,9 @@ def read_classifier_summary(layout: RunLayout, classifier_id: str) -> Classifier
     if not path.exists():
         return None
     try:
-        return _parse(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"is damaged ({error})", where=path, fix="score the run again with `mkhspc score`"
-        ) from error
+        return _parse(read_json(path, SMALL, _FIX))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"is damaged ({error})", where=path, fix=_FIX) from error
 
 
 def _parse(data: dict[str, Any]) -> ClassifierSummary:

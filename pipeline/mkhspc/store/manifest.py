@@ -37,6 +37,7 @@ from mkhspc.config.typed import from_values
 from mkhspc.errors import InputError, UsageError, some_of
 from mkhspc.store import atomic
 from mkhspc.store.layout import RunLayout, is_slide_id
+from mkhspc.store.untrusted_json import SMALL, JsonError, content_of, parse_json
 
 FORMAT = "mkhspc-run"
 VERSION = 2
@@ -224,10 +225,12 @@ def read(layout: RunLayout) -> Manifest:
 
 def _load(path: Path) -> Manifest:
     try:
-        return loads(path.read_text(encoding="utf-8"), path)
+        return loads(content_of(path, SMALL), path)
     except FileNotFoundError:
         raise
-    except (OSError, UnicodeDecodeError) as error:
+    except JsonError as error:
+        raise _damaged(f"it {error}", path) from error
+    except OSError as error:
         raise InputError(
             f"cannot be read ({error})", where=path, fix="check the file's permissions, or restore it"
         ) from error
@@ -261,17 +264,19 @@ def checksum(data: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def loads(text: str, where: Path) -> Manifest:
+def loads(text: str | bytes, where: Path) -> Manifest:
     """The manifest in a JSON text; `where` is named in errors.
 
     Nothing in it is trusted: paths are made from its slides' ids.
     """
     try:
-        data = json.loads(text)
+        data = parse_json(text)
         is_ours = data.get("format") == FORMAT and data.get("version") == VERSION
         manifest = _from_dict(data) if is_ours else None
         edited = _edited(data, manifest) if manifest else None
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except JsonError as error:
+        raise _damaged(f"it {error}", where) from error
+    except (KeyError, TypeError, AttributeError) as error:
         raise _damaged(repr(error), where) from error
     except (InputError, UsageError) as error:
         raise _damaged(f"{error.where or ''} {error.what}".strip(), where) from error

@@ -191,7 +191,11 @@ HOSTILE = [
     ("nested objects", b'{"mk":' * 100_000 + b"1" + b"}" * 100_000, "is nested too deep"),
     ("a key twice", b'{"mk": {"positive": []}, "mk": {"positive": []}}', "the key 'mk' appears twice"),
     ("not a number", b'{"annotations": {"FGC1_mk_1_2": NaN}}', "NaN is not a number"),
-    ("endless number", b'{"FGC1_mk_1_2": ' + b"1" * 10_000 + b"}", "is not JSON: Exceeds the limit"),
+    ("endless number", b'{"FGC1_mk_1_2": ' + b"1" * 10_000 + b"}", "holds a whole number of 10,000 digits"),
+    ("a number of no table", b'{"FGC1_mk_1_2": -9223372036854775809}', "holds a whole number of 19 digits"),
+    ("a number too large", b'{"FGC1_mk_1_2": 1e999}', "1e999 is too large for a number"),
+    ("lists of nothing", b"[" + b"[]," * 2_000_000 + b"[]]", "holds about 2,000,002 lists and objects"),
+    ("values of nothing", b"[" + b"0," * 8_000_000 + b"0]", "holds about 8,000,001 values"),
     ("cut off", b'{"mk": {"positive": ["FGC1_mk_1_2"', "is not JSON"),
 ]
 
@@ -212,3 +216,19 @@ def test_a_file_that_is_not_there_or_too_large_is_refused(tmp_path: Path) -> Non
         file.truncate(2**40)  # sparse: takes no room
     with pytest.raises(InputError, match="is larger than 256 MiB"):
         read_annotations(huge)
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        (r"Anna \ud83d", "Anna \ufffd"),
+        (r"\ude00 Anna", "\ufffd Anna"),
+        (r"\ud83d\ude00", "\U0001f600"),
+        (r"\\ud83d", r"\ud83d"),
+    ],
+    ids=["first half", "second half", "whole", "a backslash before a word"],
+)
+def test_a_name_that_was_cut_inside_an_emoji_is_taken(tmp_path: Path, written: str, name: str) -> None:
+    path = write(tmp_path / "labels.json", {**OURS, "annotator": "NAME", "mk": LISTS})
+    path.write_text(path.read_text().replace("NAME", written))
+    assert read_annotations(path).annotator == name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import http.client
 import time
 import urllib.request
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from mkhspc.errors import CheckFailedError, IncompleteError, InputError, UsageEr
 from mkhspc.gallery.publishing.git import Changes, target_branch
 from mkhspc.gallery.site_swap import foreign_files, read_site
 from mkhspc.progress import Progress, silent
+from mkhspc.store.untrusted_json import SMALL, parse_json
 from mkhspc.units import MB, MIB
 
 MAX_SITE_BYTES = 1000 * MB
@@ -159,7 +160,7 @@ def wait_until_live(url: str, site: Path, progress: Progress = silent, patience_
 def _build_at(address: str) -> str | None:
     try:
         with urllib.request.urlopen(address, timeout=30) as answer:
-            data = json.loads(answer.read())
-    except (OSError, ValueError):  # not there yet, or something else is
+            data = parse_json(answer.read(SMALL.max_bytes + 1))
+    except (OSError, ValueError, http.client.HTTPException):  # not there yet, or something else is
         return None
     return data.get("build") if isinstance(data, dict) else None

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 
-from mkhspc.learn.untrusted_json import parse_json
+from mkhspc.store.untrusted_json import parse_json
 
 MAX_FILE_BYTES = 512 * 2**20
 """The largest classifier file that is read."""

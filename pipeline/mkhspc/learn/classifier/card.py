@@ -23,8 +23,8 @@ from mkhspc.learn.classifier.file import sha256
 from mkhspc.learn.classifier.fit import Fitted, Groups, OutOfFold, Settings
 from mkhspc.learn.metrics import Predictions, metrics_of
 from mkhspc.learn.samples import Samples
-from mkhspc.learn.untrusted_json import read_json
 from mkhspc.store import atomic
+from mkhspc.store.untrusted_json import SMALL, read_json
 
 FORMAT = "mkhspc-model-card"
 VERSION = 1
@@ -123,7 +123,7 @@ def read_card(classifier: Path) -> dict[str, Any]:
             where=card_path(classifier),
             fix=f"the model card that `mkhspc train` wrote must lie beside {classifier.name}",
         )
-    card = read_json(card_path(classifier))
+    card = read_json(card_path(classifier), SMALL, _FIX)
     if not isinstance(card, dict) or card.get("format") != FORMAT or card.get("version") != VERSION:
         raise InputError(f"is not a model card of version {VERSION}", where=card_path(classifier), fix=_FIX)
     unfit = [key for key, kind in REQUIRED_KEYS.items() if not isinstance(card.get(key), kind)]

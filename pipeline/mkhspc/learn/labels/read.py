@@ -31,8 +31,8 @@ from mkhspc.learn.labels.label import (
     make_label,
     parse_time,
 )
-from mkhspc.learn.untrusted_json import read_json
 from mkhspc.store.annotations import ANONYMOUS, FORMAT, VALUES, VERSION, Value
+from mkhspc.store.untrusted_json import LABELS, read_json
 
 Entry = tuple[object, CellType | None, Value]
 """An id as the file writes it, the type that the file states (None: the id tells), the answer."""
@@ -51,7 +51,7 @@ def read_annotations(path: Path) -> AnnotationFile:
         InputError: the file is not JSON or has an unknown shape; or it holds only negatives, integer
             ids, no label at all, or a value that is not a label.
     """
-    data = read_json(path)
+    data = read_json(path, LABELS)
     shape = _shape(data, path)
     entries = list(_READERS[shape](data, path))
     events = read_events(data, path) if shape == FORMAT else Events()

@@ -33,6 +33,7 @@ CHUNK_BYTES = 1 << 20
 TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 """HTTP status codes after which another try may succeed."""
 
+_BYTES = re.compile(r"[0-9]{1,18}")
 _CONTENT_RANGE = re.compile(r"bytes (?P<first>\d+)-\d+/(?P<total>\d+|\*)")
 
 Version = dict[str, str | None]
@@ -191,7 +192,7 @@ def _take(what: Download, part: Part, notify: Notify, silence_s: float) -> None:
                 raise _ChangedError
             part.of_pieces = True
         else:  # all of it: nothing was there, or the server does not resume, or has another version
-            total_bytes = int(length) if (length := answer.headers.get("Content-Length")) else None
+            total_bytes = _number(answer.headers.get("Content-Length"))
         if total_bytes not in (None, what.size_bytes):
             raise InputError(
                 f"the server has {total_bytes:,} bytes there, the published file {what.size_bytes:,}",
@@ -245,9 +246,15 @@ def _same(known: Version | None, version: Version) -> bool:
 def _range(answer: http.client.HTTPResponse) -> tuple[int, int | None]:
     """First byte and length of the whole file, as a partial answer says."""
     match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
-    if match is None:
+    first = None if match is None else _number(match["first"])
+    if match is None or first is None:
         raise _ChangedError
-    return int(match["first"]), None if match["total"] == "*" else int(match["total"])
+    return first, _number(match["total"])
+
+
+def _number(text: str | None) -> int | None:
+    """The number of bytes that a header states; None where it states none that could be true."""
+    return int(text) if text and _BYTES.fullmatch(text.strip()) else None
 
 
 @contextmanager
@@ -274,6 +281,12 @@ def _answer(request: urllib.request.Request, silence_s: float) -> Iterator[http.
         raise _BrokenError(f"no connection ({_reason(error.reason)})") from error
     except (OSError, http.client.HTTPException) as error:
         raise _BrokenError(f"no answer ({_reason(error)})") from error
+    except ValueError as error:  # it sends us on to an address that is none
+        raise InputError(
+            f"the server's answer cannot be understood ({error})",
+            where=request.full_url,
+            fix="give another address by --url, or a server by --mirror",
+        ) from error
     with answer:
         yield answer
 

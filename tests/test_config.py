@@ -76,6 +76,8 @@ def test_a_config_survives_json(tmp_path: Path) -> None:
         ("[run]\ntilesize = 1", ["study.toml", "tilesize", "tile_size"]),
         ("[runs]\nseed = 1", ["unknown section 'runs'", "compute"]),
         ("[run", ["not valid TOML"]),
+        ("[run]\nseed = " + "[" * 100_000, ["not valid TOML", "recursion depth"]),
+        ("[run]\nseed = " + "9" * 5000, ["not valid TOML", "5000 digits"]),
         ("[run]\nseed = 'x'", ["run.seed", "'x'", "whole number"]),
         ("[run]\nseed = true", ["run.seed", "True"]),
         ("[mk]\nmin_area_um2 = -1", ["mk.min_area_um2", "above 0"]),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import cv2
@@ -299,6 +301,16 @@ class TestMask:
             whole[:-3],
             b"x" + whole[1:],
             whole.replace(b'"factor": 16', b'"factor": 15'),
+            b"mkhspc-tissue-1\n" + b"[" * 100_000 + b"\n",
         ):
             with pytest.raises(InputError, match="tissue mask is damaged"):
                 TissueMask.from_bytes(damaged)
+
+    def test_no_more_is_unpacked_than_the_size_of_the_mask_asks_for(self) -> None:
+        magic, head, _ = found_in(glass()).to_bytes().split(b"\n", 2)
+        bomb = b"\n".join((magic, head, zlib.compress(bytes(400_000_000), 1)))
+        tracemalloc.start()
+        with pytest.raises(InputError, match="it has another size"):
+            TissueMask.from_bytes(bomb)
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+        tracemalloc.stop()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 import signal
 import subprocess
@@ -16,11 +15,13 @@ from mkhspc.cluster.jobs import GALLERY, MERGE, SEGMENT
 from mkhspc.cluster.status import TaskEnd
 from mkhspc.cluster.submit import run_command
 from mkhspc.store.layout import RunLayout
+from mkhspc.store.untrusted_json import SMALL, read_json
 
 FIELDS = ("JobID", "State", "ExitCode", "ReqMem", "MaxRSS", "Elapsed", "NodeList")
 """Columns that `sacct` is asked for."""
 ANSWER_S = 10.0
 """Seconds that `sacct` has to answer: whoever asks for a run's status is waiting."""
+_REMOVE = "remove it: it only says which jobs a submission had"
 DEAD_STATES = {
     "BOOT_FAIL",
     "CANCELLED",
@@ -176,5 +177,5 @@ def slurm_report(layout: RunLayout) -> SlurmReport:
 
 
 def _last_note(layout: RunLayout) -> dict[str, Any] | None:
-    notes = [json.loads(path.read_text(encoding="utf-8")) for path in layout.logs.glob("slurm-*.jsonl")]
+    notes = [read_json(path, SMALL, _REMOVE) for path in layout.logs.glob("slurm-*.jsonl")]
     return max(notes, key=lambda note: float(note["at_s"]), default=None)

@@ -81,7 +81,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise InputError(
             f"the config file cannot be read ({reason})", where=path, fix="check the path given to --config"
         ) from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also a number of 5,000 digits, and lists without end
         raise InputError(f"is not valid TOML: {error}", where=path, fix="see https://toml.io") from error
 
 

@@ -28,7 +28,11 @@ from mkhspc.store.layout import RunLayout
 from mkhspc.store.manifest import Manifest
 from mkhspc.store.schema import PLAN
 from mkhspc.store.tables import create_table, metadata_of, read_table
+from mkhspc.store.untrusted_json import JsonLimits, parse_json
+from mkhspc.units import MIB
 
+_METADATA = JsonLimits(max_bytes=1024 * MIB, max_values=100_000, max_containers=1000)
+"""The masks of 10,000 scenes, packed; their pixels are checked where they are unpacked."""
 TISSUE_KEY = "mkhspc:tissue"
 """The key of the tissue masks in the metadata of the plan's file."""
 CALIBRATION_KEY = "mkhspc:calibration"
@@ -151,8 +155,8 @@ def load_tile_plan(layout: RunLayout, slide_id: str, config_hash: str) -> TilePl
     table = read_table(path, config_hash)
     try:
         metadata = metadata_of(table)
-        masks = json.loads(metadata[TISSUE_KEY])
-        calibration = json.loads(metadata[CALIBRATION_KEY])
+        masks = parse_json(metadata[TISSUE_KEY], _METADATA)
+        calibration = parse_json(metadata[CALIBRATION_KEY])
         return TilePlan(
             tiles=tuple(_tile(row) for row in table.cast(PLAN).to_pylist()),
             tissue={int(s): TissueMask.from_bytes(base64.b64decode(text)) for s, text in masks.items()},

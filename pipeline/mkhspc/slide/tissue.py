@@ -12,6 +12,7 @@ green 0.93 and 0.07, blue to green 0.41 and 0.11), which tells them from ink and
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 
 from mkhspc.errors import InputError
 from mkhspc.geometry import BoolMask, Box
+from mkhspc.store.untrusted_json import parse_json
 
 MASK_UM_PER_PX = 4.0
 """The pixel size in µm that masks should have: an eighth of the smallest fat cell, and some 20 million mask
@@ -201,13 +203,12 @@ class TissueMask:
             magic, head, packed = data.split(b"\n", 2)
             if magic + b"\n" != _MAGIC:
                 raise ValueError("it has another format")
-            fields: Mapping[str, Any] = json.loads(head)
+            fields: Mapping[str, Any] = parse_json(head)
             factor, width, height = (int(fields[key]) for key in ("factor", "width_px", "height_px"))
             shape = (2, -(-height // factor), -(-width // factor))
-            bits = np.frombuffer(zlib.decompress(packed), np.uint8)
-            if bits.size != -(-int(np.prod(shape)) // 8):
-                raise ValueError("it has another size")
-            planes = np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape).view(bool)
+            count = math.prod(shape)
+            bits = np.frombuffer(_unpacked(packed, -(-count // 8)), np.uint8)
+            planes = np.unpackbits(bits, count=count).reshape(shape).view(bool)
             return cls(planes[0], planes[1], factor, float(fields["um_per_px"]), width, height)
         except (ValueError, KeyError, TypeError, ZeroDivisionError, zlib.error) as error:
             raise InputError(
@@ -239,6 +240,15 @@ class TissueMask:
         (a, b), (c, d) = sums[np.ix_((row, next_row), (column, next_column))].tolist()  # of any size, as ints
         pixels: int = near * far * a + right * far * b + near * below * c + right * below * d
         return pixels
+
+
+def _unpacked(packed: bytes, size_bytes: int) -> bytes:
+    """Bytes of which it is known how many they must be; no more are unpacked, whatever was packed."""
+    unpacking = zlib.decompressobj()
+    found = unpacking.decompress(packed, size_bytes + 1)
+    if len(found) != size_bytes or not unpacking.eof:
+        raise ValueError("it has another size")
+    return found
 
 
 def tissue_by_scene(slide: CziSlide, scenes: Sequence[int] | None = None) -> dict[int, TissueMask]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import os
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any, Literal
 from mkhspc.errors import InputError, UsageError
 from mkhspc.models.weights.catalogue import CATALOGUE, Weight
 from mkhspc.store import atomic
+from mkhspc.store.untrusted_json import SMALL, content_of, parse_json
 
 DIRECTORY_VARIABLE = "MKHSPC_MODELS"
 PART_SUFFIX = ".part"
@@ -221,7 +221,7 @@ def note_digest(path: Path, digest: str) -> None:
 
 def _noted(path: Path) -> dict[str, Any]:
     try:
-        record = json.loads(_record_path(path).read_text(encoding="utf-8"))
+        record = parse_json(content_of(_record_path(path), SMALL))
     except (OSError, ValueError):  # there is none, or not a whole one
         return {}
     return record if isinstance(record, dict) else {}

@@ -7,7 +7,6 @@ of the system); pooch, the habit of scientific Python, cannot resume 1.2 GB that
 from __future__ import annotations
 
 import http.client
-import json
 import os
 import re
 import ssl
@@ -26,6 +25,7 @@ from mkhspc import __version__
 from mkhspc.errors import IncompleteError, InputError, UsageError
 from mkhspc.models.weights.catalogue import Download
 from mkhspc.store import atomic
+from mkhspc.store.untrusted_json import SMALL, content_of, parse_json
 from mkhspc.units import duration_text
 
 CHUNK_BYTES = 1 << 20
@@ -95,7 +95,7 @@ class Part:
     def version(self) -> Version | None:
         """Of which version the bytes are; None if that is not known."""
         try:
-            state = json.loads(self.state_path.read_text(encoding="utf-8"))
+            state = parse_json(content_of(self.state_path, SMALL))
         except (OSError, ValueError):
             return None
         return state if isinstance(state, dict) else None

@@ -20,9 +20,10 @@ from typing import Any
 
 from mkhspc.errors import HopelessError, MkhspcError
 from mkhspc.pool.tasks import Outcome, TaskSource, Work
-from mkhspc.process.children import FRUGAL, cause_of_death, environment
+from mkhspc.process.children import cause_of_death
 from mkhspc.process.disk import NO_ROOM
 from mkhspc.process.signals import STOP_SIGNALS, StopFlag
+from mkhspc.process.spawned import OwnProcess
 
 TRIES = 2
 """A task is tried so many times when workers die of it."""
@@ -137,11 +138,9 @@ class Pool:
             self._workers.remove(worker)
 
     def _start(self) -> _Worker:
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, self.work), daemon=True)
-        with environment(FRUGAL):
-            process.start()
+        ours, theirs = multiprocessing.Pipe()
+        process = OwnProcess(target=_serve, args=(theirs, self.work), daemon=True)
+        process.start()
         theirs.close()
         return _Worker(process, ours)
 

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import TracebackType
 
@@ -28,8 +27,9 @@ from mkhspc.models.server.reports import (
     write_states,
 )
 from mkhspc.models.service import Loader
-from mkhspc.process.children import FRUGAL, cause_of_death, environment
+from mkhspc.process.children import cause_of_death
 from mkhspc.process.memory import peak_bytes
+from mkhspc.process.spawned import OwnProcess
 
 RESTARTS = 2
 """How often the server of a device is started again with no request answered in between, before the device is
@@ -141,7 +141,7 @@ class ModelServers:
         self.close()
 
 
-class _ServerProcess(SpawnProcess):
+class _ServerProcess(OwnProcess):
     """A server's process, for which nobody waits once it has been left behind.
 
     At Python's end multiprocessing joins every child that is there, without a limit.
@@ -185,8 +185,7 @@ class _Server:
         self._process = _ServerProcess(
             target=run_server, args=(self._settings, theirs, self._activity), daemon=True
         )
-        with environment(FRUGAL):
-            self._process.start()
+        self._process.start()
         theirs.close()
 
     @property

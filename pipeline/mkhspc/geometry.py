@@ -8,6 +8,7 @@ runs along pixel edges, so that the area inside it is exactly the number of pixe
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,11 +67,19 @@ class Box:
         )
 
 
-def uncovered(box: Box, others: Sequence[Box]) -> list[Box]:
-    """The part of a box that no other box covers, as boxes that do not overlap."""
+def uncovered(box: Box, others: Sequence[Box], most_parts: int = sys.maxsize) -> list[Box]:
+    """The part of a box that no other box covers, as boxes that do not overlap.
+
+    Raises:
+        ValueError: they are more than `most_parts`.
+    """
     parts = [box]
     for other in others:
         parts = [piece for part in parts for piece in _without(part, other)]
+        if len(parts) > most_parts:
+            raise ValueError(f"more than {most_parts:,} parts of it are left")
+        if not parts:
+            break
     return parts
 
 

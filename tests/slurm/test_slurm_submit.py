@@ -10,13 +10,13 @@ import subprocess
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
 
 from mkhspc.budget import sufficient
 from mkhspc.budget.demand import room_bytes
+from mkhspc.budget.survey_memory import ImageSizes
 from mkhspc.cli import run_command
 from mkhspc.cluster import jobs
 from mkhspc.config import load_config
@@ -152,10 +152,9 @@ def test_memory_follows_the_largest_image_of_the_slides(
     _, manifest, _ = committed(config, jobs_gpus=0)
     blocks = [b for path in small_slides.values() for b in read_directory(path).level_0]
     largest = max(3 * b.box.width * b.box.height for b in blocks)
-    assert sufficient.largest_block_bytes(manifest) == largest < 13_000_000
+    assert max(found.unpacked_bytes for found in sufficient.images_of(manifest)) == largest < 13_000_000
     before = sufficient.sufficient_memory_gb(manifest, 2, servers=1)
-    frame = SimpleNamespace(stored_width_px=14_000, stored_height_px=14_000)
-    monkeypatch.setattr(sufficient, "read_directory", lambda path: SimpleNamespace(level_0=(frame,)))
+    monkeypatch.setattr(sufficient, "image_sizes", lambda slide: ImageSizes(588_000_000, 1))
     assert sufficient.sufficient_memory_gb(manifest, 2, servers=1) >= before + 2, (
         "several of 588 MB are decoded ahead"
     )

@@ -7,7 +7,7 @@ from itertools import count
 from pathlib import Path
 
 from mkhspc.budget.demand import WORKER_BYTES, Demand, room_bytes
-from mkhspc.budget.survey_memory import mask_px, survey_bytes
+from mkhspc.budget.survey_memory import ImageSizes, mask_px, survey_bytes
 from mkhspc.budget.workers import PARENT_BYTES, layout_of, limit_gb_for
 from mkhspc.detect.classical.mk import block_count
 from mkhspc.errors import UsageError
@@ -23,7 +23,7 @@ from mkhspc.units import GB
 def sufficient_memory_gb(
     manifest: Manifest,
     workers: int,
-    block_bytes: int | None = None,
+    images: Sequence[ImageSizes] | None = None,
     *,
     servers: int,
     room_wanted: int = 0,
@@ -32,7 +32,7 @@ def sufficient_memory_gb(
 
     Args:
         servers: processes that hold the models, one a device.
-        block_bytes: of the largest image of all slides, if it is known.
+        images: `images_of` the run, if they are known.
         room_wanted: bytes of decoded images that it must be able to keep.
     """
     run, models = manifest.config.run, RunModels.of(manifest.config)
@@ -42,8 +42,12 @@ def sufficient_memory_gb(
     window_px, near_px = ((run.tile_size + 2 * px) ** 2 for px in (halo_px, near_halo_px))
     blocks = max(block_count(window_px, slide.um_per_px) for slide in manifest.slides)
     largest_mask_px = max(map(mask_px, manifest.slides))
-    block_bytes = largest_block_bytes(manifest) if block_bytes is None else block_bytes
-    planning_bytes = max(survey_bytes(slide, run.calibration_samples) for slide in manifest.slides)
+    images = images_of(manifest) if images is None else images
+    block_bytes = max(found.unpacked_bytes for found in images)
+    planning_bytes = max(
+        survey_bytes(slide, run.calibration_samples, found)
+        for slide, found in zip(manifest.slides, images, strict=True)
+    )
 
     def is_enough(limit: MemoryLimit) -> bool:
         room = room_bytes(limit.limit_bytes)
@@ -80,7 +84,8 @@ def refuse_shortage(
         UsageError: names the memory needed at least, and one that is enough for any of the tiles.
     """
     samples = manifest.config.run.calibration_samples
-    needed_bytes = max([PARENT_BYTES + WORKER_BYTES, *(survey_bytes(slide, samples) for slide in slides)])
+    surveys_bytes = (survey_bytes(slide, samples, image_sizes(slide)) for slide in slides)
+    needed_bytes = max([PARENT_BYTES + WORKER_BYTES, *surveys_bytes])
     if slides and needed_bytes > SAFE_SHARE * limit.limit_bytes:
         enough_gb = sufficient_memory_gb(manifest, 1, servers=servers)
         raise UsageError(
@@ -90,7 +95,11 @@ def refuse_shortage(
         )
 
 
-def largest_block_bytes(manifest: Manifest) -> int:
-    """Of all slides' images as they are when decoded, from their directories."""
-    blocks = (block for slide in manifest.slides for block in read_directory(Path(slide.path)).level_0)
-    return max(3 * block.stored_width_px * block.stored_height_px for block in blocks)
+def images_of(manifest: Manifest) -> list[ImageSizes]:
+    """What the images of each slide of a run take while they are read."""
+    return [image_sizes(slide) for slide in manifest.slides]
+
+
+def image_sizes(slide: SlideEntry) -> ImageSizes:
+    """What the images of a slide take while they are read, from its directory."""
+    return ImageSizes.of(read_directory(Path(slide.path)), slide.um_per_px)

@@ -12,11 +12,15 @@ from mkhspc.cli import progress
 from mkhspc.cli.options import default_of, json_option
 from mkhspc.config import CELL_TYPES, RunConfig, load_config
 from mkhspc.errors import UsageError, printable
-from mkhspc.units import MB
+from mkhspc.units import GB, MB
 
 if TYPE_CHECKING:
     from mkhspc.measure.analysis import TileAnalysis
+    from mkhspc.process.limits import MemoryLimit
     from mkhspc.slide.inspect import SceneReport, SlideReport
+
+MOST_GB = 8
+"""GB that `inspect` takes at most of its own accord: twice what 75 x 25 mm at 0.22 µm a pixel take."""
 
 
 @click.command(short_help="What a CZI file holds: scenes, pixel size, tissue, tiles.")
@@ -24,9 +28,15 @@ if TYPE_CHECKING:
 @click.option("--tile-size", type=int, help=f"Side of a tile in pixels. {default_of('run.tile_size')}")
 @click.option("--um-per-px", type=float, help="Pixel size in µm, instead of the file's.")
 @click.option("--preview", type=click.Path(path_type=Path), metavar="FILE.png", help="Also draw a picture.")
+@click.option("--memory-gb", type=float, help="Memory that it may take. [what is free, 8 at most]")
 @json_option
 def inspect(
-    czi: Path, tile_size: int | None, um_per_px: float | None, preview: Path | None, as_json: bool
+    czi: Path,
+    tile_size: int | None,
+    um_per_px: float | None,
+    preview: Path | None,
+    memory_gb: float | None,
+    as_json: bool,
 ) -> None:
     """What a CZI file holds: scenes, pixel size, compression, tissue, tiles.
 
@@ -38,15 +48,18 @@ def inspect(
       mkhspc inspect slide.czi
       mkhspc inspect slide.czi --preview slide.png --json
     """
+    from mkhspc.budget.survey_memory import refuse_inspection
     from mkhspc.slide.czi.slide import CziSlide
     from mkhspc.slide.inspect import inspect_slide
 
-    config = load_config(None, {"run.tile_size": tile_size, "run.um_per_px": um_per_px})
+    options = {"run.tile_size": tile_size, "run.um_per_px": um_per_px, "compute.memory_gb": memory_gb}
+    config = load_config(None, options)
     if preview is not None and preview.suffix.lower() != ".png":
         raise UsageError(
             "the preview can only be written as PNG", where=preview, fix="give it a name that ends in .png"
         )
     with CziSlide.open(czi, config.run.um_per_px) as slide:
+        refuse_inspection(slide, _memory(config.compute.memory_gb))
         with progress.shown() as show:
             report = inspect_slide(slide, config.run.tile_size, _analysis(config).halo_px, show)
         click.echo(json.dumps(report.to_dict(), indent=1) if as_json else describe(report))
@@ -54,6 +67,15 @@ def inspect(
             from mkhspc.slide.preview import draw_preview, write_png
 
             write_png(preview, draw_preview(slide, report))
+
+
+def _memory(memory_gb: float | None) -> MemoryLimit:
+    """What is free; unless the user says otherwise no more than any scan of a glass slide needs."""
+    from mkhspc.process.limits import MemoryLimit, memory_limit
+
+    usual = MemoryLimit(MOST_GB * GB, "`inspect` itself")
+    limits = [memory_limit(memory_gb), *([] if memory_gb else [usual])]
+    return min(limits, key=lambda limit: limit.limit_bytes)
 
 
 def _analysis(config: RunConfig) -> TileAnalysis:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mkhspc.budget.sufficient import largest_block_bytes, sufficient_memory_gb
+from mkhspc.budget.sufficient import images_of, sufficient_memory_gb
 from mkhspc.cluster.shard import Shard
 from mkhspc.config import RunConfig
 from mkhspc.errors import InputError
@@ -121,12 +121,12 @@ def task_cpus(config: RunConfig, manifest: Manifest) -> int:
         return workers
     if memory == "auto":
         return USUAL_CPUS
-    block_bytes = largest_block_bytes(manifest)  # once: it reads the directories of all slides
+    images = images_of(manifest)  # once: it reads the directories of all slides
     servers = _model_servers(config)
     fitting = [
         n
         for n in range(2, USUAL_CPUS + 1)
-        if sufficient_memory_gb(manifest, n, block_bytes, servers=servers) <= memory
+        if sufficient_memory_gb(manifest, n, images, servers=servers) <= memory
     ]
     return max(fitting, default=1)
 

@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mkhspc.errors import InputError
 from mkhspc.geometry import Box
+from mkhspc.units import MB, MIB
 
 PIXEL_TYPES = {
     0: "gray8", 1: "gray16", 2: "gray32float", 3: "bgr24", 4: "bgr48", 8: "bgr96float", 9: "bgra32",
@@ -36,6 +38,10 @@ NO_MOSAIC_INDEX = -1
 MAX_SCENES = 10_000
 """A directory with a higher scene number is damaged. libCZI walks through every number up to the highest,
 whether there is such a scene or not."""
+
+MOST_BYTES = {"file header": MIB, "directory of images": 32 * MIB, "metadata": 24 * MIB}
+"""The most bytes of each part of a file that is read whole; a file can claim any size. A header has 512, a
+directory of 250,000 images 32 MiB, and the metadata of slides a few MiB: of 24 MiB a tree can take 0.7 GB."""
 
 SEGMENT = struct.Struct("<16sqq")  # id, bytes allocated, bytes used
 ENTRY = struct.Struct("<2siqiiB5xi")  # schema, pixel type, position, part, compression, pyramid, dimensions
@@ -82,6 +88,11 @@ class SubBlock:
         return (self.box.width, self.box.height) == (self.stored_width_px, self.stored_height_px)
 
     @property
+    def unpacked_bytes(self) -> int:
+        """Of its pixels, three a pixel."""
+        return 3 * self.stored_width_px * self.stored_height_px
+
+    @property
     def zoom(self) -> float:
         """Stored over covered length, to the bit as libCZI has it: single precision, longer stored side."""
         stored, covered = self.stored_height_px, self.box.height
@@ -115,6 +126,20 @@ class CziDirectory:
     @cached_property
     def level_0(self) -> tuple[SubBlock, ...]:
         return tuple(block for block in self.sub_blocks if block.is_level_0)
+
+    @cached_property
+    def level_0_corners(self) -> NDArray[np.int64]:
+        """(n, 5) x0, y0, x1, y1 and the scene of every block of level 0."""
+        rows = [(b.box.x0, b.box.y0, b.box.x1, b.box.y1, b.scene) for b in self.level_0]
+        return np.array(rows, np.int64).reshape(-1, 5)
+
+    @cached_property
+    def by_scene(self) -> Mapping[int, tuple[SubBlock, ...]]:
+        """The sub-blocks of all levels, by scene."""
+        found: dict[int, list[SubBlock]] = {}
+        for block in self.sub_blocks:
+            found.setdefault(block.scene, []).append(block)
+        return {scene: tuple(blocks) for scene, blocks in found.items()}
 
 
 def read_directory(path: Path) -> CziDirectory:
@@ -216,6 +241,13 @@ class _Parser:
     def _segment(self, position: int, name: bytes, label: str) -> bytes:
         """The used bytes of a segment."""
         wanted = self._segment_bytes(position, name, label)
+        if wanted > MOST_BYTES[label]:
+            raise InputError(
+                f"its {label} would take {wanted / MB:,.0f} MB; at most"
+                f" {MOST_BYTES[label] / MB:,.0f} MB are read",
+                where=self.path,
+                fix=COPY_AGAIN,
+            )
         data = self.file.read(wanted)
         if len(data) != wanted:
             raise self._damaged(label)
@@ -243,6 +275,10 @@ class _Parser:
                 blocks.append(block)
         except (struct.error, UnicodeDecodeError) as error:
             raise self._damaged("directory of images") from error
+        if shared := len(blocks) - len({block.position_bytes for block in blocks}):
+            raise InputError(
+                f"{shared:,} of its images lie where another one does", where=self.path, fix=COPY_AGAIN
+            )
         return tuple(blocks)
 
     def _sub_block(self, data: bytes, offset: int) -> tuple[SubBlock, int]:

@@ -5,16 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mkhspc.errors import InputError
 from mkhspc.geometry import Box, uncovered
 from mkhspc.slide.czi.directory import CziDirectory, SubBlock
 from mkhspc.slide.czi.metadata import index_counts
 from mkhspc.slide.model import SceneInfo
 
 Corners = NDArray[np.int64]
+
+MAX_OVERLAPS = 32
+"""The most images that lie on one another for each image, on average. A grid in which each overlaps its eight
+neighbours has four, and one more where a merged picture lies under it."""
+MAX_PIECES = 1000
+"""The most rectangles in which an image may be seen between others."""
+_SAVE_AGAIN = "save the slide again in ZEN"
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,7 @@ class SceneMosaic:
         level_0: bottom to top: where two overlap the later one is seen.
         pyramid: blocks of the reduced levels, by reduction.
         foreign: (n, 4) corners of level-0 blocks of other scenes that reach into `box`.
+        scene, path: named in errors.
     """
 
     box: Box
@@ -34,6 +44,18 @@ class SceneMosaic:
     level_0: tuple[SubBlock, ...]
     pyramid: Mapping[int, tuple[SubBlock, ...]]
     foreign: Corners
+    scene: int = 0
+    path: Path = Path()
+
+    def refuse_confusion(self) -> None:
+        """Raises `InputError` where nobody can say, or not soon, which image is seen at which place."""
+        trouble = ""
+        if self.is_ambiguous:
+            trouble = "share a mosaic index, so that none can be named"
+        elif self._above is None:
+            trouble = f"lie on one another, more than {MAX_OVERLAPS} on each"
+        if trouble:
+            raise InputError(f"the images of scene {self.scene} {trouble}", where=self.path, fix=_SAVE_AGAIN)
 
     @property
     def is_ambiguous(self) -> bool:
@@ -51,10 +73,26 @@ class SceneMosaic:
         return found
 
     def visible_parts(self, nth: int) -> list[Box]:
-        """The part of level-0 block `nth` that no later block hides, as boxes that do not overlap."""
-        box = self.level_0[nth].box
-        above = self._corners[nth + 1 :]
-        return uncovered(box, [Box(*corners) for corners in above[_meets(above, box)].tolist()])
+        """The part of level-0 block `nth` that no later block hides, as boxes that do not overlap.
+
+        Raises:
+            InputError: they are more than `MAX_PIECES`.
+        """
+        above = [] if self._above is None else self._above[nth].tolist()
+        try:
+            return uncovered(self.level_0[nth].box, [self.level_0[n].box for n in above], MAX_PIECES)
+        except ValueError as error:
+            what = f"an image of scene {self.scene} cannot be shown: {error}"
+            raise InputError(what, where=self.path, fix=_SAVE_AGAIN) from error
+
+    @cached_property
+    def _above(self) -> list[NDArray[np.int64]] | None:
+        """Of each level-0 block the later ones that share a pixel with it; None where they are too many."""
+        pairs = overlapping_pairs(self._corners, MAX_OVERLAPS * len(self.level_0))
+        if pairs is None:
+            return None
+        lower, upper = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))].T
+        return np.split(upper, np.searchsorted(lower, np.arange(1, len(self.level_0))))
 
     @cached_property
     def _corners(self) -> Corners:
@@ -63,7 +101,7 @@ class SceneMosaic:
 
 def scene_mosaic(directory: CziDirectory, scene: SceneInfo) -> SceneMosaic:
     """The sub-blocks of a scene, in the plane that is read."""
-    own = [block for block in directory.sub_blocks if block.scene == scene.index]
+    own = list(directory.by_scene[scene.index])
     counts = index_counts([block for block in own if block.is_level_0])
     plane = {name: found[len(found) // 2 if name == "Z" else 0] for name, found in counts.items()}
     own = [b for b in own if all(b.plane.get(name, index) == index for name, index in plane.items())]
@@ -71,19 +109,45 @@ def scene_mosaic(directory: CziDirectory, scene: SceneInfo) -> SceneMosaic:
     for block in own:
         if not block.is_level_0:
             pyramid.setdefault(block.reduction, []).append(block)
-    others = corners_of([block for block in directory.level_0 if block.scene != scene.index])
+    others = directory.level_0_corners
     return SceneMosaic(
+        scene=scene.index,
+        path=directory.path,
         box=scene.mosaic_box,
         plane=plane,
         level_0=tuple(sorted((b for b in own if b.is_level_0), key=lambda block: block.mosaic_index)),
         pyramid={reduction: tuple(blocks) for reduction, blocks in pyramid.items()},
-        foreign=others[_meets(others, scene.mosaic_box)],
+        foreign=others[_meets(others[:, :4], scene.mosaic_box) & (others[:, 4] != scene.index), :4],
     )
 
 
 def corners_of(blocks: Sequence[SubBlock]) -> Corners:
     """(n, 4) x0, y0, x1, y1 of the level-0 pixels that blocks cover."""
     return np.array([(b.box.x0, b.box.y0, b.box.x1, b.box.y1) for b in blocks], np.int64).reshape(-1, 4)
+
+
+def overlapping_pairs(corners: Corners, most: int) -> NDArray[np.int64] | None:
+    """(m, 2) indices of boxes that share a pixel, the lower one first; None for more pairs than `most`.
+
+    A sweep along the longer side of all: each box is held against those that begin before it ends.
+    """
+    if not len(corners):
+        return np.zeros((0, 2), np.int64)
+    width, height = corners[:, 2:].max(axis=0) - corners[:, :2].min(axis=0)
+    along = int(height > width)
+    order = np.argsort(corners[:, along], kind="stable")
+    start, end = corners[order, along], corners[order, along + 2]
+    low, high = corners[order, 1 - along], corners[order, 3 - along]
+    found = [np.zeros((0, 2), np.int64)]
+    for nth, stop in enumerate(np.searchsorted(start, end).tolist()):
+        later = slice(nth + 1, stop)
+        met = nth + 1 + np.flatnonzero((low[later] < high[nth]) & (low[nth] < high[later]))
+        most -= met.size
+        if most < 0:
+            return None
+        if met.size:
+            found.append(np.stack([np.full(met.size, order[nth]), order[met]], axis=1))
+    return np.sort(np.concatenate(found), axis=1)
 
 
 def _meets(corners: Corners, box: Box) -> NDArray[np.bool_]:

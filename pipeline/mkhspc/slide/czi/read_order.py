@@ -21,6 +21,8 @@ from mkhspc.slide.czi.slide import CziSlide
 STRIP_PX = 24_000
 """The widest strip, in level-0 pixels: some ten blocks of usual scanners, of which two lie on its borders and
 are decoded twice. With blocks and halos of tiles as usual, 150 to 350 MB are kept from row to row."""
+MANY_BLOCKS = 400
+"""Blocks in a window from which on its gaps are not looked for: each block is held against each gap."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,9 @@ class WindowBlocks:
         return window.box.shifted(scene.x0, scene.y0)
 
     def gaps(self, step: int) -> list[Box]:
-        """The parts of a window that no block covers."""
+        """What no block of a window covers; where it has very many blocks, all of it."""
+        if len(self.steps[step]) > MANY_BLOCKS:
+            return [self.place(self.windows[step])]
         return uncovered(self.place(self.windows[step]), [self.block(key).box for key in self.steps[step]])
 
     def cache(self, room_bytes: int) -> BlockCache[Value]:

@@ -36,6 +36,7 @@ from mkhspc.slide.czi.metadata import describe
 from mkhspc.slide.czi.mosaic import Grid, SceneMosaic, corners_of, scene_mosaic
 from mkhspc.slide.czi.unpack import Image, Pixels, unpack
 from mkhspc.slide.model import SceneInfo, SlideInfo
+from mkhspc.units import MIB
 
 WHITE = 255
 """The grey level of places that no image covers."""
@@ -43,6 +44,9 @@ STRIP_BYTES = 256 * 1024**2
 """A pyramid level is read at once up to this many bytes, and in strips beyond."""
 BAND_PX = 2**22
 """The most pixels whose intensities are summed at once: 255 times as many fit into 32 bits."""
+
+MOST_STORED_SHARE = 2
+"""The most bytes of a stored image for each byte of its pixels: noise that is packed grows by less."""
 
 LIBCZI_ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
@@ -72,7 +76,7 @@ class CziSlide:
 
     def __init__(self, directory: CziDirectory, um_per_px: float | None = None) -> None:
         self.info = describe(directory)
-        self._directory = directory
+        self.directory = directory
         self._um_per_px = um_per_px
         self._mosaics: dict[int, SceneMosaic] = {}
         self._file = directory.path.open("rb")
@@ -83,7 +87,7 @@ class CziSlide:
         try:
             return CziFile(self._file)
         except LIBCZI_ERRORS as error:
-            where = self._directory.path
+            where = self.directory.path
             raise InputError(f"cannot be opened ({error})", where=where, fix=COPY_AGAIN) from error
 
     @classmethod
@@ -204,13 +208,8 @@ class CziSlide:
         """The sub-blocks of a scene; errors as for `read`."""
         self.require_rgb()
         if scene not in self._mosaics:
-            mosaic = scene_mosaic(self._directory, self.scene(scene))
-            if mosaic.is_ambiguous:
-                raise InputError(
-                    f"the images of scene {scene} share a mosaic index, so that none can be named",
-                    where=self.info.path,
-                    fix="save the slide again in ZEN",
-                )
+            mosaic = scene_mosaic(self.directory, self.scene(scene))
+            mosaic.refuse_confusion()
             self._mosaics[scene] = mosaic
         return self._mosaics[scene]
 
@@ -218,6 +217,8 @@ class CziSlide:
         """The pixels of a level-0 block; `InputError` when it is damaged. Threads may decode side by side."""
         try:
             extent = self._extent(block)
+            if extent.length_bytes > MOST_STORED_SHARE * block.unpacked_bytes + MIB:
+                raise ValueError(f"it has {extent.length_bytes:,} bytes, more than its pixels can take")
             stored = os.pread(self._file.fileno(), extent.length_bytes, extent.position_bytes)
             if len(stored) < extent.length_bytes:
                 raise ValueError("the file was cut short meanwhile")
@@ -365,8 +366,9 @@ def _shrink(stored: Pixels, inside: Box, band: Box, size: tuple[int, int]) -> Pi
     """
     right = round((band.width - inside.width) * stored.shape[1] / inside.width)
     below = round((band.height - inside.height) * stored.shape[0] / inside.height)
-    whole = cv2.copyMakeBorder(stored, 0, below, 0, right, cv2.BORDER_REPLICATE)
-    return np.asarray(cv2.resize(whole, size, interpolation=cv2.INTER_AREA), np.uint8)
+    if right or below:
+        stored = np.asarray(cv2.copyMakeBorder(stored, 0, below, 0, right, cv2.BORDER_REPLICATE), np.uint8)
+    return np.asarray(cv2.resize(stored, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def to_rgb(bgr: Pixels) -> Pixels:

@@ -23,6 +23,8 @@ Pixels = NDArray[np.uint8]
 READERS = "zstd by pyarrow, JPEG-XR by imagecodecs, reduced levels by aicspylibczi"
 """What decodes which images, for the manifest."""
 
+SWAPPED_PX = 2**22
+"""Pixels whose red and blue are swapped at once: OpenCV makes a copy of them."""
 _ZSTD = pa.Codec("zstd")
 _POOL = pa.system_memory_pool()  # the default one keeps what was freed
 _ZSTD1_HEADERS = (b"\x01", b"\x03\x01\x00")
@@ -65,11 +67,15 @@ def unpack(stored: bytes, block: SubBlock) -> Image:
     if block.compression == "jpeg-xr":
         return Image(jpegxr.decode(stored, width, height), block.box)
     bgr = np.frombuffer(_flat(stored, block), np.uint8).reshape(height, width, 3)
-    return Image(np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8), block.box)
+    rgb = bgr if bgr.flags.writeable else np.empty_like(bgr)  # bytes of the file cannot be written to
+    rows = max(1, SWAPPED_PX // width)
+    for top in range(0, height, rows):
+        cv2.cvtColor(bgr[top : top + rows], cv2.COLOR_BGR2RGB, dst=rgb[top : top + rows])
+    return Image(rgb, block.box)
 
 
 def _flat(stored: bytes, block: SubBlock) -> bytes | pa.Buffer:
-    size_bytes = 3 * block.stored_width_px * block.stored_height_px
+    size_bytes = block.unpacked_bytes
     match block.compression:
         case "uncompressed":
             if len(stored) != size_bytes:

@@ -63,6 +63,24 @@ def measured(*arguments: object, cwd: Path | None = None) -> Measured:
     return watched(command(*arguments), cwd=cwd)
 
 
+def with_peak(*arguments: object, timeout_s: float = 120) -> tuple[subprocess.CompletedProcess[str], int]:
+    """Runs `mkhspc` and returns the most memory that its first process ever had, beside its output."""
+    words = [sys.executable, "-P", "-c", _WITH_PEAK, *map(str, arguments)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=timeout_s, check=False)
+    err, _, peak = done.stderr.rpartition("peak ")
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout, err), int(peak)
+
+
+_WITH_PEAK = """
+import atexit, sys
+from mkhspc.cli import run_command
+from mkhspc.process.memory import peak_bytes
+atexit.register(lambda: print("peak", peak_bytes(), file=sys.stderr))
+if __name__ == "__main__":
+    sys.exit(run_command(sys.argv[1:]))
+"""
+
+
 def watched(
     words: Sequence[str], *, cwd: Path | None = None, environment: Mapping[str, str] | None = None
 ) -> Measured:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from PIL import Image
 
 from czifiles import Block, noise, write_czi
 from mkhspc.cli import run_command
+from mkhspc.store import manifest as manifests
+from mkhspc.store.layout import RunLayout
 from runs import FakeRun, make_run
 
 
@@ -110,6 +113,39 @@ def test_hostile_slide_names_become_safe_ids(
     assert (home / "run" / "cells" / f"{slide_id}.parquet").exists()
     made = {p for p in tmp_path.rglob("*") if home / "run" not in (p, *p.parents)}
     assert made == {home, home / "away", hostile.resolve()}, "nothing but the run is made"
+
+
+@pytest.mark.parametrize("name", [b"Maus_\xe4.czi", b"a\xff\xfe\xe4/Maus.czi"], ids=["file", "folder"])
+def test_a_slide_name_that_is_not_utf_8_is_taken(
+    tiny_slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: bytes
+) -> None:
+    latin = tmp_path / os.fsdecode(name)
+    latin.parent.mkdir(exist_ok=True)
+    shutil.copy(tiny_slide, latin)
+    for command in (["inspect", "--preview", str(tmp_path / "p.png")], ["plan", "--czi-path"]):
+        assert run_command([*command, str(latin)]) == 0, capsys.readouterr()
+    for _ in range(2):  # the second time it is found again by its name
+        assert run_command([str(a) for a in segment(latin, tmp_path / "run")]) == 0, capsys.readouterr()
+    (entry,) = manifests.read(RunLayout(tmp_path / "run")).slides
+    assert entry.slide_id == "Maus"
+    assert os.fsencode(entry.path) == os.fsencode(latin.resolve())
+    (tmp_path / "run" / "manifest.json").read_text(encoding="utf-8")
+    for command in (["status"], ["merge"], ["gallery", "--out", str(tmp_path / "site"), "--run"]):
+        assert run_command([*command, str(tmp_path / "run")]) == 0, capsys.readouterr()
+
+
+def test_a_run_whose_name_is_not_utf_8_is_refused(
+    slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    latin = tmp_path / os.fsdecode(b"Lauf_\xe4")
+    for command in (segment(slide, latin), ["status", latin], ["merge", latin]):
+        code, message = refused(capsys, command)
+        assert code == 3
+        assert message.splitlines() == [
+            rf"mkhspc: {tmp_path}/Lauf_\udce4: the name of a run's directory must be UTF-8",
+            "  give another, or rename it",
+        ]
+    assert not latin.exists()
 
 
 def test_a_slide_name_too_long_for_the_files_of_a_run(

@@ -149,6 +149,20 @@ def test_an_error_is_at_most_two_lines_and_no_traceback(capsys: pytest.CaptureFi
     assert len(shown.err.splitlines()) <= 2
 
 
+def test_memory_that_ran_out_is_said_in_two_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError("Unable to allocate 14.5 GiB")
+
+    monkeypatch.setattr("mkhspc.store.manifest.read", full)
+    assert run_command(["status", "run"]) == 3
+    assert capsys.readouterr().err.splitlines() == [
+        "mkhspc: the memory is not enough",
+        "  run it where more is free",
+    ]
+
+
 def test_verbose_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["-v", "status", "/no/such/run"]) == 3
     assert "Traceback" in capsys.readouterr().err

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from czifiles import Block, mosaic_blocks, noise, write_czi
 from mkhspc.cli import run_command
+from mkhspc.geometry import Box
+from mkhspc.slide.model import SceneInfo
+from mkhspc.slide.preview import preview_factor
 from processes import mkhspc
 
 EVIL_NAME = "<script>alert('x')\" \n\x1b[31m\u202e.czi"
@@ -158,6 +161,13 @@ class TestPreview:
 
 
 class TestNames:
+    def test_many_scenes_share_one_picture_of_limited_size(self) -> None:
+        few = [SceneInfo(n, Box(0, 0, 16_000, 16_000)) for n in range(25)]
+        many = [SceneInfo(n, Box(0, 0, 600, 600)) for n in range(10_000)]
+        assert (preview_factor(few[:1]), preview_factor(few)) == (10, 10)
+        assert preview_factor(many) == 8
+        assert sum(scene.box.area_px for scene in many) / 8**2 < 64_000_000
+
     def test_an_evil_name_is_printed_harmlessly(self, tmp_path: Path) -> None:
         path = tmp_path / EVIL_NAME
         write_czi(tmp_path / "a.czi", [Block(marrow_like(), 0, 0)]).rename(path)

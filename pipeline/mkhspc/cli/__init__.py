@@ -141,4 +141,9 @@ def run_command(arguments: list[str]) -> int:
             traceback.print_exc()
         click.echo(f"mkhspc: {_disk_fault(error)}", err=True)
         return MkhspcError.exit_code
+    except MemoryError:
+        if verbose:
+            traceback.print_exc()
+        click.echo("mkhspc: the memory is not enough\n  run it where more is free", err=True)
+        return MkhspcError.exit_code
     return outcome if isinstance(outcome, int) else 0

@@ -47,6 +47,7 @@ def inspect(
     Examples:
       mkhspc inspect slide.czi
       mkhspc inspect slide.czi --preview slide.png --json
+      mkhspc inspect huge.czi --memory-gb 30
     """
     from mkhspc.budget.survey_memory import refuse_inspection
     from mkhspc.slide.czi.slide import CziSlide

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,7 @@ def write_training(path: Path, conversion: Conversion) -> None:
 
 
 def _line(value: Mapping[str, Any]) -> str:
-    return "  " + json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return "  " + atomic.json_text(value)
 
 
 def _sample(decision: Decision, conversion: Conversion) -> dict[str, Any]:

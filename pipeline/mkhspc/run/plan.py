@@ -15,6 +15,7 @@ from mkhspc.budget.forecast import FirstTile, Forecast, Machine, Outline, foreca
 from mkhspc.cluster.journal import read_journals
 from mkhspc.config import CELL_TYPES, RunConfig
 from mkhspc.errors import UsageError
+from mkhspc.process.limits import memory_limit
 from mkhspc.progress import Notify, Progress, silent, unnoticed
 from mkhspc.run.do_tiles import do_tiles, refuse_failures, with_models
 from mkhspc.run.job import TileShare, plan_job, plan_share
@@ -43,7 +44,8 @@ def plan_run(
             scratched = replace(scratched, compute=replace(scratched.compute, device="auto"))
         begun_s = time.monotonic()
         with pending_run(scratched, jobs_gpus=machine.gpus) as pending:
-            refuse_shortage_of_memory(pending, machine.limit)
+            for limit in (machine.limit, memory_limit()):  # the survey and the tile are done on this one
+                refuse_shortage_of_memory(pending, limit)
             for line in pending.notices():
                 notify(line)
             asked = tiles_asked(pending, pending.manifest, progress)

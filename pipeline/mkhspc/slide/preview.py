@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +24,8 @@ Colour = tuple[int, int, int]
 
 LONGEST_SIDE_PX = 1600
 """The longer side of the largest scene in the picture, in pixels at most."""
+MOST_PX = 64_000_000
+"""Pixels of all scenes in the picture at most: 25 of the largest."""
 TISSUE_COLOUR: Colour = (0, 130, 60)
 FAT_COLOUR: Colour = (220, 120, 0)
 TILE_COLOUR: Colour = (40, 40, 40)
@@ -45,8 +48,7 @@ def draw_preview(slide: CziSlide, report: SlideReport) -> Picture:
         InputError: the slide is not RGB, or damaged.
     """
     slide.require_rgb()
-    longest = max(max(scene.width_px, scene.height_px) for scene in slide.info.scenes)
-    factor = max(1, -(-longest // LONGEST_SIDE_PX))
+    factor = preview_factor(slide.info.scenes)
     panels = []
     for scene in slide.info.scenes:
         picture = slide.read_lowres(scene.index, factor)
@@ -55,6 +57,13 @@ def draw_preview(slide: CziSlide, report: SlideReport) -> Picture:
             _draw(picture, factor, report.tissue[scene.index], tiles)
         panels.append(_with_caption(picture, scene))
     return _stacked(panels)
+
+
+def preview_factor(scenes: Sequence[SceneInfo]) -> int:
+    """Level-0 pixels for each of the picture, so that no scene is too long and all together not too large."""
+    longest_px = max(max(scene.width_px, scene.height_px) for scene in scenes)
+    whole_px = sum(scene.box.area_px for scene in scenes)
+    return max(1, -(-longest_px // LONGEST_SIDE_PX), math.ceil(math.sqrt(whole_px / MOST_PX)))
 
 
 def write_png(path: Path, picture: Picture) -> None:

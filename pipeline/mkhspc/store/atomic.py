@@ -142,7 +142,13 @@ def write_json(path: Path, value: Any) -> None:
 
 def dump_json(value: Any) -> str:
     """Indented JSON text; NaN and infinity raise `ValueError`."""
-    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(value, indent=1) + "\n"
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """JSON text, with escapes for what is no UTF-8, as a file's name need not be."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 @contextmanager

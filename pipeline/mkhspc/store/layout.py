@@ -8,12 +8,28 @@ from pathlib import Path
 
 from mkhspc.errors import InputError
 
+_RENAME = "give another, or rename it"
+
 
 @dataclass(frozen=True)
 class RunLayout:
-    """Paths inside a run directory. Making one touches no file."""
+    """Paths inside a run directory. Making one touches no file.
+
+    Raises:
+        InputError: the directory's name is not UTF-8, and so no table can be written into it.
+    """
 
     root: Path
+
+    def __post_init__(self) -> None:
+        try:
+            str(self.root).encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(
+                "the name of a run's directory must be UTF-8",
+                where=self.root,
+                fix=_RENAME,
+            ) from error
 
     @property
     def manifest(self) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from labelfiles import by_type, export, moved, old_id, truth_labels, write
 from mkhspc.config import AreaRange
 from mkhspc.errors import InputError
 from mkhspc.learn.labels.convert import Conversion, convert, report_of
-from mkhspc.learn.training_file import write_training
+from mkhspc.learn.training_file import read_training, write_training
 from mkhspc.store import tables
 from mkhspc.store.cells import read_cells
 from runs import FakeRun, make_run, put_manifest
@@ -54,6 +55,14 @@ def test_the_training_data_says_what_the_contract_asks(run: FakeRun, tmp_path: P
     assert {d["cell_id"] for d in document["outside_filter"]} == set(labels) - inside
     sample = document["samples"][0]
     assert (sample["annotators"], sample["policy"], sample["inclusion_prob"]) == (["anna"], "random", 1.0)
+
+
+def test_a_file_whose_name_is_not_utf_8_names_its_annotator(run: FakeRun, tmp_path: Path) -> None:
+    labels = by_type(truth_labels(run))
+    document = written(run, tmp_path / "t.json", write(tmp_path / os.fsdecode(b"J\xf6rg.json"), labels))
+    assert {name for sample in document["samples"] for name in sample["annotators"]} == {"J\udcf6rg"}
+    data = read_training([tmp_path / "t.json"])
+    assert data.samples["mk"].annotators == ("J\ufffdrg",)
 
 
 def test_features_are_those_of_the_cell_in_the_order_of_the_names(run: FakeRun, tmp_path: Path) -> None:

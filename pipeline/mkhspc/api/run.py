@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from mkhspc.config import AreaRange, CellType
-from mkhspc.config.options import AreaBounds, StrPath, bounds_by_type
+from mkhspc.config import CellFilter, CellType
+from mkhspc.config.options import FilterBounds, StrPath, filter_changes
 from mkhspc.errors import UsageError, some_of
 from mkhspc.progress import Progress, silent
 from mkhspc.store import manifest as manifests
@@ -56,10 +56,7 @@ class Run:
     def __repr__(self) -> str:
         names = [slide.slide_id for slide in self._manifest.slides]
         tiles = sum(len(self._layout.finished_tiles(name)) for name in names)
-        filters = "; ".join(
-            f"{t.upper()} of {area.min_um2:g} to {area.max_um2:g} µm²"
-            for t, area in self._manifest.filter.items()
-        )
+        filters = "; ".join(f"{t.upper()} of {view}" for t, view in self._manifest.filter.items())
         return (
             f"<mkhspc.Run {str(self.path)!r}: {len(names)} slide{'' if len(names) == 1 else 's'}"
             f" ({some_of(names, 4)}), {tiles:,} finished tile{'' if tiles == 1 else 's'}; filter: {filters}>"
@@ -71,8 +68,8 @@ class Run:
         return self._read().slides
 
     @property
-    def filter(self) -> Mapping[CellType, AreaRange]:
-        """The size filter in force by cell type: `min_um2` and `max_um2`, both included."""
+    def filter(self) -> Mapping[CellType, CellFilter]:
+        """The filter in force by cell type: `min_um2`, `max_um2` and `min_score`, all included."""
         return self._read().filter
 
     @property
@@ -97,7 +94,7 @@ class Run:
         Args:
             cell_type: 'mk' or 'hspc'; None for both.
             slide: the id of a slide; None for all.
-            in_filter: True for the cells in the size filter in force, which galleries and reports show;
+            in_filter: True for the cells in the filter in force, which galleries and reports show;
                 False for those outside it; None for all that are stored.
             columns: the columns wanted, in their order; None for all. Only these are read.
 
@@ -161,11 +158,12 @@ class Run:
             )
         ]
 
-    def refilter(self, **bounds: Unpack[AreaBounds]) -> RunSummary:
-        """Changes the size filter within the areas that are stored; no detector runs, no cell is renamed.
+    def refilter(self, **bounds: Unpack[FilterBounds]) -> RunSummary:
+        """Changes the filter within what is stored; no detector runs, no cell is renamed.
 
         Args:
-            bounds: `mk_min_area_um`, `mk_max_area_um`, `hspc_min_area_um`, `hspc_max_area_um`, in µm².
+            bounds: `mk_min_area_um`, `mk_max_area_um`, `hspc_min_area_um`, `hspc_max_area_um` in µm², and
+                `mk_min_score`, `hspc_min_score` from 0 to 1.
 
         Returns:
             How many tiles are done, and how many cells are stored and in the filter, by type.
@@ -176,8 +174,10 @@ class Run:
         from mkhspc.run.refilter import refilter
 
         if all(bound is None for bound in bounds.values()):
-            raise UsageError("no area was given", fix="give at least one, such as --mk-min-area-um 200")
-        summary = refilter(self._layout, bounds_by_type("refilter", bounds))
+            raise UsageError(
+                "no area and no score was given", fix="give at least one, such as --mk-min-area-um 200"
+            )
+        summary = refilter(self._layout, filter_changes("refilter", bounds))
         unmerged = [s.slide_id for s in self._read().slides if not self._layout.cells(s.slide_id).exists()]
         if unmerged:
             _log.warning(

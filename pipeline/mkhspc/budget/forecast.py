@@ -54,7 +54,7 @@ class FirstTile:
         owner_bytes: the most memory of the processes that own the models.
         device: where the models were; empty without any.
         stored_bytes: of the tile's part.
-        cells, cards: by type: all stored, and those in the size filter.
+        cells, cards: by type: all stored, and those in the filter.
     """
 
     tile_id: str

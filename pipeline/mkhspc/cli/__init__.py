@@ -24,7 +24,7 @@ COMMANDS = {
     "inspect": ("mkhspc.cli.inspect", "What a CZI file holds: scenes, pixel size, tissue, tiles."),
     "plan": ("mkhspc.cli.plan", "What a run will take: workers, memory, time, disk, site."),
     "segment": ("mkhspc.cli.segment", "Find, measure and crop the cells of one or more slides."),
-    "refilter": ("mkhspc.cli.refilter", "Change the size filter of a run; no detector runs again."),
+    "refilter": ("mkhspc.cli.refilter", "Change the filter of a run; no detector runs again."),
     "merge": ("mkhspc.cli.merge", "Put the finished tiles of a run together into its tables."),
     "status": ("mkhspc.cli.status", "How far a run is: tiles done, failed and left by slide."),
     "clean": ("mkhspc.cli.clean", "Remove what killed processes left in a run."),

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from mkhspc.config import CellType, RunConfig
-from mkhspc.config.options import AREA_SETTINGS
+from mkhspc.config.options import AREA_SETTINGS, FILTER_SETTINGS
 from mkhspc.errors import printable
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -40,6 +40,15 @@ def area_options(command: Command, *, with_defaults: bool = False) -> Command:
         shown = f"{words} {what}, in µm².{default}"
         command = click.option(option, name, type=float, help=shown)(command)
     return command
+
+
+def filter_options(command: Command, *, with_defaults: bool = False) -> Command:
+    """Adds the options of `area_options`, --mk-min-score and --hspc-min-score."""
+    for name in ("hspc_min_score", "mk_min_score"):
+        default = f" {default_of(FILTER_SETTINGS[name])}" if with_defaults else ""
+        shown = f"Least score of {name.split('_')[0].upper()}, by the detector, 0 to 1.{default}"
+        command = click.option(f"--{name.replace('_', '-')}", name, type=float, help=shown)(command)
+    return area_options(command, with_defaults=with_defaults)
 
 
 def default_of(setting: str) -> str:

@@ -45,7 +45,7 @@ def report(
 ) -> None:
     """Counts and densities per mm² of tissue, by slide and by group.
 
-    Counts the candidates in the size filter and, where the run has scores, the cells classified
+    Counts the candidates in the filter and, where the run has scores, the cells classified
     positive. Writes results.csv, groups.csv, comparisons.csv, density.png and report.html.
 
     \b
@@ -78,5 +78,5 @@ def report(
         table.add_row(group.group, words, *numbers)
     Console().print(table)
     left_out = sum(result.counted.inside_mk for result in made.results)
-    click.echo(f"Counted are cells in the size filter; {left_out:,} HSPC inside an MK are left out.")
+    click.echo(f"Counted are cells in the filter; {left_out:,} HSPC inside an MK are left out.")
     click.echo(f"Report: {page}")

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from mkhspc.cli.options import area_options, default_of
+from mkhspc.cli.options import default_of, filter_options
 from mkhspc.config import DETECTORS, EMBEDDERS, NO_EMBEDDER, CellType, RunConfig, load_config
 from mkhspc.config.options import settings_of
 
@@ -44,7 +44,7 @@ OPTIONS: tuple[Callable[[Any], Any], ...] = (
     ),
     _setting("--mk-detector", "mk.detector", "How MK are found.", type=_detectors("mk")),
     _setting("--hspc-detector", "hspc.detector", "How HSPC are found.", type=_detectors("hspc")),
-    partial(area_options, with_defaults=True),
+    partial(filter_options, with_defaults=True),
     click.option("--mk-classifier", metavar="FILE.skops", help="Score the MK with this classifier."),
     click.option("--hspc-classifier", metavar="FILE.skops", help="Score the HSPC with this classifier."),
     click.option("--um-per-px", type=float, help="Pixel size in µm, where the slide states none."),

@@ -34,7 +34,7 @@ def score(
 ) -> None:
     """Score every cell of a run with classifiers; no segmentation is repeated.
 
-    Every stored cell gets a score, also outside the size filter; rejected cells stay. The
+    Every stored cell gets a score, also outside the filter; rejected cells stay. The
     scores of a type take the place of older ones of that type. Without scores, later stages
     accept all cells.
 

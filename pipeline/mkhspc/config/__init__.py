@@ -9,7 +9,7 @@ every later stage.
     identity.py  what decides which cells there are   checks.py    settings that depend on each other
 """
 
-from mkhspc.config.checks import check, check_area_range, check_um_per_px
+from mkhspc.config.checks import check, check_filter, check_um_per_px
 from mkhspc.config.identity import config_hash, differences, identity
 from mkhspc.config.limits import Limit, either
 from mkhspc.config.reading import from_dict, load_config, to_dict, with_free_settings, with_options
@@ -21,6 +21,7 @@ from mkhspc.config.schema import (
     ORDERS,
     UM_PER_PX,
     AreaRange,
+    CellFilter,
     CellSection,
     CellType,
     ComputeSection,
@@ -39,6 +40,7 @@ __all__ = [
     "ORDERS",
     "UM_PER_PX",
     "AreaRange",
+    "CellFilter",
     "CellSection",
     "CellType",
     "ComputeSection",
@@ -49,7 +51,7 @@ __all__ = [
     "RunSection",
     "SlurmSection",
     "check",
-    "check_area_range",
+    "check_filter",
     "check_um_per_px",
     "config_hash",
     "differences",

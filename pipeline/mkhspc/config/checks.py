@@ -15,8 +15,9 @@ from mkhspc.config.schema import (
     DETECTORS,
     EMBEDDERS,
     NO_EMBEDDER,
+    SCORE,
     UM_PER_PX,
-    AreaRange,
+    CellFilter,
     CellType,
     RunConfig,
 )
@@ -29,7 +30,7 @@ def check(config: RunConfig) -> None:
     """Raises `UsageError` for settings that no run could have."""
     for cell_type in CELL_TYPES:
         section = config.cells(cell_type)
-        check_area_range(section.filter, cell_type)
+        check_filter(section.filter, cell_type)
         _check_name(f"{cell_type}.detector", section.detector, ("auto", *DETECTORS[cell_type]))
     for name in config.compute.embedder.split(","):
         _check_name("compute.embedder", name.strip(), (NO_EMBEDDER, *EMBEDDERS))
@@ -46,15 +47,16 @@ def check_um_per_px(um_per_px: float, name: object) -> None:
     UM_PER_PX.check(name, um_per_px)
 
 
-def check_area_range(area: AreaRange, cell_type: CellType) -> None:
-    """Raises `UsageError` unless 0 < min < max, both finite."""
-    AREA_UM2.check(f"{cell_type}.min_area_um2", area.min_um2)
-    AREA_UM2.check(f"{cell_type}.max_area_um2", area.max_um2)
-    if area.max_um2 <= area.min_um2:
+def check_filter(view: CellFilter, cell_type: CellType) -> None:
+    """Raises `UsageError` unless 0 < min < max, both finite, and the least score lies in 0 to 1."""
+    AREA_UM2.check(f"{cell_type}.min_area_um2", view.min_um2)
+    AREA_UM2.check(f"{cell_type}.max_area_um2", view.max_um2)
+    if view.max_um2 <= view.min_um2:
         raise UsageError(
-            f"{cell_type}.max_area_um2 is {area.max_um2:g};"
-            f" it must be above the minimum of {area.min_um2:g} µm²"
+            f"{cell_type}.max_area_um2 is {view.max_um2:g};"
+            f" it must be above the minimum of {view.min_um2:g} µm²"
         )
+    SCORE.check(f"{cell_type}.min_score", view.min_score)
 
 
 def _check_name(key: str, name: str, valid: Sequence[str]) -> None:

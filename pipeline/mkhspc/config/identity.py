@@ -22,7 +22,7 @@ MODEL_HASHES = "model_hashes"
 def identity(config: RunConfig, model_hashes: Mapping[str, str]) -> dict[str, Any]:
     """The settings that decide which cells a run has, flat, by dotted key.
 
-    Paths, the slide list, the fraction, the size filter within the stored range, classifiers,
+    Paths, the slide list, the fraction, the filter within the stored range, classifiers,
     workers, the gallery and groups are not among them: two runs of one identity agree on every
     cell of every tile that both have done.
     """

@@ -19,6 +19,10 @@ AREA_SETTINGS = {
     "hspc_max_area_um": "hspc.max_area_um2",
 }
 """The four area options, in µm², and the settings of the configuration file that they set."""
+SCORE_SETTINGS = {"mk_min_score": "mk.min_score", "hspc_min_score": "hspc.min_score"}
+"""The two options for the least score of a detector, from 0 to 1, and the settings that they set."""
+FILTER_SETTINGS = AREA_SETTINGS | SCORE_SETTINGS
+"""The options of the filter."""
 
 SETTINGS = {
     "slides": "run.slides",
@@ -39,7 +43,7 @@ SETTINGS = {
     "embedders": "compute.embedder",
     "sam2_weights": "compute.sam2_weights",
     "cellpose_weights": "compute.cellpose_weights",
-    **AREA_SETTINGS,
+    **FILTER_SETTINGS,
 }
 """Every option of `segment` and the setting of the configuration file that it sets."""
 
@@ -53,7 +57,14 @@ class AreaBounds(TypedDict, total=False):
     hspc_max_area_um: float | None
 
 
-class SegmentOptions(AreaBounds, total=False):
+class FilterBounds(AreaBounds, total=False):
+    """Bounds of the filter: areas in µm², and the detector's least score, from 0 to 1."""
+
+    mk_min_score: float | None
+    hspc_min_score: float | None
+
+
+class SegmentOptions(FilterBounds, total=False):
     """The options of `segment` as keywords; one that is left out, or None, keeps the file's value.
 
     Attributes:
@@ -115,6 +126,31 @@ def bounds_by_type(function: str, bounds: AreaBounds) -> dict[CellType, tuple[fl
         "mk": (bounds.get("mk_min_area_um"), bounds.get("mk_max_area_um")),
         "hspc": (bounds.get("hspc_min_area_um"), bounds.get("hspc_max_area_um")),
     }
+
+
+def filter_changes(function: str, bounds: FilterBounds) -> dict[CellType, dict[str, float]]:
+    """What is asked of each cell type's filter, by the names of `CellFilter`; empty where nothing is.
+
+    Args:
+        function: the one that was given these bounds, for errors.
+
+    Raises:
+        UsageError: one of them is not an option of the filter.
+    """
+    refuse_unknown_keywords(function, bounds, FILTER_SETTINGS)
+    asked: dict[CellType, dict[str, float | None]] = {
+        "mk": {
+            "min_um2": bounds.get("mk_min_area_um"),
+            "max_um2": bounds.get("mk_max_area_um"),
+            "min_score": bounds.get("mk_min_score"),
+        },
+        "hspc": {
+            "min_um2": bounds.get("hspc_min_area_um"),
+            "max_um2": bounds.get("hspc_max_area_um"),
+            "min_score": bounds.get("hspc_min_score"),
+        },
+    }
+    return {t: {name: v for name, v in of.items() if v is not None} for t, of in asked.items()}
 
 
 def settings_of(options: Mapping[str, Any]) -> dict[str, Any]:

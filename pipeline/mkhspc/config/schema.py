@@ -25,6 +25,8 @@ ORDERS: tuple[Order, ...] = get_args(Order)
 UM_PER_PX = Limit("pixel sizes", least=0.02, most=20.0, unit="µm")
 """Pixel sizes of slide scanners by light microscopy, with a wide margin."""
 AREA_UM2 = Limit("areas", above=0, unit="µm²")
+SCORE = Limit("scores", least=0, most=1)
+"""What a detector says of a cell: 0 for surely none, 1 for surely one."""
 AtLeastOne = Annotated[int, Limit(least=1)]
 
 STORED_BELOW_MIN = 0.5
@@ -62,6 +64,18 @@ def _diameter(area: float) -> float:
 
 
 @dataclass(frozen=True)
+class CellFilter(AreaRange):
+    """The cells that count: areas within a closed range, scores of the detector of at least `min_score`."""
+
+    min_score: float = 0.0
+
+    def __str__(self) -> str:
+        """In words: '100 to 2100 µm²', '100 to 2100 µm² with a score of at least 0.05'."""
+        areas = f"{self.min_um2:g} to {self.max_um2:g} µm²"
+        return f"{areas} with a score of at least {self.min_score:g}" if self.min_score > 0.0 else areas
+
+
+@dataclass(frozen=True)
 class RunSection:
     """`[run]`: where, which slides, which share of them."""
 
@@ -77,16 +91,17 @@ class RunSection:
 
 @dataclass(frozen=True)
 class CellSection:
-    """`[mk]` or `[hspc]`: the detector, the size filter in µm² and an optional classifier."""
+    """`[mk]` or `[hspc]`: the detector, the filter (areas in µm², score) and an optional classifier."""
 
     detector: str = "auto"
     min_area_um2: Annotated[float, AREA_UM2] = 0.0
     max_area_um2: Annotated[float, AREA_UM2] = 0.0
+    min_score: Annotated[float, SCORE] = 0.0
     classifier: str | None = None
 
     @property
-    def filter(self) -> AreaRange:
-        return AreaRange(self.min_area_um2, self.max_area_um2)
+    def filter(self) -> CellFilter:
+        return CellFilter(self.min_area_um2, self.max_area_um2, self.min_score)
 
     @property
     def stored(self) -> AreaRange:

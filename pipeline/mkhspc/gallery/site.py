@@ -39,7 +39,7 @@ def build_site(layout: RunLayout, options: SiteOptions, progress: Progress = sil
     decks = choose_decks(layout, manifest, options)
     if not decks:
         raise CheckFailedError(
-            "no cell lies in the size filter, so there is nothing to show",
+            "no cell lies in the filter, so there is nothing to show",
             where=layout.root,
             fix="widen the filter with `mkhspc refilter`",
         )

@@ -189,7 +189,7 @@ def _score_slide(
     """Scores one slide and writes its table; returns the counts of `TypeSummary`, in its order, by type."""
     counts = {t: np.zeros(4, np.int64) for t in classifiers}
     needed = list(dict.fromkeys(name for c in classifiers.values() for name in c.feature_names))
-    columns = ["cell_id", "cell_type", "area_um2", "in_filter", *needed]
+    columns = ["cell_id", "cell_type", "in_filter", *needed]
     order: list[pa.Array] = []
     rows: list[pa.Table] = []
     for batch in cell_batches(layout, manifest, slide_id, columns):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def write_training(path: Path, conversion: Conversion) -> None:
         "dataset": manifest.dataset,
         "config_hash": manifest.config_hash,
         "identity": dict(manifest.identity),
-        "filter": {t: [area.min_um2, area.max_um2] for t, area in manifest.filter.items()},
+        "filter": {t: asdict(view) for t, view in manifest.filter.items()},
         "feature_names": list(conversion.feature_names),
         "unsure": [_apart(decision) for decision in conversion.unsure],
         "conflicts": [_conflict(decision) for decision in conversion.conflicts],

@@ -1,7 +1,7 @@
 """Counts and densities of a run, slide by slide.
 
 What is counted
-    Candidates: cells in the size filter in force. Positives: those of them that the classifier calls
+    Candidates: cells in the filter in force. Positives: those of them that the classifier calls
     positive, where the run has scores. An HSPC that lies mostly inside such an MK is that MK's own nucleus:
     it is left out and counted apart.
 What it is divided by

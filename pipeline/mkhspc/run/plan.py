@@ -24,6 +24,7 @@ from mkhspc.run.segment import refuse_shortage_of_memory, tiles_asked
 from mkhspc.slide.tile_windows import TileWindows
 from mkhspc.slide.tiles import Tile
 from mkhspc.store import tables
+from mkhspc.store.cells import with_in_filter
 from mkhspc.store.layout import RunLayout
 from mkhspc.store.manifest import Manifest
 
@@ -102,16 +103,16 @@ def _measured(
         owner_bytes = job.servers.peak_bytes if job and job.servers else 0
         device = ", ".join(work.devices)
     path = layout.part(slide_id, tile.tile_id)
-    part = tables.read_table(path, manifest.config_hash, columns=["cell_type", "area_um2"])
+    part = tables.read_table(path, manifest.config_hash, columns=["cell_type", "area_um2", "detector_score"])
     facts = next(
         event.facts for journal in read_journals(layout) for event in journal.events if event.name == "done"
     )
     cells, cards = {}, {}
     for cell_type in CELL_TYPES:
-        areas = part.filter(pc.equal(part["cell_type"], cell_type))["area_um2"].to_numpy()
-        view = config.cells(cell_type).filter
-        cells[cell_type] = len(areas)
-        cards[cell_type] = int(((areas >= view.min_um2) & (areas <= view.max_um2)).sum())
+        of_type = part.filter(pc.equal(part["cell_type"], cell_type))
+        shown = with_in_filter(of_type, manifest.filter)["in_filter"]
+        cells[cell_type] = of_type.num_rows
+        cards[cell_type] = pc.sum(shown).as_py() or 0
     return FirstTile(
         tile_id=f"{slide_id}/{tile.tile_id}",
         fat_free_area_um2=max(tile.fat_free_area_um2, 1.0),

@@ -1,44 +1,56 @@
-"""Another size filter for a run: a view on its cells, so no detector runs and no cell is renamed."""
+"""Another filter for a run: a view on its cells, so no detector runs and no cell is renamed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from mkhspc.config import AreaRange, CellType, check_area_range
+from mkhspc.config import CellFilter, CellType, check_filter
 from mkhspc.errors import UsageError
 from mkhspc.store import cells, manifest as manifests
 from mkhspc.store.layout import RunLayout
 from mkhspc.store.manifest import Manifest
 from mkhspc.store.summary import RunSummary, summarise
 
-Bounds = tuple[float | None, float | None]
-"""Smallest and largest area in µm²; None leaves that bound as it is."""
+Changes = Mapping[CellType, Mapping[str, float]]
+"""New values by the names of `CellFilter`; what is not named stays as it is."""
 
 
-def refilter(layout: RunLayout, bounds: Mapping[CellType, Bounds]) -> RunSummary:
-    """Changes the size filter of a run within what is stored.
+def refilter(layout: RunLayout, changes: Changes) -> RunSummary:
+    """Changes the filter of a run within what is stored.
 
     Raises:
-        UsageError: a range is empty or reaches beyond the areas that the run stored.
+        UsageError: a range is empty, or reaches beyond the areas or below the score that the run stored.
     """
-    manifest = manifests.update(layout, lambda current: _with_bounds(current, bounds))
+    manifest = manifests.update(layout, lambda current: _changed(current, changes))
     merged = [s.slide_id for s in manifest.slides if layout.cells(s.slide_id).exists()]
     for slide_id in merged:
         cells.rewrite_in_filter(layout, manifest, slide_id)
     return summarise(layout, manifest, merged)
 
 
-def _with_bounds(manifest: Manifest, bounds: Mapping[CellType, Bounds]) -> Manifest:
-    areas = {}
-    for cell_type, (low, high) in bounds.items():
-        old, stored = manifest.filter[cell_type], manifest.stored(cell_type)
-        area = AreaRange(old.min_um2 if low is None else low, old.max_um2 if high is None else high)
-        check_area_range(area, cell_type)
-        if not stored.contains(area):
-            raise UsageError(
-                f"this run holds {cell_type.upper()} of {stored.min_um2:g} to {stored.max_um2:g} µm² and the"
-                f" filter asks for {area.min_um2:g} to {area.max_um2:g} µm²",
-                fix="choose a range within, or segment into a new directory",
-            )
-        areas[cell_type] = area
-    return manifest.with_filter(areas)
+def _changed(manifest: Manifest, changes: Changes) -> Manifest:
+    views = {}
+    for cell_type, values in changes.items():
+        view = replace(manifest.filter[cell_type], **values)
+        check_filter(view, cell_type)
+        _refuse_beyond_stored(manifest, cell_type, view)
+        views[cell_type] = view
+    return manifest.with_filter(views)
+
+
+def _refuse_beyond_stored(manifest: Manifest, cell_type: CellType, view: CellFilter) -> None:
+    stored = manifest.stored(cell_type)
+    if not stored.contains(view):
+        raise UsageError(
+            f"this run holds {cell_type.upper()} of {stored.min_um2:g} to {stored.max_um2:g} µm² and the"
+            f" filter asks for {view.min_um2:g} to {view.max_um2:g} µm²",
+            fix="choose a range within, or segment into a new directory",
+        )
+    floor = manifest.stored_score(cell_type)
+    if view.min_score < floor:
+        raise UsageError(
+            f"this run holds {cell_type.upper()} with a score of at least {floor:g} and the filter asks for"
+            f" {view.min_score:g}",
+            fix="choose a score from there on, or segment into a new directory, which stores weaker ones too",
+        )

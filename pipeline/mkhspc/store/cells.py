@@ -1,18 +1,18 @@
 """Reading and writing the tables of cells and crops of a run, slide by slide.
 
-The manifest alone holds the size filter. The column `in_filter` on disk is a convenience for other
+The manifest alone holds the filter. The column `in_filter` on disk is a convenience for other
 programs; here it is always computed from the manifest, so it cannot be stale.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mkhspc.config import CELL_TYPES, AreaRange, CellType
+from mkhspc.config import CELL_TYPES, CellFilter, CellType
 from mkhspc.errors import InputError
 from mkhspc.store import tables
 from mkhspc.store.layout import RunLayout
@@ -24,7 +24,8 @@ BATCH_ROWS = 16_384
 CROPS_AT_ONCE = 256
 """Crops in memory at a time: about 6 MB, or 60 MB if all of them are MK."""
 
-_FILTERED_BY = ("cell_type", "area_um2")
+_FILTERED_BY = ("cell_type", "area_um2", "detector_score")
+"""The columns that `in_filter` follows from."""
 
 
 @dataclass(frozen=True)
@@ -44,35 +45,45 @@ def cell_batches(
     """Batches of a slide's cells in the order on disk: two million fit through a small memory.
 
     Args:
-        columns: those wanted. `in_filter` is computed from the manifest, and needs
-            `cell_type` and `area_um2` among the columns.
+        columns: those wanted; `in_filter` is computed from the manifest.
 
     Raises:
         InputError: the table is missing, damaged, lacks a column, or belongs to another run.
     """
     path = layout.cells(slide_id)
-    on_disk = [name for name in columns if name != "in_filter"]
-    for rows in tables.read_pieces(path, manifest.config_hash, on_disk, BATCH_ROWS):
-        yield (with_in_filter(rows, manifest.filter) if len(on_disk) < len(columns) else rows).select(columns)
+    for rows in tables.read_pieces(path, manifest.config_hash, _on_disk(columns), BATCH_ROWS):
+        yield (with_in_filter(rows, manifest.filter) if "in_filter" in columns else rows).select(columns)
 
 
-def with_in_filter(cells: pa.Table, areas: Mapping[CellType, AreaRange]) -> pa.Table:
-    """The table with its column `in_filter` computed from `areas` (both ends included)."""
+def _on_disk(columns: Sequence[str]) -> list[str]:
+    """The columns to read for those wanted."""
+    needed = [name for name in columns if name != "in_filter"]
+    return list(dict.fromkeys([*needed, *(_FILTERED_BY if "in_filter" in columns else ())]))
+
+
+def with_in_filter(cells: pa.Table, views: Mapping[CellType, CellFilter]) -> pa.Table:
+    """The table with its column `in_filter` computed from each type's filter (all ends included).
+
+    Args:
+        cells: with the columns `cell_type`, `area_um2` and `detector_score`.
+    """
     inside = pa.chunked_array([pa.array([False] * len(cells), pa.bool_())])
     for cell_type in CELL_TYPES:
-        area = areas[cell_type]
-        wanted = pc.and_(
-            pc.equal(cells["cell_type"], cell_type),
-            pc.and_(
-                pc.greater_equal(cells["area_um2"], area.min_um2),
-                pc.less_equal(cells["area_um2"], area.max_um2),
-            ),
-        )
-        inside = pc.or_(inside, wanted)
+        of_type = pc.equal(cells["cell_type"], cell_type)
+        inside = pc.or_(inside, pc.and_(of_type, _within(cells, views[cell_type])))
     field = pa.field("in_filter", pa.bool_(), nullable=False)
     if "in_filter" in cells.column_names:
         return cells.set_column(cells.column_names.index("in_filter"), field, inside)
     return cells.append_column(field, inside)
+
+
+def _within(cells: pa.Table, view: CellFilter) -> pa.ChunkedArray:
+    # A score is stored in single precision: one of 0.7 is 0.69999999 there, and is meant by 0.7.
+    least = pa.scalar(view.min_score, cells["detector_score"].type)
+    areas = pc.and_(
+        pc.greater_equal(cells["area_um2"], view.min_um2), pc.less_equal(cells["area_um2"], view.max_um2)
+    )
+    return pc.and_(areas, pc.greater_equal(cells["detector_score"], least))
 
 
 def read_cells(
@@ -86,11 +97,7 @@ def read_cells(
     Raises:
         InputError: the table is missing, damaged or of another run.
     """
-    on_disk = None
-    if columns is not None:
-        on_disk = [name for name in columns if name != "in_filter"]
-        if "in_filter" in columns:
-            on_disk += [name for name in _FILTERED_BY if name not in on_disk]
+    on_disk = None if columns is None else _on_disk(columns)
     cells = tables.read_table(layout.cells(slide_id), manifest.config_hash, columns=on_disk)
     if columns is None or "in_filter" in columns:
         cells = with_in_filter(cells, manifest.filter)

@@ -22,10 +22,11 @@ from mkhspc.config import (
     CELL_TYPES,
     UM_PER_PX,
     AreaRange,
+    CellFilter,
     CellType,
     RunConfig,
     check,
-    check_area_range,
+    check_filter,
     config_hash,
     differences,
     from_dict,
@@ -83,7 +84,7 @@ class Manifest:
         config: the resolved config that created the run.
         identity: the settings that decide which cells there are; `config_hash` is their hash.
         dataset: names the run in the gallery and in exported labels; never changes.
-        filter: the size filter in force, per cell type: a view on the stored cells.
+        filter: the filter in force, per cell type: a view on the stored cells.
         detectors: the detector in use per cell type, and why it was chosen.
         versions: of the libraries whose numbers enter the results.
         revision: counts the changes of what the run was asked for, from 1.
@@ -93,7 +94,7 @@ class Manifest:
     identity: Mapping[str, Any]
     dataset: str
     slides: tuple[SlideEntry, ...]
-    filter: Mapping[CellType, AreaRange]
+    filter: Mapping[CellType, CellFilter]
     detectors: Mapping[CellType, str]
     versions: Mapping[str, str]
     model_hashes: Mapping[str, str]
@@ -138,8 +139,12 @@ class Manifest:
         """The areas that are on disk: the filter can be any range within."""
         return AreaRange(*self.identity[f"{cell_type}.stored_area_um2"])
 
-    def with_filter(self, areas: Mapping[CellType, AreaRange]) -> Manifest:
-        return replace(self, filter={**self.filter, **areas})
+    def stored_score(self, cell_type: CellType) -> float:
+        """The least score that is on disk: the filter can ask for any from there on."""
+        return 0.0
+
+    def with_filter(self, views: Mapping[CellType, CellFilter]) -> Manifest:
+        return replace(self, filter={**self.filter, **views})
 
 
 def blind_codes(seed: int, slide_ids: list[str], taken: int = 0) -> dict[str, str]:
@@ -291,7 +296,7 @@ def loads(text: str | bytes, where: Path) -> Manifest:
             f"was edited: {edited}",
             where=where,
             fix="undo the edit: the tiles were made with the settings it had. Use `mkhspc segment` to add"
-            " slides or tiles, and `mkhspc refilter` to change the size filter",
+            " slides or tiles, and `mkhspc refilter` to change the filter",
         )
     return manifest
 
@@ -309,6 +314,8 @@ def _edited(data: Mapping[str, Any], manifest: Manifest) -> str | None:
     for cell_type in CELL_TYPES:
         if not manifest.stored(cell_type).contains(manifest.filter[cell_type]):
             return f"the filter of {cell_type} reaches beyond what is stored"
+        if manifest.filter[cell_type].min_score < manifest.stored_score(cell_type):
+            return f"the filter of {cell_type} asks for lower scores than are stored"
     if data["checksum"] != checksum(data):
         return "its checksum is not that of its values"
     return None
@@ -324,15 +331,15 @@ def _from_dict(data: Mapping[str, Any]) -> Manifest:
         identity=data["identity"],
         dataset=data["dataset"],
         slides=tuple(from_values(SlideEntry, s, f"slides[{i}]") for i, s in enumerate(data["slides"])),
-        filter={t: from_values(AreaRange, data["filter"][t], f"filter.{t}") for t in CELL_TYPES},
+        filter={t: from_values(CellFilter, data["filter"][t], f"filter.{t}") for t in CELL_TYPES},
         detectors=data["detectors"],
         versions=data["versions"],
         model_hashes=data["model_hashes"],
         revision=data["revision"],
     )
     check(manifest.config)
-    for cell_type, area in manifest.filter.items():
-        check_area_range(area, cell_type)
+    for cell_type, view in manifest.filter.items():
+        check_filter(view, cell_type)
     for slide in manifest.slides:
         if not is_slide_id(slide.slide_id):
             raise InputError(f"'{slide.slide_id}' is not a slide id")

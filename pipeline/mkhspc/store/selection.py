@@ -85,10 +85,7 @@ def select_cells(
     there = column_names(layout, manifest)
     names = there if columns is None else list(columns)
     _check_columns(names, there)
-    needed = [*names, *wanted.conditions]
-    if "in_filter" in needed:  # it follows from these
-        needed += ["cell_type", "area_um2"]
-    unique = list(dict.fromkeys(needed))
+    unique = list(dict.fromkeys([*names, *wanted.conditions]))
     pieces = [
         wanted.of(batch).select(names)
         for slide_id in slide_ids

@@ -22,7 +22,7 @@ class RunSummary:
 
     Attributes:
         tiles: how many are done.
-        stored, in_filter: cells by type, all and those in the size filter.
+        stored, in_filter: cells by type, all and those in the filter.
     """
 
     root: Path
@@ -52,7 +52,7 @@ def summarise(layout: RunLayout, manifest: Manifest, slide_ids: Sequence[str]) -
     """Counts the tiles and cells of slides that are merged."""
     stored, in_filter = dict.fromkeys(CELL_TYPES, 0), dict.fromkeys(CELL_TYPES, 0)
     for slide_id in slide_ids:
-        for rows in cells.cell_batches(layout, manifest, slide_id, ["cell_type", "area_um2", "in_filter"]):
+        for rows in cells.cell_batches(layout, manifest, slide_id, ["cell_type", "in_filter"]):
             for cell_type in CELL_TYPES:
                 of_type = pc.equal(rows["cell_type"], cell_type)
                 stored[cell_type] += pc.sum(of_type).as_py() or 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -133,7 +133,7 @@ def convert(
 def _check_filter(expected: ExpectedFilter, manifest: Manifest) -> None:
     for cell_type, bounds in expected.items():
         actual = manifest.filter[cell_type]
-        for end, given, set_um2 in zip(("min", "max"), bounds, astuple(actual), strict=True):
+        for end, given, set_um2 in zip(("min", "max"), bounds, (actual.min_um2, actual.max_um2), strict=True):
             if given is not None and not np.isclose(given, set_um2, rtol=1e-9, atol=0.0):
                 raise InputError(
                     f"--{cell_type}-{end}-area-um is {given:g} µm², but the run's filter has {set_um2:g} µm²",

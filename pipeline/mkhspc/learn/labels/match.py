@@ -73,7 +73,7 @@ class _Slide:
     """The cells of one slide, indexed by id, and by place only for names that are not ids of the run."""
 
     def __init__(self, layout: RunLayout, manifest: Manifest, slide_id: str) -> None:
-        columns = ["cell_id", "scene", "cell_type", "area_um2", "x_px", "y_px", "in_filter"]
+        columns = ["cell_id", "scene", "cell_type", "x_px", "y_px", "in_filter"]
         self._source = (layout, manifest, slide_id)
         self._cells = pa.concat_tables(cell_batches(layout, manifest, slide_id, columns)).combine_chunks()
         self._um_per_px = manifest.slide(slide_id).um_per_px

@@ -36,19 +36,24 @@ def merged_with(
     Raises:
         InputError: the run was made with other settings, or with another file of a slide's name.
     """
-    config = _with_areas_of(settings.config, manifest)
+    config = _with_filter_of(settings.config, manifest)
     merged = _with_settings(manifest, config)
     _refuse_other_settings(manifest, config, settings, where)
     return _with_slides(merged, slides)
 
 
-def _with_areas_of(config: RunConfig, manifest: Manifest) -> RunConfig:
-    """The config with the areas that the run began with, where it names the filter that is in force now."""
+def _with_filter_of(config: RunConfig, manifest: Manifest) -> RunConfig:
+    """The config with the filter that the run began with, where it names the one that is in force now."""
     sections = {}
     for cell_type in CELL_TYPES:
         asked, kept = config.cells(cell_type), manifest.config.cells(cell_type)
         if asked.filter == manifest.filter[cell_type]:
-            asked = replace(asked, min_area_um2=kept.min_area_um2, max_area_um2=kept.max_area_um2)
+            asked = replace(
+                asked,
+                min_area_um2=kept.min_area_um2,
+                max_area_um2=kept.max_area_um2,
+                min_score=kept.min_score,
+            )
         sections[cell_type] = asked
     return replace(config, mk=sections["mk"], hspc=sections["hspc"])
 
@@ -95,12 +100,22 @@ def _with_settings(manifest: Manifest, config: RunConfig) -> Manifest:
 def _refuse_other_settings(manifest: Manifest, config: RunConfig, settings: RunSettings, where: Path) -> None:
     """Raises `InputError` that names the settings in which the run differs from what is asked."""
     clauses, fix = option_differences(identity(config, {}), manifest.identity), OTHER_OPTIONS
+    clauses += _score_differences(manifest.config, config)
     if not clauses:  # only then a look at the weights, which need not be here
         hashes = manifest.identity[MODEL_HASHES], settings.model_hashes
         clauses, fix = weights_differences(manifest.config, config, *hashes), OTHER_WEIGHTS
         if not clauses:
             clauses, fix = revision_differences(*hashes), OTHER_REVISION
-    elif all("-area-um is " in clause for clause in clauses):
-        fix = "change a run's size filter with `mkhspc refilter`"
+    elif all("-area-um is " in clause or "-min-score is " in clause for clause in clauses):
+        fix = "change a run's filter with `mkhspc refilter`"
     if clauses:
         raise InputError(f"the run was made with other settings: {'; '.join(clauses)}", where=where, fix=fix)
+
+
+def _score_differences(kept: RunConfig, asked: RunConfig) -> list[str]:
+    """One clause for each least score that a command names other than the run began with."""
+    return [
+        f"--{t}-min-score is {kept.cells(t).min_score:g} there and {asked.cells(t).min_score:g} here"
+        for t in CELL_TYPES
+        if f"{t}.min_score" in asked.given and asked.cells(t).min_score != kept.cells(t).min_score
+    ]

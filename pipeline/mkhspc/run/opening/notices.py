@@ -53,10 +53,9 @@ def _wider_than_asked(manifest: Manifest, config: RunConfig) -> list[str]:
 
 
 def _other_filters(manifest: Manifest, config: RunConfig) -> list[str]:
-    """Size filters that the command names and `mkhspc refilter` has changed since."""
+    """Filters that the command names and `mkhspc refilter` has changed since."""
     return [
-        f"the size filter of {t.upper()} is {now.min_um2:g} to {now.max_um2:g} µm² since `mkhspc refilter`,"
-        f" not {asked.min_um2:g} to {asked.max_um2:g}"
+        f"the filter of {t.upper()} is {now} since `mkhspc refilter`, not {asked}"
         for t, now, asked in ((t, manifest.filter[t], config.cells(t).filter) for t in CELL_TYPES)
         if asked != now
     ]

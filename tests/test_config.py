@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mkhspc import config
-from mkhspc.config import AreaRange, RunConfig, load_config
+from mkhspc.config import CellRange, RunConfig, load_config
 from mkhspc.errors import InputError, MkhspcError, UsageError
 
 STUDY = """
@@ -40,8 +40,8 @@ def test_the_defaults_are_those_of_the_contract() -> None:
     assert found.run.sample_fraction == 1.0
     assert found.run.tile_size == 4096
     assert found.run.calibration_samples == 100
-    assert found.mk.filter == AreaRange(100, 2100)
-    assert found.hspc.filter == AreaRange(10, 150)
+    assert found.mk.filter == CellRange(100, 2100, 0.02)
+    assert found.hspc.filter == CellRange(10, 150)
 
 
 def test_a_study_file_is_read_with_its_types(tmp_path: Path) -> None:
@@ -219,8 +219,8 @@ def test_differences_name_the_setting_and_both_values() -> None:
 
 
 def test_the_stored_range_reaches_beyond_the_filter() -> None:
-    assert RunConfig().mk.stored == AreaRange(50, 4200)
-    assert RunConfig().mk.stored.max_length_um == pytest.approx(102.4, abs=0.1)
+    assert RunConfig().stored("mk") == CellRange(50, 4200, 0.003)
+    assert RunConfig().stored("mk").max_length_um == pytest.approx(102.4, abs=0.1)
 
 
 def test_every_error_is_one_of_the_family() -> None:

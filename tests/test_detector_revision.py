@@ -39,7 +39,7 @@ CELLS = {
 PROMPTS = {"2 by classical 1 double": "45934abfa560ed5f"}
 """SAM2's, by the revision of its detector."""
 
-STORED = {"mk": RunConfig().mk.stored, "hspc": RunConfig().hspc.stored}
+STORED = {"mk": RunConfig().stored("mk"), "hspc": RunConfig().stored("hspc")}
 MODELS = LocalModels({"sam2": DiscsAtPrompts(), "cellpose": DarkPieces()})
 CELLPOSE = CellposeHspc(MODELS, "double")
 DETECTORS: dict[str, Detector] = {

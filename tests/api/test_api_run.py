@@ -191,7 +191,7 @@ def test_another_filter_changes_what_cells_gives(fresh: FakeRun, caplog: pytest.
     assert elsewhere.filter["mk"].min_um2 == 500.0
     with pytest.raises(mkhspc.UsageError, match="holds MK of 50 to 4200 µm²"):
         run.refilter(mk_min_area_um=20.0)
-    with pytest.raises(mkhspc.UsageError, match="no area was given"):
+    with pytest.raises(mkhspc.UsageError, match="no area and no score was given"):
         run.refilter()
 
 
@@ -212,7 +212,7 @@ def test_a_run_shows_what_it_is(run: mkhspc.Run) -> None:
     shown = repr(run)
     assert str(run.path) in shown
     assert "2 slides (FGC1, FHU1), 8 finished tiles" in shown
-    assert "MK of 100 to 2100 µm²; HSPC of 10 to 150 µm²" in shown
+    assert "MK of 100 to 2100 µm² with a score of at least 0.02; HSPC of 10 to 150 µm²" in shown
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:

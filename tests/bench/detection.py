@@ -237,7 +237,7 @@ def timed(run: Callable[[], T]) -> tuple[float, T]:
 def by_detectors(tile: Window) -> Found:
     config = RunConfig()
     return {
-        detector.cell_type: list(detector.detect(tile, config.cells(detector.cell_type).stored))
+        detector.cell_type: list(detector.detect(tile, config.stored(detector.cell_type)))
         for detector in (ClassicalHspc(), ClassicalMk())
     }
 
@@ -247,9 +247,9 @@ def plainly(tile: Window) -> tuple[Found, float]:
     config = RunConfig()
     begun_s = time.process_time()
     amounts = stains(tile.rgb, tile.calibration)
-    nuclei = find_hspc(tile, amounts[0], config.hspc.stored)
+    nuclei = find_hspc(tile, amounts[0], config.stored("hspc"))
     nuclei_s = time.process_time() - begun_s
-    return {"hspc": nuclei, "mk": find_mk(tile, amounts, config.mk.stored)}, nuclei_s
+    return {"hspc": nuclei, "mk": find_mk(tile, amounts, config.stored("mk"))}, nuclei_s
 
 
 def table_of(found: Found, cell_type: CellType) -> pa.Table:

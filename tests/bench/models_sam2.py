@@ -167,7 +167,7 @@ def _shares(length: int, cells: int) -> list[list[tuple[int, float]]]:
 
 def _features(model: Sam2, theirs: Any, scene: Window) -> list[Row]:
     """Of the HSPC of one square: with the encoder's pass, and from the embedding that is there already."""
-    stored = RunConfig().hspc.stored
+    stored = RunConfig().stored("hspc")
     grid, square = middle_square(scene, stored.max_length_um)
     found = ClassicalHspc().detect(scene.part(square.grown(grid.margin_px)), stored)
     cells = [cell for cell in found if _is_centred_in(cell, square)]

@@ -21,7 +21,7 @@ from skimage.morphology import closing, dilation, disk, opening
 from skimage.segmentation import watershed
 from skimage.transform import downscale_local_mean, warp_polar
 
-from mkhspc.config import AreaRange
+from mkhspc.config import CellRange
 from mkhspc.detect.classical import evidence, hspc, mk, nuclei, outline, split
 from mkhspc.detect.classical.masks import fits, odd_size, tight
 from mkhspc.detect.contract import Detection, Window
@@ -51,7 +51,7 @@ def nuclear_pixels(haematoxylin: Floats, levels: StainLevels, um_per_px: float) 
     return is_nuclear
 
 
-def find_hspc(window: Window, haematoxylin: Floats, area: AreaRange) -> list[Detection]:
+def find_hspc(window: Window, haematoxylin: Floats, area: CellRange) -> list[Detection]:
     um, levels = window.um_per_px, window.calibration.levels
     mask = _holes_filled(nuclear_pixels(haematoxylin, levels, um), um)
     mask = opening(mask, disk(um_to_px(nuclei.TIP_UM, um)))
@@ -121,7 +121,7 @@ class PlainMk:
         filled_in = closing(np.where(hidden, 0.0, eosin), self._disk(mk.LARGEST_LOBE_UM / 2))
         self.body = self._smooth(np.where(hidden, filled_in, eosin), mk.SMOOTHING_UM)
 
-    def find(self, area: AreaRange) -> list[Detection]:
+    def find(self, area: CellRange) -> list[Detection]:
         centres = self._plateaus()
         for _ in range(mk.RECENTRINGS):
             centres = sorted({self._recentred(centre) for centre in centres})
@@ -248,5 +248,5 @@ class PlainMk:
         return Detection(*tight(mask, self.window.box.x0 + corner[1], self.window.box.y0 + corner[0]), 1.0)
 
 
-def find_mk(window: Window, amounts: tuple[Floats, Floats], area: AreaRange) -> list[Detection]:
+def find_mk(window: Window, amounts: tuple[Floats, Floats], area: CellRange) -> list[Detection]:
     return PlainMk(window, amounts).find(area)

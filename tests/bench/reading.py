@@ -34,7 +34,7 @@ SMALL_JOB_BYTES = 4_000_000_000
 TILE_PX = 4096
 UM_PER_PX = 0.22
 TILE_HALO_PX = TileAnalysis(
-    {"mk": ClassicalMk(), "hspc": ClassicalHspc()}, {t: RunConfig().cells(t).stored for t in CELL_TYPES}
+    {"mk": ClassicalMk(), "hspc": ClassicalHspc()}, {t: RunConfig().stored(t) for t in CELL_TYPES}
 ).halo_px(UM_PER_PX)
 """What a run of the classical detectors reads around the default tile."""
 

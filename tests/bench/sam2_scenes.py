@@ -18,7 +18,7 @@ from mkhspc.simulate import SlideSpec, write_demo_slides
 from mkhspc.slide.czi.slide import CziSlide
 from mkhspc.slide.stains import calibrate
 
-STORED = RunConfig().mk.stored
+STORED = RunConfig().stored("mk")
 SIDE_UM = 1200.0
 """Of the large scene: a tile and all that its cells need to see around it."""
 PIECE_PX = 400

@@ -23,7 +23,7 @@ from mkhspc.models.sam2 import Sam2
 from mkhspc.models.sam2_loader import Sam2Loader
 from mkhspc.models.service import LocalModels, Message, array_of
 
-STORED = RunConfig().mk.stored
+STORED = RunConfig().stored("mk")
 CELL_RADIUS_PX = 9.0
 """In the decoder's image, whose pixels are of a µm in a window of 256 µm: a cell of 254 µm²."""
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from large import UM_PER_PX, mirrored_marrow
 from mkhspc.cluster.claims import ClaimFiles
 from mkhspc.cluster.journal import read_journals
-from mkhspc.config import CELL_TYPES, AreaRange, CellType, RunConfig
+from mkhspc.config import CELL_TYPES, CellRange, CellType, RunConfig
 from mkhspc.detect.contract import Detection, NeededCells, Window
 from mkhspc.geometry import Box, um_to_px
 from mkhspc.measure.analysis import TileAnalysis, analysis_of
@@ -220,7 +220,7 @@ class Sleeper:
     def seen_box(self, core: Box, needed: NeededCells, um_per_px: float) -> Box:
         return core.grown(um_to_px(self.halo_um(needed), um_per_px))
 
-    def detect(self, window: Window, area: AreaRange) -> Sequence[Detection]:
+    def detect(self, window: Window, area: CellRange) -> Sequence[Detection]:
         time.sleep(self.nap_s)
         return ()
 

@@ -105,7 +105,7 @@ def test_the_crops_that_an_embedder_is_asked_about_fit_into_what_is_planned_for_
 def test_a_window_of_sam2_is_planned_with_where_it_is_the_largest_message(
     um_per_px: float, is_more: bool
 ) -> None:
-    stored = {t: RunConfig().cells(t).stored for t in CELL_TYPES}
+    stored = {t: RunConfig().stored(t) for t in CELL_TYPES}
     classical = {"mk": ClassicalMk(), "hspc": ClassicalHspc()}
     mk_by_sam2 = Sam2Mk(NoModels(), "w", stored["mk"].max_length_um)
     asking = TileAnalysis({**classical, "mk": mk_by_sam2}, stored), TileAnalysis(classical, stored, ("sam2",))

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from conftest import need
-from mkhspc.config import AreaRange
+from mkhspc.config import CellRange
 from mkhspc.detect import cellpose
 from mkhspc.detect.cellpose import CORE_START_PX, FIELD_PX, STEP_PX, UM_PER_NATIVE_PX, CellposeHspc
 from mkhspc.detect.contract import Detection, NeededCells, Window
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.models
 
 from conecells import RADIUS_PX, cones, one_thread, save_cone_finder, small_backbone  # noqa: E402
 
-AREA = AreaRange(5.0, 300.0)
+AREA = CellRange(5.0, 300.0)
 UM_PER_PX = 0.3
 RADIUS_UM = RADIUS_PX * UM_PER_NATIVE_PX
 FOUND_SHARE = 0.9
@@ -225,7 +225,7 @@ def test_areas_out_of_range_are_not_given(model: Recorded, scene: NDArray[np.uin
 
 def test_cells_too_long_for_a_field_are_refused(model: Recorded, scene: NDArray[np.uint8]) -> None:
     with pytest.raises(UsageError, match=r"cells of 900 µm² may be 47 µm long, and Cellpose .* up to 43 µm"):
-        detector(model).detect(window_of(scene, SCENE), AreaRange(5.0, 900.0))
+        detector(model).detect(window_of(scene, SCENE), CellRange(5.0, 900.0))
 
 
 @pytest.mark.parametrize(("first_x", "second_x"), [(334.0, 338.0), (338.0, 334.0)])

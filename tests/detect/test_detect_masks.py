@@ -6,7 +6,7 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from mkhspc.config import AreaRange
+from mkhspc.config import CellRange
 from mkhspc.detect.classical import blocks, masks
 from mkhspc.detect.classical.blocks import BlockGrid
 from mkhspc.detect.classical.masks import HoleLimit, disc, fill_holes, fits, label_boxes, odd_size, tight
@@ -90,7 +90,7 @@ def test_an_odd_size_is_odd_and_near(length):
 
 
 def test_a_cell_must_fit_in_area_and_in_length():
-    area = AreaRange(20.0, 100.0)
+    area = CellRange(20.0, 100.0)
     assert fits(np.ones((10, 10), np.bool_), area, 0.5)
     assert not fits(np.ones((8, 8), np.bool_), area, 0.5)
     assert not fits(np.ones((30, 30), np.bool_), area, 0.5)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mkhspc.config import AreaRange, CellType
+from mkhspc.config import CellRange, CellType
 from mkhspc.detect.contract import Detection, NeededCells, Window
 from mkhspc.detect.refine import SQUARE_MARGIN_UM, SQUARE_UM, RefinedBySam2
 from mkhspc.errors import MkhspcError
@@ -19,7 +19,7 @@ from mkhspc.geometry import Box, mask_centroid, um_to_px
 from mkhspc.models.service import LocalModels, Message
 from stained import CALIBRATION
 
-AREA = AreaRange(5.0, 300.0)
+AREA = CellRange(5.0, 300.0)
 UM_PER_PX = 0.25
 SIDE_PX = 20
 """Of the square cells that are refined; 25 µm²."""
@@ -84,7 +84,7 @@ class Given:
     def seen_box(self, core: Box, needed: NeededCells, um_per_px: float) -> Box:
         return core.grown(um_to_px(self.halo_um(needed), um_per_px))
 
-    def detect(self, window: Window, area: AreaRange) -> list[Detection]:
+    def detect(self, window: Window, area: CellRange) -> list[Detection]:
         inside = (box for box in self.cells if box.clipped(window.box) == box)
         return [Detection(box, np.ones((box.height, box.width), np.bool_), 0.8) for box in inside]
 

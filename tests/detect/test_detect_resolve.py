@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mkhspc.config import CELL_TYPES, AreaRange, CellType, ComputeSection, RunConfig, with_options
+from mkhspc.config import CELL_TYPES, CellRange, CellType, ComputeSection, RunConfig, with_options
 from mkhspc.detect.contract import NeededCells
 from mkhspc.detect.resolve import build_detectors, choose_detectors
 from mkhspc.errors import InputError, UsageError
@@ -16,7 +16,7 @@ from mkhspc.models.device import Gpu
 from mkhspc.models.service import NoModels
 from mkhspc.models.weights.cache import WeightFile
 
-STORED = {t: RunConfig().cells(t).stored for t in CELL_TYPES}
+STORED = {t: RunConfig().stored(t) for t in CELL_TYPES}
 SOME = {name: WeightFile(name, Path(name), f"{name:0<64}") for name in ("sam2", "cellpose")}
 
 
@@ -189,7 +189,7 @@ def test_a_detector_sees_the_cells_that_are_needed_with_what_is_around_them(
 
 
 def test_cells_too_long_for_cellpose_are_refused_before_any_work() -> None:
-    stored = {**STORED, "hspc": AreaRange(5.0, 900.0)}
+    stored = {**STORED, "hspc": CellRange(5.0, 900.0)}
     names: dict[CellType, str] = {"mk": "classical", "hspc": "cellpose"}
     with pytest.raises(UsageError, match="lower the largest area"):
         build_detectors(names, stored, RunModels(SOME), NoModels())

@@ -20,7 +20,7 @@ from hypothesis import given, settings, strategies as st
 from scipy import ndimage
 
 from conftest import need
-from mkhspc.config import AreaRange, RunConfig
+from mkhspc.config import CellRange, RunConfig
 from mkhspc.detect import contract, sam2
 from mkhspc.detect.classical import ClassicalHspc, ClassicalMk, blocks
 from mkhspc.detect.classical.blocks import BlockGrid
@@ -43,7 +43,7 @@ from mkhspc.slide.tiles import Tile
 from mkhspc.slide.tissue import TissueMask
 from stained import EOSIN_OD, Field
 
-STORED = RunConfig().mk.stored
+STORED = RunConfig().stored("mk")
 LONGEST_UM = STORED.max_length_um
 
 
@@ -201,7 +201,7 @@ def test_every_large_cell_gets_a_prompt_and_ordinary_tissue_none(scene):
 
 @pytest.mark.parametrize("min_um2", [50.0, 25.0])
 def test_the_grid_is_no_coarser_than_the_smallest_cell(scene, min_um2):
-    points, areas = prompts(scene, AreaRange(min_um2, 4200.0))
+    points, areas = prompts(scene, CellRange(min_um2, 4200.0))
     x = np.unique(points[areas == 0][:, 0])
     diameter_px = np.sqrt(4 * min_um2 / np.pi) / scene.um_per_px
     assert np.diff(x).min() <= diameter_px
@@ -415,7 +415,7 @@ def test_sizes_outside_the_range_are_left_out(scene):
     sizes = [cell.mask.sum() * um2 for cell in found.detect(scene, STORED)]
     assert min(sizes) < 300 < 500 < max(sizes)
     found.outcomes.clear()
-    assert all(300 <= c.mask.sum() * um2 <= 500 for c in found.detect(scene, AreaRange(300.0, 500.0)))
+    assert all(300 <= c.mask.sum() * um2 <= 500 for c in found.detect(scene, CellRange(300.0, 500.0)))
     assert found.outcomes["unfit"] > 0
 
 
@@ -468,7 +468,7 @@ def test_two_tiles_own_each_cell_once():
     """As the engine does it: windows with a halo, cells to the tile whose core holds the centroid."""
     longest_um = 46.0
     scene = marrow(1150.0, 700.0, 50.0)
-    area = AreaRange(50.0, 900.0)
+    area = CellRange(50.0, 900.0)
     owner = detector(DarkDiscs(), longest_um)
     halo = int(np.ceil(owner.halo_um(NeededCells(area.max_length_um)) / scene.um_per_px))
     core = scene.box.grown(-halo)
@@ -490,8 +490,8 @@ def test_two_tiles_own_each_cell_once():
     assert sorted(owned(halves[0]) + owned(halves[1])) == sorted(whole)
 
 
-def analysis_of(area: AreaRange) -> TileAnalysis:
-    stored = {"mk": area, "hspc": RunConfig().hspc.stored}
+def analysis_of(area: CellRange) -> TileAnalysis:
+    stored = {"mk": area, "hspc": RunConfig().stored("hspc")}
     mk = detector(DarkDiscs(), area.max_length_um)
     return TileAnalysis({"mk": mk, "hspc": ClassicalHspc()}, stored)
 
@@ -512,7 +512,7 @@ def table_of(scene: Window, core: Box, analysis: TileAnalysis) -> pa.Table:
 def test_a_tiles_table_does_not_depend_on_the_tiling():
     """Cells at a core's border, and HSPC there in an MK of another tile, are the same from either side."""
     scene = marrow(960.0, 720.0, 42.0)
-    analysis = analysis_of(AreaRange(50.0, 900.0))
+    analysis = analysis_of(CellRange(50.0, 900.0))
     core = scene.box.grown(-analysis.halo_px(scene.um_per_px))
     middle = (core.x0 + core.x1) // 2
     whole = table_of(scene, core, analysis)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mkhspc.config import CELL_TYPES, AreaRange, CellType
+from mkhspc.config import CELL_TYPES, CellRange, CellType
 from mkhspc.errors import CheckFailedError, InputError, UsageError
 from mkhspc.gallery.options import SiteOptions, SiteSummary
 from mkhspc.gallery.select import choose_decks
@@ -317,7 +317,7 @@ def test_a_run_with_a_missing_crop_makes_no_site(tmp_path: Path) -> None:
 def test_a_run_without_a_cell_in_the_filter_makes_no_site(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", slide_ids=("FGC1",), cells_per_type=5)
     largest: dict[CellType, float] = {t: run.manifest.stored(t).max_um2 for t in CELL_TYPES}
-    nothing = {t: AreaRange(area_um2 - 0.02, area_um2 - 0.01) for t, area_um2 in largest.items()}
+    nothing = {t: CellRange(area_um2 - 0.02, area_um2 - 0.01, 1.0) for t, area_um2 in largest.items()}
     put_manifest(run.layout, run.manifest.with_filter(nothing))
     with pytest.raises(CheckFailedError, match="nothing to show"):
         build(run, tmp_path / "site")

@@ -209,9 +209,9 @@ def test_nuclei_of_an_accepted_mk_are_left_out(run: FakeRun) -> None:
     hspc = inside.filter(pc.field("cell_type") == "hspc")["cell_id"].to_pylist()
     accepted = next(i for i in mk if run.truth[i])
     rejected = next(i for i in mk if not run.truth[i])
-    hosts = {hspc[0]: accepted, hspc[1]: rejected}
-    column = pa.array([hosts.get(i) for i in cells["cell_id"].to_pylist()], pa.string())
-    marked = cells.set_column(cells.column_names.index("inside_mk_id"), "inside_mk_id", column)
+    hosts = {hspc[0]: [rejected, accepted], hspc[1]: [rejected]}
+    column = pa.array([hosts.get(i) for i in cells["cell_id"].to_pylist()], pa.list_(pa.string()))
+    marked = cells.set_column(cells.column_names.index("inside_mk_ids"), "inside_mk_ids", column)
     write_cells(run.layout, run.manifest, "FGC1", marked)
     found = of(slide_results(run.layout, run.manifest), "FGC1", "hspc")
     assert (found.candidates.cells, found.candidates.inside_mk) == (len(hspc) - 2, 2)

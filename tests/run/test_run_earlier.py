@@ -11,7 +11,9 @@ import pytest
 
 from mkhspc.cli import run_command
 from mkhspc.cluster.journal import read_journals
-from mkhspc.config import config_hash, identity
+from mkhspc.config import CellRange, config_hash, identity
+from mkhspc.errors import UsageError
+from mkhspc.run.refilter import refilter
 from mkhspc.store import manifest as manifests
 from mkhspc.store.layout import RunLayout
 from processes import mkhspc
@@ -112,8 +114,8 @@ JOURNAL = """\
 
 PART = [
     "cell_id", "slide_id", "scene", "cell_type", "tile_id", "x_px", "y_px", "x_um", "y_um", "area_px",
-    "area_um2", "contour_px", "inside_mk_id", "touches_tissue_edge", "detector", "detector_score",
-    "crop_image", "crop_x0_px", "crop_y0_px", "crop_um_per_px",
+    "area_um2", "contour_px", "inside_mk_id", "inside_mk_ids", "touches_tissue_edge", "detector",
+    "detector_score", "crop_image", "crop_x0_px", "crop_y0_px", "crop_um_per_px",
 ]  # fmt: skip
 PLAN = [
     "tile_id", "scene", "x0_px", "y0_px", "x1_px", "y1_px", "tissue_area_um2", "fat_free_area_um2", "rank",
@@ -133,11 +135,25 @@ def text() -> str:
     return json.dumps(MANIFEST, indent=1) + "\n"
 
 
-def test_a_manifest_of_then_is_read_and_written_as_it_was(run: RunLayout) -> None:
+def test_a_manifest_of_then_is_read_and_written_as_it_was_but_for_least_scores(run: RunLayout) -> None:
     found = manifests.read(run)
-    assert manifests.dumps(found) == text()
-    assert found.config_hash == config_hash(identity(found.config, found.model_hashes)) == "5f21005c3d6513e5"
+    written = json.loads(manifests.dumps(found))
+    parts = [written[part][t] for part in ("filter", "config") for t in ("mk", "hspc")]
+    assert [part.pop("min_score") for part in parts] == [0.5, 0.0, 0.5, 0.0]
+    assert {**written, "checksum": None} == {**MANIFEST, "checksum": None}
+    then = config_hash(identity(found.config, found.model_hashes, {}))
+    assert found.config_hash == then == "5f21005c3d6513e5"
     assert found.config.slurm.extra == ("--qos=long",)
+
+
+def test_a_run_of_then_stores_no_weak_mk_and_says_what_to_do(run: RunLayout) -> None:
+    assert manifests.read(run).stored("mk") == CellRange(50.0, 4200.0, 0.5)
+    with pytest.raises(UsageError) as error:
+        refilter(run, {"mk": {"min_score": 0.1}})
+    assert error.value.what == "this run holds MK with a score of at least 0.5 and the filter asks for 0.1"
+    assert "segment into a new directory" in str(error.value.fix)
+    refilter(run, {"mk": {"min_score": 0.6}})
+    assert manifests.read(run).filter["mk"] == CellRange(100.0, 2100.0, 0.6)
 
 
 def test_a_journal_of_then_is_read(run: RunLayout) -> None:

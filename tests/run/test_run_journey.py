@@ -85,7 +85,7 @@ def test_a_run_holds_what_the_contract_says(whole: Path, small_slides: Slides) -
     manifest = json.loads((whole / "manifest.json").read_text())
     assert manifest["config_hash"]
     assert {s["slide_id"]: s["um_per_px"] for s in manifest["slides"]} == dict.fromkeys(small_slides, 0.22)
-    assert manifest["filter"]["mk"] == {"min_um2": 100.0, "max_um2": 2100.0}
+    assert manifest["filter"]["mk"] == {"min_um2": 100.0, "max_um2": 2100.0, "min_score": 0.02}
     assert sorted(manifest["blind_codes"].values()) == ["S01", "S02"]
 
 
@@ -325,15 +325,15 @@ def test_a_run_goes_on_with_the_filter_in_force_and_with_the_one_it_began_with(
     assert mkhspc("refilter", root, "--hspc-min-area-um", 30).returncode == 0
     named = segment(root, small_slides, "--hspc-min-area-um", 30)
     assert named.returncode == 0, named.stderr
-    assert "size filter" not in named.stderr
+    assert "the filter of" not in named.stderr
     as_before = segment(root, small_slides)
     assert as_before.returncode == 0, as_before.stderr
     assert (
-        "the size filter of HSPC is 30 to 150 µm² since `mkhspc refilter`, not 10 to 150" in as_before.stderr
+        "the filter of HSPC is 30 to 150 µm² since `mkhspc refilter`, not 10 to 150 µm²" in as_before.stderr
     )
     other = segment(root, small_slides, "--hspc-min-area-um", 20)
     assert other.returncode == 3
-    assert "change a run's size filter with `mkhspc refilter`" in other.stderr
+    assert "change a run's filter with `mkhspc refilter`" in other.stderr
 
 
 def test_a_filter_beyond_what_is_stored_is_refused(whole: Path, tmp_path: Path) -> None:

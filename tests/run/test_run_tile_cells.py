@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mkhspc.config import CELL_TYPES, AreaRange, CellType, RunConfig
+from mkhspc.config import CELL_TYPES, CellRange, CellType, RunConfig
 from mkhspc.detect.classical import ClassicalHspc, ClassicalMk, outline
 from mkhspc.detect.classical.masks import tight
 from mkhspc.detect.contract import Detection, Detector, NeededCells, Window
@@ -24,7 +24,7 @@ from stained import CALIBRATION
 UM_PER_PX = 0.5
 SIDE_PX = 1200
 SCENE = Box(0, 0, SIDE_PX, SIDE_PX)
-STORED = {t: RunConfig().cells(t).stored for t in CELL_TYPES}
+STORED = {t: RunConfig().stored(t) for t in CELL_TYPES}
 ROWS, COLUMNS = np.mgrid[:SIDE_PX, :SIDE_PX]
 
 
@@ -59,7 +59,7 @@ class Drawn:
     def seen_box(self, core: Box, needed: NeededCells, um_per_px: float) -> Box:
         return self.like.seen_box(core, needed, um_per_px)
 
-    def detect(self, window: Window, area: AreaRange) -> Sequence[Detection]:
+    def detect(self, window: Window, area: CellRange) -> Sequence[Detection]:
         x, y = self.centre_px
         seen = Box(x, y, x + 1, y + 1).grown(self.needs_px)
         if seen.clipped(window.box) != seen:
@@ -146,6 +146,7 @@ def test_an_hspc_is_inside_an_mk_that_holds_more_than_half_of_its_pixels(
     )
     small, large = sorted(cells_of(Box(500, 500, 700, 700), analysis), key=lambda cell: cell["area_px"])
     assert small["inside_mk_id"] == (large["cell_id"] if is_inside else None)
+    assert small["inside_mk_ids"] == ([large["cell_id"]] if is_inside else None)
 
 
 @pytest.mark.parametrize("cell_type", CELL_TYPES)
@@ -161,3 +162,39 @@ def test_a_centroid_on_the_edge_of_a_core_belongs_to_the_core_that_begins_there(
         for top in (y - 100, y)
     }
     assert owners == {(x - 100, y - 100): 0, (x, y - 100): 0, (x - 100, y): 0, (x, y): 1}
+
+
+@dataclass(frozen=True)
+class Several(Drawn):
+    """Finds several masks, each with a score of its own."""
+
+    others: tuple[tuple[BoolMask, float], ...] = ()
+
+    def detect(self, window: Window, area: CellRange) -> Sequence[Detection]:
+        first = super().detect(window, area)
+        return (*first, *(Detection(*tight(normalise_mask(m), 0, 0), score) for m, score in self.others))
+
+
+def test_the_best_scored_of_the_mk_that_hold_an_hspc_is_named_and_all_are_listed() -> None:
+    """Though the worse one holds more of it."""
+    hspc = rectangle(Box(600, 600, 620, 620))
+    better, worse = rectangle(Box(560, 560, 612, 640)), rectangle(Box(590, 560, 660, 650))
+    analysis = analysis_of(
+        Several(ClassicalMk(), better, (600, 600), 1, others=((worse, 0.2),)),
+        Drawn(ClassicalHspc(), hspc, (600, 600), 1),
+    )
+    found = cells_of(Box(500, 500, 700, 700), analysis)
+    ids = {round(cell["detector_score"], 2): cell["cell_id"] for cell in found if cell["cell_type"] == "mk"}
+    (small,) = [cell for cell in found if cell["cell_type"] == "hspc"]
+    assert small["inside_mk_id"] == ids[0.9]
+    assert small["inside_mk_ids"] == [ids[0.9], ids[0.2]]
+
+
+def test_a_run_that_stores_no_weak_mk_has_no_column_for_all_of_them() -> None:
+    hspc = rectangle(Box(600, 600, 620, 620))
+    drawn = Drawn(ClassicalHspc(), hspc, (600, 600), 1)
+    mk = Drawn(ClassicalMk(), rectangle(Box(560, 560, 640, 640)), (600, 600), 1)
+    stored = {**STORED, "mk": replace(STORED["mk"], min_score=0.5)}
+    found = cells_of(Box(500, 500, 700, 700), TileAnalysis({"mk": mk, "hspc": drawn}, stored))
+    assert all("inside_mk_ids" not in cell for cell in found)
+    assert sum(cell["inside_mk_id"] is not None for cell in found) == 1

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from mkhspc.config import AreaRange
+from mkhspc.config import CellRange
 from mkhspc.errors import InputError
 from mkhspc.store import cells, manifest as manifests, tables
 from mkhspc.store.schema import CROPS
@@ -57,7 +57,7 @@ def test_a_missing_table_says_what_makes_it(tmp_path: Path) -> None:
 def test_the_filter_is_a_view_that_follows_the_manifest(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", slide_ids=("A",))
     stale = cells.read_cells(run.layout, run.manifest, "A")
-    narrow = run.manifest.with_filter({"mk": AreaRange(500, 600)})
+    narrow = run.manifest.with_filter({"mk": CellRange(500, 600)})
     fresh = cells.read_cells(run.layout, narrow, "A", ["cell_id", "in_filter"])
     assert fresh.column_names == ["cell_id", "in_filter"]
     assert 0 < sum(fresh["in_filter"].to_pylist()) < sum(stale["in_filter"].to_pylist())
@@ -100,7 +100,7 @@ def test_a_wrong_manifest_is_refused(tmp_path: Path, old: str, new: str, words: 
 
 def test_the_first_manifest_wins(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", slide_ids=("A",))
-    other = run.manifest.with_filter({"mk": AreaRange(200, 300)})
+    other = run.manifest.with_filter({"mk": CellRange(200, 300)})
     assert manifests.create(run.layout, other) == run.manifest
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +33,28 @@ def expert_dots(shared: Path) -> dict[int, NDArray[np.float64]]:
     return dots
 
 
-def mk_candidates(shared: Path) -> dict[int, NDArray[np.float64]]:
-    """Centres of megakaryocytes marked by eye, by scene, (n, 2) x, y in level-0 px."""
-    found: dict[int, list[tuple[float, float]]] = {scene: [] for scene in range(len(PATIENTS))}
-    with (shared / "data" / "marrow" / "mk_candidates.csv").open() as file:
+@dataclass(frozen=True)
+class MkMark:
+    """A megakaryocyte marked by eye: its centre in level-0 px of the scene.
+
+    Attributes:
+        confidence: 'high', 'medium', or 'low', which counts neither as missed nor as false.
+    """
+
+    x_px: float
+    y_px: float
+    confidence: str
+
+
+def mk_by_eye(shared: Path) -> dict[int, list[MkMark]]:
+    """The megakaryocytes marked by eye, by scene."""
+    found: dict[int, list[MkMark]] = {scene: [] for scene in range(len(PATIENTS))}
+    with (shared / "data" / "marrow" / "mk_by_eye.csv").open() as file:
         for row in csv.DictReader(file):
             *_, patient, image = row["image"].split("_")
-            shift = IMAGE_WIDTH_PX * (int(image) - 1)
-            found[PATIENTS.index(patient)].append((float(row["cx"]) + shift, float(row["cy"])))
-    return {scene: np.array(points).reshape(-1, 2) for scene, points in found.items()}
+            x_px = float(row["cx"]) + IMAGE_WIDTH_PX * (int(image) - 1)
+            found[PATIENTS.index(patient)].append(MkMark(x_px, float(row["cy"]), row["confidence"]))
+    return found
 
 
 def match_points(

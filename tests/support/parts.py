@@ -128,6 +128,7 @@ def part_of(
         "area_um2": area_px * UM_PER_PX**2,
         "contour_px": _ragged(2 * lengths, corners.ravel(), schema.field("contour_px").type),
         "inside_mk_id": [None] * count,
+        "inside_mk_ids": [None] * count,
         "touches_tissue_edge": np.zeros(count, bool),
         "detector": ["classical"] * count,
         "detector_score": rng.random(count, np.float32),

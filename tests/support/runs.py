@@ -160,6 +160,7 @@ def _cells(
                 "contour_px": mask_to_contour(mask, box.x0, box.y0).ravel().tolist(),
                 "in_filter": False,
                 "inside_mk_id": None,
+                "inside_mk_ids": None,
                 "touches_tissue_edge": False,
                 "detector": "classical",
                 "detector_score": float(rng.random()),

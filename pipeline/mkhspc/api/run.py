@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from mkhspc.config import CellFilter, CellType
+from mkhspc.config import CellRange, CellType
 from mkhspc.config.options import FilterBounds, StrPath, filter_changes
 from mkhspc.errors import UsageError, some_of
 from mkhspc.progress import Progress, silent
@@ -68,7 +68,7 @@ class Run:
         return self._read().slides
 
     @property
-    def filter(self) -> Mapping[CellType, CellFilter]:
+    def filter(self) -> Mapping[CellType, CellRange]:
         """The filter in force by cell type: `min_um2`, `max_um2` and `min_score`, all included."""
         return self._read().filter
 

@@ -85,7 +85,7 @@ def _analysis(config: RunConfig) -> TileAnalysis:
     from mkhspc.run.opening.settings import run_settings
 
     settings = run_settings(config)
-    return TileAnalysis.of(settings.config, {t: config.cells(t).stored for t in CELL_TYPES}, settings.models)
+    return TileAnalysis.of(settings.config, {t: config.stored(t) for t in CELL_TYPES}, settings.models)
 
 
 def describe(report: SlideReport) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from mkhspc.config.limits import either
+from mkhspc.config.limits import Limit, either
 from mkhspc.config.schema import (
     AREA_UM2,
     CELL_TYPES,
@@ -16,13 +16,16 @@ from mkhspc.config.schema import (
     EMBEDDERS,
     NO_EMBEDDER,
     SCORE,
+    STORED_SCORE,
     UM_PER_PX,
-    CellFilter,
+    CellRange,
     CellType,
     RunConfig,
 )
 from mkhspc.errors import UsageError
 
+SCORE_LIMITS = {t: Limit("scores", least=least, most=1) for t, least in STORED_SCORE.items()}
+"""A new run's filter asks for no score that is not stored."""
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 
@@ -31,6 +34,7 @@ def check(config: RunConfig) -> None:
     for cell_type in CELL_TYPES:
         section = config.cells(cell_type)
         check_filter(section.filter, cell_type)
+        SCORE_LIMITS[cell_type].check(f"{cell_type}.min_score", section.min_score)
         _check_name(f"{cell_type}.detector", section.detector, ("auto", *DETECTORS[cell_type]))
     for name in config.compute.embedder.split(","):
         _check_name("compute.embedder", name.strip(), (NO_EMBEDDER, *EMBEDDERS))
@@ -47,7 +51,7 @@ def check_um_per_px(um_per_px: float, name: object) -> None:
     UM_PER_PX.check(name, um_per_px)
 
 
-def check_filter(view: CellFilter, cell_type: CellType) -> None:
+def check_filter(view: CellRange, cell_type: CellType) -> None:
     """Raises `UsageError` unless 0 < min < max, both finite, and the least score lies in 0 to 1."""
     AREA_UM2.check(f"{cell_type}.min_area_um2", view.min_um2)
     AREA_UM2.check(f"{cell_type}.max_area_um2", view.max_um2)

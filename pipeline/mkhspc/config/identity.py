@@ -7,7 +7,15 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mkhspc.config.schema import CELL_TYPES, NO_EMBEDDER, STORED_ABOVE_MAX, STORED_BELOW_MIN, RunConfig
+from mkhspc.config.schema import (
+    CELL_TYPES,
+    NO_EMBEDDER,
+    STORED_ABOVE_MAX,
+    STORED_BELOW_MIN,
+    STORED_SCORE,
+    CellType,
+    RunConfig,
+)
 
 STORED_FACTORS = (STORED_BELOW_MIN, STORED_ABOVE_MAX)
 """The areas stored reach from the filter's least times the first to its largest times the second."""
@@ -19,8 +27,15 @@ MODEL_HASHES = "model_hashes"
 """The key of an identity that holds the hashes of detectors and models."""
 
 
-def identity(config: RunConfig, model_hashes: Mapping[str, str]) -> dict[str, Any]:
+def identity(
+    config: RunConfig,
+    model_hashes: Mapping[str, str],
+    stored_scores: Mapping[CellType, float] = STORED_SCORE,
+) -> dict[str, Any]:
     """The settings that decide which cells a run has, flat, by dotted key.
+
+    Args:
+        stored_scores: the least score stored of each type; a run keeps those that it began with.
 
     Paths, the slide list, the fraction, the filter within the stored range, classifiers,
     workers, the gallery and groups are not among them: two runs of one identity agree on every
@@ -37,8 +52,16 @@ def identity(config: RunConfig, model_hashes: Mapping[str, str]) -> dict[str, An
     for cell_type in CELL_TYPES:
         section = config.cells(cell_type)
         settings[f"{cell_type}.detector"] = section.detector
-        settings[f"{cell_type}.stored_area_um2"] = [section.stored.min_um2, section.stored.max_um2]
+        settings[f"{cell_type}.stored_area_um2"] = list(section.stored_areas_um2)
+        if cell_type in stored_scores:
+            settings[f"{cell_type}.stored_score"] = stored_scores[cell_type]
     return settings
+
+
+def stored_scores_of(settings: Mapping[str, Any]) -> dict[CellType, float]:
+    """The least score stored of each type by an identity; none of a run made before there were any."""
+    keys = {cell_type: f"{cell_type}.stored_score" for cell_type in CELL_TYPES}
+    return {cell_type: settings[key] for cell_type, key in keys.items() if key in settings}
 
 
 def config_hash(settings: Mapping[str, Any]) -> str:

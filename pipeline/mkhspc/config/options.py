@@ -129,7 +129,7 @@ def bounds_by_type(function: str, bounds: AreaBounds) -> dict[CellType, tuple[fl
 
 
 def filter_changes(function: str, bounds: FilterBounds) -> dict[CellType, dict[str, float]]:
-    """What is asked of each cell type's filter, by the names of `CellFilter`; empty where nothing is.
+    """What is asked of each cell type's filter, by the names of `CellRange`; empty where nothing is.
 
     Args:
         function: the one that was given these bounds, for errors.

@@ -33,19 +33,44 @@ STORED_BELOW_MIN = 0.5
 """Cells are stored from this share of the filter's smallest area, so that `refilter` needs no detector."""
 STORED_ABOVE_MAX = 2.0
 """Cells are stored up to this multiple of the filter's largest area, so that `refilter` needs no detector."""
+STORED_SCORE: dict[CellType, float] = {"mk": 0.003, "hspc": 0.0}
+"""Cells are stored from this score of the detector on. Of MK weak candidates too: a detector proposes, people
+and classifiers decide. Cellpose and the classical detector for HSPC have cuts of their own."""
+MK_MIN_SCORE = 0.02
+"""The least score of MK in the filter by default: chosen for recall, see docs/detection.md."""
 LENGTH_PER_DIAMETER = 1.4
 """The longest cell kept, as a multiple of the diameter of a disc of the largest stored area."""
 
 
 @dataclass(frozen=True)
-class AreaRange:
-    """A closed range of areas in µm²."""
+class CellRange:
+    """A range of cells of one type: those in the filter, or those that a run stores.
+
+    Attributes:
+        min_um2, max_um2: the areas, in µm², both included.
+        min_score: the least score of the detector, included.
+    """
 
     min_um2: float
     max_um2: float
+    min_score: float = 0.0
 
-    def contains(self, other: AreaRange) -> bool:
-        return self.min_um2 <= other.min_um2 and other.max_um2 <= self.max_um2
+    def contains(self, other: CellRange) -> bool:
+        return (
+            self.min_um2 <= other.min_um2
+            and other.max_um2 <= self.max_um2
+            and self.min_score <= other.min_score
+        )
+
+    @property
+    def has_weak(self) -> bool:
+        """Whether candidates that are less likely a cell than not are among them."""
+        return self.min_score < 0.5
+
+    def __str__(self) -> str:
+        """In words: '100 to 2100 µm²', '100 to 2100 µm² with a score of at least 0.05'."""
+        areas = f"{self.min_um2:g} to {self.max_um2:g} µm²"
+        return f"{areas} with a score of at least {self.min_score:g}" if self.min_score > 0.0 else areas
 
     @property
     def min_diameter_um(self) -> float:
@@ -61,18 +86,6 @@ class AreaRange:
 def _diameter(area: float) -> float:
     """Of the disc of this area, in the square root of the area's unit."""
     return math.sqrt(4.0 * area / math.pi)
-
-
-@dataclass(frozen=True)
-class CellFilter(AreaRange):
-    """The cells that count: areas within a closed range, scores of the detector of at least `min_score`."""
-
-    min_score: float = 0.0
-
-    def __str__(self) -> str:
-        """In words: '100 to 2100 µm²', '100 to 2100 µm² with a score of at least 0.05'."""
-        areas = f"{self.min_um2:g} to {self.max_um2:g} µm²"
-        return f"{areas} with a score of at least {self.min_score:g}" if self.min_score > 0.0 else areas
 
 
 @dataclass(frozen=True)
@@ -100,13 +113,13 @@ class CellSection:
     classifier: str | None = None
 
     @property
-    def filter(self) -> CellFilter:
-        return CellFilter(self.min_area_um2, self.max_area_um2, self.min_score)
+    def filter(self) -> CellRange:
+        return CellRange(self.min_area_um2, self.max_area_um2, self.min_score)
 
     @property
-    def stored(self) -> AreaRange:
-        """What is kept on disk; the filter is a view on it."""
-        return AreaRange(STORED_BELOW_MIN * self.min_area_um2, STORED_ABOVE_MAX * self.max_area_um2)
+    def stored_areas_um2(self) -> tuple[float, float]:
+        """The least and the largest area kept on disk; the filter is a view on it."""
+        return STORED_BELOW_MIN * self.min_area_um2, STORED_ABOVE_MAX * self.max_area_um2
 
 
 @dataclass(frozen=True)
@@ -166,7 +179,9 @@ class RunConfig:
     """
 
     run: RunSection = field(default_factory=RunSection)
-    mk: CellSection = field(default_factory=lambda: CellSection(min_area_um2=100.0, max_area_um2=2100.0))
+    mk: CellSection = field(
+        default_factory=lambda: CellSection(min_area_um2=100.0, max_area_um2=2100.0, min_score=MK_MIN_SCORE)
+    )
     hspc: CellSection = field(default_factory=lambda: CellSection(min_area_um2=10.0, max_area_um2=150.0))
     compute: ComputeSection = field(default_factory=ComputeSection)
     gallery: GallerySection = field(default_factory=GallerySection)
@@ -176,3 +191,7 @@ class RunConfig:
 
     def cells(self, cell_type: CellType) -> CellSection:
         return self.mk if cell_type == "mk" else self.hspc
+
+    def stored(self, cell_type: CellType) -> CellRange:
+        """What a run that begins with this config keeps of a type."""
+        return CellRange(*self.cells(cell_type).stored_areas_um2, STORED_SCORE[cell_type])

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mkhspc.config import AreaRange, CellType
+from mkhspc.config import CellRange, CellType
 from mkhspc.detect.classical.masks import fits, label_boxes, tight
 from mkhspc.detect.contract import Detection, NeededCells, Window
 from mkhspc.errors import UsageError
@@ -84,29 +84,31 @@ class CellposeHspc:
     def seen_box(self, core: Box, needed: NeededCells, um_per_px: float) -> Box:
         return core.grown(um_to_px(self.halo_um(needed), um_per_px))
 
-    def detect(self, window: Window, area: AreaRange) -> list[Detection]:
+    def detect(self, window: Window, stored: CellRange) -> list[Detection]:
         """Cells of the window; see `Detector.detect`.
 
         Raises:
             UsageError: as `refuse_too_long`.
         """
-        refuse_too_long(area)
+        refuse_too_long(stored)
         grid = _Grid(UM_PER_NATIVE_PX / window.um_per_px)
-        fields = [place for place in grid.fields_in(window.box) if _may_hold_cells(window, grid, place, area)]
+        fields = [
+            place for place in grid.fields_in(window.box) if _may_hold_cells(window, grid, place, stored)
+        ]
         cells: list[_NativeCell] = []
         for part in _parts(fields):
             answer = self.service.ask("cellpose", request_of(window, grid, part))
             cells += [cell for cell in _owned(answer, part) if not cell.is_cut]
         detections = (_at_level_0(cell, grid) for cell in _without_doubles(cells))
-        return [d for d in detections if d is not None and fits(d.mask, area, window.um_per_px)]
+        return [d for d in detections if d is not None and fits(d.mask, stored, window.um_per_px)]
 
 
-def refuse_too_long(area: AreaRange) -> None:
+def refuse_too_long(stored: CellRange) -> None:
     """Raises `UsageError` where cells may be longer than a field can hold."""
     limit_um = 2 * MARGIN_PX * UM_PER_NATIVE_PX
-    if area.max_length_um > limit_um:
+    if stored.max_length_um > limit_um:
         raise UsageError(
-            f"cells of {area.max_um2:.0f} µm² may be {area.max_length_um:.0f} µm long, "
+            f"cells of {stored.max_um2:.0f} µm² may be {stored.max_length_um:.0f} µm long, "
             f"and Cellpose looks for cells up to {limit_um:.0f} µm",
             fix="lower the largest area, or use another detector",
         )
@@ -188,14 +190,14 @@ def _reading_order(place: Place) -> Place:
     return place[1], place[0]
 
 
-def _may_hold_cells(window: Window, grid: _Grid, place: Place, area: AreaRange) -> bool:
+def _may_hold_cells(window: Window, grid: _Grid, place: Place, stored: CellRange) -> bool:
     """Whether a field has haematoxylin enough for the smallest cell; glass and fat skip the network."""
     (x0, x1), (y0, y1) = (
         grid.needed(index * STEP_PX + CORE_START_PX - MARGIN_PX, STEP_PX + 2 * MARGIN_PX) for index in place
     )
     stain = window.haematoxylin[Box(x0, y0, x1, y1).slices_in(window.box)]
     nuclear = np.count_nonzero(stain >= window.calibration.levels.haematoxylin_at(0.5))
-    return bool(nuclear * window.um_per_px**2 >= area.min_um2)
+    return bool(nuclear * window.um_per_px**2 >= stored.min_um2)
 
 
 @dataclass(frozen=True)

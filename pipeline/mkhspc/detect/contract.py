@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from mkhspc.config import AreaRange, CellType
+from mkhspc.config import CellRange, CellType
 from mkhspc.geometry import BoolMask, Box, um_to_px
 from mkhspc.slide.stains import SceneCalibration, Stain, separate
 
@@ -151,8 +151,8 @@ class Detector(Protocol):
         """
         ...
 
-    def detect(self, window: Window, area: AreaRange) -> Sequence[Detection]:
-        """Cells of `area`'s sizes and at most `area.max_length_um` long, in any order.
+    def detect(self, window: Window, stored: CellRange) -> Sequence[Detection]:
+        """Cells of the sizes and scores that are stored, at most `stored.max_length_um` long, in any order.
 
         Cells that touch the window's border may be missing or cut, and so may those with centroids
         outside `window.wanted`: the window that holds their centroid in its core sees them whole.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from mkhspc.config import AreaRange, CellType
+from mkhspc.config import CellRange, CellType
 from mkhspc.detect.classical.masks import fits, tight
 from mkhspc.detect.contract import Detection, Detector, NeededCells, Window
 from mkhspc.detect.mask_logits import masks_of
@@ -69,22 +69,22 @@ class RefinedBySam2:
     def seen_box(self, core: Box, needed: NeededCells, um_per_px: float) -> Box:
         return core.grown(um_to_px(self.halo_um(needed), um_per_px))
 
-    def detect(self, window: Window, area: AreaRange) -> list[Detection]:
+    def detect(self, window: Window, stored: CellRange) -> list[Detection]:
         """Cells of the window; see `Detector.detect`."""
         um_per_px = window.um_per_px
         grid = WindowGrid(um_to_px(SQUARE_UM, um_per_px), um_to_px(SQUARE_MARGIN_UM, um_per_px))
-        own = NeededCells(area.max_length_um)
+        own = NeededCells(stored.max_length_um)
         spare_um = self.halo_um(own) - self.found_by.halo_um(own)
         spare_px = math.floor(spare_um / um_per_px)
-        cells = self.found_by.detect(window.part(window.box.grown(-spare_px)), area)
+        cells = self.found_by.detect(window.part(window.box.grown(-spare_px)), stored)
         refined: list[Detection] = []
         for box, some in _by_square(cells, grid):
             if box.clipped(window.box) == box:  # else the cells are another tile's
-                refined += self._refined(window, box, some, area)
+                refined += self._refined(window, box, some, stored)
         return refined
 
     def _refined(
-        self, window: Window, box: Box, cells: Sequence[Detection], area: AreaRange
+        self, window: Window, box: Box, cells: Sequence[Detection], stored: CellRange
     ) -> Iterator[Detection]:
         """The cells of one square; `box` is what SAM2 sees of the scene."""
         rgb = np.ascontiguousarray(window.rgb[box.slices_in(window.box)])
@@ -100,7 +100,7 @@ class RefinedBySam2:
         )
         masks = dict(zip(array_of(answer, "prompt").tolist(), masks_of(answer, rgb.shape[:2]), strict=True))
         for place, cell in enumerate(cells):
-            outcome, chosen = _judged(cell, masks.get(place), box, area, window.um_per_px)
+            outcome, chosen = _judged(cell, masks.get(place), box, stored, window.um_per_px)
             self.outcomes[outcome] += 1
             yield chosen
 
@@ -117,14 +117,14 @@ def _by_square(cells: Sequence[Detection], grid: WindowGrid) -> Iterator[tuple[B
 
 
 def _judged(
-    cell: Detection, refined: tuple[Box, BoolMask] | None, seen: Box, area: AreaRange, um_per_px: float
+    cell: Detection, refined: tuple[Box, BoolMask] | None, seen: Box, stored: CellRange, um_per_px: float
 ) -> tuple[str, Detection]:
     """What became of a cell, and the one of its two outlines that stays."""
     if refined is None or not refined[1].any():
         return "no_mask", cell
     part, mask = refined
     box, mask = tight(normalise_mask(mask), seen.x0 + part.x0, seen.y0 + part.y0)
-    if box.clipped(seen.grown(-1)) != box or not fits(mask, area, um_per_px):
+    if box.clipped(seen.grown(-1)) != box or not fits(mask, stored, um_per_px):
         return "unfit", cell
     ratio = int(mask.sum()) / int(cell.mask.sum())
     if iou(cell.box, cell.mask, box, mask) < MIN_IOU or not 1 / MAX_AREA_RATIO <= ratio <= MAX_AREA_RATIO:

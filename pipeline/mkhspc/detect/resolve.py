@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from mkhspc.config import CELL_TYPES, DETECTORS, AreaRange, CellType, RunConfig, with_options
+from mkhspc.config import CELL_TYPES, DETECTORS, CellRange, CellType, RunConfig, with_options
 from mkhspc.detect.cellpose import CellposeHspc, refuse_too_long
 from mkhspc.detect.classical import ClassicalHspc, ClassicalMk
 from mkhspc.detect.contract import Detector
@@ -59,7 +59,7 @@ def _choose(cell_type: CellType, config: RunConfig, jobs_gpus: int | None) -> De
 
 def build_detectors(
     names: Mapping[CellType, str],
-    stored: Mapping[CellType, AreaRange],
+    stored: Mapping[CellType, CellRange],
     models: RunModels,
     service: ModelService,
 ) -> dict[CellType, Detector]:
@@ -77,7 +77,7 @@ def build_detectors(
 
 
 def _builders(
-    stored: Mapping[CellType, AreaRange], models: RunModels, service: ModelService
+    stored: Mapping[CellType, CellRange], models: RunModels, service: ModelService
 ) -> dict[CellType, dict[str, Callable[[], Detector]]]:
     """What builds each detector, by cell type and name."""
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from mkhspc.config import AreaRange, CellType
+from mkhspc.config import CellRange, CellType
 from mkhspc.detect.classical import ClassicalMk
 from mkhspc.detect.classical.masks import fits, tight
 from mkhspc.detect.classical.proposals import PROPOSAL_REACH_UM, proposals
@@ -57,7 +57,7 @@ class Sam2Mk:
     Attributes:
         service: answers for the model 'sam2'.
         weights: names the weights, so that a run keeps to one set of them: a digest of the file.
-        longest_um: cells may be this long, `AreaRange.max_length_um` of what is stored.
+        longest_um: cells may be this long, `CellRange.max_length_um` of what is stored.
         min_score, min_stability: of a mask, by the model itself. Milder than the 0.8 and 0.95 of SAM2's
             automatic generator, which asks everywhere; here the points are chosen, and a classifier follows.
         outcomes: prompts that gave no cell so far, by reason: `mkhspc.models.sam2_masks.REASONS` and
@@ -101,21 +101,21 @@ class Sam2Mk:
         squares = WindowGrid.of(self.longest_um, um_per_px).spanned(asked)
         return squares.grown(self._surroundings_px(um_per_px))
 
-    def detect(self, window: Window, area: AreaRange) -> list[Detection]:
+    def detect(self, window: Window, stored: CellRange) -> list[Detection]:
         """Megakaryocytes of the window; see `Detector.detect`."""
         found: list[_Found] = []
-        for square, request in self.requests(window, area):
+        for square, request in self.requests(window, stored):
             answer = self.service.ask("sam2", request)
             self.outcomes.update(counts_of(answer))
             box = square.grown(self._grid(window).margin_px)
             found += self._found(request, answer, box, square, window.um_per_px)
         best = [one.cell for one in found if not any(other.beats(one) for other in found)]
-        cells: list[Detection] = [cell for cell in best if fits(cell.mask, area, window.um_per_px)]
+        cells: list[Detection] = [cell for cell in best if fits(cell.mask, stored, window.um_per_px)]
         lost = Counter(seen_twice=len(found) - len(best), unfit=len(best) - len(cells))
         self.outcomes.update(+lost)  # without reasons that befell none
         return cells
 
-    def requests(self, window: Window, area: AreaRange) -> Iterator[tuple[Box, Message]]:
+    def requests(self, window: Window, stored: CellRange) -> Iterator[tuple[Box, Message]]:
         """The square and the request of each window of the grid that has prompts and can be seen whole.
 
         Squares that no wanted cell depends on are left out.
@@ -125,7 +125,7 @@ class Sam2Mk:
         if not squares:
             return
         searched = squares[0].joined(squares[-1]).grown(self._surroundings_px(window.um_per_px))
-        points_px, prior_area_px = prompts(window.apart(searched), area)
+        points_px, prior_area_px = prompts(window.apart(searched), stored)
         order = np.lexsort((points_px[:, 0], points_px[:, 1]))
         points_px, prior_area_px = points_px[order], prior_area_px[order]
         square_of = grid.squares_of(points_px)
@@ -133,12 +133,12 @@ class Sam2Mk:
         for square in squares:
             inside = (square_of == (square.x0 // grid.cell_px, square.y0 // grid.cell_px)).all(axis=1)
             if (inside & matters).any():
-                yield square, self._request(window, area, square, points_px[inside], prior_area_px[inside])
+                yield square, self._request(window, stored, square, points_px[inside], prior_area_px[inside])
 
     def _request(
         self,
         window: Window,
-        area: AreaRange,
+        stored: CellRange,
         square: Box,
         points_px: NDArray[np.float64],
         prior_area_px: NDArray[np.float64],
@@ -152,7 +152,7 @@ class Sam2Mk:
             "rgb": rgb,
             "points": (points_px - (box.x0, box.y0)).astype(np.float32),
             "prior_area_px": prior_area_px.astype(np.float32),
-            **self._gate(area, window.um_per_px),
+            **self._gate(stored, window.um_per_px),
         }
 
     def _seen(self, window: Window) -> Box:
@@ -195,13 +195,13 @@ class Sam2Mk:
     def _grid(self, window: Window) -> WindowGrid:
         return WindowGrid.of(self.longest_um, window.um_per_px)
 
-    def _gate(self, area: AreaRange, um_per_px: float) -> Mapping[str, float]:
+    def _gate(self, stored: CellRange, um_per_px: float) -> Mapping[str, float]:
         """What a mask must be, in the words of `mkhspc.models.sam2_masks.Gate`."""
         return {
             "min_score": self.min_score,
             "min_stability": self.min_stability,
-            "min_area_px": area.min_um2 / um_per_px**2,
-            "max_area_px": area.max_um2 / um_per_px**2,
+            "min_area_px": stored.min_um2 / um_per_px**2,
+            "max_area_px": stored.max_um2 / um_per_px**2,
             "near_px": NEAR_UM / um_per_px,
             "max_ratio": MAX_RATIO,
             "shared": SHARED,
@@ -209,10 +209,10 @@ class Sam2Mk:
         }
 
 
-def prompts(window: Window, area: AreaRange) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def prompts(window: Window, stored: CellRange) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Points to ask at, (n, 2) x, y in level-0 pixels, and the area of each one's proposal, 0 without one."""
     found = proposals(window)
-    step_px = max(1, math.floor(area.min_diameter_um / window.um_per_px))
+    step_px = max(1, math.floor(stored.min_diameter_um / window.um_per_px))
     grid_px = found.grid_points(step_px)
     areas_px = np.concatenate([found.areas_px, np.zeros(len(grid_px))])
     return np.concatenate([found.points_px, grid_px]), areas_px

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mkhspc.config import CELL_TYPES, AreaRange, CellType, RunConfig
+from mkhspc.config import CELL_TYPES, CellRange, CellType, RunConfig
 from mkhspc.detect.contract import MIDDLE_SHARE, Detector, NeededCells
 from mkhspc.detect.resolve import build_detectors
 from mkhspc.detect.window_grid import WindowGrid
@@ -32,7 +32,7 @@ class TileAnalysis:
     """
 
     detectors: Mapping[CellType, Detector]
-    stored: Mapping[CellType, AreaRange]
+    stored: Mapping[CellType, CellRange]
     embedders: Sequence[str] = ()
     service: ModelService = field(default_factory=NoModels)
 
@@ -40,7 +40,7 @@ class TileAnalysis:
     def of(
         cls,
         config: RunConfig,
-        stored: Mapping[CellType, AreaRange],
+        stored: Mapping[CellType, CellRange],
         models: RunModels,
         service: ModelService | None = None,
     ) -> TileAnalysis:

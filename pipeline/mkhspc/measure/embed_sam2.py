@@ -48,7 +48,7 @@ def embed(
     """Deep features of cells that lie in a window, with `reach_um` around each.
 
     Args:
-        longest_um: no cell is longer, `AreaRange.max_length_um` of what is stored.
+        longest_um: no cell is longer, `CellRange.max_length_um` of what is stored.
         where: for errors, such as the tile's id and the type of cell.
 
     Returns:

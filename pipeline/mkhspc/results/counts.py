@@ -15,19 +15,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mkhspc.config import CELL_TYPES, CellType
 from mkhspc.errors import IncompleteError, InputError
+from mkhspc.geometry import BoolMask
 from mkhspc.store import tables
 from mkhspc.store.cells import read_cells
 from mkhspc.store.layout import RunLayout
 from mkhspc.store.manifest import Manifest
 from mkhspc.store.schema import PLAN, SCORES
 
-_CELL_COLUMNS = ["cell_id", "cell_type", "area_um2", "in_filter", "inside_mk_id"]
+_CELL_COLUMNS = ["cell_id", "cell_type", "area_um2", "in_filter"]
+HOLDERS, HOLDER = "inside_mk_ids", "inside_mk_id"
+"""The columns that name the MK which hold an HSPC: all of them, or in a run without weak MK the one."""
 UM2_PER_MM2 = 1e6
 
 
@@ -110,7 +114,8 @@ def slide_results(layout: RunLayout, manifest: Manifest) -> list[SlideResult]:
     results = []
     for slide in manifest.slides:
         searched = _searched(layout, manifest, slide.slide_id)
-        cells = read_cells(layout, manifest, slide.slide_id, _CELL_COLUMNS)
+        holders = HOLDERS if manifest.stored("mk").has_weak else HOLDER
+        cells = read_cells(layout, manifest, slide.slide_id, [*_CELL_COLUMNS, holders])
         scored = _with_scores(layout, manifest, slide.slide_id, cells)
         for cell_type in CELL_TYPES:
             results.append(_result(scored, slide.slide_id, cell_type, slide.um_per_px, searched))
@@ -183,7 +188,10 @@ def _with_scores(layout: RunLayout, manifest: Manifest, slide_id: str, cells: pa
         scores = SCORES.empty_table().drop_columns(["score"])
     if len(pc.unique(scores["cell_id"])) != scores.num_rows:
         raise InputError("holds two scores of one cell", where=path, fix="score again with `mkhspc score`")
-    return cells.join(scores, "cell_id", join_type="left outer")
+    rows = pc.index_in(cells["cell_id"], scores["cell_id"].combine_chunks())
+    for name in ("classifier_id", "is_positive"):
+        cells = cells.append_column(name, scores[name].take(rows))
+    return cells
 
 
 def _result(
@@ -217,12 +225,19 @@ def _positive_mk(cells: pa.Table) -> pa.Array:
     return mk.filter(pc.fill_null(mk["is_positive"], True))["cell_id"].combine_chunks()
 
 
-def _outside(cells: pa.Table, mk_ids: pa.Array) -> pa.ChunkedArray:
-    return pc.invert(pc.is_in(cells["inside_mk_id"], mk_ids))
+def _outside(cells: pa.Table, mk_ids: pa.Array) -> BoolMask:
+    """(n,) whether each cell lies in none of these MK."""
+    if HOLDER in cells.column_names:
+        inside: BoolMask = pc.is_in(cells[HOLDER], mk_ids).to_numpy()
+        return ~inside
+    holders = cells[HOLDERS].combine_chunks()
+    outside = np.ones(len(holders), np.bool_)
+    outside[pc.list_parent_indices(holders).filter(pc.is_in(holders.flatten(), mk_ids))] = False
+    return outside
 
 
 def _count(cells: pa.Table, mk_ids: pa.Array) -> Count:
-    outside = int(pc.sum(_outside(cells, mk_ids)).as_py() or 0)
+    outside = int(_outside(cells, mk_ids).sum())
     return Count(outside, cells.num_rows - outside)
 
 

@@ -21,7 +21,7 @@ from mkhspc.run.tile_cells import PIECE_ROWS, TileSearch, detect, measure, with_
 from mkhspc.slide.czi.unpack import Pixels
 from mkhspc.slide.tiles import Tile, TilePlan
 from mkhspc.store import tables
-from mkhspc.store.schema import feature_columns, part_schema
+from mkhspc.store.schema import part_schema_of
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def store(cells: pa.Table, window: Window, place: TileInRun) -> None:
     with suppress(FileExistsError):  # another process of the run was first, with the same bytes
         tables.create_stream(
             place.part,
-            part_schema(feature_columns(cells.column_names)),
+            part_schema_of(cells),
             with_crops(cells, window),
             place.config_hash,
             group_rows=PIECE_ROWS,

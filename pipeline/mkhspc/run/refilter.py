@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from mkhspc.config import CellFilter, CellType, check_filter
+from mkhspc.config import CellRange, CellType, check_filter
 from mkhspc.errors import UsageError
 from mkhspc.store import cells, manifest as manifests
 from mkhspc.store.layout import RunLayout
@@ -13,7 +13,7 @@ from mkhspc.store.manifest import Manifest
 from mkhspc.store.summary import RunSummary, summarise
 
 Changes = Mapping[CellType, Mapping[str, float]]
-"""New values by the names of `CellFilter`; what is not named stays as it is."""
+"""New values by the names of `CellRange`; what is not named stays as it is."""
 
 
 def refilter(layout: RunLayout, changes: Changes) -> RunSummary:
@@ -39,18 +39,17 @@ def _changed(manifest: Manifest, changes: Changes) -> Manifest:
     return manifest.with_filter(views)
 
 
-def _refuse_beyond_stored(manifest: Manifest, cell_type: CellType, view: CellFilter) -> None:
+def _refuse_beyond_stored(manifest: Manifest, cell_type: CellType, view: CellRange) -> None:
     stored = manifest.stored(cell_type)
-    if not stored.contains(view):
+    if view.min_um2 < stored.min_um2 or view.max_um2 > stored.max_um2:
         raise UsageError(
             f"this run holds {cell_type.upper()} of {stored.min_um2:g} to {stored.max_um2:g} µm² and the"
             f" filter asks for {view.min_um2:g} to {view.max_um2:g} µm²",
             fix="choose a range within, or segment into a new directory",
         )
-    floor = manifest.stored_score(cell_type)
-    if view.min_score < floor:
+    if view.min_score < stored.min_score:
         raise UsageError(
-            f"this run holds {cell_type.upper()} with a score of at least {floor:g} and the filter asks for"
-            f" {view.min_score:g}",
+            f"this run holds {cell_type.upper()} with a score of at least {stored.min_score:g} and the"
+            f" filter asks for {view.min_score:g}",
             fix="choose a score from there on, or segment into a new directory, which stores weaker ones too",
         )

@@ -93,7 +93,8 @@ def _write_tables(
     layout: RunLayout, manifest: Manifest, slide_id: str, parts: Sequence[Path], metadata: dict[str, str]
 ) -> None:
     """Writes both tables side by side; the cells get their name last, so each of them has its crop."""
-    schema, config_hash = cells_schema(feature_names(manifest.config.compute.embedders)), manifest.config_hash
+    names, config_hash = feature_names(manifest.config.compute.embedders), manifest.config_hash
+    schema = cells_schema(names, has_weak_mk=manifest.stored("mk").has_weak)
     is_over = threading.Event()
     with ThreadPoolExecutor(3) as threads:  # Arrow works without the interpreter's lock
         crops = threads.submit(

@@ -24,7 +24,7 @@ from mkhspc.measure.regions import PackedMasks
 from mkhspc.process.memory import give_back_gaps
 from mkhspc.slide.tiles import Tile
 from mkhspc.slide.tissue import TissueMask
-from mkhspc.store.schema import cell_names, feature_columns, found_schema, part_schema
+from mkhspc.store.schema import cell_names, found_schema, part_schema_of
 
 PIECE_ROWS = 512
 """Rows of a part that are made at a time and make a row group; its crops take some 12 MB."""
@@ -92,13 +92,13 @@ def measure(found: tuple[CellsFound, CellsFound], search: TileSearch) -> pa.Tabl
 def with_crops(cells: pa.Table, window: Window) -> Iterator[pa.Table]:
     """The cells with their crops, some rows at a time: the crops of a dense tile take more than its pixels.
 
-    The schema is that of `store.schema.part_schema`.
+    The schema is that of `store.schema.part_schema_of`.
 
     Args:
         cells: from `measure`.
         window: that they were found in.
     """
-    schema = part_schema(feature_columns(cells.column_names))
+    schema = part_schema_of(cells)
     for start in range(0, len(cells), PIECE_ROWS):
         piece = cells.slice(start, PIECE_ROWS)
         names = ("x_px", "y_px", "cell_type")
@@ -136,13 +136,13 @@ def _detect(search: TileSearch, cell_type: CellType, window: Window) -> CellsFou
     return CellsFound(cell_type, detector.name, detections, centroids_px, areas_px, ids, in_tissue, owned)
 
 
-def _inside_mk(mk: CellsFound, hspc: CellsFound, search: TileSearch) -> dict[int, str]:
-    """For owned HSPC by index: the id of the MK candidate that holds most of it."""
+def _inside_mk(mk: CellsFound, hspc: CellsFound, search: TileSearch) -> dict[int, list[str]]:
+    """For owned HSPC by index: the ids of the MK candidates that hold most of it, the best scored first."""
     if not len(hspc.owned) or not len(mk.detections):
         return {}
     farthest_px = MIDDLE_SHARE * search.analysis.longest_um("mk") / search.window.um_per_px
     boxes = np.array([_corners(hspc.detections[i].box) for i in hspc.owned])
-    best: dict[int, tuple[float, str]] = {}
+    holders: dict[int, list[tuple[float, str]]] = {}
     for j in np.flatnonzero(mk.in_tissue).tolist():
         outer = mk.detections[j]
         x0, y0, x1, y1 = _corners(outer.box)
@@ -153,15 +153,15 @@ def _inside_mk(mk: CellsFound, hspc: CellsFound, search: TileSearch) -> dict[int
             inner = hspc.detections[i]
             share = shared_px(inner.box, inner.mask, outer.box, outer.mask) / int(hspc.areas_px[i])
             if share > MOSTLY_INSIDE:
-                best[i] = max(best.get(i, (0.0, "")), (share, mk.ids[j]))
-    return {i: mk_id for i, (_, mk_id) in best.items()}
+                holders.setdefault(i, []).append((-outer.score, mk.ids[j]))
+    return {i: [mk_id for _, mk_id in sorted(those)] for i, those in holders.items()}
 
 
 def _corners(box: Box) -> tuple[int, int, int, int]:
     return box.x0, box.y0, box.x1, box.y1
 
 
-def _rows(search: TileSearch, found: CellsFound, inside: Mapping[int, str]) -> pa.Table:
+def _rows(search: TileSearch, found: CellsFound, inside: Mapping[int, list[str]]) -> pa.Table:
     window, tile, analysis = search.window, search.tile, search.analysis
     owned = found.owned
     cells = [found.detections[i] for i in owned.tolist()]
@@ -181,7 +181,8 @@ def _rows(search: TileSearch, found: CellsFound, inside: Mapping[int, str]) -> p
         "area_px": found.areas_px[owned],
         "area_um2": found.areas_px[owned] * um_per_px**2,
         "contour_px": [mask_to_contour(c.mask, c.box.x0, c.box.y0).ravel() for c in cells],
-        "inside_mk_id": [inside.get(i) for i in owned.tolist()],
+        "inside_mk_id": [inside[i][0] if i in inside else None for i in owned.tolist()],
+        "inside_mk_ids": [inside.get(i) for i in owned.tolist()],
         "touches_tissue_edge": search.tissue.near_edge([c.box for c in cells]),
         "detector": [found.detector] * count,
         "detector_score": np.array([c.score for c in cells], np.float32),
@@ -196,4 +197,5 @@ def _rows(search: TileSearch, found: CellsFound, inside: Mapping[int, str]) -> p
             tile.tile_id,
         ),
     }
-    return pa.table(columns, found_schema(feature_names(analysis.embedders)))
+    names, has_weak_mk = feature_names(analysis.embedders), analysis.stored["mk"].has_weak
+    return pa.table(columns, found_schema(names, has_weak_mk=has_weak_mk))

@@ -13,7 +13,7 @@ import cv2
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mkhspc.config import CELL_TYPES, AreaRange, CellType, RunConfig
+from mkhspc.config import CELL_TYPES, CellRange, CellType, RunConfig
 from mkhspc.detect.contract import CountsOutcomes
 from mkhspc.measure.analysis import TileAnalysis
 from mkhspc.models.choice import RunModels
@@ -41,7 +41,7 @@ class TileWorker:
     config_hash: str
     um_per_px: Mapping[str, float]
     config: RunConfig
-    stored: Mapping[CellType, AreaRange]
+    stored: Mapping[CellType, CellRange]
     models: RunModels
     models_address: ModelsAddress | None
     slots: SlotsHandle

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mkhspc.config import CELL_TYPES, CellFilter, CellType
+from mkhspc.config import CELL_TYPES, CellRange, CellType
 from mkhspc.errors import InputError
 from mkhspc.store import tables
 from mkhspc.store.layout import RunLayout
@@ -61,7 +61,7 @@ def _on_disk(columns: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*needed, *(_FILTERED_BY if "in_filter" in columns else ())]))
 
 
-def with_in_filter(cells: pa.Table, views: Mapping[CellType, CellFilter]) -> pa.Table:
+def with_in_filter(cells: pa.Table, views: Mapping[CellType, CellRange]) -> pa.Table:
     """The table with its column `in_filter` computed from each type's filter (all ends included).
 
     Args:
@@ -77,7 +77,7 @@ def with_in_filter(cells: pa.Table, views: Mapping[CellType, CellFilter]) -> pa.
     return cells.append_column(field, inside)
 
 
-def _within(cells: pa.Table, view: CellFilter) -> pa.ChunkedArray:
+def _within(cells: pa.Table, view: CellRange) -> pa.ChunkedArray:
     # A score is stored in single precision: one of 0.7 is 0.69999999 there, and is meant by 0.7.
     least = pa.scalar(view.min_score, cells["detector_score"].type)
     areas = pc.and_(

@@ -21,8 +21,7 @@ from typing import Annotated, Any
 from mkhspc.config import (
     CELL_TYPES,
     UM_PER_PX,
-    AreaRange,
-    CellFilter,
+    CellRange,
     CellType,
     RunConfig,
     check,
@@ -33,7 +32,7 @@ from mkhspc.config import (
     identity,
     to_dict,
 )
-from mkhspc.config.identity import dataset_name
+from mkhspc.config.identity import dataset_name, stored_scores_of
 from mkhspc.config.typed import from_values
 from mkhspc.errors import InputError, UsageError, some_of
 from mkhspc.store import atomic
@@ -43,6 +42,8 @@ from mkhspc.store.untrusted_json import SMALL, JsonError, content_of, parse_json
 FORMAT = "mkhspc-run"
 VERSION = 2
 """The format's version; version 2 added revisions and a checksum."""
+SCORES_BEFORE: dict[CellType, float] = {"mk": 0.5, "hspc": 0.0}
+"""The least scores of runs whose identity names none: they kept what was more likely an MK than not."""
 TRIES = 200
 """Attempts to change a manifest. One fails when another process was first, or a cache of NFS is behind."""
 MOST_WAIT_S = 0.2
@@ -94,7 +95,7 @@ class Manifest:
     identity: Mapping[str, Any]
     dataset: str
     slides: tuple[SlideEntry, ...]
-    filter: Mapping[CellType, CellFilter]
+    filter: Mapping[CellType, CellRange]
     detectors: Mapping[CellType, str]
     versions: Mapping[str, str]
     model_hashes: Mapping[str, str]
@@ -135,15 +136,13 @@ class Manifest:
         known = some_of([slide.slide_id for slide in self.slides])
         raise InputError(f"the run has no slide '{slide_id}'", fix=f"its slides: {known}")
 
-    def stored(self, cell_type: CellType) -> AreaRange:
-        """The areas that are on disk: the filter can be any range within."""
-        return AreaRange(*self.identity[f"{cell_type}.stored_area_um2"])
+    def stored(self, cell_type: CellType) -> CellRange:
+        """What is on disk: the filter can be any range within."""
+        score = stored_scores_of(self.identity).get(cell_type, SCORES_BEFORE[cell_type])
+        low_um2, high_um2 = self.identity[f"{cell_type}.stored_area_um2"]
+        return CellRange(low_um2, high_um2, score)
 
-    def stored_score(self, cell_type: CellType) -> float:
-        """The least score that is on disk: the filter can ask for any from there on."""
-        return 0.0
-
-    def with_filter(self, views: Mapping[CellType, CellFilter]) -> Manifest:
+    def with_filter(self, views: Mapping[CellType, CellRange]) -> Manifest:
         return replace(self, filter={**self.filter, **views})
 
 
@@ -305,7 +304,8 @@ def _edited(data: Mapping[str, Any], manifest: Manifest) -> str | None:
     """What an edit by hand has made inconsistent, or None."""
     if data["config_hash"] != manifest.config_hash:
         return "its config_hash is not that of its settings"
-    if changed := differences(identity(manifest.config, manifest.model_hashes), manifest.identity):
+    scores = stored_scores_of(manifest.identity)
+    if changed := differences(identity(manifest.config, manifest.model_hashes, scores), manifest.identity):
         return f"its config is not that of its identity: {changed[0]}"
     if data["seed"] != manifest.config.run.seed:
         return f"its seed is {data['seed']} and that of its config {manifest.config.run.seed}"
@@ -314,8 +314,6 @@ def _edited(data: Mapping[str, Any], manifest: Manifest) -> str | None:
     for cell_type in CELL_TYPES:
         if not manifest.stored(cell_type).contains(manifest.filter[cell_type]):
             return f"the filter of {cell_type} reaches beyond what is stored"
-        if manifest.filter[cell_type].min_score < manifest.stored_score(cell_type):
-            return f"the filter of {cell_type} asks for lower scores than are stored"
     if data["checksum"] != checksum(data):
         return "its checksum is not that of its values"
     return None
@@ -325,13 +323,24 @@ def _damaged(how: str, where: Path) -> InputError:
     return InputError(f"is damaged ({how})", where=where, fix="restore it, or segment into a new directory")
 
 
+def _with_scores(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a manifest, with least scores in the filter and the config of a run made before these."""
+    whole = {"filter": dict(data["filter"]), "config": dict(data["config"])}
+    floors = {**SCORES_BEFORE, **stored_scores_of(data["identity"])}
+    for cell_type in CELL_TYPES:
+        for part in whole.values():
+            part[cell_type] = {"min_score": floors[cell_type], **part[cell_type]}
+    return {**data, **whole}
+
+
 def _from_dict(data: Mapping[str, Any]) -> Manifest:
+    data = _with_scores(data)
     manifest = Manifest(
         config=from_dict(data["config"]),
         identity=data["identity"],
         dataset=data["dataset"],
         slides=tuple(from_values(SlideEntry, s, f"slides[{i}]") for i, s in enumerate(data["slides"])),
-        filter={t: from_values(CellFilter, data["filter"][t], f"filter.{t}") for t in CELL_TYPES},
+        filter={t: from_values(CellRange, data["filter"][t], f"filter.{t}") for t in CELL_TYPES},
         detectors=data["detectors"],
         versions=data["versions"],
         model_hashes=data["model_hashes"],

@@ -33,12 +33,13 @@ CELL_FIELDS: tuple[pa.Field, ...] = (
     pa.field("contour_px", pa.list_(pa.field("item", pa.int32(), nullable=False)), nullable=False),
     pa.field("in_filter", pa.bool_(), nullable=False),
     pa.field("inside_mk_id", pa.string()),
+    pa.field("inside_mk_ids", pa.list_(pa.field("item", pa.string(), nullable=False))),
     pa.field("touches_tissue_edge", pa.bool_(), nullable=False),
     pa.field("detector", pa.string(), nullable=False),
     pa.field("detector_score", pa.float32(), nullable=False),
 )
 
-_PART_CELL_FIELDS = tuple(field for field in CELL_FIELDS if field.name != "in_filter")
+"""`inside_mk_ids` is not there in runs that store no weak MK: they were made before it."""
 
 CROP_FIELDS: tuple[pa.Field, ...] = (
     pa.field("cell_id", pa.string(), nullable=False),
@@ -75,20 +76,34 @@ PLAN = pa.schema(
 """One row per planned tile: its core box, the tissue in it, and its place in the sampling order."""
 
 
-def cells_schema(feature_names: list[str]) -> pa.Schema:
-    """The schema of `cells/<slide_id>.parquet` with these feature columns."""
-    return pa.schema([*CELL_FIELDS, *_feature_fields(feature_names)])
+def cells_schema(feature_names: list[str], *, has_weak_mk: bool = True) -> pa.Schema:
+    """The schema of `cells/<slide_id>.parquet` with these feature columns.
+
+    Args:
+        has_weak_mk: whether the run stores weak MK.
+    """
+    left_out = () if has_weak_mk else ("inside_mk_ids",)
+    fields = [field for field in CELL_FIELDS if field.name not in left_out]
+    return pa.schema([*fields, *_feature_fields(feature_names)])
 
 
-def part_schema(feature_names: list[str]) -> pa.Schema:
+def part_schema(feature_names: list[str], *, has_weak_mk: bool = True) -> pa.Schema:
     """The schema of a tile's part: its cells with their crops, without the view `in_filter`."""
     crops = [pa.field(f"crop_{field.name}", field.type, field.nullable) for field in CROP_FIELDS[1:]]
-    return pa.schema([*_PART_CELL_FIELDS, *crops, *_feature_fields(feature_names)])
+    found = found_schema([], has_weak_mk=has_weak_mk)
+    return pa.schema([*found, *crops, *_feature_fields(feature_names)])
 
 
-def found_schema(feature_names: list[str]) -> pa.Schema:
+def part_schema_of(cells: pa.Table) -> pa.Schema:
+    """The schema of the part that holds these cells, a table of `found_schema`."""
+    names = cells.column_names
+    return part_schema(feature_columns(names), has_weak_mk="inside_mk_ids" in names)
+
+
+def found_schema(feature_names: list[str], *, has_weak_mk: bool = True) -> pa.Schema:
     """`part_schema` without the crops."""
-    return pa.schema([*_PART_CELL_FIELDS, *_feature_fields(feature_names)])
+    cells = cells_schema(feature_names, has_weak_mk=has_weak_mk)
+    return cells.remove(cells.get_field_index("in_filter"))
 
 
 def feature_columns(names: list[str]) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from labelfiles import by_type, export, moved, old_id, truth_labels, write
-from mkhspc.config import AreaRange
+from mkhspc.config import CellRange
 from mkhspc.errors import InputError
 from mkhspc.learn.labels.convert import Conversion, convert, report_of
 from mkhspc.learn.training_file import read_training, write_training
@@ -227,7 +227,7 @@ def test_another_filter_moves_labels_outside_and_back(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", slide_ids=("FGC1",))
     path = write(tmp_path / "a.json", export(run.manifest, truth_labels(run)))
     before = converted(run, path)
-    narrow = run.manifest.with_filter({"mk": AreaRange(500.0, 2000.0)})
+    narrow = run.manifest.with_filter({"mk": CellRange(500.0, 2000.0, 0.02)})
     put_manifest(run.layout, narrow)
     after = converted(run, path)
     assert 0 < len(after.samples) < len(before.samples)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mkhspc.config import AreaRange, CellType
+from mkhspc.config import CellRange, CellType
 from mkhspc.detect.classical.masks import ByteImage, LabelImage, dilate, fits, label_boxes, tight
 from mkhspc.detect.classical.nuclei import MASK_REACH_UM, nuclear_mask
 from mkhspc.detect.classical.split import SPLIT_REACH_UM, find_seeds, power_labels
@@ -49,12 +49,12 @@ class ClassicalHspc:
     def seen_box(self, core: Box, needed: NeededCells, um_per_px: float) -> Box:
         return core.grown(um_to_px(self.halo_um(needed), um_per_px))
 
-    def detect(self, window: Window, area: AreaRange) -> list[Detection]:
+    def detect(self, window: Window, stored: CellRange) -> list[Detection]:
         """Nuclei of the window; see `Detector.detect`."""
-        return list(_detections(window, area))
+        return list(_detections(window, stored))
 
 
-def _detections(window: Window, area: AreaRange) -> Iterator[Detection]:
+def _detections(window: Window, stored: CellRange) -> Iterator[Detection]:
     haematoxylin, um_per_px = window.haematoxylin, window.um_per_px
     levels = window.calibration.levels
     mask = nuclear_mask(haematoxylin, levels, um_per_px)
@@ -65,7 +65,7 @@ def _detections(window: Window, area: AreaRange) -> Iterator[Detection]:
     labels = power_labels(zones, seeds, um_per_px)
     pixels, excess = _contents(labels, zones, haematoxylin, len(seeds.x))
     chromatin_um2 = area_um2(1.0, um_per_px) * excess / levels.nuclear_contrast
-    wanted = (chromatin_um2 >= MIN_CHROMATIN_UM2) & (area_um2(1.0, um_per_px) * pixels >= area.min_um2)
+    wanted = (chromatin_um2 >= MIN_CHROMATIN_UM2) & (area_um2(1.0, um_per_px) * pixels >= stored.min_um2)
     np.copyto(labels, 0, where=np.less(zones, IN_MASK, out=zones.view(np.bool_)))
     del zones
     boxes = label_boxes(labels, len(seeds.x)).tolist()
@@ -73,7 +73,7 @@ def _detections(window: Window, area: AreaRange) -> Iterator[Detection]:
         x0, y0, x1, y1 = boxes[index]
         whole = normalise_mask(labels[y0:y1, x0:x1] == index + 1)
         box, cell = tight(whole, window.box.x0 + x0, window.box.y0 + y0)
-        if fits(cell, area, um_per_px):
+        if fits(cell, stored, um_per_px):
             yield Detection(box, cell, _score(float(chromatin_um2[index])))
 
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mkhspc.config import AreaRange
+from mkhspc.config import CellRange
 from mkhspc.geometry import BoolMask, Box, area_um2, mask_length_px
 
 ByteImage = NDArray[np.uint8]
@@ -115,10 +115,10 @@ def tight(mask: BoolMask, x0_px: int, y0_px: int) -> tuple[Box, BoolMask]:
     return box, np.ascontiguousarray(mask[top:bottom, left:right])
 
 
-def fits(mask: BoolMask, area: AreaRange, um_per_px: float) -> bool:
+def fits(mask: BoolMask, stored: CellRange, um_per_px: float) -> bool:
     """Whether a tight mask has an area in the range and is no longer than the range allows."""
     size_um2 = area_um2(int(mask.sum()), um_per_px)
-    if not area.min_um2 <= size_um2 <= area.max_um2:
+    if not stored.min_um2 <= size_um2 <= stored.max_um2:
         return False
-    longest_px = area.max_length_um / um_per_px
+    longest_px = stored.max_length_um / um_per_px
     return float(np.hypot(*mask.shape)) <= longest_px or mask_length_px(mask) <= longest_px

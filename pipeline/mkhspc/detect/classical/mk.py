@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mkhspc.config import AreaRange, CellType
+from mkhspc.config import CellRange, CellType
 from mkhspc.detect.classical import outline
 from mkhspc.detect.classical.blocks import BlockGrid, side_px
 from mkhspc.detect.classical.evidence import SUREST, SURROUNDINGS_UM, Patch, gather
@@ -54,7 +54,8 @@ the same from all of them, while what merely has the colours of one falls into o
 START_RING_UM = 4.0
 """The radius in µm of the ring on which these starts lie."""
 HOPELESS = -4.0
-"""A cell whose log-odds from its centre are below this is not traced again from the ring."""
+"""A cell whose log-odds from its centre are not above this is judged by these alone: it is not traced again
+from the ring, and its score is at most 0.018."""
 
 LAYER_REACH_UM = 2 * LARGEST_LOBE_UM / 2 + THRESHOLD_REACH_UM + 2 * NUCLEAR_EDGE_UM + 6 * SMOOTHING_UM
 """How far around it a block of `Layers.body` depends on the stains, in µm."""
@@ -107,7 +108,7 @@ class ClassicalMk:
     def seen_box(self, core: Box, needed: NeededCells, um_per_px: float) -> Box:
         return core.grown(um_to_px(self.halo_um(needed), um_per_px))
 
-    def detect(self, window: Window, area: AreaRange) -> list[Detection]:
+    def detect(self, window: Window, stored: CellRange) -> list[Detection]:
         """Megakaryocytes of the window; see `Detector.detect`."""
         grid = BlockGrid.over(window.box, window.um_per_px, BLOCK_UM)
         if min(grid.shape) == 0:
@@ -116,10 +117,11 @@ class ClassicalMk:
         level = PLATEAU_LEVEL * window.calibration.levels.cytoplasm_eosin
         centres = find_summits(layers, plateaus(layers), level)
         centres, radii = trace_all(layers, centres)
-        found = _judged(layers, centres, radii, window.calibration.levels.cytoplasm_eosin)
+        judged = _judged(layers, centres, radii, window.calibration.levels.cytoplasm_eosin)
+        found = [candidate for candidate in judged if candidate.score >= stored.min_score]
         cells = [_detection(layers.grid, candidate) for candidate in _best_of_each_cell(layers.grid, found)]
         inside = [cell for cell in cells if cell.box.clipped(window.box) == cell.box]  # none is owned here
-        return [cell for cell in inside if fits(cell.mask, area, window.um_per_px)]
+        return [cell for cell in inside if fits(cell.mask, stored, window.um_per_px)]
 
 
 def block_count(window_px: int, um_per_px: float) -> int:
@@ -199,19 +201,17 @@ def log_odds_of(
 def _judged(
     layers: Layers, centres: outline.Points, radii: outline.Points, typical_eosin: float
 ) -> list[Candidate]:
-    """The outlines that are more likely an MK than not, over all starts."""
+    """The outlines with their scores: over all starts, or by the first alone where it is hopeless."""
     log_odds = log_odds_of(layers, centres, radii, typical_eosin)
     hopeful = log_odds > HOPELESS
-    centres, radii, log_odds = centres[hopeful], radii[hopeful], log_odds[hopeful]
-    starts = _starts_around(layers, centres).reshape(-1, 2)
+    starts = _starts_around(layers, centres[hopeful]).reshape(-1, 2)
     traced = outline.trace(layers.body, starts, layers.grid.um_per_block)
     again = log_odds_of(layers, starts, traced, typical_eosin).reshape(-1, STARTS)
-    mean = (log_odds + again.sum(axis=1)) / (1 + STARTS)
-    score = 1.0 / (1.0 + np.exp(-mean))
+    log_odds[hopeful] = (log_odds[hopeful] + again.sum(axis=1)) / (1 + STARTS)
+    score = 1.0 / (1.0 + np.exp(-log_odds))
     return [
         Candidate((x, y), own, one)
         for (x, y), own, one in zip(centres.tolist(), radii, score.tolist(), strict=True)
-        if one >= 0.5
     ]
 
 

@@ -12,6 +12,7 @@ from mkhspc.config.identity import (
     identity,
     option_differences,
     revision_differences,
+    stored_scores_of,
     weights_differences,
 )
 from mkhspc.errors import InputError
@@ -99,7 +100,8 @@ def _with_settings(manifest: Manifest, config: RunConfig) -> Manifest:
 
 def _refuse_other_settings(manifest: Manifest, config: RunConfig, settings: RunSettings, where: Path) -> None:
     """Raises `InputError` that names the settings in which the run differs from what is asked."""
-    clauses, fix = option_differences(identity(config, {}), manifest.identity), OTHER_OPTIONS
+    asked = identity(config, {}, stored_scores_of(manifest.identity))
+    clauses, fix = option_differences(asked, manifest.identity), OTHER_OPTIONS
     clauses += _score_differences(manifest.config, config)
     if not clauses:  # only then a look at the weights, which need not be here
         hashes = manifest.identity[MODEL_HASHES], settings.model_hashes

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from mkhspc.config import CELL_TYPES, RunConfig
+from dataclasses import replace
+
+from mkhspc.config import CELL_TYPES, CellRange, CellType, RunConfig
 from mkhspc.run.opening.settings import RunSettings
 from mkhspc.run.opening.versions import changed_versions
 from mkhspc.store.manifest import Manifest
@@ -56,9 +58,16 @@ def _other_filters(manifest: Manifest, config: RunConfig) -> list[str]:
     """Filters that the command names and `mkhspc refilter` has changed since."""
     return [
         f"the filter of {t.upper()} is {now} since `mkhspc refilter`, not {asked}"
-        for t, now, asked in ((t, manifest.filter[t], config.cells(t).filter) for t in CELL_TYPES)
+        for t, now, asked in ((t, manifest.filter[t], _asked(manifest, config, t)) for t in CELL_TYPES)
         if asked != now
     ]
+
+
+def _asked(manifest: Manifest, config: RunConfig, cell_type: CellType) -> CellRange:
+    """The filter that a command asks for; a score that it does not name is the one in force."""
+    asked = config.cells(cell_type).filter
+    named = f"{cell_type}.min_score" in config.given
+    return asked if named else replace(asked, min_score=manifest.filter[cell_type].min_score)
 
 
 def _unknown_in_groups(manifest: Manifest, config: RunConfig) -> list[str]:

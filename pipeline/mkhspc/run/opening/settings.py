@@ -59,7 +59,7 @@ class RunSettings:
         revision. Errors as for `models`.
         """
         names = {t: self.config.cells(t).detector for t in CELL_TYPES}
-        stored = {t: self.config.cells(t).stored for t in CELL_TYPES}
+        stored = {t: self.config.stored(t) for t in CELL_TYPES}
         detectors = build_detectors(names, stored, self.models, NoModels())
         return {
             **{t: f"{detector.name}-{detector.revision}" for t, detector in detectors.items()},

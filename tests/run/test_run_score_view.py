@@ -45,6 +45,12 @@ def shown(root: Path) -> list[str]:
     return ids
 
 
+def tables_but_cells(root: Path) -> dict[Path, bytes]:
+    """The bytes of all tables but those of cells, whose column `in_filter` follows the filter."""
+    paths = [path for path in root.rglob("*.parquet") if path.parent.name != "cells"]
+    return {path.relative_to(root): path.read_bytes() for path in paths}
+
+
 def test_mk_are_stored_down_to_the_floor_and_shown_from_the_least_score_on(run: Path) -> None:
     scores = table(run)["detector_score"].to_pylist()
     assert FLOOR <= min(scores) < 0.02 < 0.5 < max(scores)
@@ -56,7 +62,7 @@ def test_mk_are_stored_down_to_the_floor_and_shown_from_the_least_score_on(run: 
 
 
 def test_refilter_moves_the_least_score_and_touches_nothing_else(run: Path) -> None:
-    before = {p.relative_to(run): p.read_bytes() for p in run.rglob("*.parquet") if p.parent.name != "cells"}
+    before = tables_but_cells(run)
     at_start, ids = shown(run), table(run)["cell_id"].to_pylist()
     assert run_command(["refilter", str(run), "--mk-min-score", "0.5"]) == 0
     strict = shown(run)
@@ -65,9 +71,7 @@ def test_refilter_moves_the_least_score_and_touches_nothing_else(run: Path) -> N
     assert run_command(["refilter", str(run), "--mk-min-score", str(FLOOR)]) == 0
     assert set(at_start) < set(shown(run))
     assert table(run)["cell_id"].to_pylist() == ids
-    assert {
-        p.relative_to(run): p.read_bytes() for p in run.rglob("*.parquet") if p.parent.name != "cells"
-    } == before
+    assert tables_but_cells(run) == before
 
 
 def test_the_least_score_of_hspc_is_a_view_too(run: Path) -> None:
@@ -136,7 +140,8 @@ def test_the_least_score_is_no_part_of_the_identity(
 
 def test_a_config_file_names_the_least_score(tiny_slide: Path, tmp_path: Path) -> None:
     (tmp_path / "study.toml").write_text(
-        f'[run]\nslides = ["{tiny_slide}"]\noutput_dir = "run"\n[mk]\nmin_score = 0.25\n[hspc]\nmin_score = 0.6\n'
+        f'[run]\nslides = ["{tiny_slide}"]\noutput_dir = "run"\n'
+        "[mk]\nmin_score = 0.25\n[hspc]\nmin_score = 0.6\n"
     )
     assert mkhspc("segment", "--config", tmp_path / "study.toml").returncode == 0
     written = json.loads((tmp_path / "run" / "manifest.json").read_text())

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from mkhspc import config
+from mkhspc.budget.forecast import machine_for
 from mkhspc.config import CellRange, RunConfig, load_config
+from mkhspc.config.limits import Limit
 from mkhspc.errors import InputError, MkhspcError, UsageError
 
 STUDY = """
@@ -226,3 +228,17 @@ def test_the_stored_range_reaches_beyond_the_filter() -> None:
 def test_every_error_is_one_of_the_family() -> None:
     assert issubclass(UsageError, MkhspcError)
     assert UsageError("x").exit_code == 2
+
+
+@pytest.mark.parametrize("value", ["0.5", True, None])
+def test_a_limit_refuses_what_is_not_a_number(value: object) -> None:
+    with pytest.raises(UsageError) as refused:
+        Limit(least=0.0, most=1.0).check("--min-match", value)
+    assert str(refused.value) == f"--min-match is {value!r}; it must be a number, 0 to 1"
+
+
+def test_the_options_of_another_machine_have_the_limits_of_settings() -> None:
+    with pytest.raises(UsageError, match=r"^--gpu-memory-gb is -1; it must be above 0 GB$"):
+        machine_for(gpu_memory_gb=-1)
+    with pytest.raises(UsageError, match=r"^--cores is 0; it must be at least 1$"):
+        machine_for(cores=0)

@@ -17,6 +17,7 @@ from functools import cache
 import numpy as np
 import pytest
 
+from localmodels import LocalModels
 from mkhspc.config import RunConfig
 from mkhspc.detect.cellpose import CellposeHspc
 from mkhspc.detect.classical import ClassicalHspc, ClassicalMk
@@ -24,7 +25,6 @@ from mkhspc.detect.contract import Detection, Detector, Window
 from mkhspc.detect.refine import RefinedBySam2
 from mkhspc.detect.sam2 import Sam2Mk, prompts
 from mkhspc.geometry import Box
-from mkhspc.models.service import LocalModels
 from modeldoubles import DarkPieces, DiscsAtPrompts
 from stained import EOSIN_OD, NUCLEUS_OD, Field
 

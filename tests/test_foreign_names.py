@@ -1,6 +1,6 @@
 """A lab's own scripts beside the data, and its own packages, are never taken for parts of this program.
 
-Every kind of process (a command, its workers, the owner of a model, a job of a cluster, a command that
+Every kind of process (a command, its workers, a model server, a job of a cluster, a command that
 was printed) is started in a folder with a `mkhspc.py`, a `pipeline.py` and a `socket.py`, with another
 `pipeline` on PYTHONPATH.
 """
@@ -73,7 +73,7 @@ def test_commands_and_their_workers_import_no_foreign_module(
 
 
 @pytest.mark.slow
-def test_the_owner_of_a_model_imports_no_foreign_module(lab: Path, tiny_slide: Path) -> None:
+def test_a_model_server_imports_no_foreign_module(lab: Path, tiny_slide: Path) -> None:
     need("efficientnet_lite_pytorch")
     done = run(
         [*SCRIPT, *segment(tiny_slide, "--embedder", "efficientnet-lite0", "--device", "cpu", "--json")], lab

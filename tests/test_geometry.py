@@ -12,6 +12,7 @@ from shapely.geometry import Polygon
 
 from mkhspc import geometry
 from mkhspc.geometry import Box
+from polygons import polygon_area_px
 
 masks = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=14)).filter(np.any)
 offsets = st.integers(-(10**6), 10**6)
@@ -52,7 +53,7 @@ def test_a_contour_is_a_simple_polygon_of_the_masks_area(mask: np.ndarray, x0: i
     assert contour.dtype == np.int32
     assert Polygon(contour).is_valid
     assert Polygon(contour - (x0, y0)).area == cell.sum()
-    assert geometry.polygon_area_px(contour - (x0, y0)) == cell.sum()
+    assert polygon_area_px(contour - (x0, y0)) == cell.sum()
 
 
 @given(masks, offsets, offsets)

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 BoolMask = NDArray[np.bool_]
 IntArray = NDArray[np.int32]
+RgbImage = NDArray[np.uint8]
+"""Pixels of shape (height, width, 3), uint8, RGB."""
 
 
 @dataclass(frozen=True, order=True)
@@ -181,12 +183,6 @@ def contour_to_mask(contour: NDArray[np.integer[Any]], box: Box) -> BoolMask:
     np.add.at(flips, (high, x), -1)
     inside: BoolMask = flips.cumsum(axis=0).cumsum(axis=1)[:-1, :-1] % 2 == 1
     return inside
-
-
-def polygon_area_px(contour: NDArray[np.integer[Any]]) -> float:
-    """Shoelace area of an (n, 2) polygon, in pixels."""
-    x, y = contour[:, 0].astype(np.float64), contour[:, 1].astype(np.float64)
-    return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2.0
 
 
 def mask_centroid(mask: BoolMask) -> tuple[float, float]:

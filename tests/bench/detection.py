@@ -29,7 +29,7 @@ from marrow import MkMark, centroids, expert_dots, match_points, mk_by_eye, of_t
 from mkhspc.config import CELL_TYPES, CellType, RunConfig
 from mkhspc.detect.classical import ClassicalHspc, ClassicalMk
 from mkhspc.detect.contract import Detection, Window
-from mkhspc.geometry import Box, mask_to_contour
+from mkhspc.geometry import Box, RgbImage, mask_to_contour
 from mkhspc.simulate.truth import Outlines
 from mkhspc.slide.czi.slide import CziSlide
 from mkhspc.slide.stains import calibrate
@@ -38,7 +38,6 @@ from mkhspc.store.layout import RunLayout
 from processes import mkhspc
 
 Row = dict[str, object]
-RgbImage = NDArray[np.uint8]
 Found = dict[CellType, list[Detection]]
 T = TypeVar("T")
 

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from conecells import cones, one_thread, save_cone_finder, small_backbone
+from localmodels import LocalModels
 from mkhspc.models.cellpose import BLOCK_PX, CellposeLoader
-from mkhspc.models.service import LocalModels, Message, array_of
+from mkhspc.models.service import Message, array_of
 from mkhspc.models.weights.cache import WeightFile
 
 Row = dict[str, object]

@@ -1,4 +1,4 @@
-"""Embedders: crops in batches against one crop at a time, and what workers hold beside their owner."""
+"""Embedders: crops in batches against one crop at a time, and what workers hold beside their model server."""
 
 from __future__ import annotations
 
@@ -136,15 +136,15 @@ class _Watched:
     """What was seen of a run's processes while it ran.
 
     Attributes:
-        owner_pids: those that had torch in their memory, the short question for GPUs left out.
+        server_pids: those that had torch in their memory, the short question for GPUs left out.
         peak_bytes: the highest sum of the others' memory, pages that several share counted once (PSS), and of
             the messages under way.
-        owner_bytes: of the owner at its highest.
+        server_bytes: of the model server at its highest.
     """
 
-    owner_pids: set[int] = field(default_factory=set)
+    server_pids: set[int] = field(default_factory=set)
     peak_bytes: int = 0
-    owner_bytes: int = 0
+    server_bytes: int = 0
 
 
 def _memory(scratch: Path) -> list[Row]:
@@ -155,18 +155,18 @@ def _memory(scratch: Path) -> list[Row]:
     return [
         _beside(f"{WORKERS} workers", "EfficientNet-Lite0", TILE_PX, without, with_model),
         {
-            "name": "processes that map torch beside the one owner",
-            "value": len(with_model.owner_pids) - 1,
+            "name": "processes that map torch beside the one model server",
+            "value": len(with_model.server_pids) - 1,
             "unit": "",
             "baseline": f"a copy in each of {WORKERS} workers",
             "target": "0",
-            "ok": len(with_model.owner_pids) == 1,
+            "ok": len(with_model.server_pids) == 1,
         },
     ]
 
 
 def _memory_with_cellpose(scratch: Path) -> Row:
-    """Of HSPC by Cellpose with a narrow backbone: the owner is small, and the messages are of full size."""
+    """Of HSPC by Cellpose with a narrow backbone: a small model server, and messages of full size."""
     slide, weights = scratch / "DEMO_MEMORY" / "DEMO_MEMORY.czi", scratch / "cones"
     save_cone_finder(weights)
     tiles = ("--tile-size", TILE_PX, "--num-workers", WORKERS)
@@ -204,12 +204,12 @@ def _beside(
 ) -> Row:
     ratio = with_model.peak_bytes / without.peak_bytes
     return {
-        "name": f"memory of a run with {workers} beside the owner of {model}, "
+        "name": f"memory of a run with {workers} beside the model server of {model}, "
         f"over the run without a model, tiles of {tile_px} px",
         "value": ratio,
         "unit": "x",
         "baseline": f"{without.peak_bytes / 1e6:.0f} MB for {workers} and the parent; "
-        f"the owner takes {with_model.owner_bytes / 1e6:.0f} MB more",
+        f"the model server takes {with_model.server_bytes / 1e6:.0f} MB more",
         "target": f"<= {target:g}",
         "ok": ratio <= target,
     }
@@ -239,14 +239,14 @@ def _watch(
 def _sample(pid: int, seen: _Watched) -> None:
     """Until the process has ended."""
     while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        owners_bytes = others_bytes = 0
+        servers_bytes = others_bytes = 0
         messages_bytes: dict[int, int] = {}
         root = psutil.Process(pid)
         for process in (root, *root.children(recursive=True)):
             try:
                 has_torch = "libtorch" in Path(f"/proc/{process.pid}/maps").read_text()
                 asks_for_gpus = "mkhspc.models.device" in process.cmdline()
-                # Of an owner the plain figure does: to share its pages out takes the time of a processor.
+                # Of a model server the plain figure does: to share its pages out takes time.
                 held_bytes = process.memory_info().rss if has_torch else process.memory_full_info().pss
                 messages_bytes |= _messages_bytes(process.pid)
             except (psutil.NoSuchProcess, psutil.AccessDenied, FileNotFoundError, ProcessLookupError):
@@ -254,13 +254,13 @@ def _sample(pid: int, seen: _Watched) -> None:
             if asks_for_gpus:
                 continue
             if has_torch:
-                seen.owner_pids.add(process.pid)
-            if process.pid in seen.owner_pids:
-                owners_bytes += held_bytes
+                seen.server_pids.add(process.pid)
+            if process.pid in seen.server_pids:
+                servers_bytes += held_bytes
             else:
                 others_bytes += held_bytes
         seen.peak_bytes = max(seen.peak_bytes, others_bytes + sum(messages_bytes.values()))
-        seen.owner_bytes = max(seen.owner_bytes, owners_bytes)
+        seen.server_bytes = max(seen.server_bytes, servers_bytes)
         time.sleep(SAMPLE_S)
 
 

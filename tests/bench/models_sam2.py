@@ -18,6 +18,7 @@ from sam2.sam2_image_predictor import SAM2ImagePredictor
 from sam2_scenes import STORED, large_scene, middle_square, random_weights
 from sam2_sides import official
 
+from localmodels import LocalModels
 from mkhspc.config import RunConfig
 from mkhspc.detect.classical import ClassicalHspc
 from mkhspc.detect.contract import Detection, Window
@@ -27,7 +28,7 @@ from mkhspc.measure import embed_sam2
 from mkhspc.measure.crops import crop_box, cut_crop
 from mkhspc.models.sam2 import Sam2
 from mkhspc.models.sam2_loader import Sam2Loader
-from mkhspc.models.service import LocalModels, array_of
+from mkhspc.models.service import array_of
 
 Row = dict[str, object]
 Predicted = Callable[[int], tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]

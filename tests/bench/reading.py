@@ -69,7 +69,7 @@ def _speed(path: Path) -> list[Row]:
     def ours(threads: int) -> Callable[[], None]:
         def read() -> None:
             with WindowStream(
-                path, um_per_px, order.windows, room_bytes=CACHE_BYTES, threads=threads
+                CziSlide.open(path, um_per_px), order.windows, room_bytes=CACHE_BYTES, threads=threads
             ) as stream:
                 while (step := stream.next_window()) is not None:
                     box = order.windows[step].box
@@ -135,7 +135,7 @@ def _decoded_twice(path: Path, side: int) -> Row:
     room = room_bytes(memory_limit().limit_bytes)
     with CziSlide.open(path) as slide:
         order = order_windows(mosaics_of(slide, windows), windows, room)
-    with WindowStream(path, UM_PER_PX, order.windows, room_bytes=room, threads=2) as stream:
+    with WindowStream(CziSlide.open(path, UM_PER_PX), order.windows, room_bytes=room, threads=2) as stream:
         while (step := stream.next_window()) is not None:
             box = order.windows[step].box
             stream.read_into(np.empty((box.height, box.width, 3), np.uint8))

@@ -15,13 +15,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from localmodels import LocalModels
 from mkhspc.config import RunConfig
 from mkhspc.detect.contract import Window
 from mkhspc.detect.sam2 import Sam2Mk
 from mkhspc.errors import MkhspcError
 from mkhspc.models.sam2 import Sam2
 from mkhspc.models.sam2_loader import Sam2Loader
-from mkhspc.models.service import LocalModels, Message, array_of
+from mkhspc.models.service import Message, array_of
 
 STORED = RunConfig().stored("mk")
 CELL_RADIUS_PX = 9.0

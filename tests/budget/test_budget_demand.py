@@ -91,8 +91,8 @@ def test_what_finding_cells_takes_is_planned_with(
     assert demand.worker_bytes - WORKER_BYTES - RGB_BYTES_PER_PX * window_px >= 0.95 * needed_bytes
 
 
-def test_messages_to_the_owner_of_a_model_are_planned_with() -> None:
-    alone, owned = DEMAND, replace(DEMAND, owner_bytes=1)
+def test_messages_to_a_model_server_are_planned_with() -> None:
+    alone, owned = DEMAND, replace(DEMAND, server_bytes=1)
     more = layout_of(owned, 3, limit(64)).peak_bytes - layout_of(alone, 3, limit(64)).peak_bytes
     assert more == 3 * MESSAGE_BYTES + 1
 

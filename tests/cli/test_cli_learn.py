@@ -108,7 +108,15 @@ def test_labels_that_mean_nothing_end_at_the_gate(tmp_path: Path, mkhspc: Journe
     assert code == 0
     assert f"mkhspc: {mk} misses the gate of `mkhspc validate`: accuracy is 0." in err
 
-    code, out, err = mkhspc("report", "--run", run.layout.root, "--out", tmp_path / "results", "--json")
+    scored = err.splitlines()
+    words = ("report", "--run", run.layout.root, "--out", tmp_path / "results")
+    code, _, err = mkhspc(*words, "--mk-classifier", mk)
+    assert code == 0
+    assert [line for line in err.splitlines() if line.startswith("mkhspc: ")] == [
+        line for line in scored if line.startswith("mkhspc: ")
+    ], "each concern once"
+
+    code, out, err = mkhspc(*words, "--json")
     (classifier,) = json.loads(out)["classifiers"]
     name = f"The MK classifier {classifier['classifier_id']}"
     assert code == 0

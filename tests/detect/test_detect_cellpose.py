@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from conftest import need
+from localmodels import LocalModels
 from mkhspc.config import CellRange
 from mkhspc.detect import cellpose
 from mkhspc.detect.cellpose import CORE_START_PX, FIELD_PX, STEP_PX, UM_PER_NATIVE_PX, CellposeHspc
@@ -18,7 +19,7 @@ from mkhspc.detect.contract import Detection, NeededCells, Window
 from mkhspc.errors import MkhspcError, UsageError
 from mkhspc.geometry import Box
 from mkhspc.models.cellpose import CellposeLoader
-from mkhspc.models.service import LocalModels, Message, Model
+from mkhspc.models.service import Message, Model
 from mkhspc.models.weights.cache import WeightFile
 from stained import CALIBRATION
 

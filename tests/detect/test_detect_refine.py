@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from localmodels import LocalModels
 from mkhspc.config import CellRange, CellType
 from mkhspc.detect.contract import Detection, NeededCells, Window
 from mkhspc.detect.refine import SQUARE_MARGIN_UM, SQUARE_UM, RefinedBySam2
 from mkhspc.errors import MkhspcError
 from mkhspc.geometry import Box, mask_centroid, um_to_px
-from mkhspc.models.service import LocalModels, Message
+from mkhspc.models.service import Message
 from stained import CALIBRATION
 
 AREA = CellRange(5.0, 300.0)

@@ -20,6 +20,7 @@ from hypothesis import given, settings, strategies as st
 from scipy import ndimage
 
 from conftest import need
+from localmodels import LocalModels
 from mkhspc.config import CellRange, RunConfig
 from mkhspc.detect import contract, sam2
 from mkhspc.detect.classical import ClassicalHspc, ClassicalMk, blocks
@@ -34,7 +35,7 @@ from mkhspc.errors import MkhspcError
 from mkhspc.geometry import Box, mask_centroid, normalise_mask, um_to_px
 from mkhspc.measure.analysis import TileAnalysis
 from mkhspc.models.sam2_masks import REASONS, Gate, SmallMask, cropped, one_of_each_cell
-from mkhspc.models.service import LocalModels, Message, array_of
+from mkhspc.models.service import Message, array_of
 from mkhspc.run.tile_cells import TileSearch, detect, measure, with_crops
 from mkhspc.simulate import SlideSpec, write_demo_slides
 from mkhspc.slide.czi.slide import CziSlide

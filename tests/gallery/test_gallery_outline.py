@@ -7,7 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from mkhspc.gallery.outline import UNITS_PER_PX, outline_path
-from mkhspc.geometry import mask_to_contour, normalise_mask, polygon_area_px
+from mkhspc.geometry import mask_to_contour, normalise_mask
+from polygons import polygon_area_px
 
 
 def drawn(path: str) -> NDArray[np.float64]:

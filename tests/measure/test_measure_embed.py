@@ -10,13 +10,14 @@ import pytest
 from numpy.typing import NDArray
 
 from blobs import CALIBRATION, blob
+from localmodels import LocalModels
 from mkhspc.detect.contract import Detection, Window
 from mkhspc.errors import IncompleteError, MkhspcError
 from mkhspc.geometry import Box
 from mkhspc.measure.crops import CROP_SIZE_UM
 from mkhspc.measure.embed import MAX_ASKED, column_names, embed, masked_crops
 from mkhspc.models.embedders import ARCHITECTURES, INPUT_SIDE_PX
-from mkhspc.models.service import LocalModels, Message
+from mkhspc.models.service import Message
 
 EMBEDDER = "efficientnet-lite0"
 SIZE = ARCHITECTURES[EMBEDDER].size

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from blobs import CALIBRATION, blob
+from localmodels import LocalModels
 from mkhspc.detect.contract import Detection, Window
 from mkhspc.detect.sam2 import EmbeddedDetection
 from mkhspc.detect.window_grid import WindowGrid
@@ -17,7 +18,7 @@ from mkhspc.errors import IncompleteError
 from mkhspc.geometry import Box, um_to_px
 from mkhspc.measure import deep
 from mkhspc.measure.embed_sam2 import SIZE, column_names, embed, reach_um
-from mkhspc.models.service import LocalModels, Message
+from mkhspc.models.service import Message
 
 UM_PER_PX = 0.5
 LONGEST_UM = 40.0

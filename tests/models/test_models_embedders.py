@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from blobs import CALIBRATION, blob
 from conftest import need
+from localmodels import LocalModels
 from mkhspc.detect.contract import Detection, Window
 from mkhspc.errors import IncompleteError, InputError, UsageError
 from mkhspc.geometry import Box
 from mkhspc.measure.embed import embed
 from mkhspc.models.device import Batch, DeviceMemoryError
 from mkhspc.models.embedders import ARCHITECTURES, INPUT_SIDE_PX, Embedder, EmbedderLoader
-from mkhspc.models.service import LocalModels
 from mkhspc.models.weights.cache import WeightFile
 
 torch = need("torch")

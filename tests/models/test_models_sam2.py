@@ -18,6 +18,7 @@ from scipy import ndimage
 
 from blobs import CALIBRATION
 from conftest import need
+from localmodels import LocalModels
 from mkhspc.detect.contract import Detection, Window
 from mkhspc.detect.mask_logits import masks_of
 from mkhspc.errors import InputError, MkhspcError
@@ -28,7 +29,6 @@ from mkhspc.models.device import Batch, DeviceMemoryError
 from mkhspc.models.sam2 import Embedding, Sam2
 from mkhspc.models.sam2_loader import Sam2Loader, read_tensors, variant_of
 from mkhspc.models.sam2_masks import REASONS, Gate, SmallMask, coverage, is_same_cell, one_of_each_cell
-from mkhspc.models.service import LocalModels
 
 torch = need("torch")
 need("sam2")

@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from listsource import ListSource
+from localmodels import LocalModels
 from mkhspc.errors import InputError, MkhspcError
 from mkhspc.models.device import DeviceMemoryError
 from mkhspc.models.server.message import ArrayHeader, MessageHeader, MessageMemory, Request
 from mkhspc.models.server.reports import read_states
 from mkhspc.models.server.supervisor import ModelServers
-from mkhspc.models.service import LocalModels, Message
+from mkhspc.models.service import Message
 from mkhspc.pool.pool import Pool
-from mkhspc.pool.tasks import ListSource
 from mkhspc.process.signals import StopFlag
 from serverdoubles import Asking, Doing, Loading, ask, ask_together, message, wait_for
 

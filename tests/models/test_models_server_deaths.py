@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from conftest import need
+from listsource import ListSource
 from mkhspc.errors import HopelessError, InputError, MkhspcError, UsageError
 from mkhspc.models.device import FREE_MEMORY, INSTALL, LOOK_AT_GPU, DeviceMemoryError
 from mkhspc.models.server.reports import ServerLostError
 from mkhspc.models.server.supervisor import RESTARTS, ModelServers
 from mkhspc.models.service import Message
 from mkhspc.pool.pool import Pool
-from mkhspc.pool.tasks import ListSource
 from mkhspc.process.signals import StopFlag
 from serverdoubles import WAIT_S, Asking, Loading, ask, ask_together
 

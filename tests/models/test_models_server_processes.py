@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from conftest import need
+from listsource import ListSource
 from mkhspc.models.server.reports import ServerLostError
 from mkhspc.models.server.supervisor import CLOSE_S, ModelServers
 from mkhspc.pool.pool import Pool
-from mkhspc.pool.tasks import ListSource
 from mkhspc.process.signals import StopFlag
 from serverdoubles import WAIT_S, Asking, Loading, is_stopped, wait_for
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from mkhspc.errors import InputError
-from mkhspc.geometry import Box
-from mkhspc.pool.contract import ClaimResult, Pixels
+from mkhspc.geometry import Box, RgbImage
+from mkhspc.pool.contract import ClaimResult
 from mkhspc.pool.feed import NO_SLOT, TileTask, WindowFeed
 from mkhspc.pool.slots import Slots
 from mkhspc.pool.tasks import Outcome
@@ -62,7 +62,7 @@ class PlainReader:
         self._index = next(self._wanted, -1)
         return None if self._index < 0 else self._index
 
-    def read_into(self, picture: Pixels) -> None:
+    def read_into(self, picture: RgbImage) -> None:
         tile_id = self._slide.tile_ids[self._index]
         if tile_id in self._slide.damaged:
             raise self._slide.damaged[tile_id]

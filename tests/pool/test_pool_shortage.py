@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from listsource import ListSource
 from mkhspc.pool.guard import MemoryGuard
 from mkhspc.pool.pool import Pool
-from mkhspc.pool.tasks import ListSource, Outcome
+from mkhspc.pool.tasks import Outcome
 from mkhspc.process.limits import MemoryLimit
 from mkhspc.process.memory import tree_rss_bytes
 from mkhspc.process.signals import StopFlag

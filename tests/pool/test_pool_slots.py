@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from listsource import ListSource
 from mkhspc.pool.pool import Pool
 from mkhspc.pool.slots import Slots, SlotsHandle
-from mkhspc.pool.tasks import ListSource
 from mkhspc.process.signals import StopFlag
 
 

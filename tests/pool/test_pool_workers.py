@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from listsource import ListSource
 from mkhspc.errors import InputError, InterruptedRunError
 from mkhspc.pool.pool import Pool
-from mkhspc.pool.tasks import ListSource
 from mkhspc.process.signals import StopFlag, interruptible
 
 

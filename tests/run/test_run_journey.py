@@ -90,8 +90,8 @@ def test_a_run_holds_what_the_contract_says(whole: Path, small_slides: Slides) -
 
 
 def test_areas_contours_and_ids_agree_with_one_another(whole: Path) -> None:
-    from mkhspc.geometry import polygon_area_px
     from mkhspc.store.schema import parse_cell_id
+    from polygons import polygon_area_px
 
     for row in table(whole).to_pylist():
         contour = pa.array(row["contour_px"]).to_numpy().reshape(-1, 2)

@@ -1,4 +1,4 @@
-"""Opening a run again: what a later command may change, and what it is told."""
+"""Opening a run again: what a later command may change, and what it says of that."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mkhspc.run.opening.pending import pending_run
 from mkhspc.slide.tiles import load_tile_plan
 from mkhspc.store import manifest as manifests
 from processes import mkhspc
-from runs import committed, put_manifest
+from runs import committed, files_of, put_manifest
 
 Study = Callable[..., RunConfig]
 
@@ -34,7 +34,7 @@ def study(tiny_slide: Path, tmp_path: Path) -> Study:
     return config
 
 
-def told(config: RunConfig) -> list[str]:
+def lines_of(config: RunConfig) -> list[str]:
     """What a command says of a run that is not what it asked for; of a new one, what was chosen, too."""
     with pending_run(config) as pending:
         pending.commit()
@@ -42,13 +42,13 @@ def told(config: RunConfig) -> list[str]:
 
 
 def surprises(config: RunConfig) -> list[str]:
-    return [line for line in told(config) if " by the detector '" not in line]
+    return [line for line in lines_of(config) if " by the detector '" not in line]
 
 
 def test_which_detectors_were_chosen_and_why_is_known_when_a_run_begins(study: Study) -> None:
-    (line,) = told(study(hspc__detector="classical"))
+    (line,) = lines_of(study(hspc__detector="classical"))
     assert line.startswith("MK by the detector 'classical': no weights of sam2 are here")
-    assert told(study()) == []
+    assert lines_of(study()) == []
 
 
 def test_commands_print_which_detectors_were_chosen_and_why(tiny_slide: Path, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_setting_given_as_its_default_is_given(study: Study) -> None:
         ({}, {"run__scenes": (0,)}, "all scenes"),
     ],
 )
-def test_a_command_that_asks_for_less_than_the_run_is_told_so(
+def test_a_command_that_asks_for_less_than_the_run_says_so(
     study: Study, first: dict[str, object], later: dict[str, object], words: str
 ) -> None:
     assert surprises(study(**first)) == []
@@ -128,7 +128,7 @@ def test_a_command_that_asks_for_less_than_the_run_is_told_so(
     assert "\n" not in line
 
 
-def test_a_command_that_asks_for_more_is_told_nothing(study: Study) -> None:
+def test_a_command_that_asks_for_more_says_nothing(study: Study) -> None:
     assert surprises(study(run__sample_fraction=0.1, run__scenes=(0,))) == []
     assert surprises(study()) == []
 
@@ -145,7 +145,7 @@ def test_a_run_of_before_imagecodecs_gives_no_notice(study: Study) -> None:
         assert pending.notices() == []
 
 
-def test_other_versions_than_the_run_began_with_are_told(study: Study) -> None:
+def test_other_versions_than_the_run_began_with_are_lines_of(study: Study) -> None:
     layout, manifest, _ = committed(study())
     old = {**manifest.versions, "numpy": "0.1", "pillow": "0.2"}
     put_manifest(layout, replace(manifest, versions=old))
@@ -162,7 +162,7 @@ def test_other_versions_than_the_run_began_with_are_told(study: Study) -> None:
         ("TINY", None),
     ],
 )
-def test_groups_of_a_slide_that_the_run_has_not_are_told(
+def test_groups_of_a_slide_that_the_run_has_not_are_named(
     study: Study, groups: str, words: str | None
 ) -> None:
     expected = [] if words is None else [words]
@@ -209,6 +209,17 @@ def test_a_commit_keeps_what_another_process_asked_for_meanwhile(study: Study) -
         manifest = pending.commit()
     assert (manifest.config.gallery.title, manifest.config.slurm.partition) == ("ours", "theirs")
     assert manifests.read(pending.layout) == manifest
+
+
+def test_a_commit_of_a_run_that_names_an_unfit_classifier_meanwhile_is_refused(
+    study: Study, tmp_path: Path
+) -> None:
+    with pending_run(study(run__sample_fraction=0.1)) as pending:
+        layout, _, _ = committed(study('[mk]\nclassifier = "gone.skops"', run__sample_fraction=0.05))
+        before = files_of(layout.root)
+        with pytest.raises(InputError, match=r"gone\.skops"):
+            pending.commit()
+    assert files_of(layout.root) == before
 
 
 def test_a_commit_is_refused_when_another_process_created_another_run_meanwhile(study: Study) -> None:

@@ -39,7 +39,7 @@ demands = st.builds(
     window_px=st.integers(10**4, 4 * 10**7),
     held_bytes=st.integers(0, 10**9),
     block_bytes=st.integers(10**5, 10**8),
-    owner_bytes=st.integers(0, 10**9),
+    server_bytes=st.integers(0, 10**9),
 )
 
 
@@ -65,8 +65,8 @@ def test_a_plan_is_refused_where_segment_is(
         with pytest.raises(UsageError):
             _workers(config, demand, demand, Machine(cores, limit))
         return
-    small = demand.measured(demand.worker_bytes // 4, demand.owner_bytes)
-    large = demand.measured(4 * demand.worker_bytes, demand.owner_bytes)
+    small = demand.measured(demand.worker_bytes // 4, demand.server_bytes)
+    large = demand.measured(4 * demand.worker_bytes, demand.server_bytes)
     fewer, more = (_workers(config, demand, found, Machine(cores, limit)) for found in (large, small))
     if asked == "auto":
         assert 1 <= fewer <= begun_with <= more <= cores

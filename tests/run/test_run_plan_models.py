@@ -20,7 +20,7 @@ from processes import mkhspc
 from runs import committed
 
 PACKAGED = "efficientnet-lite0"
-OWNER_BYTES = 650_000_000
+SERVER_BYTES = 650_000_000
 """What the catalogue's estimate says of it."""
 
 
@@ -33,22 +33,22 @@ def planned(slide: Path, *more: object) -> dict[str, Any]:
 
 @pytest.mark.models
 @pytest.mark.slow
-def test_a_plan_counts_the_owners_of_the_models_and_says_what_they_do_at_once(tiny_slide: Path) -> None:
+def test_a_plan_counts_the_model_servers_and_says_what_they_do_at_once(tiny_slide: Path) -> None:
     need("torch")
     without = planned(tiny_slide)
     assert (without["devices"], without["batch"], without["owner_bytes"]) == (0, {}, 0)
     here = planned(tiny_slide, "--embedder", PACKAGED, "--device", "cpu")
     assert (here["devices"], here["batch"], here["too_large"]) == (1, {PACKAGED: 8}, [])
-    assert OWNER_BYTES <= here["owner_bytes"] < 2 * OWNER_BYTES
+    assert SERVER_BYTES <= here["owner_bytes"] < 2 * SERVER_BYTES
     assert 0 < here["first_tile"]["models_s"] <= here["first_tile"]["seconds"]
     there = planned(tiny_slide, "--embedder", PACKAGED, "--gpus", 2, "--gpu-memory-gb", 1)
     assert (there["devices"], there["batch"], there["too_large"]) == (2, {PACKAGED: 64}, [PACKAGED])
-    assert there["owner_bytes"] >= 2 * OWNER_BYTES
+    assert there["owner_bytes"] >= 2 * SERVER_BYTES
     for plan in (without, here, there):
         assert plan["peak_bytes"] > plan["owner_bytes"]
         assert [option["workers"] for option in plan["options"]] == [8, 12, 16]
     for a, b in zip(without["options"], there["options"], strict=True):
-        assert b["peak_bytes"] - a["peak_bytes"] >= 2 * OWNER_BYTES - 50_000_000
+        assert b["peak_bytes"] - a["peak_bytes"] >= 2 * SERVER_BYTES - 50_000_000
 
 
 @pytest.mark.slow
@@ -109,7 +109,7 @@ def test_tiles_come_as_fast_as_the_slowest_of_workers_readers_cores_and_devices(
 
 
 @pytest.mark.usefixtures("torch")
-def test_a_job_asks_for_the_memory_of_its_owners_too(tiny_slide: Path, tmp_path: Path) -> None:
+def test_a_job_asks_for_the_memory_of_its_model_servers_too(tiny_slide: Path, tmp_path: Path) -> None:
     def needed_gb(gpus: int, embedder: str) -> int:
         options = {
             "run.output_dir": str(tmp_path / f"{gpus}-{embedder}"), "run.slides": (str(tiny_slide),),

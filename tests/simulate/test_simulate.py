@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from mkhspc.errors import InputError
-from mkhspc.geometry import Box, contour_to_mask, polygon_area_px
+from mkhspc.geometry import Box, contour_to_mask
 from mkhspc.simulate import (
     DEMO_SLIDES,
     GROUPS_FILE,
@@ -31,6 +31,7 @@ from mkhspc.simulate.slides import MK_PER_MM2
 from mkhspc.simulate.terrain import TerrainStyle, make_terrain
 from mkhspc.simulate.truth import Outlines, match_outlines
 from mkhspc.slide.czi.slide import CziSlide
+from polygons import polygon_area_px
 
 TWO_SCENES = SlideSpec(
     "DEMO_FGC1",

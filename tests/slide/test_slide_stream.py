@@ -57,7 +57,7 @@ def ordered(path: Path, windows: Sequence[SceneBox], room_bytes: int = 10**9) ->
 
 def read_all(path: Path, windows: Sequence[SceneBox], **settings: int) -> tuple[list[NDArray[np.uint8]], int]:
     pictures = []
-    with WindowStream(path, 0.22, windows, **settings) as stream:
+    with WindowStream(CziSlide.open(path, 0.22), windows, **settings) as stream:
         while (step := stream.next_window()) is not None:
             box = windows[step].box
             picture = np.empty((box.height, box.width, 3), np.uint8)
@@ -145,7 +145,7 @@ def test_of_a_block_no_more_is_held_than_later_windows_need(tmp_path: Path) -> N
 def most_held(path: Path, windows: Sequence[SceneBox]) -> int:
     """Bytes of the memory that decoded pixels keep between windows, at most."""
     most = 0
-    with WindowStream(path, 0.22, windows, room_bytes=10**9, threads=1) as stream:
+    with WindowStream(CziSlide.open(path, 0.22), windows, room_bytes=10**9, threads=1) as stream:
         while (step := stream.next_window()) is not None:
             box = windows[step].box
             stream.read_into(np.empty((box.height, box.width, 3), np.uint8))
@@ -168,7 +168,7 @@ def test_no_block_is_decoded_for_a_window_that_has_no_place_yet(tmp_path: Path, 
     windows = tiles_of(path, 60, 10)
     first = ordered(path, windows[:1]).cost
     with WindowStream(
-        path, 0.22, windows, room_bytes=10**9, threads=1, has_place=lambda: has_place
+        CziSlide.open(path, 0.22), windows, room_bytes=10**9, threads=1, has_place=lambda: has_place
     ) as stream:
         assert stream.next_window() == 0
         assert (stream.decoded_bytes > 0) == has_place
@@ -191,7 +191,7 @@ def test_windows_that_are_not_wanted_are_left_out(tmp_path: Path) -> None:
     with CziSlide.open(path, 0.22) as slide:
         expected = slide.read(0, windows[7].box)
     with WindowStream(
-        path, 0.22, windows, room_bytes=10**9, threads=1, is_wanted=lambda step: step == 7
+        CziSlide.open(path, 0.22), windows, room_bytes=10**9, threads=1, is_wanted=lambda step: step == 7
     ) as stream:
         assert stream.next_window() == 7
         picture = np.empty_like(expected)
@@ -215,7 +215,7 @@ def test_a_damaged_block_fails_its_windows_alone(tmp_path: Path) -> None:
     data[block.position_bytes : block.position_bytes + 14] = b"ZISRAWRUBBISH!"
     path.write_bytes(data)
     assert 0 < len(hurt) < len(windows)
-    with WindowStream(path, 0.22, windows, room_bytes=10**9, threads=2) as stream:
+    with WindowStream(CziSlide.open(path, 0.22), windows, room_bytes=10**9, threads=2) as stream:
         while (step := stream.next_window()) is not None:
             box = windows[step].box
             picture = np.empty((box.height, box.width, 3), np.uint8)
@@ -258,7 +258,7 @@ def test_a_fault_while_a_block_is_shown_fails_its_window_and_hangs_nobody(
         show(self, part, picture, place)
 
     monkeypatch.setattr(Image, "show", failing)
-    with WindowStream(path, 0.22, windows, room_bytes=10**9, threads=2) as stream:
+    with WindowStream(CziSlide.open(path, 0.22), windows, room_bytes=10**9, threads=2) as stream:
         assert stream.next_window() == 0
         with pytest.raises(MemoryError):
             stream.read_into(np.empty((60, 60, 3), np.uint8))
@@ -277,7 +277,7 @@ def test_a_fault_while_a_block_is_kept_for_later_fails_its_windows_and_hangs_nob
 
     monkeypatch.setattr(Image, "part", without_memory)
     failed = 0
-    with WindowStream(path, 0.22, windows, room_bytes=10**9, threads=2) as stream:
+    with WindowStream(CziSlide.open(path, 0.22), windows, room_bytes=10**9, threads=2) as stream:
         while (step := stream.next_window()) is not None:
             box = windows[step].box
             try:
@@ -290,7 +290,9 @@ def test_a_fault_while_a_block_is_kept_for_later_fails_its_windows_and_hangs_nob
 def test_closing_in_mid_window_leaves_no_thread_and_no_file(tmp_path: Path) -> None:
     path = mosaic(tmp_path, 12, 9)
     before = threading.active_count()
-    with WindowStream(path, 0.22, tiles_of(path, 60, 10), room_bytes=10**9, threads=3) as stream:
+    with WindowStream(
+        CziSlide.open(path, 0.22), tiles_of(path, 60, 10), room_bytes=10**9, threads=3
+    ) as stream:
         assert stream.next_window() == 0
         assert threading.active_count() > before
     assert threading.active_count() == before

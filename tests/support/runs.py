@@ -39,6 +39,11 @@ def put_manifest(layout: RunLayout, wanted: Manifest) -> None:
     atomic.write_text(layout.manifest, manifest.dumps(replace(wanted, revision=newest)))
 
 
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, by its path in it."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
 def make_run(
     root: Path,
     *,

@@ -15,6 +15,7 @@ from mkhspc.config.options import (
     SegmentOptions,
     StrPath,
     bounds_by_type,
+    paths_by_type,
     refuse_unknown_keywords,
     settings_of,
 )
@@ -191,7 +192,9 @@ def train(
     def left_out(cell_type: CellType, error: training.TooLittleError) -> None:
         _log.warning(f"{cell_type} is left out: {error.what}; {error.fix}")
 
-    return training.train(_paths(training_data), _by_type(output_mk, output_hspc), chosen, progress, left_out)
+    return training.train(
+        _paths(training_data), paths_by_type(output_mk, output_hspc), chosen, progress, left_out
+    )
 
 
 def validate(
@@ -231,7 +234,7 @@ def validate(
         confident=limits.get("confident", Limits.confident),
     )
     verdicts = judging.validate(
-        _by_type(mk_classifier, hspc_classifier),
+        paths_by_type(mk_classifier, hspc_classifier),
         demanded,
         training_data=_paths(training_data),
         run=None if run is None else _layout(run),
@@ -272,7 +275,7 @@ def score(
         layout,
         manifest,
         [slide.slide_id for slide in manifest.slides],
-        _by_type(mk_classifier, hspc_classifier),
+        paths_by_type(mk_classifier, hspc_classifier),
         progress,
         allow_other_run=allow_other_run,
     )
@@ -287,9 +290,3 @@ def _layout(run: StrPath | Run) -> RunLayout:
 
 def _paths(files: StrPath | Iterable[StrPath]) -> tuple[Path, ...]:
     return (Path(files),) if isinstance(files, (str, PathLike)) else tuple(Path(file) for file in files)
-
-
-def _by_type(mk: StrPath | None, hspc: StrPath | None) -> dict[CellType, Path]:
-    """The files that were given, by the cell type that each is for."""
-    given: dict[CellType, StrPath | None] = {"mk": mk, "hspc": hspc}
-    return {cell_type: Path(path) for cell_type, path in given.items() if path is not None}

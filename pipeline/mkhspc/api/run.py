@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import shlex
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack
 
@@ -13,11 +14,12 @@ from numpy.typing import NDArray
 from mkhspc.config import CellRange, CellType
 from mkhspc.config.options import FilterBounds, StrPath, filter_changes
 from mkhspc.errors import UsageError, some_of
+from mkhspc.geometry import RgbImage
 from mkhspc.progress import Progress, silent
 from mkhspc.store import manifest as manifests
 from mkhspc.store.layout import RunLayout
 from mkhspc.store.manifest import Manifest, SlideEntry
-from mkhspc.store.picture import RgbImage, decode_picture
+from mkhspc.store.picture import decode_picture
 from mkhspc.store.selection import (
     Selection,
     column_names,
@@ -181,7 +183,8 @@ class Run:
         unmerged = [s.slide_id for s in self._read().slides if not self._layout.cells(s.slide_id).exists()]
         if unmerged:
             _log.warning(
-                f"not counted, for they have no tables yet (`mkhspc merge` makes them): {some_of(unmerged)}"
+                f"not counted, for they have no tables yet: {some_of(unmerged)}; to make them: "
+                + shlex.join(["mkhspc", "merge", str(self.path)])
             )
         return summary
 
@@ -216,22 +219,33 @@ class Run:
             IncompleteError: slides are not finished and merged.
             InputError: the groups cannot be used, or `out` holds something other than a report.
         """
-        from mkhspc.results.page import refuse_foreign, write_report
-        from mkhspc.results.report import make_report
-
-        if out is not None:
-            refuse_foreign(Path(out))
-        report = make_report(self._layout, None if groups is None else Path(groups))
-        for sentence in report.concerns:
-            _log.warning(sentence)
-        if out is not None:
-            write_report(report, Path(out))
-        return report
+        return report_on(self._layout, groups, out)
 
     def _read(self) -> Manifest:
         """The manifest as it is now: another process may have changed the filter or added slides."""
         self._manifest = manifests.read(self._layout)
         return self._manifest
+
+
+def report_on(
+    layout: RunLayout, groups: StrPath | None, out: StrPath | None, said: Collection[CellType] = ()
+) -> Report:
+    """As `Run.report`.
+
+    Args:
+        said: types of cells whose classifiers were named with their concerns just before.
+    """
+    from mkhspc.results.page import refuse_foreign, write_report
+    from mkhspc.results.report import make_report
+
+    if out is not None:
+        refuse_foreign(Path(out))
+    report = make_report(layout, None if groups is None else Path(groups))
+    for sentence in report.concerns_without(said):
+        _log.warning(sentence)
+    if out is not None:
+        write_report(report, Path(out))
+    return report
 
 
 def open_run(path: StrPath) -> Run:

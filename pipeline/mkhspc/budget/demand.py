@@ -51,7 +51,7 @@ class Demand:
         block_bytes: of the largest sub-block.
         mask_px: of the tissue masks of the slide that has most.
         worker_bytes: of one worker at work on the largest window.
-        owner_bytes: of all model servers together.
+        server_bytes: of all model servers together.
         message_bytes: of the largest message between a worker and a model server.
         deep_columns: features of each cell that networks give.
         read_threads: that read already, and stay.
@@ -63,7 +63,7 @@ class Demand:
     block_bytes: int
     mask_px: int = 0
     worker_bytes: int = 0
-    owner_bytes: int = 0
+    server_bytes: int = 0
     message_bytes: int = MESSAGE_BYTES
     deep_columns: int = 0
     near_px: int | None = None
@@ -89,6 +89,6 @@ class Demand:
     def slot_bytes(self) -> int:
         return 3 * self.window_px
 
-    def measured(self, worker_bytes: int, owner_bytes: int, read_threads: int = 1) -> Demand:
+    def measured(self, worker_bytes: int, server_bytes: int, read_threads: int = 1) -> Demand:
         """The same with the most that a worker, and all model servers together, were seen to take."""
-        return replace(self, worker_bytes=worker_bytes, owner_bytes=owner_bytes, read_threads=read_threads)
+        return replace(self, worker_bytes=worker_bytes, server_bytes=server_bytes, read_threads=read_threads)

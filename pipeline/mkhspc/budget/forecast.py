@@ -13,7 +13,7 @@ from typing import Any
 from mkhspc.budget.demand import MEASURED_MARGIN, Demand
 from mkhspc.budget.workers import Budget, best_budget, layout_of, plan_workers
 from mkhspc.config import CellType, RunConfig
-from mkhspc.errors import UsageError
+from mkhspc.config.limits import Limit
 from mkhspc.models.choice import RunModels, gpus_here
 from mkhspc.process.limits import SAFE_SHARE, MemoryLimit, memory_limit, usable_cores
 from mkhspc.units import GB, MB
@@ -22,6 +22,8 @@ CARD_BYTES: Mapping[CellType, int] = {"mk": 8500, "hspc": 2130}
 """Bytes of a gallery for each card, its share of page and picture; measured by `make bench ONLY=gallery`."""
 COPIES = 2
 """A cell lies on disk in its tile's part, which makes a run resumable, and in its slide's tables."""
+MEMORY_GB = Limit(above=0, unit="GB")
+"""The sizes of memory that an option takes, in GB of 10^9 bytes."""
 NOTED_WORKERS = (8, 12, 16)
 """The numbers of workers that the lab's notes weighed by hand."""
 
@@ -51,7 +53,7 @@ class FirstTile:
         read_s: of one thread that decodes the sub-blocks of its window.
         read_bytes: of their pixels.
         worker_bytes: the most memory of that worker.
-        owner_bytes: the most memory of the processes that own the models.
+        server_bytes: the most memory of the model servers.
         device: where the models were; empty without any.
         stored_bytes: of the tile's part.
         cells, cards: by type: all stored, and those in the filter.
@@ -64,7 +66,7 @@ class FirstTile:
     read_s: float
     read_bytes: int
     worker_bytes: int
-    owner_bytes: int
+    server_bytes: int
     device: str
     stored_bytes: int
     cells: Mapping[CellType, int]
@@ -116,7 +118,7 @@ class Forecast:
         devices: that hold the models; 0 without any.
         batch: by model, what it gives to a device at once: SAM2 prompts of one window, Cellpose blocks,
             embedders crops. Halved during the run where a device's memory does not do for them.
-        owner_bytes: of `peak_bytes`, those of the processes that own the models.
+        owner_bytes: of `peak_bytes`, those of the model servers.
         too_large: published weights for which the GPUs are smaller than advised.
         decoded_share: bytes decoded over those of the sub-blocks touched.
         options: the notes' numbers of workers, for comparison.
@@ -161,11 +163,11 @@ def machine_for(
         UsageError: an option is out of range.
     """
     for option, value in (("--memory-gb", memory_gb), ("--gpu-memory-gb", gpu_memory_gb)):
-        if value is not None and not value > 0:
-            raise UsageError(f"{value:g} GB", where=option, fix="it takes a size above 0")
+        if value is not None:
+            MEMORY_GB.check(option, value)
     for option, count, least in (("--cores", cores, 1), ("--gpus", gpus, 0)):
-        if count is not None and count < least:
-            raise UsageError(f"{count} is out of range", where=option, fix=f"it takes {least} or more")
+        if count is not None:
+            Limit(least=least).check(option, count)
     limit = memory_limit() if memory_gb is None else MemoryLimit(int(memory_gb * GB), "--memory-gb")
     return Machine(cores or usable_cores(), limit, gpus, gpu_memory_gb)
 
@@ -177,9 +179,9 @@ def forecast(run: Outline, first: FirstTile, machine: Machine) -> Forecast:
         UsageError: not even one worker fits the memory.
     """
     devices = (machine.gpus or 1) if machine.gpus is not None and run.devices else len(run.devices)
-    owner_bytes = devices * max(run.models.resident_bytes, first.owner_bytes // max(1, len(run.devices)))
-    thought = replace(run.demand, owner_bytes=devices * run.models.resident_bytes)
-    demand = run.demand.measured(first.worker_bytes, owner_bytes)
+    server_bytes = devices * max(run.models.resident_bytes, first.server_bytes // max(1, len(run.devices)))
+    thought = replace(run.demand, server_bytes=devices * run.models.resident_bytes)
+    demand = run.demand.measured(first.worker_bytes, server_bytes)
     budget = layout_of(demand, _workers(run.config, thought, demand, machine), machine.limit)
     scale = run.fat_free_area_um2 / first.fat_free_area_um2
     reading_s = run.decoded_bytes * first.read_s / max(1, first.read_bytes)
@@ -190,7 +192,7 @@ def forecast(run: Outline, first: FirstTile, machine: Machine) -> Forecast:
         workers=budget.workers,
         devices=devices,
         batch=run.models.batches("cuda" if _has_gpus(machine, run) else "cpu", gpu_bytes),
-        owner_bytes=owner_bytes,
+        owner_bytes=server_bytes,
         too_large=[] if gpu_bytes is None else run.models.too_large_for(gpu_bytes),
         queue=budget.slots - budget.workers,
         read_threads=budget.read_threads,

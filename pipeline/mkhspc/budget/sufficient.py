@@ -59,7 +59,7 @@ def sufficient_memory_gb(
             room,
             block_bytes,
             mask_px=largest_mask_px,
-            owner_bytes=servers * models.resident_bytes,
+            server_bytes=servers * models.resident_bytes,
             message_bytes=max(analysis.message_bytes(slide.um_per_px) for slide in manifest.slides),
             deep_columns=len(column_names(manifest.config.compute.embedders)),
             near_px=near_px,

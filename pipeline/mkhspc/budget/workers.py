@@ -53,8 +53,8 @@ def layout_of(demand: Demand, workers: int, limit: MemoryLimit) -> Budget:
     blocks_ahead = (AHEAD_PER_THREAD + 4) * threads  # one under way, with what the decoder needs besides
     peak = (
         PARENT_BYTES
-        + demand.owner_bytes
-        + (workers * demand.message_bytes if demand.owner_bytes else 0)
+        + demand.server_bytes
+        + (workers * demand.message_bytes if demand.server_bytes else 0)
         + demand.held_bytes
         + blocks_ahead * demand.block_bytes
         + slots * demand.slot_bytes

@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from mkhspc import __version__
+from mkhspc.cli.notes import NotesOnStderr
 from mkhspc.errors import MkhspcError, printable
 from mkhspc.store.atomic import TEMPORARY_SUFFIX
 
@@ -105,13 +106,6 @@ def _disk_fault(error: OSError) -> str:
     return f"{where}{error.strerror or error}" + (f"\n  {fix}" if fix else "")
 
 
-class _NotesOnStderr(logging.Handler):
-    """Shows what the functions of `mkhspc.api` log: nothing is wrong, but not as the user may think."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        click.echo(f"mkhspc: {printable(record.getMessage())}", err=True)
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: runs a command and ends the process with its exit code."""
     sys.exit(run_command(sys.argv[1:] if arguments is None else arguments))
@@ -120,7 +114,7 @@ def main(arguments: list[str] | None = None) -> None:
 def run_command(arguments: list[str]) -> int:
     """Runs `mkhspc` with these arguments and returns its exit code."""
     verbose = bool({"-v", "--verbose"} & set(arguments[:1]))
-    logging.getLogger("mkhspc").handlers = [_NotesOnStderr()]
+    logging.getLogger("mkhspc").handlers = [NotesOnStderr()]
     try:
         outcome: Any = cli.main(arguments, prog_name="mkhspc", standalone_mode=False)
     except click.exceptions.Exit as done:

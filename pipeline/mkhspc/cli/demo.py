@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mkhspc.cli import progress
-from mkhspc.cli.options import command_line, json_option, note, print_json
+from mkhspc.cli.notes import note
+from mkhspc.cli.options import command_line, json_option, print_json
 
 if TYPE_CHECKING:
     from mkhspc.demo import DemoResult

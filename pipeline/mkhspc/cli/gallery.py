@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from mkhspc.cli.options import command_line, default_of, json_option, note, print_json, run_option
+from mkhspc.cli.notes import note
+from mkhspc.cli.options import command_line, default_of, json_option, print_json, run_option
 from mkhspc.config import ORDERS
 from mkhspc.gallery.options import SiteOptions, site_options
 

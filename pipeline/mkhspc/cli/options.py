@@ -12,9 +12,8 @@ from typing import Any, TypeVar
 
 import click
 
-from mkhspc.config import CellType, RunConfig
+from mkhspc.config import RunConfig
 from mkhspc.config.options import AREA_SETTINGS, FILTER_SETTINGS
-from mkhspc.errors import printable
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -58,12 +57,6 @@ def default_of(setting: str) -> str:
     return f"[{value:g}]" if isinstance(value, float) else f"[{value}]"
 
 
-def by_cell_type(mk: Path | None, hspc: Path | None) -> dict[CellType, Path]:
-    """The files that were given, by the cell type that each is for."""
-    given: dict[CellType, Path | None] = {"mk": mk, "hspc": hspc}
-    return {cell_type: path for cell_type, path in given.items() if path is not None}
-
-
 def command_line(*words: object) -> str:
     """A command of `mkhspc` to copy into a shell: the program as it can be called here, names quoted."""
     return shlex.join([*_program(), *map(str, words)])
@@ -85,8 +78,3 @@ def print_json(value: Any) -> None:
 def idle_gpus(gpus: str) -> str:
     """A note for a user who asks for GPUs where no model runs."""
     return f"{gpus} would stand idle: no detector or embedder of this run is a model"
-
-
-def note(line: str) -> None:
-    """Writes a line to stderr: nothing is wrong, but not as the user may think."""
-    click.echo(f"mkhspc: {printable(line)}", err=True)

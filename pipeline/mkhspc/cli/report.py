@@ -53,9 +53,11 @@ def report(
       mkhspc report --run run --out report --groups groups.csv
     """
     from mkhspc.api import commands
-    from mkhspc.api.run import open_run
+    from mkhspc.api.run import report_on
+    from mkhspc.config.options import paths_by_type
     from mkhspc.results.page import refuse_foreign
     from mkhspc.results.report import to_json
+    from mkhspc.store.layout import RunLayout
 
     refuse_foreign(out_dir)
     if mk_classifier is not None or hspc_classifier is not None:
@@ -63,7 +65,9 @@ def report(
             commands.score(
                 run_dir, mk_classifier=mk_classifier, hspc_classifier=hspc_classifier, progress=show
             )
-    made = open_run(run_dir).report(groups=groups_csv, out=out_dir)
+    made = report_on(
+        RunLayout(run_dir), groups_csv, out_dir, said=paths_by_type(mk_classifier, hspc_classifier)
+    )
     page = out_dir / "report.html"
     if as_json:
         print_json({**to_json(made), "page": str(page)})

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mkhspc.cli import progress
-from mkhspc.cli.options import command_line, json_option, note, print_json
+from mkhspc.cli.notes import note
+from mkhspc.cli.options import command_line, json_option, print_json
 from mkhspc.cli.run_options import resolved, run_options
 
 if TYPE_CHECKING:

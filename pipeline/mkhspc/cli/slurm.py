@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mkhspc.cli.options import command_line, idle_gpus, json_option, note, print_json
+from mkhspc.cli.notes import note
+from mkhspc.cli.options import command_line, idle_gpus, json_option, print_json
 from mkhspc.config import load_config
 
 if TYPE_CHECKING:

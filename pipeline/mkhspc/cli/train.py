@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mkhspc.cli import progress
-from mkhspc.cli.options import by_cell_type, command_line, json_option, print_json
+from mkhspc.cli.options import command_line, json_option, print_json
+from mkhspc.config.options import paths_by_type
 
 if TYPE_CHECKING:
     from mkhspc.config import CellType
@@ -90,7 +91,7 @@ def train(
             threshold_for=threshold_for,
             seed=seed,
         )
-    outputs = by_cell_type(output_mk, output_hspc)
+    outputs = paths_by_type(output_mk, output_hspc)
     if as_json:
         print_json(
             {t: {k: v for k, v in card.items() if k not in _TOO_LONG_TO_PRINT} for t, card in cards.items()}

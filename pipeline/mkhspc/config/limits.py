@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 from mkhspc.errors import UsageError
 
@@ -34,10 +35,17 @@ class Limit:
             and (self.above is None or value > self.above)
         )
 
-    def check(self, name: object, value: float) -> None:
-        """Raises `UsageError` for a value outside the range; `name` is what the user calls it."""
-        if not self.allows(value):
-            raise UsageError(f"{name} is {value:g}; {self.subject} must be {self.words_for(value)}")
+    def check(self, name: object, value: object) -> None:
+        """Raises `UsageError` for a value that is outside the range or not a number.
+
+        Args:
+            name: what the user calls it.
+        """
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise UsageError(f"{name} is {value!r}; {self.subject} must be a number, {self}")
+        number = float(value)
+        if not self.allows(number):
+            raise UsageError(f"{name} is {number:g}; {self.subject} must be {self.words_for(number)}")
 
     def words_for(self, value: float) -> str:
         """The range in words, for an error about this value."""

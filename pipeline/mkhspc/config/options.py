@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from mkhspc.config.schema import CellType
@@ -110,6 +111,12 @@ def refuse_unknown_keywords(function: str, given: Iterable[str], valid: Collecti
     for name in given:
         if name not in valid:
             raise UsageError(f"{function} has no option '{name}'", fix=f"its options are: {', '.join(valid)}")
+
+
+def paths_by_type(mk: StrPath | None, hspc: StrPath | None) -> dict[CellType, Path]:
+    """The files that were given, by the cell type that each is for."""
+    given: dict[CellType, StrPath | None] = {"mk": mk, "hspc": hspc}
+    return {cell_type: Path(path) for cell_type, path in given.items() if path is not None}
 
 
 def bounds_by_type(function: str, bounds: AreaBounds) -> dict[CellType, tuple[float | None, float | None]]:

@@ -104,6 +104,10 @@ class TileAnalysis:
     def _longest_stored_um(self) -> float:
         return max(area.max_length_um for area in self.stored.values())
 
+    def embedding(self, cell_type: CellType) -> deep.Embedding:
+        """Who describes the cells of a type."""
+        return deep.Embedding(self.embedders, self.stored[cell_type].max_length_um, self.service)
+
 
 def feature_names(embedders: Sequence[str]) -> list[str]:
     """The feature columns of a run's tables, in their order."""

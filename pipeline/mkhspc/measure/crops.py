@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from mkhspc.config import CellType
 from mkhspc.detect.contract import Window
-from mkhspc.geometry import Box
-from mkhspc.store.picture import RgbImage, encoded_pieces
+from mkhspc.geometry import Box, RgbImage
+from mkhspc.store.picture import encoded_pieces
 
 CROP_SIZE_UM: dict[CellType, float] = {"mk": 80.0, "hspc": 25.0}
 """Side of the square: the largest MK in the default filter is a disc of 52 µm, the largest HSPC one

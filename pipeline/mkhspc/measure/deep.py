@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from mkhspc.config import CellType
 from mkhspc.detect.contract import Detection, Window
@@ -33,27 +34,38 @@ def seen_box(embedders: Sequence[str], core: Box, longest_um: float, um_per_px: 
     return embed_sam2.seen_box(core, longest_um, um_per_px) if SAM2 in embedders else core
 
 
+@dataclass(frozen=True)
+class Embedding:
+    """Who describes cells of a type.
+
+    Attributes:
+        embedders: names, `service` is asked for their networks.
+        longest_um: no cell of the type is longer.
+    """
+
+    embedders: Sequence[str]
+    longest_um: float
+    service: ModelService
+
+
 def measure(
+    embedding: Embedding,
     window: Window,
     detections: Sequence[Detection],
     cell_type: CellType,
-    embedders: Sequence[str],
-    longest_um: float,
-    service: ModelService,
     tile_id: str,
 ) -> dict[str, Vectors]:
     """(n,) float32 for each of `column_names`, in the order of the detections; errors as for `embed.embed`.
 
     Args:
-        longest_um: no cell of the type is longer.
         tile_id: for errors.
     """
+    service = embedding.service
     columns: dict[str, Vectors] = {}
-    for one in embedders:
+    for one in embedding.embedders:
         if one == SAM2:
-            columns |= embed_sam2.embed(
-                window, detections, longest_um, service, f"{cell_type} of tile {tile_id}"
-            )
+            where = f"{cell_type} of tile {tile_id}"
+            columns |= embed_sam2.embed(window, detections, embedding.longest_um, service, where)
         else:
             columns |= embed.embed(window, detections, cell_type, one, service, tile_id)
     return columns

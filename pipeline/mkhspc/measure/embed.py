@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from mkhspc.config import CellType
 from mkhspc.detect.contract import Detection, Window
 from mkhspc.errors import IncompleteError
+from mkhspc.geometry import RgbImage
 from mkhspc.measure.crops import crop_box, cut_crop
 from mkhspc.measure.regions import PackedMasks
 from mkhspc.models.embedders import ARCHITECTURES, INPUT_SIDE_PX
 from mkhspc.models.service import ModelService, errors_at
-from mkhspc.store.picture import RgbImage
 
 MAX_ASKED = 256
 """The most crops in one request, 13 MB: a tile of ten thousand nuclei never holds all of them."""

@@ -277,7 +277,7 @@ def fitness(
 
 
 def _why_absent(model: str) -> str:
-    """Why there are no weights of a model that 'auto' could take, with files that are no whole ones named."""
+    """Why there are no weights of a model that 'auto' could take, with the files named that are not whole."""
     best = BEST_FIRST[model][0]
     for name in BEST_FIRST[model]:
         found = _stored(name)

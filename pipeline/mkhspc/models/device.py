@@ -308,7 +308,7 @@ def _visible_gpus() -> list[Gpu]:
 def _looked_at(gpus: Sequence[Gpu]) -> list[Gpu]:
     """The GPUs with what is free of their memory, and whether this torch has kernels for them.
 
-    To ask opens a context on each: not for a process that owns the models of one.
+    To ask opens a context on each: not for the model server of one.
     """
     return [_with_free_memory(number, gpu) for number, gpu in enumerate(gpus)]
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mkhspc.errors import MkhspcError
+from mkhspc.geometry import RgbImage
 from mkhspc.models.device import (
     Footprint,
     Precision,
@@ -35,7 +36,6 @@ INPUT_SIDE_PX = 128
 """The side of the networks' pictures in pixels. At the 224 px of their training they take three times as
 long, and a crop of an HSPC has no more than about 145 px to show."""
 
-RgbImage = NDArray[np.uint8]
 Triple = tuple[float, float, float]
 
 

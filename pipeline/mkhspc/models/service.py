@@ -102,19 +102,6 @@ class NoModels:
         raise RuntimeError(f"the model '{model}' was asked for, but no model is loaded here")
 
 
-class LocalModels:
-    """Models in this process."""
-
-    def __init__(self, models: Mapping[str, Model]) -> None:
-        self._models = models
-
-    def ask(self, model: str, request: Message) -> Message:
-        (answer,) = self._models[model].run([request])
-        if isinstance(answer, MkhspcError):
-            raise answer
-        return answer
-
-
 MESSAGE_BYTES = 26_000_000
 """The most that lies in memory between a worker and a model server, in bytes: the answer to a canvas of
 Cellpose (`detect.cellpose.CANVAS_BLOCKS`), or the crops that an embedder is asked about at a time

@@ -11,13 +11,7 @@ from contextlib import AbstractContextManager
 from enum import Enum
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mkhspc.geometry import Box
-
-Pixels = NDArray[np.uint8]
-"""An image: (height, width, 3), uint8, RGB."""
+from mkhspc.geometry import Box, RgbImage
 
 RENEW_EVERY_S = 20.0
 """Seconds between two renewals of a process's claims. Others take a claim for abandoned after several of
@@ -59,7 +53,7 @@ class WindowReader(Protocol):
         """Returns the index of the next wanted window, which `read_into` will read; None after the last."""
         ...
 
-    def read_into(self, picture: Pixels) -> None:
+    def read_into(self, picture: RgbImage) -> None:
         """Reads that window into an image of its size.
 
         Raises:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mkhspc.pool.contract import Pixels
+from mkhspc.geometry import RgbImage
 from mkhspc.process.shared_memory import anonymous_file
 
 
@@ -31,7 +31,7 @@ class Slots:
         os.ftruncate(self._descriptor, max(1, count) * max(mmap.PAGESIZE, self.slot_bytes))
         self._memory = mmap.mmap(self._descriptor, 0)
 
-    def pixels(self, slot: int, height: int, width: int) -> Pixels:
+    def pixels(self, slot: int, height: int, width: int) -> RgbImage:
         """Returns a view of a slot as an image, (height, width, 3)."""
         return _view(self._memory, slot * self.slot_bytes, height, width)
 
@@ -86,7 +86,7 @@ class SlotReader:
         self._memory = memory
         self._slot_bytes = slot_bytes
 
-    def pixels(self, slot: int, height: int, width: int) -> Pixels:
+    def pixels(self, slot: int, height: int, width: int) -> RgbImage:
         """Returns a read-only view of a slot as an image, (height, width, 3)."""
         return _view(self._memory, slot * self._slot_bytes, height, width)
 
@@ -96,7 +96,7 @@ class SlotReader:
             self._memory.madvise(mmap.MADV_DONTNEED)
 
 
-def _view(memory: mmap.mmap, offset: int, height: int, width: int) -> Pixels:
+def _view(memory: mmap.mmap, offset: int, height: int, width: int) -> RgbImage:
     flat = np.frombuffer(memory, np.uint8, count=3 * height * width, offset=offset)
     return flat.reshape(height, width, 3)
 

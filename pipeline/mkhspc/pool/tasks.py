@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
@@ -56,23 +55,3 @@ class TaskSource(Protocol):
     def finish(self, task: Any) -> None:
         """Is called when a task will not be tried again, whether it is done or failed."""
         ...
-
-
-class ListSource:
-    """A `TaskSource` of tasks that are all ready from the start."""
-
-    def __init__(self, tasks: Iterable[Any]) -> None:
-        self._waiting = deque(tasks)
-
-    def take(self) -> Any | None:
-        return self._waiting.popleft() if self._waiting else None
-
-    @property
-    def is_exhausted(self) -> bool:
-        return not self._waiting
-
-    def signals(self) -> Sequence[Connection | int]:
-        return ()
-
-    def finish(self, task: Any) -> None:
-        pass

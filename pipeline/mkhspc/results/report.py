@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,12 @@ class Report:
     @property
     def concerns(self) -> list[str]:
         """Why the numbers of classified cells deserve doubt, a sentence each."""
-        return [f"{c.name} {concern}" for c in self.classifiers for concern in c.concerns]
+        return self.concerns_without(())
+
+    def concerns_without(self, cell_types: Collection[CellType]) -> list[str]:
+        """The `concerns`, without those about the classifiers of some types of cells."""
+        doubted = [c for c in self.classifiers if c.cell_type not in cell_types]
+        return [f"{c.name} {concern}" for c in doubted for concern in c.concerns]
 
 
 def make_report(layout: RunLayout, groups_csv: Path | None = None) -> Report:

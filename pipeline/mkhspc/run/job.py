@@ -107,9 +107,9 @@ class Job:
         """
         if self.asked != "auto":
             return self.budget
-        owner_bytes = max(self.demand.owner_bytes, self.servers.peak_bytes if self.servers else 0)
+        server_bytes = max(self.demand.server_bytes, self.servers.peak_bytes if self.servers else 0)
         read_threads = self.budget.read_threads
-        demand = self.demand.measured(int(MEASURED_MARGIN * worker_bytes), owner_bytes, read_threads)
+        demand = self.demand.measured(int(MEASURED_MARGIN * worker_bytes), server_bytes, read_threads)
         most = usable_cores() if is_representative else self.budget.workers
         return best_budget(demand, most, self.budget.limit)
 
@@ -165,7 +165,7 @@ def _windows(
 
 
 def _demand(
-    manifest: Manifest, analysis: TileAnalysis, slides: Sequence[TileWindows], owner_bytes: int
+    manifest: Manifest, analysis: TileAnalysis, slides: Sequence[TileWindows], server_bytes: int
 ) -> Demand:
     """What the largest window, image and mask of any slide ask of memory, beside what the models take."""
     windows = [(box, slide.um_per_px) for slide in slides for box in slide.windows]
@@ -176,7 +176,7 @@ def _demand(
         held_bytes=max(slide.cost.held_bytes for slide in slides),
         block_bytes=max(slide.cost.block_bytes for slide in slides),
         mask_px=max(mask_px(manifest.slide(slide.slide_id)) for slide in slides),
-        owner_bytes=owner_bytes,
+        server_bytes=server_bytes,
         message_bytes=max(analysis.message_bytes(slide.um_per_px) for slide in slides),
         deep_columns=len(column_names(manifest.config.compute.embedders)),
         near_px=max(tile.core.grown(halo_px).area_px for tiles, halo_px in halos_px for tile in tiles),

@@ -15,10 +15,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from mkhspc.detect.contract import Window
-from mkhspc.geometry import Box
+from mkhspc.geometry import Box, RgbImage
 from mkhspc.measure.analysis import TileAnalysis
 from mkhspc.run.tile_cells import PIECE_ROWS, TileSearch, detect, measure, with_crops
-from mkhspc.slide.czi.unpack import Pixels
 from mkhspc.slide.tiles import Tile, TilePlan
 from mkhspc.store import tables
 from mkhspc.store.schema import part_schema_of
@@ -42,7 +41,7 @@ class TileInRun:
     config_hash: str
 
 
-def tile_journey(place: TileInRun, pixels: Pixels, analysis: TileAnalysis) -> pa.Table:
+def tile_journey(place: TileInRun, pixels: RgbImage, analysis: TileAnalysis) -> pa.Table:
     """Takes a tile from its pixels to its file of cells; returns the cells, a row each, without their crops.
 
     Args:
@@ -55,7 +54,7 @@ def tile_journey(place: TileInRun, pixels: Pixels, analysis: TileAnalysis) -> pa
     return cells
 
 
-def read(place: TileInRun, pixels: Pixels, analysis: TileAnalysis) -> TileSearch:
+def read(place: TileInRun, pixels: RgbImage, analysis: TileAnalysis) -> TileSearch:
     """The window with its stains' calibration, and the tissue in it."""
     plan, scene = place.plan, place.tile.scene
     window = Window(pixels, place.box, place.um_per_px, plan.calibration[scene])

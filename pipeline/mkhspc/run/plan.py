@@ -100,7 +100,7 @@ def _measured(
     read_s, read_bytes = _read(work.slides[0])
     with with_models(work) as job:
         refuse_failures(do_tiles(layout, manifest, share, job, progress))
-        owner_bytes = job.servers.peak_bytes if job and job.servers else 0
+        server_bytes = job.servers.peak_bytes if job and job.servers else 0
         device = ", ".join(work.devices)
     path = layout.part(slide_id, tile.tile_id)
     part = tables.read_table(path, manifest.config_hash, columns=["cell_type", "area_um2", "detector_score"])
@@ -121,7 +121,7 @@ def _measured(
         read_s=read_s,
         read_bytes=read_bytes,
         worker_bytes=facts["peak_bytes"],
-        owner_bytes=owner_bytes,
+        server_bytes=server_bytes,
         device=device,
         stored_bytes=path.stat().st_size,
         cells=cells,

@@ -123,7 +123,6 @@ def _prepared(
             tidy(pending.layout)
             if manifest != pending.manifest:  # another process has asked for more meanwhile
                 models.close()
-                refuse_unfit_classifiers(manifest)
                 share, job = _planned(pending, manifest, shard, silent)
                 job = models.enter_context(with_models(job))
         yield _Work(pending.layout, manifest, share, job)

@@ -187,15 +187,7 @@ def _rows(search: TileSearch, found: CellsFound, inside: Mapping[int, list[str]]
         "detector": [found.detector] * count,
         "detector_score": np.array([c.score for c in cells], np.float32),
         **features.measure(search.near, cells),
-        **deep.measure(
-            window,
-            cells,
-            found.cell_type,
-            analysis.embedders,
-            analysis.stored[found.cell_type].max_length_um,
-            analysis.service,
-            tile.tile_id,
-        ),
+        **deep.measure(analysis.embedding(found.cell_type), window, cells, found.cell_type, tile.tile_id),
     }
     names, has_weak_mk = feature_names(analysis.embedders), analysis.stored["mk"].has_weak
     return pa.table(columns, found_schema(names, has_weak_mk=has_weak_mk))

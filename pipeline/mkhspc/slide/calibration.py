@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from mkhspc.config import RunSection
 from mkhspc.errors import InputError
-from mkhspc.geometry import Box
+from mkhspc.geometry import Box, RgbImage
+from mkhspc.slide.czi.directory import read_directory
 from mkhspc.slide.czi.read_order import SceneBox, mosaics_of, order_windows
 from mkhspc.slide.czi.slide import CziSlide, is_damage
 from mkhspc.slide.czi.stream import WindowStream
-from mkhspc.slide.czi.unpack import Pixels
 from mkhspc.slide.stains import SceneCalibration, calibrate
 from mkhspc.slide.tiles import is_wanted_scene, seeded_hash
 from mkhspc.slide.tissue import TissueMask
@@ -68,7 +68,7 @@ def _calibrate_scene(slide: CziSlide, scene: int, mask: TissueMask, run: RunSect
         ) from error
 
 
-def _read_windows(slide: CziSlide, scene: int, mask: TissueMask, run: RunSection) -> list[Pixels]:
+def _read_windows(slide: CziSlide, scene: int, mask: TissueMask, run: RunSection) -> list[RgbImage]:
     """The pixels of the windows drawn; for each that cannot be decoded the next one drawn takes its place.
 
     Raises:
@@ -92,17 +92,20 @@ def _read_windows(slide: CziSlide, scene: int, mask: TissueMask, run: RunSection
 
 def _read_undamaged(
     slide: CziSlide, scene: int, boxes: Sequence[Box]
-) -> tuple[list[Pixels], list[InputError]]:
+) -> tuple[list[RgbImage], list[InputError]]:
     """The pixels of those boxes in which no image is damaged, in their order, and the errors of the others.
 
     Boxes lie all over the scene, and on a small one many in the same images: those are decoded once.
     """
     windows = [SceneBox(scene, box) for box in boxes]
     order = order_windows(mosaics_of(slide, windows), windows, ROOM_BYTES)
-    found: dict[int, Pixels] = {}
+    found: dict[int, RgbImage] = {}
     faults: list[InputError] = []
     with WindowStream(
-        slide.info.path, slide.um_per_px, order.windows, room_bytes=ROOM_BYTES, threads=1
+        CziSlide(read_directory(slide.info.path), slide.um_per_px),
+        order.windows,
+        room_bytes=ROOM_BYTES,
+        threads=1,
     ) as stream:
         while (step := stream.next_window()) is not None:
             box = order.windows[step].box

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mkhspc.errors import InputError
+from mkhspc.geometry import RgbImage
 
-RgbImage = NDArray[np.uint8]
 FloatArray = NDArray[np.float64]
 Histogram = NDArray[np.int64]
 Triple = tuple[float, float, float]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mkhspc.errors import InputError
 from mkhspc.geometry import Box
+from mkhspc.slide.czi.directory import read_directory
 from mkhspc.slide.czi.read_order import ReadCost, SceneBox, mosaics_of, order_windows
 from mkhspc.slide.czi.slide import CziSlide, read_slide_info
 from mkhspc.slide.czi.stream import WindowStream, always
@@ -70,8 +71,7 @@ class TileWindows:
                 fix="put the first scan back under this name",
             )
         return WindowStream(
-            self.path,
-            self.um_per_px,
+            CziSlide(read_directory(self.path), self.um_per_px),
             self.scene_windows,
             room_bytes=self.cost.room_bytes,
             threads=threads,

@@ -17,12 +17,10 @@ from itertools import chain
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from mkhspc.errors import InputError
-
-RgbImage = NDArray[np.uint8]
+from mkhspc.geometry import RgbImage
 
 MAX_SIDE_PX = 4096
 """Longest side of a picture; crops stay below it down to 0.02 µm a pixel. A larger one is refused unread."""

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory, TemporaryFile
 from mkhspc.config import ComputeSection, RunConfig
 from mkhspc.config.schema import RunSection
 from mkhspc.errors import InputError, UsageError
+from mkhspc.run.classifiers import refuse_unfit_classifiers
 from mkhspc.run.opening.extend import merged_with
 from mkhspc.run.opening.notices import chosen_detectors, deviations
 from mkhspc.run.opening.settings import RunSettings, run_settings
@@ -77,7 +78,8 @@ class PendingRun:
             The manifest on disk; it may hold what other processes have asked for meanwhile.
 
         Raises:
-            InputError: another process has created the run meanwhile, with other settings.
+            InputError: another process has created the run meanwhile, with other settings, or has asked for
+                a classifier that cannot be used; nothing is written then.
         """
         manifest = self._create() if self.found is None else None
         if manifest is None:
@@ -98,7 +100,9 @@ class PendingRun:
         if there == self.found:
             return self.manifest
         settings = run_settings(self.config, self.settings.jobs_gpus, there.config)
-        return merged_with(there, settings, self.slides, self.layout.root)
+        merged = merged_with(there, settings, self.slides, self.layout.root)
+        refuse_unfit_classifiers(merged)
+        return merged
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from mkhspc.config import check_um_per_px
 from mkhspc.errors import InputError
-from mkhspc.geometry import Box
+from mkhspc.geometry import Box, RgbImage
 from mkhspc.slide.czi.directory import (
     COPY_AGAIN,
     CziDirectory,
@@ -34,7 +34,7 @@ from mkhspc.slide.czi.directory import (
 )
 from mkhspc.slide.czi.metadata import describe
 from mkhspc.slide.czi.mosaic import Grid, SceneMosaic, corners_of, scene_mosaic
-from mkhspc.slide.czi.unpack import Image, Pixels, unpack
+from mkhspc.slide.czi.unpack import Image, unpack
 from mkhspc.slide.model import SceneInfo, SlideInfo
 from mkhspc.units import MIB
 
@@ -159,7 +159,7 @@ class CziSlide:
         there = ", ".join(str(scene.index) for scene in self.info.scenes)
         raise InputError(f"has no scene {index}", where=self.info.path, fix=f"its scenes are {there}")
 
-    def read(self, scene: int, box: Box) -> Pixels:
+    def read(self, scene: int, box: Box) -> RgbImage:
         """Pixels of a box at level 0; every sub-block that it meets is decoded once.
 
         Args:
@@ -179,7 +179,7 @@ class CziSlide:
             self.decode(block).show(block.box.clipped(wanted), picture, wanted)
         return picture
 
-    def read_lowres(self, scene: int, factor: int) -> Pixels:
+    def read_lowres(self, scene: int, factor: int) -> RgbImage:
         """The whole scene, reduced; from the stored pyramid where there is one.
 
         Args:
@@ -233,7 +233,7 @@ class CziSlide:
             raise self._undecodable(block.box, "its sizes are wrong")
         return extent
 
-    def read_lowres_around_damage(self, scene: int, factor: int) -> tuple[Pixels, list[Box]]:
+    def read_lowres_around_damage(self, scene: int, factor: int) -> tuple[RgbImage, list[Box]]:
         """As `read_lowres`, from level 0 alone, with the images left white that cannot be decoded.
 
         Returns:
@@ -247,7 +247,7 @@ class CziSlide:
         picture = self._mean_of_level_0(mosaic, Grid(mosaic.box, factor), damaged)
         return picture, [box.shifted(-mosaic.box.x0, -mosaic.box.y0) for box in damaged]
 
-    def _mean_of_level_0(self, mosaic: SceneMosaic, grid: Grid, damaged: list[Box] | None = None) -> Pixels:
+    def _mean_of_level_0(self, mosaic: SceneMosaic, grid: Grid, damaged: list[Box] | None = None) -> RgbImage:
         """Means of what is seen of every block, each decoded once.
 
         Args:
@@ -299,7 +299,7 @@ class CziSlide:
                 return level
         return None
 
-    def _mean_of_level(self, mosaic: SceneMosaic, grid: Grid, level: Sequence[SubBlock]) -> Pixels:
+    def _mean_of_level(self, mosaic: SceneMosaic, grid: Grid, level: Sequence[SubBlock]) -> RgbImage:
         for block in level:
             self._extent(block)
         zoom = min(block.zoom for block in level)  # libCZI takes blocks of at least the zoom asked for
@@ -315,7 +315,7 @@ class CziSlide:
             picture[top:bottom] = _shrink(stored, inside, band, (columns, bottom - top))
         return to_rgb(picture)
 
-    def _read_mosaic(self, box: Box, zoom: float, plane: Mapping[str, int]) -> Pixels:
+    def _read_mosaic(self, box: Box, zoom: float, plane: Mapping[str, int]) -> RgbImage:
         """BGR pixels of a box in mosaic coordinates, (height * zoom, width * zoom, 3) rounded down.
 
         Shows the images of all scenes.
@@ -327,7 +327,7 @@ class CziSlide:
                 background_color=(1.0, 1.0, 1.0),
                 **plane,
             )
-            image: Pixels = stored.reshape(stored.shape[-3:])
+            image: RgbImage = stored.reshape(stored.shape[-3:])
         except LIBCZI_ERRORS as error:
             raise self._undecodable(box, str(error)) from error
         return image
@@ -359,7 +359,7 @@ def _split(rows: int, strips: int, step: int) -> list[int]:
     return [0, *range(height, rows - 1, height), rows]
 
 
-def _shrink(stored: Pixels, inside: Box, band: Box, size: tuple[int, int]) -> Pixels:
+def _shrink(stored: RgbImage, inside: Box, band: Box, size: tuple[int, int]) -> RgbImage:
     """Area means of a band of which `stored` shows the part inside the scene.
 
     Cells that reach beyond the scene see its edge repeated; `size` is (columns, rows).
@@ -371,7 +371,7 @@ def _shrink(stored: Pixels, inside: Box, band: Box, size: tuple[int, int]) -> Pi
     return np.asarray(cv2.resize(stored, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def to_rgb(bgr: Pixels) -> Pixels:
+def to_rgb(bgr: RgbImage) -> RgbImage:
     """Swaps red and blue in place, and returns the same array."""
     if bgr.size:
         cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=bgr)

@@ -10,16 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 
 from mkhspc.errors import InputError
-from mkhspc.geometry import Box
+from mkhspc.geometry import Box, RgbImage
 from mkhspc.slide.czi.block_cache import BlockCache, BlockKey
-from mkhspc.slide.czi.directory import read_directory
 from mkhspc.slide.czi.read_order import SceneBox, WindowBlocks, mosaics_of
 from mkhspc.slide.czi.slide import WHITE, CziSlide
-from mkhspc.slide.czi.unpack import Image, Pixels
+from mkhspc.slide.czi.unpack import Image
 
 AHEAD_PER_THREAD = 4
 """How many blocks may be decoded and not yet shown, for each decoding thread. With 2, two threads wait while
@@ -73,8 +71,7 @@ class WindowStream:
 
     def __init__(
         self,
-        path: Path,
-        um_per_px: float,
+        slide: CziSlide,
         windows: Sequence[SceneBox],
         *,
         room_bytes: int,
@@ -82,7 +79,7 @@ class WindowStream:
         is_wanted: Callable[[int], bool] = always,
         has_place: Callable[[], bool] = always,
     ) -> None:
-        """Opens the slide.
+        """Takes over the slide, and closes it.
 
         Args:
             windows: in the order of reading, from `order_windows`.
@@ -93,9 +90,9 @@ class WindowStream:
                 decoded for the windows after it.
 
         Raises:
-            InputError: the slide cannot be opened, or its pixels are not RGB.
+            InputError: the slide's pixels are not RGB; it is closed then.
         """
-        self._slide = CziSlide(read_directory(path), um_per_px)
+        self._slide = slide
         try:
             self._blocks = WindowBlocks(mosaics_of(self._slide, windows), windows)
         except InputError:
@@ -134,7 +131,7 @@ class WindowStream:
         """Index of the next wanted window, which `read_into` will show; None after the last."""
         return self._first_step() if self._look_ahead() else None
 
-    def read_into(self, picture: Pixels) -> None:
+    def read_into(self, picture: RgbImage) -> None:
         """Shows the window that `next_window` named.
 
         Args:
@@ -167,7 +164,7 @@ class WindowStream:
             raise RuntimeError("the window before was not read to its end")
         return first
 
-    def _show(self, piece: _Piece, picture: Pixels, place: Box) -> None:
+    def _show(self, piece: _Piece, picture: RgbImage, place: Box) -> None:
         image = piece.block.image()
         for part in self._blocks.parts(piece.key):
             image.show(part.clipped(place), picture, place)

@@ -12,13 +12,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from mkhspc.geometry import Box
+from mkhspc.geometry import Box, RgbImage
 from mkhspc.slide.czi import jpegxr
 from mkhspc.slide.czi.directory import SubBlock
-
-Pixels = NDArray[np.uint8]
 
 READERS = "zstd by pyarrow, JPEG-XR by imagecodecs, reduced levels by aicspylibczi"
 """What decodes which images, for the manifest."""
@@ -40,10 +37,10 @@ class Image:
         box: where it lies, in mosaic coordinates.
     """
 
-    pixels: Pixels
+    pixels: RgbImage
     box: Box
 
-    def show(self, part: Box, picture: Pixels, place: Box) -> None:
+    def show(self, part: Box, picture: RgbImage, place: Box) -> None:
         """Copies what it holds of a part into a picture that covers `place`."""
         seen = part.clipped(self.box)
         if seen.area_px:

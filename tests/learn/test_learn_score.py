@@ -262,7 +262,8 @@ def test_a_run_with_other_settings_is_refused_unless_allowed(
 
 
 def trained_setting(setting: str) -> object:
-    return {"run.seed": 0, "run.tile_size": 4096, "run.calibration_samples": 100}[setting]
+    first = {"run.seed": 0, "run.tile_size": 4096, "run.calibration_samples": 100}
+    return {**first, "run.calibration_draw": 2}[setting]
 
 
 @pytest.mark.parametrize(

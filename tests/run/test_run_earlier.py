@@ -12,6 +12,7 @@ import pytest
 from mkhspc.cli import run_command
 from mkhspc.cluster.journal import read_journals
 from mkhspc.config import CellRange, config_hash, identity
+from mkhspc.config.identity import DRAW_BY_NAME
 from mkhspc.errors import UsageError
 from mkhspc.run.refilter import refilter
 from mkhspc.store import manifest as manifests
@@ -141,7 +142,7 @@ def test_a_manifest_of_then_is_read_and_written_as_it_was_but_for_least_scores(r
     parts = [written[part][t] for part in ("filter", "config") for t in ("mk", "hspc")]
     assert [part.pop("min_score") for part in parts] == [0.5, 0.0, 0.5, 0.0]
     assert {**written, "checksum": None} == {**MANIFEST, "checksum": None}
-    then = config_hash(identity(found.config, found.model_hashes, {}))
+    then = config_hash(identity(found.config, found.model_hashes, {}, DRAW_BY_NAME))
     assert found.config_hash == then == "5f21005c3d6513e5"
     assert found.config.slurm.extra == ("--qos=long",)
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings, strategies as st
 
 from mkhspc.errors import InputError
 from mkhspc.geometry import Box
-from mkhspc.slide.calibration import calibration_boxes
+from mkhspc.slide.calibration import calibration_boxes, draw_key
 from mkhspc.slide.model import SceneInfo
 from mkhspc.slide.stains import SceneCalibration, calibrate
 from mkhspc.slide.tiles import (
@@ -152,14 +152,24 @@ class TestCalibrationBoxes:
     def test_they_are_drawn_from_the_tissue_and_the_seed_alone(self) -> None:
         tissue = mask(3000, 3000, 3)
         again = TissueMask.from_bytes(tissue.to_bytes())
-        first = calibration_boxes(tissue, 12, 200, 7, "a", 0)
-        assert first == calibration_boxes(again, 12, 200, 7, "a", 0)
-        assert first[:5] == calibration_boxes(tissue, 5, 200, 7, "a", 0)
-        others = [
-            calibration_boxes(tissue, 12, 200, seed, slide, index)
-            for seed, slide, index in ((8, "a", 0), (7, "b", 0), (7, "a", 1))
-        ]
+        first = calibration_boxes(tissue, 12, 200, draw_key(7, 0))
+        assert first == calibration_boxes(again, 12, 200, draw_key(7, 0))
+        assert first[:5] == calibration_boxes(tissue, 5, 200, draw_key(7, 0))
+        others = [calibration_boxes(tissue, 12, 200, draw_key(*key)) for key in ((8, 0), (7, 1))]
         assert first not in others
+
+    def test_the_rules_are_those_that_runs_were_made_by(self) -> None:
+        """These corners are written down: another draw would be other cells in every run."""
+        tissue = mask(3000, 3000, share=1.0)
+        corners = {
+            name: [(box.x0, box.y0) for box in calibration_boxes(tissue, 3, 200, draw_key(7, 0, name))]
+            for name in (None, "a", "b")
+        }
+        assert corners == {
+            None: [(624, 472), (824, 552), (1128, 864)],
+            "a": [(0, 2752), (2712, 2800), (792, 1784)],
+            "b": [(816, 2800), (1240, 2736), (176, 752)],
+        }
 
     @settings(deadline=None)
     @given(size=st.integers(10, 900), seed=st.integers(0, 50), share=st.sampled_from([0.1, 0.5, 1.0]))
@@ -167,7 +177,7 @@ class TestCalibrationBoxes:
         self, size: int, seed: int, share: float
     ) -> None:
         tissue = mask(1000, 950, seed, share)
-        boxes = calibration_boxes(tissue, 10, size, seed, "a", 0)
+        boxes = calibration_boxes(tissue, 10, size, draw_key(seed, 0))
         assert bool(boxes) == bool(tissue.tissue.any())
         for i, box in enumerate(boxes):
             assert box.clipped(tissue.scene_box) == box
@@ -176,10 +186,10 @@ class TestCalibrationBoxes:
             assert all(box.clipped(other).area_px == 0 for other in boxes[:i])
 
     def test_a_scene_smaller_than_a_window_gives_one_from_its_corner(self) -> None:
-        assert calibration_boxes(mask(160, 160, share=1.0), 10, 400, 0, "a", 0) == [Box(0, 0, 400, 400)]
+        assert calibration_boxes(mask(160, 160, share=1.0), 10, 400, draw_key(0, 0)) == [Box(0, 0, 400, 400)]
 
     def test_no_tissue_gives_none(self) -> None:
-        assert calibration_boxes(mask(500, 500, share=0.0), 10, 100, 0, "a", 0) == []
+        assert calibration_boxes(mask(500, 500, share=0.0), 10, 100, draw_key(0, 0)) == []
 
 
 def _freeze(root: Path, seed: int, results: multiprocessing.Queue[tuple[str, ...]]) -> None:

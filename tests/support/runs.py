@@ -12,7 +12,7 @@ import pyarrow as pa
 from PIL import Image, ImageDraw
 
 from mkhspc.config import CellType, RunConfig, config_hash, identity
-from mkhspc.config.identity import dataset_name
+from mkhspc.config.identity import DRAW_BY_NAME, dataset_name
 from mkhspc.geometry import Box, mask_to_contour
 from mkhspc.run.opening.pending import pending_run
 from mkhspc.store import atomic, manifest, tables
@@ -233,6 +233,16 @@ def _write_slide(
     for tile in tiles:
         part = table.filter(pa.compute.equal(table["tile_id"], tile["tile_id"]))
         tables.write_table(layout.part(slide_id, tile["tile_id"]), part, run_manifest.config_hash)
+
+
+def begun_by_name(config: RunConfig) -> RunLayout:
+    """A run as it was begun when a slide's name took part in the draw of calibration windows."""
+    layout, begun, _ = committed(config)
+    settings = identity(begun.config, begun.model_hashes, draw=DRAW_BY_NAME)
+    put_manifest(layout, replace(begun, identity=settings))
+    for plan in layout.root.glob("tiles/*"):
+        plan.unlink()
+    return layout
 
 
 def committed(config: RunConfig, jobs_gpus: int | None = None) -> tuple[RunLayout, Manifest, tuple[str, ...]]:

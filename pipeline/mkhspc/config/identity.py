@@ -25,21 +25,31 @@ SHOWN_DIGITS = 12
 """So many hexadecimal digits of a SHA-256 are shown in a message."""
 MODEL_HASHES = "model_hashes"
 """The key of an identity that holds the hashes of detectors and models."""
+CALIBRATION_DRAW = "run.calibration_draw"
+"""The key of an identity that holds the rule by which calibration windows are drawn; the first without it."""
+DRAW_BY_NAME = 1
+"""The first rule: tissue, seed, scene and the slide's name decide. Runs that began with it keep it."""
+DRAW_BY_TISSUE = 2
+"""The rule of new runs: tissue, seed and scene decide, so that a slide's name decides nothing."""
 
 
 def identity(
     config: RunConfig,
     model_hashes: Mapping[str, str],
     stored_scores: Mapping[CellType, float] = STORED_SCORE,
+    draw: int = DRAW_BY_TISSUE,
 ) -> dict[str, Any]:
     """The settings that decide which cells a run has, flat, by dotted key.
-
-    Args:
-        stored_scores: the least score stored of each type; a run keeps those that it began with.
 
     Paths, the slide list, the fraction, the filter within the stored range, classifiers,
     workers, the gallery and groups are not among them: two runs of one identity agree on every
     cell of every tile that both have done.
+
+    Args:
+        stored_scores: the least score stored of each type.
+        draw: the rule by which calibration windows are drawn.
+
+    A run keeps the scores and the draw that it began with.
     """
     settings: dict[str, Any] = {
         "run.um_per_px": config.run.um_per_px,
@@ -49,6 +59,8 @@ def identity(
         "compute.embedder": ",".join(config.compute.embedders) or NO_EMBEDDER,
         MODEL_HASHES: dict(sorted(model_hashes.items())),
     }
+    if draw != DRAW_BY_NAME:
+        settings[CALIBRATION_DRAW] = draw
     for cell_type in CELL_TYPES:
         section = config.cells(cell_type)
         settings[f"{cell_type}.detector"] = section.detector
@@ -58,10 +70,23 @@ def identity(
     return settings
 
 
+def identity_begun_as(
+    begun: Mapping[str, Any], config: RunConfig, model_hashes: Mapping[str, str]
+) -> dict[str, Any]:
+    """The identity of a config in a run that keeps the rules of `begun`, the identity that it began with."""
+    return identity(config, model_hashes, stored_scores_of(begun), draw_of(begun))
+
+
 def stored_scores_of(settings: Mapping[str, Any]) -> dict[CellType, float]:
     """The least score stored of each type by an identity; none of a run made before there were any."""
     keys = {cell_type: f"{cell_type}.stored_score" for cell_type in CELL_TYPES}
     return {cell_type: settings[key] for cell_type, key in keys.items() if key in settings}
+
+
+def draw_of(settings: Mapping[str, Any]) -> int:
+    """The rule by which a run of this identity draws its calibration windows."""
+    draw: int = settings.get(CALIBRATION_DRAW, DRAW_BY_NAME)
+    return draw
 
 
 def config_hash(settings: Mapping[str, Any]) -> str:
@@ -87,8 +112,9 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """With a key of its own for each model's hash."""
+    """With a key of its own for each model's hash, and one for the draw of every run."""
     plain = {key: value for key, value in settings.items() if key != MODEL_HASHES}
+    plain[CALIBRATION_DRAW] = draw_of(settings)
     return plain | {f"model_hashes.{key}": v for key, v in settings.get(MODEL_HASHES, {}).items()}
 
 

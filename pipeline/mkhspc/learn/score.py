@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mkhspc.config import CellType, differences
+from mkhspc.config.identity import CALIBRATION_DRAW
 from mkhspc.errors import InputError, UsageError, some_of
 from mkhspc.learn.classifier.features import feature_matrix
 from mkhspc.learn.classifier.file import Classifier, read_classifiers
@@ -22,7 +23,7 @@ from mkhspc.store.layout import RunLayout
 from mkhspc.store.manifest import Manifest
 from mkhspc.store.schema import SCORES, types_of
 
-HARMLESS_SETTINGS = frozenset({"run.tile_size", "run.seed", "run.calibration_samples"})
+HARMLESS_SETTINGS = frozenset({"run.tile_size", "run.seed", "run.calibration_samples", CALIBRATION_DRAW})
 """Settings that decide which cells are found, but not what a feature of a cell means."""
 REJECTS_NEARLY_ALL = 0.99
 """The share of rejected candidates from which the classifier, not the candidates, is probably wrong."""

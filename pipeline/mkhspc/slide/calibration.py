@@ -1,6 +1,7 @@
 """The colours of each scene of a slide, measured on windows that are drawn from its tissue.
 
-Which windows are drawn depends on the tissue and the seed, never on the tile size.
+Which windows are drawn depends on the tissue, the scene's index and the seed: never on the tile size, nor on
+what the file is called. Runs that began with the first rule, in which the slide's name took part, keep it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mkhspc.config import RunSection
+from mkhspc.config.identity import DRAW_BY_NAME
 from mkhspc.errors import InputError
 from mkhspc.geometry import Box, RgbImage
 from mkhspc.slide.czi.directory import read_directory
@@ -33,7 +35,7 @@ ROOM_BYTES = 64_000_000
 
 
 def calibrate_scenes(
-    slide: CziSlide, tissue: Mapping[int, TissueMask], run: RunSection
+    slide: CziSlide, tissue: Mapping[int, TissueMask], run: RunSection, draw: int
 ) -> dict[int, SceneCalibration]:
     """The calibration of every scene that holds tissue, by scene.
 
@@ -42,6 +44,7 @@ def calibrate_scenes(
     Args:
         tissue: by scene.
         run: its seed, how many windows a scene is calibrated on, and the scenes that it asks for.
+        draw: the rule by which windows are drawn; see `config.identity`.
 
     Raises:
         InputError: a scene that the run asks for cannot be calibrated, or a disk or a server does not answer.
@@ -50,16 +53,18 @@ def calibrate_scenes(
     for scene, mask in tissue.items():
         if mask.tissue.any():
             try:
-                calibrations[scene] = _calibrate_scene(slide, scene, mask, run)
+                calibrations[scene] = _calibrate_scene(slide, scene, mask, run, draw)
             except InputError:
                 if is_wanted_scene(run, scene):
                     raise
     return calibrations
 
 
-def _calibrate_scene(slide: CziSlide, scene: int, mask: TissueMask, run: RunSection) -> SceneCalibration:
+def _calibrate_scene(
+    slide: CziSlide, scene: int, mask: TissueMask, run: RunSection, draw: int
+) -> SceneCalibration:
     try:
-        return calibrate(_read_windows(slide, scene, mask, run), slide.um_per_px)
+        return calibrate(_read_windows(slide, scene, mask, run, draw), slide.um_per_px)
     except InputError as error:
         raise InputError(
             f"scene {scene} cannot be calibrated: {error.what}",
@@ -68,16 +73,20 @@ def _calibrate_scene(slide: CziSlide, scene: int, mask: TissueMask, run: RunSect
         ) from error
 
 
-def _read_windows(slide: CziSlide, scene: int, mask: TissueMask, run: RunSection) -> list[RgbImage]:
+def _read_windows(
+    slide: CziSlide, scene: int, mask: TissueMask, run: RunSection, draw: int
+) -> list[RgbImage]:
     """The pixels of the windows drawn; for each that cannot be decoded the next one drawn takes its place.
 
     Raises:
         InputError: none can be decoded, or a disk or a server does not answer.
     """
     side_px = round(CALIBRATION_WINDOW_UM / slide.um_per_px)
+    name = slide.info.slide_id if draw == DRAW_BY_NAME else None
+    key = draw_key(run.seed, scene, name)
 
     def drawn(count: int) -> list[Box]:  # a longer draw begins with the shorter one
-        return calibration_boxes(mask, count, side_px, run.seed, slide.info.slide_id, scene)
+        return calibration_boxes(mask, count, side_px, key)
 
     boxes = drawn(run.calibration_samples)
     windows, faults = _read_undamaged(slide, scene, boxes)
@@ -121,16 +130,24 @@ def _read_undamaged(
     return [found[nth] for nth in sorted(found)], faults
 
 
-def calibration_boxes(
-    tissue: TissueMask, n: int, size_px: int, seed: int, slide_id: str, scene: int
-) -> list[Box]:
-    """Windows of a scene to calibrate on, drawn from fat-free tissue and the seed alone.
+def draw_key(seed: int, scene: int, slide_id: str | None = None) -> bytes:
+    """What the draw of a scene's windows begins with.
+
+    Args:
+        slide_id: of a run whose draw depends on it; None in all others.
+    """
+    names = () if slide_id is None else (slide_id,)
+    return seeded_hash(seed, *names, scene, "calibration")
+
+
+def calibration_boxes(tissue: TissueMask, n: int, size_px: int, key: bytes) -> list[Box]:
+    """Windows of a scene to calibrate on, drawn from fat-free tissue.
 
     Args:
         tissue: of the scene.
         n: how many windows; fewer where the tissue has no room for more.
         size_px: side of a window.
-        seed, slide_id, scene: what the draw depends on, next to the tissue.
+        key: of `draw_key`: what the draw depends on, next to the tissue.
 
     Returns:
         Boxes that do not overlap, in the order drawn, inside the scene unless it is smaller.
@@ -140,7 +157,7 @@ def calibration_boxes(
     if not rows.size:
         return []
     # Raw bits of PCG64 stay the same in every NumPy; what its distributions make of them may not.
-    stream = np.random.PCG64(int.from_bytes(seeded_hash(seed, slide_id, scene, "calibration")))
+    stream = np.random.PCG64(int.from_bytes(key))
     drawn = stream.random_raw(n * TRIES_PER_WINDOW) % np.uint64(rows.size)
     half = tissue.factor // 2
     x0 = _inside(columns[drawn] * tissue.factor + half - size_px // 2, size_px, tissue.width_px)

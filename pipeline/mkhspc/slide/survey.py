@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mkhspc.config import RunSection
+from mkhspc.config.identity import DRAW_BY_TISSUE
 from mkhspc.slide.calibration import calibrate_scenes
 from mkhspc.slide.czi.slide import CziSlide
 from mkhspc.slide.tiles import TilePlan, load_tile_plan, plan_tiles, save_tile_plan
@@ -23,17 +24,18 @@ def prepare_tile_plan(layout: RunLayout, manifest: Manifest, slide_id: str) -> T
         return load_tile_plan(layout, slide_id, manifest.config_hash)
     entry = manifest.slide(slide_id)
     with CziSlide.open(Path(entry.path), um_per_px=entry.um_per_px) as slide:
-        plan = survey_slide(slide, manifest.config.run)
+        plan = survey_slide(slide, manifest.config.run, manifest.calibration_draw)
     return save_tile_plan(layout, slide_id, plan, manifest.config_hash)
 
 
-def survey_slide(slide: CziSlide, run: RunSection) -> TilePlan:
+def survey_slide(slide: CziSlide, run: RunSection, draw: int = DRAW_BY_TISSUE) -> TilePlan:
     """Finds the tissue of a slide, cuts it into tiles and calibrates its scenes.
 
-    Tissue and calibration depend on the slide and the seed, never on the tile size.
+    Tissue and calibration depend on what the slide shows and the seed, never on the tile size.
 
     Args:
         run: tile size, seed, calibration windows, and the scenes that the run asks for.
+        draw: the rule by which calibration windows are drawn; see `config.identity`.
 
     Raises:
         InputError: the slide is damaged, or a scene that the run asks for cannot be calibrated.
@@ -42,5 +44,5 @@ def survey_slide(slide: CziSlide, run: RunSection) -> TilePlan:
     return TilePlan(
         tiles=plan_tiles(slide.info.slide_id, slide.info.scenes, tissue, run.tile_size, run.seed),
         tissue=tissue,
-        calibration=calibrate_scenes(slide, tissue, run),
+        calibration=calibrate_scenes(slide, tissue, run, draw),
     )

@@ -32,7 +32,14 @@ from mkhspc.config import (
     identity,
     to_dict,
 )
-from mkhspc.config.identity import dataset_name, stored_scores_of
+from mkhspc.config.identity import (
+    DRAW_BY_NAME,
+    DRAW_BY_TISSUE,
+    dataset_name,
+    draw_of,
+    identity_begun_as,
+    stored_scores_of,
+)
 from mkhspc.config.typed import from_values
 from mkhspc.errors import InputError, UsageError, some_of
 from mkhspc.store import atomic
@@ -128,6 +135,11 @@ class Manifest:
     @property
     def config_hash(self) -> str:
         return config_hash(self.identity)
+
+    @property
+    def calibration_draw(self) -> int:
+        """The rule by which the run draws its calibration windows; see `config.identity`."""
+        return draw_of(self.identity)
 
     def slide(self, slide_id: str) -> SlideEntry:
         for slide in self.slides:
@@ -275,7 +287,7 @@ def loads(text: str | bytes, where: Path) -> Manifest:
     """
     try:
         data = parse_json(text)
-        is_ours = data.get("format") == FORMAT and data.get("version") == VERSION
+        is_ours = data.get("format") == FORMAT and data.get("version") == VERSION and _is_known_draw(data)
         manifest = _from_dict(data) if is_ours else None
         edited = _edited(data, manifest) if manifest else None
     except JsonError as error:
@@ -300,12 +312,16 @@ def loads(text: str | bytes, where: Path) -> Manifest:
     return manifest
 
 
+def _is_known_draw(data: Mapping[str, Any]) -> bool:
+    return draw_of(data["identity"]) in (DRAW_BY_NAME, DRAW_BY_TISSUE)
+
+
 def _edited(data: Mapping[str, Any], manifest: Manifest) -> str | None:
     """What an edit by hand has made inconsistent, or None."""
     if data["config_hash"] != manifest.config_hash:
         return "its config_hash is not that of its settings"
-    scores = stored_scores_of(manifest.identity)
-    if changed := differences(identity(manifest.config, manifest.model_hashes, scores), manifest.identity):
+    asked = identity_begun_as(manifest.identity, manifest.config, manifest.model_hashes)
+    if changed := differences(asked, manifest.identity):
         return f"its config is not that of its identity: {changed[0]}"
     if data["seed"] != manifest.config.run.seed:
         return f"its seed is {data['seed']} and that of its config {manifest.config.run.seed}"

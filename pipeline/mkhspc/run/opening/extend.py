@@ -8,14 +8,14 @@ from pathlib import Path
 
 from mkhspc.config import CELL_TYPES, RunConfig, with_free_settings
 from mkhspc.config.identity import (
+    DRAW_BY_TISSUE,
     MODEL_HASHES,
-    identity,
+    identity_begun_as,
     option_differences,
     revision_differences,
-    stored_scores_of,
     weights_differences,
 )
-from mkhspc.errors import InputError
+from mkhspc.errors import InputError, some_of
 from mkhspc.run.opening.settings import RunSettings
 from mkhspc.store.manifest import Manifest, SlideEntry, blind_codes
 
@@ -40,6 +40,7 @@ def merged_with(
     config = _with_filter_of(settings.config, manifest)
     merged = _with_settings(manifest, config)
     _refuse_other_settings(manifest, config, settings, where)
+    _refuse_new_slides_of_old_draw(manifest, slides, where)
     return _with_slides(merged, slides)
 
 
@@ -82,6 +83,20 @@ def _with_slides(manifest: Manifest, entries: Sequence[SlideEntry]) -> Manifest:
     )
 
 
+def _refuse_new_slides_of_old_draw(manifest: Manifest, entries: Sequence[SlideEntry], where: Path) -> None:
+    """Raises `InputError` where slides would be calibrated on windows that their names decide."""
+    known = {slide.slide_id for slide in manifest.slides}
+    new = [entry.slide_id for entry in entries if entry.slide_id not in known]
+    if new and manifest.calibration_draw != DRAW_BY_TISSUE:
+        raise InputError(
+            "this run was begun when a slide's name helped to decide on which windows its colours are"
+            f" calibrated; it is finished with the slides it has, and takes no new ones: {some_of(new)}",
+            where=where,
+            fix="leave them out (--only names the slides to go on with),"
+            " or segment all slides into a new --output-dir",
+        )
+
+
 def _difference(old: SlideEntry, new: SlideEntry) -> str:
     if old.um_per_px != new.um_per_px:
         return f"its pixel size is {new.um_per_px:g} µm, not {old.um_per_px:g}"
@@ -100,7 +115,7 @@ def _with_settings(manifest: Manifest, config: RunConfig) -> Manifest:
 
 def _refuse_other_settings(manifest: Manifest, config: RunConfig, settings: RunSettings, where: Path) -> None:
     """Raises `InputError` that names the settings in which the run differs from what is asked."""
-    asked = identity(config, {}, stored_scores_of(manifest.identity))
+    asked = identity_begun_as(manifest.identity, config, {})
     clauses, fix = option_differences(asked, manifest.identity), OTHER_OPTIONS
     clauses += _score_differences(manifest.config, config)
     if not clauses:  # only then a look at the weights, which need not be here

@@ -64,6 +64,19 @@ def test_the_predictions_are_a_row_a_cell_by_a_classifier_of_other_groups(tmp_pa
     assert predictions.labels.tolist() == [bool(label) for label in card["labels"]]
 
 
+def test_groups_that_look_like_formulas_are_harmless_in_the_file_and_read_as_they_are(tmp_path: Path) -> None:
+    groups = dict(zip(TRAINING_SLIDES, ("=1+1", "@anna", "-0.5"), strict=True))
+    lines = ["slide_id,group", *(f"{slide},{group}" for slide, group in groups.items())]
+    (tmp_path / "animals.csv").write_text("\n".join(lines))
+    settings = Settings("logistic", group_by=str(tmp_path / "animals.csv"))
+    trained(training_file(tmp_path / "t.json"), "mk", settings=settings)
+    with (tmp_path / "mk_classifier.oof.csv").open(newline="") as file:
+        written = {row["slide_id"]: row["group"] for row in csv.DictReader(file)}
+    assert written == dict(zip(TRAINING_SLIDES, ("'=1+1", "'@anna", "-0.5"), strict=True))
+    _, read = read_beside(tmp_path / "mk_classifier.skops")
+    assert dict(zip(read.slide_ids.tolist(), read.groups.tolist(), strict=True)) == groups
+
+
 @pytest.mark.slow
 def test_the_same_request_writes_the_same_bytes(tmp_path: Path) -> None:
     contents = []

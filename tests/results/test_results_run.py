@@ -273,6 +273,29 @@ def test_files_hold_the_same_numbers(run: FakeRun, groups: Path, tmp_path: Path)
     assert json.loads(json.dumps(to_json(report), allow_nan=False))["slides"][0]["slide_id"] == "FGC1"
 
 
+def test_a_group_that_looks_like_a_formula_is_text_in_a_spreadsheet(run: FakeRun, tmp_path: Path) -> None:
+    path = tmp_path / "g.csv"
+    path.write_text("slide_id,@dose\nFGC1,=1+1\nFHU1,-0.5\nMGC1,-0.5\n")
+    write_report(make_report(run.layout, path), tmp_path / "out")
+    rows = list(csv.DictReader((tmp_path / "out" / "results.csv").open()))
+    assert {row["slide_id"]: row["'@dose"] for row in rows} == {
+        "FGC1": "'=1+1",
+        "FHU1": "-0.5",
+        "MGC1": "-0.5",
+    }
+    for file in (tmp_path / "out").glob("*.csv"):
+        cells = [cell for row in csv.reader(file.open(newline="")) for cell in row]
+        assert not [cell for cell in cells if cell[:1] in "=@+-" and not _is_number(cell)], file.name
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell or 0)
+    except ValueError:
+        return False
+    return True
+
+
 def test_the_same_run_gives_the_same_files(run: FakeRun, groups: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         write_report(make_report(run.layout, groups), tmp_path / name)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +17,7 @@ from mkhspc.results.report import Report, slide_rows
 from mkhspc.results.statistics import Comparison, GroupSummary
 from mkhspc.store import atomic
 from mkhspc.store.classifier_summary import FIGURE_NAMES
+from mkhspc.store.csv_text import csv_text
 
 FILES = ("results.csv", "groups.csv", "comparisons.csv", "density.png", "report.html")
 
@@ -82,9 +81,5 @@ def _marked(report: Report, items: Iterable[GroupSummary | Comparison]) -> list[
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows as CSV text; empty where a value is None, nothing at all without rows."""
-    text = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return text.getvalue()
+    header = list(rows[0]) if rows else []
+    return csv_text(header, ([row[name] for name in header] for row in rows)) if rows else ""

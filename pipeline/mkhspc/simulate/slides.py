@@ -6,8 +6,6 @@ known truth, by someone who has no slide at hand.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +22,7 @@ from mkhspc.simulate.placement import Densities
 from mkhspc.simulate.scene import SceneStyle, SimulatedScene, simulate_scene
 from mkhspc.simulate.terrain import TerrainStyle
 from mkhspc.store import atomic
+from mkhspc.store.csv_text import csv_text
 
 MK_PER_MM2 = {"GC": 100.0, "HU": 170.0}
 """True MK per mm² of marrow by treatment: the effect that a report should find. Sex has no effect."""
@@ -224,9 +223,8 @@ def _summary(spec: SlideSpec, path: Path, scenes: list[SimulatedScene], table: p
 
 
 def _groups_csv(specs: Sequence[SlideSpec]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["slide_id", "animal", "batch", "sex", "treatment"])
-    for spec in specs:
-        writer.writerow([spec.name, spec.name.removeprefix("DEMO_"), "simulated", spec.sex, spec.treatment])
-    return text.getvalue()
+    header = ("slide_id", "animal", "batch", "sex", "treatment")
+    rows = (
+        (spec.name, spec.name.removeprefix("DEMO_"), "simulated", spec.sex, spec.treatment) for spec in specs
+    )
+    return csv_text(header, rows)

@@ -5,8 +5,6 @@ Both are tied to the classifier by SHA-256, so figures of one classifier cannot 
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
@@ -24,6 +23,7 @@ from mkhspc.learn.classifier.fit import Fitted, Groups, OutOfFold, Settings
 from mkhspc.learn.metrics import Predictions, metrics_of
 from mkhspc.learn.samples import Samples
 from mkhspc.store import atomic
+from mkhspc.store.csv_text import csv_text, restored
 from mkhspc.store.untrusted_json import SMALL, read_json
 
 FORMAT = "mkhspc-model-card"
@@ -63,27 +63,22 @@ def oof_path(classifier: Path) -> Path:
 
 def oof_text(samples: Samples, groups: Groups, found: OutOfFold) -> str:
     """The out-of-fold predictions as CSV, in the order of the samples."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(OOF_COLUMNS)
     inclusion = ["" if np.isnan(p) else f"{p:.9g}" for p in samples.inclusion_probs]
-    writer.writerows(
-        zip(
-            samples.cell_ids.tolist(),
-            samples.slide_ids.tolist(),
-            groups.tolist(),
-            samples.labels.tolist(),
-            [f"{p:.9g}" for p in found.probability],
-            [f"{t:.9g}" for t in found.threshold],
-            found.predicted.astype(int).tolist(),
-            found.baseline.tolist(),
-            found.fold.tolist(),
-            samples.policies.tolist(),
-            inclusion,
-            strict=True,
-        )
+    rows = zip(
+        samples.cell_ids.tolist(),
+        samples.slide_ids.tolist(),
+        groups.tolist(),
+        samples.labels.tolist(),
+        [f"{p:.9g}" for p in found.probability],
+        [f"{t:.9g}" for t in found.threshold],
+        found.predicted.astype(int).tolist(),
+        found.baseline.tolist(),
+        found.fold.tolist(),
+        samples.policies.tolist(),
+        inclusion,
+        strict=True,
     )
-    return out.getvalue()
+    return csv_text(tuple(OOF_COLUMNS), rows)
 
 
 def write_beside(classifier: Path, content: bytes, oof: str, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,16 +154,20 @@ def _predictions(path: Path) -> Predictions:
         raise InputError(f"is damaged ({error})", where=path, fix=_FIX) from error
     columns = {name: table[name].to_numpy() for name in OOF_COLUMNS}
     return Predictions(
-        cell_ids=columns["cell_id"].astype(np.str_),
-        slide_ids=columns["slide_id"].astype(np.str_),
-        groups=columns["group"].astype(np.str_),
+        cell_ids=_texts(columns["cell_id"]),
+        slide_ids=_texts(columns["slide_id"]),
+        groups=_texts(columns["group"]),
         labels=columns["label"] == 1,
         predicted=columns["predicted"] == 1,
         baseline=columns["baseline"] == 1,
         probability=columns["probability"],
-        policies=columns["policy"].astype(np.str_),
+        policies=_texts(columns["policy"]),
         inclusion_probs=columns["inclusion_prob"].astype(np.float64),
     )
+
+
+def _texts(column: npt.NDArray[np.object_]) -> npt.NDArray[np.str_]:
+    return np.array([restored(cell) for cell in column], dtype=np.str_)
 
 
 def facts_of(

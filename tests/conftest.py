@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-pytest_plugins = ("serverdoubles",)
+pytest_plugins = ("serverdoubles", "sitefixtures")
 
 
 def pytest_configure() -> None:

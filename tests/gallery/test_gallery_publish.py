@@ -1,87 +1,19 @@
 from __future__ import annotations
 
-import os
-import re
-import shutil
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+import json
 from pathlib import Path
-from socketserver import StreamRequestHandler, ThreadingTCPServer
-from threading import Thread
 from typing import Any
 
 import pytest
 
-from mkhspc.errors import CheckFailedError, IncompleteError, InputError, UsageError
+from gitrepos import commit_files, git
+from mkhspc.errors import CheckFailedError, InputError, UsageError
 from mkhspc.gallery.options import SiteOptions
-from mkhspc.gallery.publishing.git import redacted, target_branch
-from mkhspc.gallery.publishing.publish import (
-    PublishOptions,
-    PublishReport,
-    check_site,
-    publish,
-    wait_until_live,
-)
-from mkhspc.gallery.serve import address_of, open_server
+from mkhspc.gallery.publishing.branch import target_branch
+from mkhspc.gallery.publishing.publish import PublishOptions, PublishReport, check_site, publish
 from mkhspc.gallery.site import build_site
-from runs import FakeRun, make_run
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> FakeRun:
-    return make_run(tmp_path_factory.mktemp("publish") / "run", slide_ids=("FGC1",), cells_per_type=12)
-
-
-@pytest.fixture
-def site(run: FakeRun, tmp_path: Path) -> Path:
-    build_site(run.layout, SiteOptions(out=tmp_path / "site"))
-    return tmp_path / "site"
-
-
-@pytest.fixture(autouse=True)
-def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Git as on a machine where nobody has said who they are."""
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
-    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
-    for name in [name for name in os.environ if name.startswith(("GIT_AUTHOR", "GIT_COMMITTER"))]:
-        monkeypatch.delenv(name)
-
-
-def git(directory: Path, *arguments: str) -> str:
-    command = [
-        "git",
-        "-C",
-        str(directory),
-        "-c",
-        "user.name=Ada",
-        "-c",
-        "user.email=ada@example.org",
-        *arguments,
-    ]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-
-@pytest.fixture
-def bare(tmp_path: Path) -> Path:
-    git(tmp_path, "init", "--quiet", "--bare", "target.git")
-    return tmp_path / "target.git"
-
-
-@pytest.fixture
-def work_tree(tmp_path: Path) -> Path:
-    """A repository with a commit, a staged change, an unstaged one and an untracked file."""
-    tree = tmp_path / "code"
-    tree.mkdir()
-    git(tree, "init", "--quiet", "--initial-branch=main")
-    (tree / "a.txt").write_text("1")
-    git(tree, "add", "a.txt")
-    git(tree, "commit", "--quiet", "--message=first")
-    (tree / "a.txt").write_text("2")
-    git(tree, "add", "a.txt")
-    (tree / "a.txt").write_text("3")
-    (tree / "new.txt").write_text("new")
-    return tree
+from mkhspc.gallery.site_files import digests
+from runs import FakeRun
 
 
 def push(site: Path, repo: Path, **settings: Any) -> PublishReport:
@@ -101,9 +33,9 @@ def test_the_branch_holds_the_site_and_a_nojekyll(site: Path, bare: Path) -> Non
     assert git(bare, "show", "gh-pages:site.json") == (site / "site.json").read_text().strip()
 
 
-def test_the_history_of_the_branch_is_kept(run: FakeRun, site: Path, bare: Path) -> None:
+def test_the_history_of_the_branch_is_kept(small_run: FakeRun, site: Path, bare: Path) -> None:
     first = push(site, bare, message="one")
-    build_site(run.layout, SiteOptions(out=site, title="Another title"))
+    build_site(small_run.layout, SiteOptions(out=site, title="Another title"))
     second = push(site, bare, message="two")
     assert git(bare, "log", "--format=%s", "gh-pages").splitlines() == ["two", "one"]
     assert second.before == first.after
@@ -124,9 +56,11 @@ def test_a_dry_run_pushes_nothing_and_says_what_would_change(site: Path, bare: P
     assert git(bare, "branch", "--list") == ""
 
 
-def test_an_orphan_drops_the_history_and_nothing_else_does(run: FakeRun, site: Path, bare: Path) -> None:
+def test_an_orphan_drops_the_history_and_nothing_else_does(
+    small_run: FakeRun, site: Path, bare: Path
+) -> None:
     push(site, bare)
-    build_site(run.layout, SiteOptions(out=site, title="Another title"))
+    build_site(small_run.layout, SiteOptions(out=site, title="Another title"))
     push(site, bare, orphan=True)
     assert git(bare, "rev-list", "--count", "gh-pages") == "1"
 
@@ -134,16 +68,16 @@ def test_an_orphan_drops_the_history_and_nothing_else_does(run: FakeRun, site: P
 @pytest.mark.parametrize("orphan", [False, True])
 @pytest.mark.parametrize("is_new", [False, True])
 def test_what_somebody_else_publishes_meanwhile_is_never_overwritten(
-    run: FakeRun, site: Path, bare: Path, tmp_path: Path, orphan: bool, is_new: bool
+    small_run: FakeRun, site: Path, bare: Path, tmp_path: Path, orphan: bool, is_new: bool
 ) -> None:
     if not is_new:
         push(site, bare)
     theirs = tmp_path / "theirs"
-    build_site(run.layout, SiteOptions(out=theirs, title="Theirs"))
-    build_site(run.layout, SiteOptions(out=site, title="Ours"))
+    build_site(small_run.layout, SiteOptions(out=theirs, title="Theirs"))
+    build_site(small_run.layout, SiteOptions(out=site, title="Ours"))
     with target_branch(str(bare), "gh-pages") as branch:
         before = branch.fetch()
-        branch.commit(site, before, "ours", orphan=orphan)
+        branch.commit(site, "ours", orphan=orphan)
         meanwhile = push(theirs, bare).after
         with pytest.raises(InputError, match="somebody else has published meanwhile"):
             branch.push(before, orphan=orphan)
@@ -161,33 +95,35 @@ def test_a_work_tree_stays_as_it_is(site: Path, work_tree: Path) -> None:
 
 
 def test_a_branch_that_is_checked_out_is_refused(site: Path, work_tree: Path) -> None:
-    with pytest.raises(InputError, match="checked out"):
-        push(site, work_tree, branch="main")
+    with pytest.raises(InputError, match="branch is currently checked out"):
+        push(site, work_tree, branch="main", replace=True)
     assert git(work_tree, "log", "--format=%s", "main") == "first"
 
 
 def test_what_else_the_branch_held_is_reported_and_stays_in_its_history(site: Path, work_tree: Path) -> None:
     git(work_tree, "branch", "docs")
-    report = push(site, work_tree, branch="docs")
-    assert report.replaces_foreign
+    report = push(site, work_tree, branch="docs", replace=True)
+    assert report.replaced == ("a.txt",)
     assert report.changes.removed == 1
     assert git(work_tree, "show", "docs~1:a.txt") == "1"
 
 
-def test_a_custom_domain_is_kept(run: FakeRun, site: Path, bare: Path) -> None:
+def test_a_custom_domain_is_kept(small_run: FakeRun, site: Path, bare: Path) -> None:
     (site / "CNAME").write_text("marrow.example.org\n")
     push(site, bare)
     (site / "CNAME").unlink()
-    build_site(run.layout, SiteOptions(out=site, title="Another title"))
+    build_site(small_run.layout, SiteOptions(out=site, title="Another title"))
     push(site, bare)
     assert git(bare, "show", "gh-pages:CNAME") == "marrow.example.org"
 
 
-def test_a_server_that_sends_no_files_with_a_fetch_is_enough(run: FakeRun, site: Path, bare: Path) -> None:
+def test_a_server_that_sends_no_files_with_a_fetch_is_enough(
+    small_run: FakeRun, site: Path, bare: Path
+) -> None:
     git(bare, "config", "uploadpack.allowFilter", "true")
     url = f"file://{bare}"
     publish(site, PublishOptions(repo=url))
-    build_site(run.layout, SiteOptions(out=site, title="Another title"))
+    build_site(small_run.layout, SiteOptions(out=site, title="Another title"))
     publish(site, PublishOptions(repo=url))
     assert git(bare, "rev-list", "--count", "gh-pages") == "2"
     git(bare, "fsck", "--full", "--strict")
@@ -243,90 +179,121 @@ def test_a_directory_that_is_no_site_is_not_published(tmp_path: Path, bare: Path
         push(tmp_path, bare)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["report.html", "results.csv", "notes/a.txt", "mk/anna.json", "mk/sub/page-001.html", "assets/x.csv"],
-)
-def test_what_is_not_part_of_the_site_is_never_published(site: Path, bare: Path, name: str) -> None:
-    (site / name).parent.mkdir(exist_ok=True)
-    (site / name).write_text("private")
-    with pytest.raises(InputError, match=f"not part of the site: {re.escape(name)}"):
-        push(site, bare)
-    assert git(bare, "branch", "--list") == ""
+def add_files(site: Path, sizes: dict[str, int]) -> None:
+    """Makes files of zeros part of a site."""
+    for name, size_bytes in sizes.items():
+        with (site / name).open("wb") as file:
+            file.truncate(size_bytes)
+    facts = json.loads((site / "site.json").read_text())
+    (site / "site.json").write_text(json.dumps({**facts, "files": digests(site)}))
 
 
 def test_a_file_over_the_limit_is_refused(site: Path) -> None:
-    with (site / "assets" / "huge.avif").open("wb") as file:
-        file.truncate(100 * 1024 * 1024 + 1)
-    with pytest.raises(CheckFailedError, match="100 MiB"):
+    add_files(site, {"assets/huge.avif": 100 * 1024 * 1024 + 1})
+    with pytest.raises(CheckFailedError, match=r"huge\.avif: is 105 MB; GitHub takes files of 100 MiB"):
         check_site(site)
 
 
 def test_a_site_over_the_limit_is_refused(site: Path) -> None:
-    for number in range(10):
-        with (site / "assets" / f"{number}.avif").open("wb") as file:
-            file.truncate(100 * 1024 * 1024)
+    add_files(site, {f"assets/{number}.avif": 100 * 1024 * 1024 for number in range(10)})
     with pytest.raises(CheckFailedError, match="GitHub Pages hold 1000 MB"):
         check_site(site)
 
 
-def test_passwords_in_urls_are_not_shown() -> None:
-    assert redacted("https://ada:secret@host/x.git") == "https://host/x.git"
-    assert redacted("git@host:x.git") == "git@host:x.git"
+def test_a_branch_with_files_of_somebody_else_is_refused(site: Path, bare: Path, tmp_path: Path) -> None:
+    source = {"main.py": "print()", "docs/notes.md": "x"}
+    commit_files(bare, "main", source, tmp_path)
+    theirs = git(bare, "rev-parse", "main")
+    for settings in ({}, {"dry_run": True}, {"orphan": True}):
+        with pytest.raises(InputError) as refused:
+            push(site, bare, branch="main", **settings)
+        assert str(refused.value) == (
+            "main: the branch holds 2 files that mkhspc did not put there: docs/notes.md, main.py\n"
+            "  choose another --branch, or let the site take their place with --replace"
+        )
+    assert git(bare, "rev-parse", "main") == theirs
+    report = push(site, bare, branch="main", replace=True)
+    assert report.replaced == ("docs/notes.md", "main.py")
+    assert git(bare, "show", "main~1:main.py") == "print()"
 
 
-@pytest.fixture
-def live(site: Path, tmp_path: Path) -> Iterator[str]:
-    shutil.copytree(site, tmp_path / "live")
-    with open_server(tmp_path / "live", 0) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        yield address_of(server)
-        server.shutdown()
+def test_a_file_that_somebody_laid_beside_our_site_is_named(
+    small_run: FakeRun, site: Path, bare: Path, tmp_path: Path
+) -> None:
+    push(site, bare)
+    commit_files(bare, "gh-pages", {"README.md": "ours too"}, tmp_path)
+    build_site(small_run.layout, SiteOptions(out=site, title="Another title"))
+    with pytest.raises(InputError, match=r"holds 1 file that mkhspc did not put there: README\.md"):
+        push(site, bare)
+    assert git(bare, "show", "gh-pages:README.md") == "ours too"
 
 
-def test_waiting_ends_when_the_site_is_live(site: Path, live: str) -> None:
-    wait_until_live(live, site, patience_s=20)
+@pytest.mark.parametrize("site_json", ["", "{}", "[" * 100_000, '{"format": "mkhspc-site", "version": 7}'])
+def test_a_site_json_of_another_kind_does_not_make_a_branch_ours(
+    site: Path, bare: Path, tmp_path: Path, site_json: str
+) -> None:
+    commit_files(bare, "gh-pages", {"index.html": "theirs", "site.json": site_json}, tmp_path)
+    with pytest.raises(InputError, match=r"holds 2 files .*: index\.html, site\.json"):
+        push(site, bare)
 
 
-def test_waiting_for_another_site_ends_in_an_error(run: FakeRun, site: Path, live: str) -> None:
-    build_site(run.layout, SiteOptions(out=site, title="Another title"))
-    with pytest.raises(IncompleteError, match="does not show the new site"):
-        wait_until_live(live, site, patience_s=0.2)
+def test_a_site_published_before_digests_is_known_as_ours(site: Path, bare: Path, tmp_path: Path) -> None:
+    old = json.dumps({"format": "mkhspc-site", "version": 1})
+    files = {
+        "site.json": old,
+        "index.html": "old",
+        "mk/page-001.html": "old",
+        "CNAME": "a.lab.org",
+        ".nojekyll": "",
+    }
+    commit_files(bare, "gh-pages", files, tmp_path)
+    assert push(site, bare).replaced == ()
+    commit_files(bare, "old", {**files, "src/main.py": "x"}, tmp_path)
+    with pytest.raises(InputError, match=r"1 file that mkhspc did not put there: src/main\.py"):
+        push(site, bare, branch="old")
 
 
 @pytest.mark.parametrize(
-    "answer",
-    [
-        b"HTTP/1.1 200 OK\r\nContent-Length: abc\r\n\r\n{}",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{}",
-        b"HTTP/1.1 abc\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\n\r\n" + b"[" * 100_000,
-        b"HTTP/1.1 302 Found\r\nLocation: http://[\r\n\r\n",
-        b"220 this is no web server\r\n",
-    ],
-    ids=["length abc", "cut short", "status abc", "nested", "sent on to nowhere", "no HTTP"],
+    "files", [{"CNAME": "marrow.lab.org\n"}, {".nojekyll": "", "CNAME": "marrow.lab.org\n"}]
 )
-def test_waiting_for_something_else_ends_in_an_error(site: Path, answer: bytes) -> None:
-    with answering(answer) as url, pytest.raises(IncompleteError, match="does not show the new site"):
-        wait_until_live(url, site, patience_s=0.2)
+def test_a_domain_set_on_github_first_is_kept(
+    site: Path, bare: Path, tmp_path: Path, files: dict[str, str]
+) -> None:
+    commit_files(bare, "gh-pages", files, tmp_path)
+    assert push(site, bare).replaced == ()
+    assert git(bare, "show", "gh-pages:CNAME") == "marrow.lab.org"
 
 
-@contextmanager
-def answering(answer: bytes) -> Iterator[str]:
-    """The address of a server that answers every request with these bytes."""
-
-    class Handler(StreamRequestHandler):
-        def handle(self) -> None:
-            while self.rfile.readline().strip():
-                pass
-            self.wfile.write(answer)
-
-    with ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
+def test_another_domain_is_taken_only_when_asked_for(site: Path, bare: Path) -> None:
+    (site / "CNAME").write_text("old.lab.org\n")
+    push(site, bare)
+    (site / "CNAME").write_text("new.lab.org\n")
+    with pytest.raises(InputError, match=r"the branch's CNAME is old\.lab\.org, the site's is new\.lab\.org"):
+        push(site, bare)
+    push(site, bare, replace=True)
+    assert git(bare, "show", "gh-pages:CNAME") == "new.lab.org"
 
 
-def test_waiting_needs_a_web_address(site: Path) -> None:
-    with pytest.raises(UsageError, match="is not a web address"):
-        wait_until_live("/etc/passwd", site)
+@pytest.mark.parametrize(
+    "content", ["", "root:x:0:0:root:/root:/bin/bash\n", "a.org\nb.org", "https://a.org/"]
+)
+def test_a_cname_holds_a_domain_alone(site: Path, bare: Path, content: str) -> None:
+    (site / "CNAME").write_text(content)
+    with pytest.raises(InputError, match="CNAME: does not hold a domain alone"):
+        push(site, bare)
+
+
+@pytest.mark.parametrize("given", ["refs/heads/gh-pages", "gh-pages"])
+def test_a_branch_may_be_named_in_full(site: Path, bare: Path, given: str) -> None:
+    report = push(site, bare, branch=given)
+    assert report.branch == "gh-pages"
+    assert git(bare, "for-each-ref", "--format=%(refname)") == "refs/heads/gh-pages"
+
+
+@pytest.mark.parametrize(
+    "given", ["refs/tags/v1", "refs/heads/", "refs/heads/refs/heads/x y", "HEAD", "@{-1}"]
+)
+def test_what_is_no_branch_is_refused_before_anything_is_sent(site: Path, bare: Path, given: str) -> None:
+    with pytest.raises(UsageError, match=r"is not a (branch|name that git allows)"):
+        push(site, bare, branch=given)
+    assert git(bare, "for-each-ref") == ""

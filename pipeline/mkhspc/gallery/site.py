@@ -9,7 +9,7 @@ from typing import Any
 
 from mkhspc.config import CellType
 from mkhspc.errors import CheckFailedError
-from mkhspc.gallery import site_swap
+from mkhspc.gallery import site_files, site_swap
 from mkhspc.gallery.crop_scratch import SCRATCH_SUFFIX, PictureFile, gather
 from mkhspc.gallery.options import SiteOptions, SiteSummary, check_options
 from mkhspc.gallery.publishing.publish import MAX_SITE_BYTES
@@ -126,12 +126,13 @@ def _finish(writer: SiteWriter, decks: Sequence[Deck], options: SiteOptions) -> 
 def _write_site_json(writer: SiteWriter, decks: Sequence[Deck], options: SiteOptions) -> int:
     """Writes `site.json`, which counts itself; returns the size of the whole site."""
     others = size_bytes = _size_bytes(writer.root)
+    files = site_files.digests(writer.root)
     while True:
-        text = atomic.dump_json(_site_json(writer, decks, options, size_bytes))
+        text = atomic.dump_json({**_site_json(writer, decks, options, size_bytes), "files": files})
         if others + len(text.encode()) == size_bytes:
             break
         size_bytes = others + len(text.encode())
-    (writer.root / "site.json").write_text(text, encoding="utf-8")
+    (writer.root / site_files.SITE_JSON).write_text(text, encoding="utf-8")
     return size_bytes
 
 

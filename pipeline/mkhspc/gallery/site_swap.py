@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from mkhspc.config import CELL_TYPES
 from mkhspc.errors import InputError
 from mkhspc.store.untrusted_json import SMALL, read_json
 
 FORMAT = "mkhspc-site"
 VERSION = 1
 SITE_ENTRIES = {"index.html", "site.json", "assets", "mk", "hspc"}
-PAGES = re.compile(r"page-\d+\.html")
-ASSET_SUFFIXES = {".avif", ".css", ".js", ".json", ".svg"}
 BUILDING = ".building"
 
 
@@ -34,24 +30,14 @@ def read_site(site: Path) -> dict[str, Any]:
     if not (site / "site.json").exists():
         raise InputError("is not a site: it has no site.json", where=site, fix=fix)
     data = read_json(site / "site.json", SMALL, fix)
-    if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("version") != VERSION:
+    if not is_site(data):
         raise InputError(f"has a site.json that is not of a site of version {VERSION}", where=site, fix=fix)
     return data
 
 
-def foreign_files(site: Path) -> list[str]:
-    """Files below a site that no site of ours has, by their paths below it."""
-    names = (path.relative_to(site) for path in site.rglob("*") if not path.is_dir())
-    return sorted(str(name) for name in names if not _is_of_a_site(name))
-
-
-def _is_of_a_site(name: Path) -> bool:
-    top, *below = name.parts
-    if not below:
-        return top in SITE_ENTRIES
-    if top in CELL_TYPES:
-        return len(below) == 1 and PAGES.fullmatch(below[0]) is not None
-    return top == "assets" and name.suffix in ASSET_SUFFIXES
+def is_site(facts: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether a `site.json` holds what a site of ours does."""
+    return isinstance(facts, dict) and facts.get("format") == FORMAT and facts.get("version") == VERSION
 
 
 def refuse_foreign(out: Path) -> None:

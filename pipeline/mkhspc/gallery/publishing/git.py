@@ -1,27 +1,34 @@
-"""A temporary bare repository through which a site reaches a branch of another one.
-
-The target's working tree and index are never touched, and no git setting outside the temporary
-repository is read to be changed or changed. `ghp-import` makes the commit.
-"""
+"""Git, run so that nothing it starts can ask a question; why it failed, in its words and without a secret."""
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from mkhspc.errors import InputError, UsageError
+from mkhspc.errors import InputError
+from mkhspc.gallery.publishing.remote import PROTOCOLS
 
-FALLBACK_IDENTITY = {"name": "mkhspc", "email": "mkhspc@localhost"}
-"""The author of commits where git has no user configured."""
+MOST_LINES = 8
+"""Lines of git's, ssh's and hooks' own words that an error repeats."""
+MOST_CHARACTERS = 300
+"""Of one such line."""
 
-_OWN_REPOSITORY = (
+SSH_OPTIONS = "-o BatchMode=yes -o ConnectTimeout=30 -o ServerAliveInterval=20"
+"""ssh asks for nothing, and gives up a host that does not answer (seconds)."""
+
+NO_QUESTIONS = {
+    "GIT_TERMINAL_PROMPT": "0",
+    "GCM_INTERACTIVE": "never",
+    "SSH_ASKPASS_REQUIRE": "never",
+}
+SLOW_TRANSFER = {"GIT_HTTP_LOW_SPEED_LIMIT": "1", "GIT_HTTP_LOW_SPEED_TIME": "120"}
+"""Over HTTP git gives up after 120 s without a byte, unless the user has said otherwise."""
+
+_LEFT_OUT = {
     "GIT_DIR",
     "GIT_WORK_TREE",
     "GIT_INDEX_FILE",
@@ -30,171 +37,135 @@ _OWN_REPOSITORY = (
     "GIT_ALTERNATE_OBJECT_DIRECTORIES",
     "GIT_NAMESPACE",
     "GIT_PREFIX",
+    "SSH_ASKPASS",
+}
+"""Variables that point git to another repository, as hooks set them, or open a window that asks."""
+
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
+_EMPTY_WORDS = re.compile(
+    r"(hint:.*|remote:|To \S+|@+|Everything up-to-date|error: failed to push some refs to .*"
+    r"|Please make sure you have the correct access rights|and the repository exists\.)?"
 )
-"""Variables of git that a hook or an alias sets, and that would point it to another repository."""
+"""Lines that say nothing of the reason."""
+_VAGUE = ("fatal: Could not read from remote repository.", "fatal: the remote end hung up unexpectedly")
+"""What git says when the reason was said by somebody else."""
+
+_SELF_EVIDENT = re.compile(r"! \[.*(checked out|fetch first|non-fast-forward|stale info)\)")
+"""What git refuses by itself, in one line; what else it says are paragraphs of advice."""
+
+FIXES = {
+    "checked out": "check out another branch there, or publish to a bare repository or a URL",
+    "fetch first": "somebody else has published meanwhile: look at what they did, then run it again",
+    "non-fast-forward": "somebody else has published meanwhile: look at what they did, then run it again",
+    "stale info": "somebody else has published meanwhile: look at what they did, then run it again",
+    "hook declined": "a hook of that repository refuses it: do as it says, or ask who keeps it",
+    "Permission denied (": "ssh has no key that this host takes: add one with `ssh-add`, then try again",
+    "Host key verification failed": "log in there once with `ssh` and compare its key, then run it again",
+    "terminal prompts disabled": "no password is asked for: set up a credential helper or an ssh key",
+    "Authentication failed": "the host does not take this user and token: renew them, or use an ssh key",
+    "Could not resolve host": "check the address and the network",
+}
+"""What a user can do, by words of the reason."""
 
 
-@dataclass(frozen=True)
-class Changes:
-    """How many files differ between two commits."""
+class Git:
+    """Git in one directory.
 
-    added: int
-    changed: int
-    removed: int
+    Args:
+        redact: takes secrets out of what is shown.
+        where: the repository that errors name.
+    """
 
-
-class TargetBranch:
-    """A branch of a repository elsewhere, seen from a temporary repository."""
-
-    def __init__(self, directory: Path, repo: str, branch: str) -> None:
+    def __init__(self, directory: Path, redact: Callable[[str], str], where: str) -> None:
         self._directory = directory
-        self._repo = repo
-        self._branch = branch
-        self._ref = f"refs/heads/{branch}"
-        self._tracking = f"refs/remotes/origin/{branch}"
-        self._environment = _environment()
-        if self._try("check-ref-format", "--branch", branch).returncode:
-            raise UsageError(
-                f"'{branch}' is not a name that git allows", where="--branch", fix="give one such as gh-pages"
-            )
-        local = _local_repository(repo)
-        self._environment |= self._identity(local or directory)
-        self._run("init", "--quiet", "--bare", ".")
-        self._run("remote", "add", "--", "origin", str(local or repo))
+        self._redact = redact
+        self._where = where
+        self._environment = quiet_environment(os.environ)
+        ssh = self.attempt("config", "core.sshCommand").stdout.strip()
+        self._environment = quiet_environment(os.environ, ssh)
 
-    def fetch(self) -> str | None:
-        """The branch's last commit, fetched without its files or history; None if there is no branch."""
-        if not self._run("ls-remote", "origin", self._ref).strip():
-            return None
-        refspec = f"{self._ref}:{self._tracking}"
-        self._run("fetch", "--quiet", "--depth=1", "--filter=blob:none", "--no-tags", "origin", refspec)
-        return self._run("rev-parse", self._tracking).strip()
+    def run(self, *arguments: str) -> str:
+        """What git printed.
 
-    def has_file(self, commit: str, path: str) -> bool:
-        return bool(self._run("ls-tree", "--name-only", commit, "--", path).strip())
-
-    def commit(self, site: Path, before: str | None, message: str, *, orphan: bool) -> str:
-        """Commits the files of a site in the place of all that the branch held; returns the commit.
-
-        A custom domain (the branch's CNAME) is kept. `orphan` starts a history of its own.
+        Raises:
+            InputError: git failed; its reason and that of ssh, hooks and servers is given.
         """
-        arguments = ["--no-jekyll", f"--branch={self._branch}", f"--message={message}"]
-        arguments += ["--no-history"] if orphan else []
-        if before is not None and self.has_file(before, "CNAME"):
-            arguments.append(f"--cname={self._run('show', f'{before}:CNAME').strip()}")
-        # -P: the repository's own files must not be imported as Python modules
-        command = [sys.executable, "-P", "-m", "ghp_import", *arguments, str(site.resolve())]
-        done = self._call(command)
-        made = self._try("rev-parse", "--verify", "--quiet", self._ref).stdout.strip()
-        if done.returncode or made in ("", before):
-            raise InputError(
-                f"ghp-import made no commit: {_reason(done.stderr)}",
-                where=site,
-                fix="run `git status` in the repository, or publish to a URL",
-            )
-        return made
-
-    def same_files(self, commit: str, other: str) -> bool:
-        return self._run("rev-parse", f"{commit}^{{tree}}") == self._run("rev-parse", f"{other}^{{tree}}")
-
-    def changes(self, before: str | None, after: str) -> Changes:
-        if before is None:
-            return Changes(len(self._run("ls-tree", "-r", "--name-only", after).splitlines()), 0, 0)
-        lines = self._run("diff-tree", "-r", "--name-status", "--no-renames", before, after).splitlines()
-        kinds = [line[0] for line in lines]
-        added, removed = kinds.count("A"), kinds.count("D")
-        return Changes(added, len(kinds) - added - removed, removed)
-
-    def push(self, before: str | None, *, orphan: bool) -> None:
-        """Pushes the branch. Forced only for an orphan, and only over the commit that was seen."""
-        force = [f"--force-with-lease={self._ref}:{before or ''}"] if orphan else []
-        self._run("push", "--quiet", *force, "origin", f"{self._ref}:{self._ref}")
-
-    def _identity(self, repository: Path) -> dict[str, str]:
-        """Who commits: what the environment or git's settings say, never a change to either."""
-        identity = {}
-        for key, fallback in FALLBACK_IDENTITY.items():
-            variable = f"GIT_COMMITTER_{key.upper()}"
-            configured = self._try("-C", str(repository), "config", f"user.{key}").stdout.strip()
-            identity[variable] = os.environ.get(variable) or configured or fallback
-        return identity
-
-    def _run(self, *arguments: str) -> str:
-        done = self._try(*arguments)
+        done = self.attempt(*arguments)
         if done.returncode:
-            reason = _reason(done.stderr)
-            what = f"git {arguments[0]} failed: {reason}"
-            raise InputError(what, where=redacted(self._repo), fix=_fix(reason))
+            said = self.reason(done)
+            raise InputError(f"git {arguments[0]} failed: {said}", where=self._where, fix=fix_of(said))
         return done.stdout
 
-    def _try(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self._call(["git", *arguments])
+    def attempt(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.call(["git", *arguments])
 
-    def _call(self, command: list[str]) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command, cwd=self._directory, env=self._environment, capture_output=True, text=True, check=False
-        )
+    def call(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        """Runs a command away from any terminal, so that not even ssh finds one to ask at."""
+        return _call(command, self._directory, self._environment)
+
+    def add_to_environment(self, variables: Mapping[str, str]) -> None:
+        self._environment |= variables
+
+    def reason(self, done: subprocess.CompletedProcess[str]) -> str:
+        return self._redact(reason_of(done.stderr, done.stdout))
 
 
-@contextmanager
-def target_branch(repo: str, branch: str) -> Iterator[TargetBranch]:
-    """Yields the branch `branch` of `repo`, a URL or a local repository.
+def quiet_environment(given: Mapping[str, str], ssh_of_settings: str = "") -> dict[str, str]:
+    """An environment in which git asks nothing, and starts no program that a URL names.
 
-    Raises:
-        InputError: `repo` is neither, or git cannot reach it.
-        UsageError: git does not allow the branch's name.
+    Args:
+        ssh_of_settings: git's own setting `core.sshCommand`, or nothing.
     """
-    with tempfile.TemporaryDirectory(prefix="mkhspc-publish-") as directory:
-        yield TargetBranch(Path(directory), repo, branch)
+    kept = {name: value for name, value in given.items() if name not in _LEFT_OUT}
+    ssh = given.get("GIT_SSH_COMMAND") or ssh_of_settings or shlex.quote(given.get("GIT_SSH") or "ssh")
+    takes_options = "plink" not in ssh.lower()  # PuTTY has other options; without a terminal it cannot ask
+    allowed = given.get("GIT_ALLOW_PROTOCOL", ":".join(PROTOCOLS)).split(":")
+    return {
+        **SLOW_TRANSFER,
+        **kept,
+        **NO_QUESTIONS,
+        "GIT_SSH_COMMAND": f"{ssh} {SSH_OPTIONS}" if takes_options else ssh,
+        "GIT_ALLOW_PROTOCOL": ":".join(name for name in allowed if name in PROTOCOLS),
+        "LC_ALL": "C",
+    }
 
 
-def redacted(text: str) -> str:
-    """A text without the user name and password that a URL in it may carry."""
-    return re.sub(r"//[^/@\s]*@", "//", text)
+def reason_of(*outputs: str) -> str:
+    """Why git failed: the words of hooks, servers, ssh and git itself, on one line."""
+    lines = [_ESCAPES.sub("", line).strip() for output in outputs for line in re.split(r"[\r\n]+", output)]
+    telling = list(dict.fromkeys(line for line in lines if not _EMPTY_WORDS.fullmatch(line)))
+    telling = [line for line in telling if line not in _VAGUE] or telling
+    verdicts = [line for line in telling if line.startswith("! ")]
+    if any(map(_SELF_EVIDENT.match, verdicts)):
+        telling = verdicts
+    words = [line for line in telling if line not in verdicts]
+    more = [f"and {len(words) - MOST_LINES} lines more"] if len(words) > MOST_LINES else []
+    return "; ".join(map(_shortened, [*words[:MOST_LINES], *more, *verdicts])) or "no reason given"
 
 
-def _environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in _OWN_REPOSITORY}
-    return {**kept, "LC_ALL": "C"}
+def _shortened(line: str) -> str:
+    return line if len(line) <= MOST_CHARACTERS else f"{line[:MOST_CHARACTERS]}..."
 
 
-def _local_repository(repo: str) -> Path | None:
-    """The repository if it is a directory here, None if it is a URL."""
-    path = Path(repo)
-    if not path.exists():
-        if "://" in repo or re.match(r"[\w.@-]+:", repo):
-            return None
-        raise InputError(
-            "is neither a directory here nor a URL",
-            where=repo,
-            fix="give a URL or the path of a git repository",
+def fix_of(reason: str) -> str:
+    """What to do about it, or nothing if that is not known."""
+    return next((fix for words, fix in FIXES.items() if words in reason), "")
+
+
+def _call(
+    command: Sequence[str], directory: Path, environment: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            command,
+            cwd=directory,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,
+            check=False,
         )
-    path = path.resolve()
-    # the ceiling keeps git from taking a repository further up for this one
-    environment = {**_environment(), "GIT_CEILING_DIRECTORIES": str(path.parent)}
-    command = ["git", "-C", str(path if path.is_dir() else path.parent), "rev-parse", "--git-dir"]
-    asked = subprocess.run(command, env=environment, capture_output=True, check=False)
-    if not path.is_dir() or asked.returncode:
-        raise InputError(
-            "is not a git repository",
-            where=repo,
-            fix="give the top of a work tree, a bare repository or a URL",
-        )
-    return path
-
-
-def _reason(stderr: str) -> str:
-    """The most informative line of git's error."""
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    informative = [line for line in lines if line.startswith("! ")] or [
-        line for line in lines if line.startswith(("fatal:", "error:"))
-    ]
-    return redacted((informative or lines or ["no reason given"])[0])
-
-
-def _fix(reason: str) -> str:
-    if "checked out" in reason:
-        return "check out another branch there, or publish to a bare repository or a URL"
-    if "fetch first" in reason or "non-fast-forward" in reason or "stale info" in reason:
-        return "somebody else has published meanwhile: look at what they did, then run it again"
-    return ""
+    except FileNotFoundError as error:
+        raise InputError("git is not installed", fix="install it; Debian: apt-get install git") from error

@@ -75,7 +75,7 @@ def targets(truth: pa.Table, cell_type: str) -> pa.Table:
 def test_a_slide_is_a_czi_with_its_pixel_size_scenes_and_origins(slides: Path) -> None:
     with CziSlide.open(slides / "DEMO_FGC1.czi") as slide:
         assert slide.um_per_px == pytest.approx(0.22)
-        assert slide.info.is_rgb
+        assert slide.info.pixel_type == "bgr24"
         assert slide.info.compressions == ("zstd1",)
         assert [scene.mosaic_box for scene in slide.info.scenes] == [
             Box(-500, 90_000, -500 + 1364, 90_000 + 1091),

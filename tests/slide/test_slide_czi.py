@@ -108,9 +108,9 @@ class TestRealSlides:
     def test_origins_and_channels_are_true(self, shared: Path) -> None:
         tiles = read_slide_info(shared / "data" / "czi" / "aicspylibczi__tiles.czi")
         assert (tiles.scenes[0].mosaic_box.x0, tiles.scenes[0].mosaic_box.y0) == (-127, -128)
-        assert tiles.channels == ("Ch1", "T PMT")
+        assert [channel.name for channel in tiles.channels] == ["Ch1", "T PMT"]
         two = read_slide_info(shared / "data" / "czi" / "czitools__DAPI_GFP.czi")
-        assert two.channels == ("DAPI", "GFP")
+        assert [channel.name for channel in two.channels] == ["DAPI", "GFP"]
 
     @pytest.mark.shared
     def test_a_colour_file_that_is_no_mosaic_is_read(self, shared: Path) -> None:
@@ -508,18 +508,6 @@ class TestRefusals:
                 CziSlide.open(path)
         finally:
             os.seteuid(user)
-
-    def test_metadata_that_is_no_xml_is_refused(self, tmp_path: Path) -> None:
-        path = write_czi(tmp_path / "a.czi", [Block(noise(9, 9), 0, 0)])
-        substitute(path, b"</ImageDocument>", b"<ImageDocument/>")
-        with pytest.raises(InputError, match="metadata cannot be read"):
-            read_slide_info(path)
-
-    def test_metadata_that_declares_entities_is_refused(self, tmp_path: Path) -> None:
-        path = write_czi(tmp_path / "a.czi", [Block(noise(9, 9), 0, 0)])
-        substitute(path, b"<Metadata>", b"<!DOCTYPE>")
-        with pytest.raises(InputError, match="document type"):
-            read_slide_info(path)
 
     def test_one_part_of_several_is_refused(self, tmp_path: Path) -> None:
         path = write_czi(tmp_path / "a.czi", [Block(noise(9, 9), 0, 0)])

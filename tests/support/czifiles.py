@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ def write_czi(
     *,
     compression: str | None = None,
     channel: str | None = None,
+    name: str = "test",
 ) -> Path:
     """Writes sub-blocks in order (later ones lie on top); None leaves the pixel size out."""
     x_um, y_um = um_per_px if isinstance(um_per_px, tuple) else (um_per_px or 0.0, um_per_px or 0.0)
@@ -46,7 +47,7 @@ def write_czi(
                 plane=dict(block.plane),
             )
         names = {} if channel is None else {"channel_names": {0: channel}}
-        file.write_metadata(document_name="test", scale_x=x_um * 1e-6, scale_y=y_um * 1e-6, **names)
+        file.write_metadata(document_name=name, scale_x=x_um * 1e-6, scale_y=y_um * 1e-6, **names)
     if um_per_px is None:
         substitute(path, b"Scaling>", b"Nothing>")
     return path
@@ -77,6 +78,56 @@ def rename_dimension(path: Path, old: str, new: str) -> None:
     """Gives a dimension of one index another letter, in every directory entry."""
     entries = (struct.pack("<4siifi", name.encode(), 0, 1, 0.0, 1) for name in (old, new))
     substitute(path, *entries)
+
+
+def bend_entry(
+    path: Path,
+    nth: int,
+    *,
+    part: int | None = None,
+    size_px: tuple[int, int] | None = None,
+    stored_px: tuple[int, int] | None = None,
+) -> None:
+    """Gives the nth image, in stored order, another file part, or another size as x and y."""
+    data = bytearray(path.read_bytes())
+    entry = _entries(data)[nth]
+    if part is not None:
+        struct.pack_into("<i", data, entry + 14, part)
+    own = struct.unpack_from("<q", data, entry + 6)[0] + 48  # the image repeats what the directory says of it
+    for begin in (entry, own):
+        for place in range(begin + 32, begin + 32 + 20 * struct.unpack_from("<i", data, begin + 28)[0], 20):
+            axis = b"XY".find(data[place : place + 1])
+            for offset, lengths in ((8, size_px), (16, stored_px)):
+                if axis >= 0 and lengths is not None:
+                    struct.pack_into("<i", data, place + offset, lengths[axis])
+    path.write_bytes(data)
+
+
+def _entries(data: bytearray) -> list[int]:
+    """Where each entry of the directory begins."""
+    directory = struct.unpack_from("<q", data, 84)[0] + 32
+    found = [directory + 128]
+    for _ in range(struct.unpack_from("<i", data, directory)[0]):
+        found.append(found[-1] + 32 + 20 * struct.unpack_from("<i", data, found[-1] + 28)[0])
+    return found[:-1]
+
+
+def replace_metadata(path: Path, change: Callable[[bytes], bytes]) -> None:
+    """Changes the XML of a file; it must not grow, and spaces fill what it shrinks by."""
+    data = bytearray(path.read_bytes())
+    at = struct.unpack_from("<q", data, 92)[0] + 32
+    length = struct.unpack_from("<i", data, at)[0]
+    xml = change(bytes(data[at + 256 : at + 256 + length]).rstrip())
+    assert len(xml) <= length
+    data[at + 256 : at + 256 + length] = xml.ljust(length)
+    path.write_bytes(data)
+
+
+def set_ids(path: Path, number: int) -> None:
+    """Gives a file the ids that a program would which writes the same into each."""
+    data = bytearray(path.read_bytes())
+    data[32 + 16 : 32 + 48] = bytes([number]) * 32
+    path.write_bytes(data)
 
 
 def mosaic_blocks(

@@ -89,7 +89,7 @@ def refuse_inspection(slide: CziSlide, limit: MemoryLimit) -> None:
     um_per_px = slide.known_um_per_px
     if um_per_px is None or slide.info.unreadable_because:
         return
-    scenes_px = masks_of(slide.info.scenes, um_per_px)
+    scenes_px = masks_of(slide.info.read_scenes, um_per_px)
     needed_bytes = tissue_bytes(scenes_px, ImageSizes.of(slide.directory, um_per_px))
     if needed_bytes > SAFE_SHARE * limit.limit_bytes:
         raise UsageError(

@@ -27,6 +27,7 @@ MOST_GB = 8
 @click.argument("czi", type=click.Path(path_type=Path))
 @click.option("--tile-size", type=int, help=f"Side of a tile in pixels. {default_of('run.tile_size')}")
 @click.option("--um-per-px", type=float, help="Pixel size in µm, instead of the file's.")
+@click.option("--channel", type=int, metavar="N", help="The channel to read. [the first RGB one]")
 @click.option("--preview", type=click.Path(path_type=Path), metavar="FILE.png", help="Also draw a picture.")
 @click.option("--memory-gb", type=float, help="Memory that it may take. [what is free, 8 at most]")
 @json_option
@@ -34,6 +35,7 @@ def inspect(
     czi: Path,
     tile_size: int | None,
     um_per_px: float | None,
+    channel: int | None,
     preview: Path | None,
     memory_gb: float | None,
     as_json: bool,
@@ -48,18 +50,24 @@ def inspect(
       mkhspc inspect slide.czi
       mkhspc inspect slide.czi --preview slide.png --json
       mkhspc inspect huge.czi --memory-gb 30
+      mkhspc inspect slide.czi --channel 1
     """
     from mkhspc.budget.survey_memory import refuse_inspection
     from mkhspc.slide.czi.slide import CziSlide
     from mkhspc.slide.inspect import inspect_slide
 
-    options = {"run.tile_size": tile_size, "run.um_per_px": um_per_px, "compute.memory_gb": memory_gb}
-    config = load_config(None, options)
+    given = {
+        "run.tile_size": tile_size,
+        "run.um_per_px": um_per_px,
+        "run.channel": channel,
+        "compute.memory_gb": memory_gb,
+    }
+    config = load_config(None, given)
     if preview is not None and preview.suffix.lower() != ".png":
         raise UsageError(
             "the preview can only be written as PNG", where=preview, fix="give it a name that ends in .png"
         )
-    with CziSlide.open(czi, config.run.um_per_px) as slide:
+    with CziSlide.open(czi, config.run.um_per_px, config.run.channel) as slide:
         refuse_inspection(slide, _memory(config.compute.memory_gb))
         with progress.shown() as show:
             report = inspect_slide(slide, config.run.tile_size, _analysis(config).halo_px, show)
@@ -94,6 +102,7 @@ def describe(report: SlideReport) -> str:
     lines = [printable(info.path.name)]
     lines += [f"  {name:<12}{value}" for name, value in _facts(report)]
     lines += [f"  scene {scene.scene:<6}{_scene_line(scene)}" for scene in report.scenes]
+    lines += [f"  {'note':<12}{printable(line)}" for line in report.oddities]
     return "\n".join(lines)
 
 
@@ -106,7 +115,7 @@ def _facts(report: SlideReport) -> list[tuple[str, str]]:
         ("slide id", info.slide_id),
         ("file", f"{info.size_bytes / MB:,.1f} MB, {'a mosaic' if info.is_mosaic else 'no mosaic'}"),
         ("images", images),
-        ("pixels", f"{info.pixel_type}, {printable(', '.join(info.channels))}"),
+        ("pixels", f"{info.pixel_type}, {printable(', '.join(channel.name for channel in info.channels))}"),
         ("pixel size", printable(size)),
     ]
     other = [
@@ -137,6 +146,8 @@ def _tiles_line(report: SlideReport) -> str:
 
 def _scene_line(scene: SceneReport) -> str:
     parts = [f"{scene.width_px:,} x {scene.height_px:,} px at ({scene.x0_px}, {scene.y0_px})"]
+    if scene.channel is None:
+        parts.append(f"{scene.pixel_type}, not read")
     if scene.width_mm is not None and scene.height_mm is not None:
         parts.append(f"{scene.width_mm:.2f} x {scene.height_mm:.2f} mm")
     if scene.tissue_mm2 is not None and scene.fat_free_mm2 is not None:

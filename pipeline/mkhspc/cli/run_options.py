@@ -50,6 +50,9 @@ OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--um-per-px", type=float, help="Pixel size in µm, where the slide states none."),
     click.option("--scene", "scenes", type=int, multiple=True, help="Only this scene; may be repeated."),
     click.option(
+        "--channel", type=int, metavar="N", help="The channel to read, where several are RGB. [the first]"
+    ),
+    click.option(
         "--embedder",
         "embedders",
         type=click.Choice((NO_EMBEDDER, *EMBEDDERS)),

@@ -61,6 +61,8 @@ def identity(
     }
     if draw != DRAW_BY_NAME:
         settings[CALIBRATION_DRAW] = draw
+    if config.run.channel is not None:  # runs of before there was a choice keep their hash
+        settings["run.channel"] = config.run.channel
     for cell_type in CELL_TYPES:
         section = config.cells(cell_type)
         settings[f"{cell_type}.detector"] = section.detector

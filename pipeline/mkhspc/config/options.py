@@ -34,6 +34,7 @@ SETTINGS = {
     "seed": "run.seed",
     "um_per_px": "run.um_per_px",
     "scenes": "run.scenes",
+    "channel": "run.channel",
     "mk_detector": "mk.detector",
     "hspc_detector": "hspc.detector",
     "mk_classifier": "mk.classifier",
@@ -77,6 +78,7 @@ class SegmentOptions(FilterBounds, total=False):
         seed: decides the order of sampling and the blind codes of the slides.
         um_per_px: pixel size in µm, for slides that state none.
         scenes: indices of the scenes to work on.
+        channel: number of the channel to read, of slides with several RGB channels.
         mk_detector, hspc_detector: 'auto', or a name that `mkhspc segment --help` lists.
         mk_classifier, hspc_classifier: `.skops` files that score the cells of the run.
         num_workers: processes that work on tiles, or 'auto'.
@@ -94,6 +96,7 @@ class SegmentOptions(FilterBounds, total=False):
     seed: int | None
     um_per_px: float | None
     scenes: Sequence[int] | None
+    channel: int | None
     mk_detector: str | None
     hspc_detector: str | None
     mk_classifier: StrPath | None

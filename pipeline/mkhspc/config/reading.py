@@ -15,6 +15,9 @@ from mkhspc.config.typed import refuse_unknown, with_values
 from mkhspc.errors import InputError, UsageError
 
 SECTIONS = ("run", "mk", "hspc", "compute", "gallery", "slurm")
+LATER_SETTINGS = ("run.channel",)
+"""Settings that the first runs did not have: written only where they are given, so that manifests without
+them stay as they are."""
 
 
 def load_config(path: Path | None, options: Mapping[str, Any] | None = None) -> RunConfig:
@@ -108,7 +111,12 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
     plain: dict[str, Any] = {"groups": {k: dict(v) for k, v in config.groups.items()}}
     for name in SECTIONS:
         section = getattr(config, name)
-        plain[name] = {f.name: _plain(getattr(section, f.name)) for f in fields(section)}
+        values = {f.name: _plain(getattr(section, f.name)) for f in fields(section)}
+        plain[name] = {
+            key: value
+            for key, value in values.items()
+            if value is not None or f"{name}.{key}" not in LATER_SETTINGS
+        }
     return plain
 
 

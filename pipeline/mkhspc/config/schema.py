@@ -100,6 +100,7 @@ class RunSection:
     seed: int = 0
     um_per_px: Annotated[float, UM_PER_PX] | None = None
     scenes: tuple[int, ...] = ()
+    channel: Annotated[int, Limit("channels", least=0)] | None = None
 
 
 @dataclass(frozen=True)

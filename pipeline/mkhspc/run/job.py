@@ -147,8 +147,10 @@ def plan_job(
     devices = devices_for(models, compute.device)
     analysis = analysis_of(manifest, models)
     room = room_bytes(limit.limit_bytes)
+    channel = manifest.config.run.channel
     slides = [
-        _windows(analysis, manifest.slide(slide_id), wanted, room) for slide_id, wanted in tiles.items()
+        _windows(analysis, manifest.slide(slide_id), wanted, room, channel)
+        for slide_id, wanted in tiles.items()
     ]
     demand = _demand(manifest, analysis, slides, len(devices) * models.resident_bytes)
     budget = plan_workers(compute.num_workers, demand, usable_cores(), limit)
@@ -156,11 +158,12 @@ def plan_job(
 
 
 def _windows(
-    analysis: TileAnalysis, slide: SlideEntry, tiles: Sequence[Tile], room_bytes: int
+    analysis: TileAnalysis, slide: SlideEntry, tiles: Sequence[Tile], room_bytes: int, channel: int | None
 ) -> TileWindows:
     """The windows of a slide's tiles in the order of reading, of the file that the run began with."""
     window_of = partial(analysis.read_box, um_per_px=slide.um_per_px)
-    reads = order_tiles(slide.slide_id, Path(slide.path), slide.um_per_px, tiles, window_of, room_bytes)
+    path, size = Path(slide.path), slide.um_per_px
+    reads = order_tiles(slide.slide_id, path, size, tiles, window_of, room_bytes, channel=channel)
     return replace(reads, fingerprint=slide.fingerprint)
 
 

@@ -111,7 +111,7 @@ def _read_undamaged(
     found: dict[int, RgbImage] = {}
     faults: list[InputError] = []
     with WindowStream(
-        CziSlide(read_directory(slide.info.path), slide.um_per_px),
+        CziSlide(read_directory(slide.info.path), slide.um_per_px, slide.info.channel_asked),
         order.windows,
         room_bytes=ROOM_BYTES,
         threads=1,

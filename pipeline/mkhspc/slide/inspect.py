@@ -10,6 +10,7 @@ from mkhspc.geometry import area_um2
 from mkhspc.progress import Progress, silent
 from mkhspc.slide.czi.slide import CziSlide
 from mkhspc.slide.model import SceneInfo, SlideInfo
+from mkhspc.slide.oddities import oddities
 from mkhspc.slide.tiles import Tile, plan_tiles
 from mkhspc.slide.tissue import TissueMask, tissue_by_scene
 
@@ -30,6 +31,8 @@ class SceneReport:
     tissue_share: float | None
     fat_free_share: float | None
     tiles: int | None
+    channel: int | None
+    pixel_type: str
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class SlideReport:
     Attributes:
         um_per_px: the pixel size in use, or None.
         refusal: why `segment` would refuse the slide, or '' when it would not.
+        oddities: what is unusual about the slide and does not stop it, one line each.
         tissue: masks by scene; empty when they cannot be found.
         tiles: of all scenes, in sampling order; None when they cannot be planned.
         halo_px: added on every side of a tile's core when it is read.
@@ -48,6 +52,7 @@ class SlideReport:
     info: SlideInfo
     um_per_px: float | None
     refusal: str
+    oddities: tuple[str, ...]
     scenes: tuple[SceneReport, ...]
     tissue: Mapping[int, TissueMask]
     tiles: tuple[Tile, ...] | None
@@ -65,7 +70,8 @@ class SlideReport:
             "um_per_px": self.um_per_px,
             "pixel_size_fault": info.pixel_size_fault or None,
             "pixel_type": info.pixel_type,
-            "channels": list(info.channels),
+            "channels": [channel.name for channel in info.channels],
+            "rgb_channels": [channel.index for channel in info.rgb_channels],
             "planes": dict(info.planes),
             "is_mosaic": info.is_mosaic,
             "compressions": list(info.compressions),
@@ -76,6 +82,7 @@ class SlideReport:
             "halo_px": self.halo_px,
             "read_share": self.read_share,
             "segment_refuses_because": self.refusal or None,
+            "notes": list(self.oddities),
         }
 
 
@@ -93,15 +100,17 @@ def inspect_slide(
     """
     info, size, refusal = slide.info, slide.known_um_per_px, _refusal(slide)
     tissue: dict[int, TissueMask] = {}
-    for done, scene in enumerate(info.scenes if not refusal else (), start=1):
+    scenes = () if refusal else info.read_scenes
+    for done, scene in enumerate(scenes, start=1):
         tissue |= tissue_by_scene(slide, [scene.index])
-        progress("tissue", done, len(info.scenes), scene=scene.index)
-    tiles = None if refusal else plan_tiles(info.slide_id, info.scenes, tissue, tile_size, seed=0)
+        progress("tissue", done, len(scenes), scene=scene.index)
+    tiles = None if refusal else plan_tiles(info.slide_id, scenes, tissue, tile_size, seed=0)
     halo = None if size is None else halo_px(size)
     return SlideReport(
         info=info,
         um_per_px=size,
         refusal=refusal,
+        oddities=() if info.unreadable_because else tuple(oddities(slide)),
         scenes=tuple(_scene(scene, size, tissue.get(scene.index), tiles) for scene in info.scenes),
         tissue=tissue,
         tiles=tiles,
@@ -113,7 +122,7 @@ def inspect_slide(
 
 def _refusal(slide: CziSlide) -> str:
     if slide.info.unreadable_because:
-        return slide.info.unreadable_because
+        return f"{slide.info.unreadable_because} ({slide.info.remedy})"
     if slide.known_um_per_px is None:
         return f"{slide.info.pixel_size_fault} (give it in µm with --um-per-px)"
     return ""
@@ -137,6 +146,8 @@ def _scene(
         tissue_share=_over(tissue_um2, whole_um2),
         fat_free_share=_over(fat_free_um2, whole_um2),
         tiles=None if tiles is None else sum(tile.scene == scene.index for tile in tiles),
+        channel=scene.channel,
+        pixel_type="+".join(dict.fromkeys(kind for _, kind in scene.pixel_types)),
     )
 
 

@@ -36,7 +36,7 @@ MARGIN_PX = 24
 
 
 def draw_preview(slide: CziSlide, report: SlideReport) -> Picture:
-    """All scenes of a slide, one below the other.
+    """All scenes of a slide that can be read, one below the other.
 
     Green outlines tissue, orange fat, and dark lines the cores of the planned tiles. Without a
     pixel size there is only the picture.
@@ -48,9 +48,9 @@ def draw_preview(slide: CziSlide, report: SlideReport) -> Picture:
         InputError: the slide is not RGB, or damaged.
     """
     slide.require_rgb()
-    factor = preview_factor(slide.info.scenes)
+    factor = preview_factor(slide.info.read_scenes)
     panels = []
-    for scene in slide.info.scenes:
+    for scene in slide.info.read_scenes:
         picture = slide.read_lowres(scene.index, factor)
         if scene.index in report.tissue:
             tiles = [tile for tile in report.tiles or () if tile.scene == scene.index]

@@ -23,8 +23,9 @@ def prepare_tile_plan(layout: RunLayout, manifest: Manifest, slide_id: str) -> T
     if layout.plan(slide_id).exists():
         return load_tile_plan(layout, slide_id, manifest.config_hash)
     entry = manifest.slide(slide_id)
-    with CziSlide.open(Path(entry.path), um_per_px=entry.um_per_px) as slide:
-        plan = survey_slide(slide, manifest.config.run, manifest.calibration_draw)
+    run = manifest.config.run
+    with CziSlide.open(Path(entry.path), entry.um_per_px, run.channel) as slide:
+        plan = survey_slide(slide, run, manifest.calibration_draw)
     return save_tile_plan(layout, slide_id, plan, manifest.config_hash)
 
 
@@ -42,7 +43,7 @@ def survey_slide(slide: CziSlide, run: RunSection, draw: int = DRAW_BY_TISSUE) -
     """
     tissue = tissue_by_scene(slide)
     return TilePlan(
-        tiles=plan_tiles(slide.info.slide_id, slide.info.scenes, tissue, run.tile_size, run.seed),
+        tiles=plan_tiles(slide.info.slide_id, slide.info.read_scenes, tissue, run.tile_size, run.seed),
         tissue=tissue,
         calibration=calibrate_scenes(slide, tissue, run, draw),
     )

@@ -27,6 +27,7 @@ class TileWindows:
         fingerprint: of the file that the tiles were planned for; see `CziDirectory`.
         scene_windows: what is read for each tile.
         cost: of reading all of them.
+        channel: the one that is read; None for the first RGB channel of each scene.
     """
 
     slide_id: str
@@ -36,6 +37,7 @@ class TileWindows:
     tiles: Sequence[Tile]
     scene_windows: Sequence[SceneBox]
     cost: ReadCost
+    channel: int | None = None
 
     @cached_property
     def tile_ids(self) -> list[str]:
@@ -71,7 +73,7 @@ class TileWindows:
                 fix="put the first scan back under this name",
             )
         return WindowStream(
-            CziSlide(read_directory(self.path), self.um_per_px),
+            CziSlide(read_directory(self.path), self.um_per_px, self.channel),
             self.scene_windows,
             room_bytes=self.cost.room_bytes,
             threads=threads,
@@ -87,16 +89,19 @@ def order_tiles(
     tiles: Sequence[Tile],
     window_of: Callable[[Box], Box],
     room_bytes: int,
+    *,
+    channel: int | None = None,
 ) -> TileWindows:
     """Orders the tiles of a slide as their windows are read.
 
     Args:
         window_of: returns what is read for the core of a tile.
         room_bytes: how much decoded pixels may take that are kept for later windows.
+        channel: the one to read; None for the first RGB channel of each scene.
     """
     windows = [SceneBox(tile.scene, window_of(tile.core)) for tile in tiles]
-    with CziSlide.open(path, um_per_px) as slide:
+    with CziSlide.open(path, um_per_px, channel) as slide:
         order = order_windows(mosaics_of(slide, windows), windows, room_bytes)
         fingerprint = slide.info.fingerprint
     in_order = [tiles[index] for index in order.indices]
-    return TileWindows(slide_id, path, fingerprint, um_per_px, in_order, order.windows, order.cost)
+    return TileWindows(slide_id, path, fingerprint, um_per_px, in_order, order.windows, order.cost, channel)

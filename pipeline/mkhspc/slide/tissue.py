@@ -257,7 +257,7 @@ def tissue_by_scene(slide: CziSlide, scenes: Sequence[int] | None = None) -> dic
     Raises:
         InputError: the slide is not RGB, has no pixel size, or has no such scene.
     """
-    indices = [scene.index for scene in slide.info.scenes] if scenes is None else scenes
+    indices = [scene.index for scene in slide.info.read_scenes] if scenes is None else scenes
     return {index: _tissue_of_scene(slide, index, mask_factor(slide.um_per_px)) for index in indices}
 
 

@@ -59,11 +59,17 @@ MOST_WAIT_S = 0.2
 
 @dataclass(frozen=True)
 class SceneEntry:
-    """A scene of a slide: its index in the file and its size in level-0 pixels."""
+    """A scene of a slide: its index in the file and its size in level-0 pixels.
+
+    Attributes:
+        channel, channel_name: the one that is read; None in the manifests of the first runs.
+    """
 
     scene: int
     width_px: int
     height_px: int
+    channel: int | None = None
+    channel_name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,8 @@ class SlideEntry:
     Attributes:
         fingerprint: of the file, so that no other scan takes its place; see `CziDirectory`.
         code: what annotators see instead of its name.
+        content: of its images, whatever the file's name and id; see `slide.czi.content`. None in the
+            manifests of the first runs.
     """
 
     slide_id: str
@@ -82,6 +90,29 @@ class SlideEntry:
     um_per_px: Annotated[float, UM_PER_PX]
     scenes: tuple[SceneEntry, ...]
     code: str
+    content: str | None = None
+
+    def is_of_file_of(self, other: SlideEntry) -> bool:
+        """Whether another entry is of the same file, whatever its place and its damage.
+
+        What an entry of the first runs does not say agrees with anything.
+        """
+        scenes = tuple(map(_as_far_as, self.scenes, other.scenes)) + other.scenes[len(self.scenes) :]
+        return self == replace(other, path=self.path, code=self.code, content=self.content, scenes=scenes)
+
+
+def _as_far_as(known: SceneEntry, other: SceneEntry) -> SceneEntry:
+    return other if known.channel is not None else replace(other, channel=None, channel_name=None)
+
+
+def _slide_values(slide: SlideEntry) -> dict[str, Any]:
+    """As JSON; what is not known is left out, so that manifests of the first runs stay as they are."""
+    scenes = [_known(asdict(scene)) for scene in slide.scenes]
+    return {**_known(asdict(slide)), "scenes": scenes}
+
+
+def _known(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -267,7 +298,7 @@ def dumps(manifest: Manifest) -> str:
         "model_hashes": dict(manifest.model_hashes),
         "versions": dict(manifest.versions),
         "blind_codes": {s.slide_id: s.code for s in manifest.slides},
-        "slides": [asdict(slide) for slide in manifest.slides],
+        "slides": [_slide_values(slide) for slide in manifest.slides],
         "config": to_dict(manifest.config),
     }
     return atomic.dump_json({**data, "checksum": checksum(data)})

@@ -16,6 +16,7 @@ from mkhspc.config.identity import (
     weights_differences,
 )
 from mkhspc.errors import InputError, some_of
+from mkhspc.run.opening.copies import refuse_copies
 from mkhspc.run.opening.settings import RunSettings
 from mkhspc.store.manifest import Manifest, SlideEntry, blind_codes
 
@@ -35,7 +36,8 @@ def merged_with(
         where: the run's directory, named in errors.
 
     Raises:
-        InputError: the run was made with other settings, or with another file of a slide's name.
+        InputError: the run was made with other settings, with another file of a slide's name, or it has a
+            slide of one content with a new one.
     """
     config = _with_filter_of(settings.config, manifest)
     merged = _with_settings(manifest, config)
@@ -65,13 +67,14 @@ def _with_slides(manifest: Manifest, entries: Sequence[SlideEntry]) -> Manifest:
     known = {slide.slide_id: slide for slide in manifest.slides}
     for entry in entries:
         old = known.get(entry.slide_id)
-        if old is not None and replace(entry, path=old.path, code=old.code) != old:
+        if old is not None and not old.is_of_file_of(entry):
             raise InputError(
                 f"this file is not the slide '{entry.slide_id}' of the run: {_difference(old, entry)}",
                 where=entry.path,
                 fix="use the file that the run began with, or a new --output-dir",
             )
     new = [entry for entry in entries if entry.slide_id not in known]
+    refuse_copies(manifest.slides, new)
     codes = blind_codes(manifest.config.run.seed, [entry.slide_id for entry in new], taken=len(known))
     paths = {entry.slide_id: entry.path for entry in entries}
     return replace(
@@ -100,9 +103,9 @@ def _refuse_new_slides_of_old_draw(manifest: Manifest, entries: Sequence[SlideEn
 def _difference(old: SlideEntry, new: SlideEntry) -> str:
     if old.um_per_px != new.um_per_px:
         return f"its pixel size is {new.um_per_px:g} µm, not {old.um_per_px:g}"
-    if (old.size_bytes, old.scenes) != (new.size_bytes, new.scenes):
-        return "its size or its scenes differ"
-    return "it is another scan of the same size (its fingerprint differs)"
+    if old.fingerprint != new.fingerprint and old.size_bytes == new.size_bytes:
+        return "it is another scan of the same size (its fingerprint differs)"
+    return "its size or its scenes differ"
 
 
 def _with_settings(manifest: Manifest, config: RunConfig) -> Manifest:

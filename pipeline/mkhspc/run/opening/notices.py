@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mkhspc.config import CELL_TYPES, CellRange, CellType, RunConfig
+from mkhspc.run.opening.copies import copies_in
 from mkhspc.run.opening.settings import RunSettings
 from mkhspc.run.opening.versions import changed_versions
 from mkhspc.store.manifest import Manifest
@@ -36,6 +37,7 @@ def deviations(manifest: Manifest, config: RunConfig, settings: RunSettings) -> 
         *_other_filters(manifest, config),
         *_unknown_in_groups(manifest, config),
         *_other_versions(manifest, settings),
+        *_copies(manifest),
     ]
 
 
@@ -88,3 +90,12 @@ def _other_versions(manifest: Manifest, settings: RunSettings) -> list[str]:
     if not changed:
         return []
     return [f"the run began with {', '.join(changed)}: cells of new tiles may differ slightly from the old"]
+
+
+def _copies(manifest: Manifest) -> list[str]:
+    """Slides that an earlier version took twice."""
+    return [
+        f"the slides '{one.slide_id}' and '{other.slide_id}' of the run are one scan and count as two:"
+        " give one of them to a new run"
+        for one, other in copies_in(manifest.slides)
+    ]

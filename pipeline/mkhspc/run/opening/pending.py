@@ -12,10 +12,13 @@ from mkhspc.config import ComputeSection, RunConfig
 from mkhspc.config.schema import RunSection
 from mkhspc.errors import InputError, UsageError
 from mkhspc.run.classifiers import refuse_unfit_classifiers
+from mkhspc.run.opening.copies import refuse_copies
 from mkhspc.run.opening.extend import merged_with
 from mkhspc.run.opening.notices import chosen_detectors, deviations
 from mkhspc.run.opening.settings import RunSettings, run_settings
 from mkhspc.slide.czi.slide import CziSlide
+from mkhspc.slide.model import SceneInfo, SlideInfo
+from mkhspc.slide.oddities import oddities
 from mkhspc.slide.survey import prepare_tile_plan
 from mkhspc.slide.tiles import TilePlan, load_tile_plan, save_tile_plan
 from mkhspc.store import manifest as manifests
@@ -32,6 +35,7 @@ class PendingRun:
         config: of the command, as it was given.
         settings: the same with every 'auto' resolved.
         slides: what the files that were looked at are.
+        oddities: lines on what is unusual about those of them that are new to the run.
         wanted: ids of the slides to work on.
         found: the manifest on disk when the run was opened; None for a new run.
         manifest: what `commit` is to write.
@@ -42,6 +46,7 @@ class PendingRun:
     config: RunConfig
     settings: RunSettings
     slides: Sequence[SlideEntry]
+    oddities: Sequence[str]
     wanted: tuple[str, ...]
     found: Manifest | None
     manifest: Manifest
@@ -54,7 +59,7 @@ class PendingRun:
 
     def notices(self) -> list[str]:
         """Lines on where the run does not do to the letter what the command asks for."""
-        return deviations(self.manifest, self.config, self.settings)
+        return [*self.oddities, *deviations(self.manifest, self.config, self.settings)]
 
     def choices(self) -> list[str]:
         """Lines on what 'auto' stands for in a run that is new."""
@@ -128,14 +133,20 @@ def pending_run(
     files = _slide_files(config.run.slides)
     wanted = _wanted_ids(tuple(files), only)
     found = manifests.read(layout) if layout.manifest.exists() else None
-    slides = [_slide_entry(s, files[s], config.run) for s in (files if found is None else wanted)]
+    seen = [_seen(s, files[s], config.run) for s in (files if found is None else wanted)]
+    slides = [slide.entry for slide in seen]
     if found is None:
         _refuse_foreign_files(layout)
         _try_to_write(layout)
     settings = run_settings(config, jobs_gpus, found.config if found else None)
+    if found is None:
+        refuse_copies((), slides)
     manifest = merged_with(found, settings, slides, layout.root) if found else settings.new_manifest(slides)
+    known = {slide.slide_id for slide in found.slides} if found else set()
+    unusual = [line for slide in seen if slide.entry.slide_id not in known for line in slide.oddities]
     with TemporaryDirectory(prefix="mkhspc-") as scratch:
-        yield PendingRun(layout, config, settings, slides, wanted, found, manifest, RunLayout(Path(scratch)))
+        there = RunLayout(Path(scratch))
+        yield PendingRun(layout, config, settings, slides, unusual, wanted, found, manifest, there)
 
 
 def _slide_files(patterns: Sequence[str]) -> dict[str, Path]:
@@ -175,29 +186,43 @@ def _wanted_ids(slide_ids: Sequence[str], only: Sequence[str]) -> tuple[str, ...
     return tuple(s for s in slide_ids if not only or s in only)
 
 
-def _slide_entry(slide_id: str, path: Path, run: RunSection) -> SlideEntry:
-    """What the manifest says of a slide; it has no blind code yet.
+@dataclass(frozen=True)
+class _SeenSlide:
+    """A slide that was looked at: what the manifest says of it, and lines on what is unusual about it."""
+
+    entry: SlideEntry
+    oddities: Sequence[str]
+
+
+def _seen(slide_id: str, path: Path, run: RunSection) -> _SeenSlide:
+    """Looks at a slide; its entry has no blind code yet.
 
     Args:
-        run: gives the pixel size where the file states none, and the scenes that must be there.
+        run: gives the pixel size where the file states none, the channel, and the scenes that must be there.
 
     Raises:
         InputError: the file is not a CZI slide that can be used.
     """
-    with CziSlide.open(path, um_per_px=run.um_per_px) as slide:
+    with CziSlide.open(path, run.um_per_px, run.channel) as slide:
         slide.require_rgb()
         for scene in run.scenes:
-            slide.scene(scene)
-        scenes = tuple(SceneEntry(s.index, s.width_px, s.height_px) for s in slide.info.scenes)
-        return SlideEntry(
+            slide.readable_scene(scene)
+        entry = SlideEntry(
             slide_id,
             path=str(path.resolve()),
             size_bytes=slide.info.size_bytes,
             fingerprint=slide.info.fingerprint,
             um_per_px=slide.um_per_px,
-            scenes=scenes,
+            scenes=tuple(_scene_entry(slide.info, scene) for scene in slide.info.read_scenes),
             code="",
+            content=slide.content,
         )
+        return _SeenSlide(entry, [f"{path}: {line}" for line in oddities(slide, run.scenes)])
+
+
+def _scene_entry(slide: SlideInfo, scene: SceneInfo) -> SceneEntry:
+    name = next(channel.name for channel in slide.channels if channel.index == scene.channel)
+    return SceneEntry(scene.index, scene.width_px, scene.height_px, scene.channel, name)
 
 
 def _try_to_write(layout: RunLayout) -> None:

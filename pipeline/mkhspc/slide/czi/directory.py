@@ -55,6 +55,7 @@ _METADATA_HEADER_BYTES = 256
 _MOST_DIMENSIONS = 40
 _LEAST_FIXED_BYTES = 256  # of a sub-block, before its metadata
 _GIVE_A_CZI = "give a Zeiss CZI slide scan"
+_SAVE_AS_ONE = "save the scan as a single CZI file in ZEN"
 
 COPY_AGAIN = "the file is cut short or damaged: copy it again from its source"
 """What to do about a damaged file."""
@@ -112,9 +113,10 @@ class CziDirectory:
 
     Attributes:
         sub_blocks: in stored order.
-        metadata_xml: empty if there is none.
+        metadata_xml: with U+FFFD in the place of bytes that are not UTF-8; empty if there is none.
         fingerprint: 16 hexadecimal digits of the SHA-256 of the file's own id, its directory and its
             metadata. A copy has the same; another scan has another, whatever its name and size.
+        empty_entries: entries of images without width or height, which are left out.
     """
 
     path: Path
@@ -122,6 +124,7 @@ class CziDirectory:
     sub_blocks: tuple[SubBlock, ...]
     metadata_xml: str
     fingerprint: str
+    empty_entries: int = 0
 
     @cached_property
     def level_0(self) -> tuple[SubBlock, ...]:
@@ -132,6 +135,14 @@ class CziDirectory:
         """(n, 5) x0, y0, x1, y1 and the scene of every block of level 0."""
         rows = [(b.box.x0, b.box.y0, b.box.x1, b.box.y1, b.scene) for b in self.level_0]
         return np.array(rows, np.int64).reshape(-1, 5)
+
+    @cached_property
+    def types_by_channel(self) -> Mapping[int | None, set[str]]:
+        """The pixel types of all blocks of a channel; None stands for blocks that name no channel."""
+        found: dict[int | None, set[str]] = {}
+        for block in self.sub_blocks:
+            found.setdefault(block.plane.get("C"), set()).add(block.pixel_type)
+        return found
 
     @cached_property
     def by_scene(self) -> Mapping[int, tuple[SubBlock, ...]]:
@@ -206,14 +217,16 @@ class _Parser:
     def directory(self) -> CziDirectory:
         file_id, directory_at, metadata_at = self._header()
         data = self._segment(directory_at, b"ZISRAWDIRECTORY", "directory of images")
-        blocks = self._sub_blocks(data)
+        entries = self._entries(data)
+        blocks = tuple(entry for entry in entries if entry is not None)
         if not any(block.is_level_0 for block in blocks):
             raise InputError("holds no image", where=self.path, fix=_GIVE_A_CZI)
         last = max(block.position_bytes for block in blocks)
         self._segment_bytes(last, b"ZISRAWSUBBLOCK", "last image")
         xml = self._metadata(metadata_at) if metadata_at else ""
+        fingerprint = _fingerprint(file_id, data, xml.encode())
         return CziDirectory(
-            self.path, self.size_bytes, blocks, xml, _fingerprint(file_id, data, xml.encode())
+            self.path, self.size_bytes, blocks, xml, fingerprint, empty_entries=len(entries) - len(blocks)
         )
 
     def _header(self) -> tuple[bytes, int, int]:
@@ -232,9 +245,8 @@ class _Parser:
             raise self._damaged("file header")
         if struct.unpack_from("<i", header, _HEADER_PART)[0] != 0:
             raise InputError(
-                "is one part of a scan that is spread over several files", where=self.path,
-                fix="save the scan as a single CZI file in ZEN",
-            )  # fmt: skip
+                "is one part of a scan that is spread over several files", where=self.path, fix=_SAVE_AS_ONE
+            )
         directory_at, metadata_at = struct.unpack_from("<qq", header, _HEADER_POSITIONS)
         return header[_HEADER_FILE_ID], directory_at, metadata_at
 
@@ -264,7 +276,8 @@ class _Parser:
             raise self._damaged(label)
         return length
 
-    def _sub_blocks(self, data: bytes) -> tuple[SubBlock, ...]:
+    def _entries(self, data: bytes) -> list[SubBlock | None]:
+        """The images that the directory lists; None where one has no width or no height."""
         if len(data) < _DIRECTORY_HEADER_BYTES:
             raise self._damaged("directory of images")
         (count,) = struct.unpack_from("<i", data)
@@ -275,15 +288,16 @@ class _Parser:
                 blocks.append(block)
         except (struct.error, UnicodeDecodeError) as error:
             raise self._damaged("directory of images") from error
-        if shared := len(blocks) - len({block.position_bytes for block in blocks}):
+        images = [block for block in blocks if block is not None]
+        if shared := len(images) - len({block.position_bytes for block in images}):
             raise InputError(
                 f"{shared:,} of its images lie where another one does", where=self.path, fix=COPY_AGAIN
             )
-        return tuple(blocks)
+        return blocks
 
-    def _sub_block(self, data: bytes, offset: int) -> tuple[SubBlock, int]:
-        """The entry at `offset`, and where the next one begins."""
-        schema, pixel_type, position, _, compression, _, count = ENTRY.unpack_from(data, offset)
+    def _sub_block(self, data: bytes, offset: int) -> tuple[SubBlock | None, int]:
+        """The entry at `offset`, None for an image of no size, and where the next one begins."""
+        schema, pixel_type, position, part, compression, _, count = ENTRY.unpack_from(data, offset)
         begin, end = offset + ENTRY.size, offset + ENTRY.size + count * DIMENSION.size
         if schema != b"DV" or not 0 < count <= _MOST_DIMENSIONS or end > len(data):
             raise self._damaged("directory of images")
@@ -291,8 +305,16 @@ class _Parser:
             _dimension_name(name): (start, size, stored)
             for name, start, size, _, stored in DIMENSION.iter_unpack(data[begin:end])
         }
-        if "X" not in spans or "Y" not in spans or min(*spans["X"][1:], *spans["Y"][1:]) <= 0:
+        if "X" not in spans or "Y" not in spans or min(*spans["X"][1:], *spans["Y"][1:]) < 0:
             raise self._damaged("directory of images")
+        if part != 0:  # its position is one of the other file
+            raise InputError(
+                f"is one of several files of one scan: its directory lists images of part {part}",
+                where=self.path,
+                fix=_SAVE_AS_ONE,
+            )
+        if not (spans["X"][1] and spans["Y"][1]):
+            return None, end
         if not 0 < position <= self.size_bytes - SEGMENT.size:
             raise self._damaged("image data")
         scene = spans["S"][0] if "S" in spans else 0
@@ -300,8 +322,8 @@ class _Parser:
             raise self._damaged("directory of images")
         block = SubBlock(
             box=_box(spans),
-            stored_width_px=spans["X"][2],
-            stored_height_px=spans["Y"][2],
+            stored_width_px=spans["X"][2] or spans["X"][1],  # 0 says that it is not reduced
+            stored_height_px=spans["Y"][2] or spans["Y"][1],
             pixel_type=PIXEL_TYPES.get(pixel_type, f"unknown ({pixel_type})"),
             compression=COMPRESSIONS.get(compression, f"unknown ({compression})"),
             plane={name: span[0] for name, span in spans.items() if name not in "XYSM"},
@@ -320,10 +342,7 @@ class _Parser:
         if not 0 <= length <= len(data) - _METADATA_HEADER_BYTES:
             raise self._damaged("metadata")
         xml = data[_METADATA_HEADER_BYTES : _METADATA_HEADER_BYTES + length]
-        try:
-            return xml.decode("utf-8-sig").rstrip("\0")
-        except UnicodeDecodeError as error:
-            raise self._damaged("metadata") from error
+        return xml.decode("utf-8-sig", errors="replace").rstrip("\0")
 
     def _damaged(self, label: str) -> InputError:
         return InputError(f"its {label} cannot be read", where=self.path, fix=COPY_AGAIN)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mkhspc.errors import InputError
 from mkhspc.geometry import Box, uncovered
 from mkhspc.slide.czi.directory import CziDirectory, SubBlock
-from mkhspc.slide.czi.metadata import index_counts
+from mkhspc.slide.czi.metadata import index_counts, read_blocks
 from mkhspc.slide.model import SceneInfo
 
 Corners = NDArray[np.int64]
@@ -32,11 +32,13 @@ class SceneMosaic:
 
     Attributes:
         box: the scene.
-        plane: the index read along every dimension: the middle of a focus stack, the first of others.
+        plane: the index read along every dimension: the channel of the scene, the middle of a focus stack,
+            the first of others.
         level_0: bottom to top: where two overlap the later one is seen.
         pyramid: blocks of the reduced levels, by reduction.
         foreign: (n, 4) corners of level-0 blocks of other scenes that reach into `box`.
         scene, path: named in errors.
+        is_mixed: the channel holds images of other pixel types too, here or in other scenes.
     """
 
     box: Box
@@ -46,6 +48,7 @@ class SceneMosaic:
     foreign: Corners
     scene: int = 0
     path: Path = Path()
+    is_mixed: bool = False
 
     def refuse_confusion(self) -> None:
         """Raises `InputError` where nobody can say, or not soon, which image is seen at which place."""
@@ -65,11 +68,11 @@ class SceneMosaic:
     @cached_property
     def is_overlaid(self) -> bool:
         """Whether a block of another scene shares a pixel with a block of this one."""
-        return any(_meets(self._corners, Box(*corners)).any() for corners in self.foreign.tolist())
+        return any(meets(self._corners, Box(*corners)).any() for corners in self.foreign.tolist())
 
     def meeting(self, box: Box) -> list[int]:
         """Indices of the level-0 blocks that share a pixel with a box, bottom to top."""
-        found: list[int] = np.flatnonzero(_meets(self._corners, box)).tolist()
+        found: list[int] = np.flatnonzero(meets(self._corners, box)).tolist()
         return found
 
     def visible_parts(self, nth: int) -> list[Box]:
@@ -100,8 +103,8 @@ class SceneMosaic:
 
 
 def scene_mosaic(directory: CziDirectory, scene: SceneInfo) -> SceneMosaic:
-    """The sub-blocks of a scene, in the plane that is read."""
-    own = list(directory.by_scene[scene.index])
+    """The sub-blocks of a scene that are read, in the plane that is read."""
+    own = read_blocks(directory.by_scene[scene.index], [scene])
     counts = index_counts([block for block in own if block.is_level_0])
     plane = {name: found[len(found) // 2 if name == "Z" else 0] for name, found in counts.items()}
     own = [b for b in own if all(b.plane.get(name, index) == index for name, index in plane.items())]
@@ -117,13 +120,19 @@ def scene_mosaic(directory: CziDirectory, scene: SceneInfo) -> SceneMosaic:
         plane=plane,
         level_0=tuple(sorted((b for b in own if b.is_level_0), key=lambda block: block.mosaic_index)),
         pyramid={reduction: tuple(blocks) for reduction, blocks in pyramid.items()},
-        foreign=others[_meets(others[:, :4], scene.mosaic_box) & (others[:, 4] != scene.index), :4],
+        foreign=others[meets(others[:, :4], scene.mosaic_box) & (others[:, 4] != scene.index), :4],
+        is_mixed=len(directory.types_by_channel.get(scene.channel, ())) > 1,
     )
 
 
 def corners_of(blocks: Sequence[SubBlock]) -> Corners:
     """(n, 4) x0, y0, x1, y1 of the level-0 pixels that blocks cover."""
-    return np.array([(b.box.x0, b.box.y0, b.box.x1, b.box.y1) for b in blocks], np.int64).reshape(-1, 4)
+    return corners_of_boxes([block.box for block in blocks])
+
+
+def corners_of_boxes(boxes: Sequence[Box]) -> Corners:
+    """(n, 4) x0, y0, x1, y1 of boxes."""
+    return np.array([(box.x0, box.y0, box.x1, box.y1) for box in boxes], np.int64).reshape(-1, 4)
 
 
 def overlapping_pairs(corners: Corners, most: int) -> NDArray[np.int64] | None:
@@ -150,7 +159,8 @@ def overlapping_pairs(corners: Corners, most: int) -> NDArray[np.int64] | None:
     return np.sort(np.concatenate(found), axis=1)
 
 
-def _meets(corners: Corners, box: Box) -> NDArray[np.bool_]:
+def meets(corners: Corners, box: Box) -> NDArray[np.bool_]:
+    """Which of the boxes (n, 4) share a pixel with a box."""
     x0, y0, x1, y1 = corners.T
     meets: NDArray[np.bool_] = (x0 < box.x1) & (box.x0 < x1) & (y0 < box.y1) & (box.y0 < y1)
     return meets

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from mkhspc.config import check_um_per_px
 from mkhspc.errors import InputError
 from mkhspc.geometry import Box, RgbImage
+from mkhspc.slide.czi.content import content_of
 from mkhspc.slide.czi.directory import (
     COPY_AGAIN,
     CziDirectory,
@@ -32,10 +33,10 @@ from mkhspc.slide.czi.directory import (
     read_directory,
     stored_pixels,
 )
-from mkhspc.slide.czi.metadata import describe
+from mkhspc.slide.czi.metadata import channel_of, describe, read_blocks
 from mkhspc.slide.czi.mosaic import Grid, SceneMosaic, corners_of, scene_mosaic
 from mkhspc.slide.czi.unpack import Image, unpack
-from mkhspc.slide.model import SceneInfo, SlideInfo
+from mkhspc.slide.model import RGB, SceneInfo, SlideInfo
 from mkhspc.units import MIB
 
 WHITE = 255
@@ -74,8 +75,10 @@ def read_slide_info(path: Path) -> SlideInfo:
 class CziSlide:
     """An open slide. One thread at a time may use it, but for `decode`."""
 
-    def __init__(self, directory: CziDirectory, um_per_px: float | None = None) -> None:
-        self.info = describe(directory)
+    def __init__(
+        self, directory: CziDirectory, um_per_px: float | None = None, channel: int | None = None
+    ) -> None:
+        self.info = describe(directory, channel)
         self.directory = directory
         self._um_per_px = um_per_px
         self._mosaics: dict[int, SceneMosaic] = {}
@@ -91,12 +94,13 @@ class CziSlide:
             raise InputError(f"cannot be opened ({error})", where=where, fix=COPY_AGAIN) from error
 
     @classmethod
-    def open(cls, path: Path, um_per_px: float | None = None) -> CziSlide:
+    def open(cls, path: Path, um_per_px: float | None = None, channel: int | None = None) -> CziSlide:
         """Opens a slide.
 
         Args:
             path: the CZI file.
             um_per_px: pixel size to use instead of the file's.
+            channel: the one to read; None for the first RGB channel of each scene.
 
         Raises:
             InputError: the file is missing, cut short, damaged or not a CZI.
@@ -104,7 +108,7 @@ class CziSlide:
         """
         if um_per_px is not None:
             check_um_per_px(um_per_px, "--um-per-px")
-        slide = cls(read_directory(path), um_per_px)
+        slide = cls(read_directory(path), um_per_px, channel)
         try:
             slide._libczi  # noqa: B018 - a file that it cannot open is refused here, not in mid-run
         except InputError:
@@ -145,11 +149,26 @@ class CziSlide:
     def require_rgb(self) -> None:
         """Raises `InputError`, with the reason, unless the pixels can be read as an H&E slide."""
         if self.info.unreadable_because:
+            raise InputError(self.info.unreadable_because, where=self.info.path, fix=self.info.remedy)
+
+    def readable_scene(self, index: int) -> SceneInfo:
+        """The scene of this number; `InputError` when there is none, or nothing in it can be read."""
+        self.require_rgb()
+        scene = self.scene(index)
+        if scene.channel is None:
+            types = ", ".join(f"{kind} in channel {channel}" for channel, kind in scene.pixel_types)
+            there = ", ".join(str(other.index) for other in self.info.read_scenes)
             raise InputError(
-                self.info.unreadable_because,
+                f"scene {index} is not RGB{self._in_channel}: it holds {types}",
                 where=self.info.path,
-                fix="give an RGB scan in transmitted light (pixel type bgr24)",
+                fix=f"the scenes that can be read are {there}",
             )
+        return scene
+
+    @property
+    def _in_channel(self) -> str:
+        asked = self.info.channel_asked
+        return "" if asked is None else f" in channel {asked}"
 
     def scene(self, index: int) -> SceneInfo:
         """The scene of this number; `InputError` when there is none."""
@@ -158,6 +177,19 @@ class CziSlide:
                 return scene
         there = ", ".join(str(scene.index) for scene in self.info.scenes)
         raise InputError(f"has no scene {index}", where=self.info.path, fix=f"its scenes are {there}")
+
+    def blocks_read(self) -> list[SubBlock]:
+        """The level-0 blocks of all scenes that are read, in stored order."""
+        return read_blocks(self.directory.level_0, self.info.read_scenes)
+
+    def rgb_blocks(self, channel: int) -> list[SubBlock]:
+        """The RGB blocks of a channel at level 0, whether or not it is read."""
+        return [b for b in self.directory.level_0 if b.pixel_type == RGB and channel_of(b) == channel]
+
+    @cached_property
+    def content(self) -> str:
+        """What a copy has the same, and hardly another slide; see `content_of`."""
+        return content_of(self.directory)
 
     def read(self, scene: int, box: Box) -> RgbImage:
         """Pixels of a box at level 0; every sub-block that it meets is decoded once.
@@ -206,9 +238,8 @@ class CziSlide:
 
     def mosaic(self, scene: int) -> SceneMosaic:
         """The sub-blocks of a scene; errors as for `read`."""
-        self.require_rgb()
         if scene not in self._mosaics:
-            mosaic = scene_mosaic(self.directory, self.scene(scene))
+            mosaic = scene_mosaic(self.directory, self.readable_scene(scene))
             mosaic.refuse_confusion()
             self._mosaics[scene] = mosaic
         return self._mosaics[scene]
@@ -287,11 +318,11 @@ class CziSlide:
     ) -> tuple[SubBlock, ...] | None:
         """The coarsest stored level that is fine enough and complete, or None for level 0.
 
-        Only libCZI's mosaics reach the pyramid. They need a channel, show the images of all scenes
-        and give nothing for a scene smaller than their pixels: there level 0 is the way.
+        Only libCZI's mosaics reach the pyramid. They need a channel and one pixel type, show the images of
+        all scenes and give nothing for a scene smaller than their pixels: there level 0 is the way.
         """
         is_large = min(mosaic.box.width, mosaic.box.height) >= 2 * grid.factor
-        if "C" not in mosaic.plane or not is_large or mosaic.is_overlaid:
+        if "C" not in mosaic.plane or not is_large or mosaic.is_mixed or mosaic.is_overlaid:
             return None
         for reduction in sorted(mosaic.pyramid, reverse=True):
             level = mosaic.pyramid[reduction]

@@ -23,6 +23,7 @@ from mkhspc.config.schema import RunSection
 from mkhspc.errors import InputError
 from mkhspc.geometry import Box
 from mkhspc.run.segment import segment as run_segment
+from mkhspc.slide.czi.slide import CziSlide
 from mkhspc.slide.model import SceneInfo
 from mkhspc.slide.tiles import Tile
 from mkhspc.slide.tissue import TissueMask
@@ -422,8 +423,10 @@ def test_two_processes_on_one_run_do_each_tile_and_agree(
 def test_processes_with_slides_of_their_own_make_one_run_of_all(small_slides: Slides, tmp_path: Path) -> None:
     root = tmp_path / "run"
     slides = {f"M{i}": tmp_path / f"M{i}.czi" for i in range(4)}
-    for path in slides.values():
-        path.symlink_to(small_slides["DEMO_A"])
+    with CziSlide.open(small_slides["DEMO_A"]) as slide:
+        rgb = slide.read(0, slide.scene(0).box)
+    for nth, path in enumerate(slides.values()):  # a copy is no slide of its own
+        write_czi(path, [Block(rgb[nth:], 0, 0)], 0.22)
     all_at_once = [begun(root, {s: path}, 4096, workers=1) for s, path in slides.items()]
     ends = [(p.communicate()[1], p.returncode) for p in all_at_once]
     assert [code for _, code in ends] == [0] * 4, ends

@@ -107,13 +107,14 @@ export class CardsPage {
     const at = new Date().toISOString();
     const dwell_ms = Math.round(performance.now() - this.since);
     const { policy, repeat_policy, inclusion_prob } = this.settings;
+    const { annotator } = this.session;
     const events = [];
     for (const [card, label] of cardsAndStates) {
       if (card.isRepeat) this.answers.set(card.id, label);
       else this.session.keep(card.id, label);
       this.board.paint(card, label);
       const shown = { policy: card.isRepeat ? repeat_policy : policy, inclusion_prob: inclusion_prob[card.place] };
-      events.push({ cell_id: card.id, label, at, dwell_ms, by, ...shown });
+      events.push({ cell_id: card.id, label, at, dwell_ms, by, ...shown, annotator });
     }
     this.since = performance.now();
     this.session.log.add(events);

@@ -10,9 +10,11 @@ export class EventLog {
    * @param {string} dataset - names the run.
    * @param {IDBFactory | undefined} factory - `indexedDB`, where the browser has it.
    * @param {(error: Error) => void} failed - called once, when an event cannot be kept.
+   * @param {(isNew: boolean) => string} browserId - this browser's id; another than before for a new log.
    */
-  constructor(dataset, factory, failed) {
+  constructor(dataset, factory, failed, browserId) {
     this.failed = failed;
+    this.browserId = browserId;
     this.broken = false;
     this.pending = [];
     this.unkept = [];
@@ -20,10 +22,19 @@ export class EventLog {
     this.database.catch((error) => this.#fail(error));
   }
 
-  /** Adds events; returns at once. */
+  /** Adds answers just given, numbered; returns at once. */
   add(events) {
+    this.#keep(events, (last) => numbered(events, this.browserId(last === 0), last));
+  }
+
+  /** Adds events of a file as they are; returns at once. */
+  bring(events) {
+    this.#keep(events, () => events);
+  }
+
+  #keep(events, ready) {
     if (!events.length) return;
-    const writing = this.#write(events).catch((error) => {
+    const writing = this.#write(ready).catch((error) => {
       this.unkept.push(...events);
       this.#fail(error);
     });
@@ -47,9 +58,13 @@ export class EventLog {
     return new Map([...events, ...this.unkept.filter((e) => e.policy === policy)].map((e) => [e.cell_id, e.label]));
   }
 
-  async #write(events) {
+  /** @param {(last: number) => object[]} ready - makes the events, given the number of the log's last one. */
+  async #write(ready) {
     const transaction = (await this.database).transaction(STORE, "readwrite");
-    for (const event of events) transaction.objectStore(STORE).add(event);
+    const store = transaction.objectStore(STORE);
+    store.openKeyCursor(null, "prev").onsuccess = ({ target }) => {
+      for (const event of ready(target.result?.key ?? 0)) store.add(event);
+    };
     await finished(transaction);
   }
 
@@ -73,6 +88,11 @@ export class EventLog {
     if (!this.broken) this.failed(error);
     this.broken = true;
   }
+}
+
+/** Events with this browser's id and their number in its log, which orders them whatever the clock says. */
+function numbered(events, browser, last) {
+  return events.map((event, i) => ({ ...event, browser, seq: last + 1 + i }));
 }
 
 async function open(factory, name) {

@@ -2,7 +2,9 @@
 
 import { browserStorage, LabelStore } from "./store.js";
 import { EventLog } from "./events.js";
-import { ANONYMOUS, compare, exported, fileName, ImportError, newEvents, readExported } from "./exchange.js";
+import {
+  ANONYMOUS, compare, exported, fileName, ImportError, keptName, newEvents, readExported, signed,
+} from "./exchange.js";
 import { cellInHash, pagesOf } from "./lookup.js";
 import { askConflicts, askName, notify, openDialog, warn } from "./messages.js";
 import { parseCellId } from "./cells.js";
@@ -20,7 +22,8 @@ export class Session {
     this.settings = settings;
     this.refresh = refresh;
     this.store = new LabelStore(browserStorage(), settings.dataset);
-    this.log = new EventLog(settings.dataset, globalThis.indexedDB, (error) => this.#logFailed(error));
+    const logFailed = (error) => this.#logFailed(error);
+    this.log = new EventLog(settings.dataset, globalThis.indexedDB, logFailed, (isNew) => this.#browserId(isNew));
     this.isPersistAsked = false;
     this.fileField = document.getElementById("import-file");
     this.fileField.addEventListener("change", () => this.#importChosen());
@@ -31,6 +34,14 @@ export class Session {
 
   get annotator() {
     return this.store.setting("annotator") || ANONYMOUS;
+  }
+
+  /** The id of this browser, made at random; another one for a new log, whose numbers begin anew. */
+  #browserId(isNew) {
+    const known = isNew ? null : (this.store.setting("browser") ?? this.browser ?? null);
+    this.browser = known ?? [...crypto.getRandomValues(new Uint8Array(12))].map((byte) => byte.toString(36)).join("");
+    if (known === null) this.store.write("browser", this.browser);
+    return this.browser;
   }
 
   /** Keeps a label, and says so where the browser cannot. */
@@ -79,13 +90,13 @@ export class Session {
 
   async #importChosen() {
     const [file] = this.fileField.files;
-    if (file) await this.#importText(await file.text());
+    if (file) await this.#importContent(await file.arrayBuffer());
     this.fileField.value = "";
   }
 
-  async #importText(text) {
+  async #importContent(content) {
     try {
-      const file = readExported(text, this.settings.dataset);
+      const file = readExported(content, this.settings.dataset, this.settings.config_hash);
       const { added, same, conflicts } = compare(file.labels, (id) => this.store.get(id));
       const facts =
         `${conflicts.length} cells have another label in the file of ${file.annotator}. ` +
@@ -104,7 +115,7 @@ export class Session {
       // packed along the way: a file can hold more than the browser has room for otherwise
       if (labels.length > IMPORT_AT_ONCE) await this.#settle(0);
     }
-    this.log.add(newEvents(file.events, await this.log.all()));
+    this.log.bring(newEvents(signed(file.events, file.annotator), await this.log.all()));
     const isNamed = this.annotator === ANONYMOUS && file.annotator !== ANONYMOUS;
     if (isNamed) this.#setAnnotator(file.annotator);
     this.countUnexported(labels.length);
@@ -163,7 +174,7 @@ export class Session {
   }
 
   #setAnnotator(name) {
-    this.store.write("annotator", name);
+    this.store.write("annotator", keptName(name));
     this.#showAnnotator();
   }
 

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 
+from labelfiles import write
 from mkhspc.gallery.options import SiteOptions
 from mkhspc.gallery.serve import address_of, open_server
 from mkhspc.gallery.site import build_site
+from mkhspc.learn.labels.convert import convert
 from runs import FakeRun, make_run, put_manifest
 
 pytestmark = pytest.mark.browser
@@ -150,6 +152,12 @@ def give_file(page: Page, data: object) -> None:
     chooser.value.set_files(
         [{"name": "labels.json", "mimeType": "application/json", "buffer": text.encode()}]
     )
+
+
+def give_name(page: Page, name: str) -> None:
+    page.click("[data-action=annotator]")
+    page.fill("#annotator-name", name)
+    page.click("[data-action=save-annotator]")
 
 
 def current(page: Page) -> int:
@@ -330,6 +338,86 @@ def test_an_import_brings_everything_back(open_page: Callable[..., Page], contex
     assert labelled(page) == expected
     again = export(page)
     assert [again[key] for key in ("mk", "hspc", "events")] == [data[key] for key in ("mk", "hspc", "events")]
+
+
+def test_events_are_numbered_in_one_log_over_pages_and_tabs(
+    open_page: Callable[..., Page], context: BrowserContext
+) -> None:
+    page = open_page()
+    press(page, "y n")
+    page.reload()
+    ready(page)
+    other = context.new_page()
+    other.goto(page.url)
+    ready(other)
+    press(other, "u")
+    export(other)
+    press(page, "z y")
+    events = export(page)["events"]
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    assert len({event["browser"] for event in events}) == 1
+    assert {event["annotator"] for event in events} == {"anonymous"}
+
+
+def test_a_new_log_begins_under_another_id_though_the_old_one_is_remembered(
+    open_page: Callable[..., Page],
+) -> None:
+    page = open_page()
+    press(page, "y")
+    (before,) = export(page)["events"]
+    page.evaluate(
+        "indexedDB.databases().then(all => Promise.all(all.map(d => indexedDB.deleteDatabase(d.name))))"
+    )
+    page.reload()
+    ready(page)
+    press(page, "n")
+    (after,) = export(page)["events"]
+    assert (before["seq"], after["seq"]) == (1, 1)
+    assert before["browser"] != after["browser"]
+
+
+def test_a_label_given_with_the_clock_at_2099_and_corrected_later_is_the_correction(
+    open_page: Callable[..., Page], run: FakeRun, tmp_path: Path
+) -> None:
+    page = open_page()
+    page.clock.set_fixed_time("2099-01-01T12:00:00Z")
+    press(page, "y y")
+    first, second = labelled(page)
+    monday = export(page)
+    page.clock.set_fixed_time("2026-02-02T12:00:00Z")
+    page.locator(f'[data-cell-id="{first}"] [data-label=negative]').click()
+    expect(page.locator("[data-count=negative]")).to_have_text("1")
+    tuesday = export(page)
+    assert [event["at"][:4] for event in tuesday["events"]] == ["2099", "2099", "2026"]
+    files = [write(tmp_path / f"{n}.json", data) for n, data in enumerate((tuesday, monday))]
+    conversion = convert(files, run.layout)
+    given = {d.cell_id: d.value for d in (*conversion.samples, *conversion.outside_filter)}
+    assert given == {first: "negative", second: "positive"}
+    assert "dated in the future (2099-01-01T12:00:00+00:00)" in conversion.concerns[0]
+
+
+def test_labels_brought_in_from_another_person_count_for_that_person(
+    open_page: Callable[..., Page], run: FakeRun, tmp_path: Path, browser: Browser
+) -> None:
+    page = open_page()
+    give_name(page, "Иванова")
+    press(page, "y y")
+    hers = export(page)
+    assert hers["file_name"] == f"annotations_{run.manifest.dataset}_Иванова.json"
+    other = browser.new_context().new_page()
+    other.goto(page.url)
+    ready(other)
+    give_name(other, "田中")
+    give_file(other, hers)
+    expect(other.locator("[data-count=positive]")).to_have_text("2")
+    other.locator("article").nth(3).locator("[data-label=negative]").click()
+    his = export(other)
+    other.context.close()
+    assert [event["annotator"] for event in his["events"]] == ["Иванова", "Иванова", "田中"]
+    files = [write(tmp_path / f"{n}.json", data) for n, data in enumerate((hers, his))]
+    conversion = convert(files, run.layout)
+    decided = (*conversion.samples, *conversion.outside_filter)
+    assert sorted(d.annotators for d in decided) == [("Иванова",), ("Иванова",), ("田中",)]
 
 
 def conflicting(page: Page) -> tuple[dict[str, Any], list[str]]:
@@ -662,14 +750,12 @@ def test_hostile_names_are_shown_as_text(open_page: Callable[..., Page]) -> None
 
 def test_the_annotators_name_goes_into_the_file(open_page: Callable[..., Page], run: FakeRun) -> None:
     page = open_page()
-    page.click("[data-action=annotator]")
-    page.fill("#annotator-name", "Zoë <b>")
-    page.click("[data-action=save-annotator]")
+    give_name(page, "Zoë <b>")
     press(page, "y")
     data = export(page)
     assert (data["annotator"], data["file_name"]) == (
         "Zoë <b>",
-        f"annotations_{run.manifest.dataset}_Zoe_b.json",
+        f"annotations_{run.manifest.dataset}_Zoë_b.json",
     )
 
 

@@ -129,7 +129,6 @@ def convert(
     """
     from mkhspc.learn.labels import convert as converting
     from mkhspc.learn.training_file import write_training
-    from mkhspc.store.annotations import ANONYMOUS
 
     files = _paths(annotations)
     if not files:
@@ -147,11 +146,8 @@ def convert(
         progress=progress,
     )
     write_training(Path(output), conversion)
-    nameless = [file.file for file in conversion.files if file.annotator == ANONYMOUS]
-    if len(nameless) > 1:
-        _log.warning(
-            f"{', '.join(nameless)} give no annotator's name and count as one: the newest answer counts"
-        )
+    for concern in conversion.concerns:
+        _log.warning(concern)
     return conversion
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -259,3 +260,246 @@ def test_a_feature_without_a_number_is_an_error_that_names_the_cell(tmp_path: Pa
         InputError, match=f"cell {table['cell_id'][0].as_py()} has no finite number in texture_entropy"
     ):
         converted(run, write(tmp_path / "a.json", by_type(labels)))
+
+
+def logged(cell_id: str, label: str, seq: int | None, day: str, **keys: Any) -> dict[str, Any]:
+    """An event of one browser's log, or of an older gallery's, which numbered none."""
+    number = {} if seq is None else {"seq": seq, "browser": "b1"}
+    return {
+        "cell_id": cell_id,
+        "label": label,
+        "at": f"{day}T12:00:00Z",
+        "policy": "random",
+        **number,
+        **keys,
+    }
+
+
+LATE, EARLY = "2099-01-01", "2026-02-02"
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+@pytest.mark.parametrize("tuesday_first", [True, False])
+def test_a_label_given_with_the_clock_far_ahead_and_corrected_later_is_the_correction(
+    run: FakeRun, tmp_path: Path, numbered: bool, tuesday_first: bool
+) -> None:
+    wrong, gone, other = in_filter(run, "mk")[:3]
+    before = [
+        logged(wrong, "positive", 1 if numbered else None, LATE),
+        logged(gone, "positive", 2 if numbered else None, LATE),
+    ]
+    after = [
+        logged(wrong, "negative", 3 if numbered else None, EARLY),
+        logged(gone, "unlabelled", 4 if numbered else None, EARLY),
+        logged(other, "positive", 5 if numbered else None, EARLY),
+    ]
+    files = {
+        "monday": export(run.manifest, {wrong: "positive", gone: "positive"}, events=before),
+        "tuesday": export(run.manifest, {wrong: "negative", other: "positive"}, events=before + after),
+    }
+    paths = [write(tmp_path / f"{name}.json", data) for name, data in files.items()]
+    conversion = converted(run, *(paths[::-1] if tuesday_first else paths))
+    assert {d.cell_id: d.value for d in conversion.samples} == {wrong: "negative", other: "positive"}
+    assert conversion.conflicts == ()
+
+
+def test_a_cell_cleared_with_the_clock_far_ahead_and_labelled_again_has_its_label(
+    run: FakeRun, tmp_path: Path
+) -> None:
+    cell, other = in_filter(run, "mk")[:2]
+    cleared = [logged(cell, "negative", 1, EARLY), logged(cell, "unlabelled", 2, LATE)]
+    again = [*cleared, logged(cell, "positive", 3, EARLY)]
+    monday = write(tmp_path / "monday.json", export(run.manifest, {other: "positive"}, events=cleared))
+    tuesday = write(tmp_path / "tuesday.json", export(run.manifest, {cell: "positive"}, events=again))
+    for files in ((monday, tuesday), (tuesday, monday)):
+        found = {d.cell_id: d.value for d in converted(run, *files).samples}
+        assert found == {cell: "positive", other: "positive"}
+
+
+def test_numbers_of_one_browser_order_files_that_know_nothing_of_one_another(
+    run: FakeRun, tmp_path: Path
+) -> None:
+    cell, other = in_filter(run, "mk")[:2]
+    files = [
+        write(
+            tmp_path / f"{seq}.json",
+            export(run.manifest, {cell: label, other: "positive"}, events=[logged(cell, label, seq, day)]),
+        )
+        for seq, label, day in ((7, "positive", LATE), (8, "negative", EARLY))
+    ]
+    for order in (files, files[::-1]):
+        assert {d.cell_id: d.value for d in converted(run, *order).samples} == {
+            cell: "negative", other: "positive",
+        }  # fmt: skip
+
+
+def test_numbers_of_two_browsers_say_nothing_of_each_other(run: FakeRun, tmp_path: Path) -> None:
+    cell, other = in_filter(run, "mk")[:2]
+    high = logged(cell, "positive", 900, "2026-02-01")
+    low = logged(cell, "negative", 1, "2026-02-02", browser="b2")
+    files = [
+        write(tmp_path / f"{n}.json", export(run.manifest, {cell: e["label"], other: "positive"}, events=[e]))
+        for n, e in enumerate((high, low))
+    ]
+    assert {d.cell_id: d.value for d in converted(run, *files).samples}[cell] == "negative"
+
+
+def test_the_array_tells_the_order_where_nothing_is_numbered(run: FakeRun, tmp_path: Path) -> None:
+    cell, other = in_filter(run, "mk")[:2]
+    events = [
+        logged(cell, "positive", None, LATE, policy="area"),
+        logged(cell, "positive", None, EARLY, policy="uncertainty"),
+    ]
+    path = write(
+        tmp_path / "a.json", export(run.manifest, {cell: "positive", other: "negative"}, events=events)
+    )
+    assert {d.cell_id: d.presentation.policy for d in converted(run, path).samples}[cell] == "uncertainty"
+
+
+def test_an_import_in_which_ones_own_answer_was_kept_stands_against_the_file_it_came_from(
+    run: FakeRun, tmp_path: Path
+) -> None:
+    cell, other = in_filter(run, "mk")[:2]
+    theirs = logged(cell, "negative", 1, "2026-02-05", browser="b2")
+    mine = logged(cell, "positive", 1, "2026-02-01")
+    for kept in ("positive", "negative"):
+        files = [
+            write(
+                tmp_path / f"{name}.json",
+                export(run.manifest, {cell: label, other: "positive"}, events=events),
+            )
+            for name, label, events in (
+                ("laptop", "negative", [theirs]),
+                ("desktop", "positive", [mine]),
+                ("merged", kept, [mine, theirs]),
+            )
+        ]
+        assert {d.cell_id: d.value for d in converted(run, *files).samples}[cell] == kept
+
+
+def test_a_time_in_the_future_is_named_with_file_and_annotator(run: FakeRun, tmp_path: Path) -> None:
+    cells = in_filter(run, "mk")[:3]
+    labels = dict.fromkeys(cells, "positive")
+    events = [
+        logged(c, "positive", n, day)
+        for n, (c, day) in enumerate(zip(cells, (LATE, LATE, EARLY), strict=True))
+    ]
+    ahead = write(tmp_path / "anna.json", export(run.manifest, labels, events=events))
+    exported = export(run.manifest, labels, annotator="ben", events=[], exported_at="2150-01-01T00:00:00Z")
+    named = converted(run, ahead, write(tmp_path / "ben.json", exported)).concerns
+    assert named[0].startswith("anna.json: 2 answers of anna dated in the future (2099-01-01T12:00:00+00:00)")
+    assert named[1].startswith("ben.json: the export of ben dated in the future (2150-01-01T00:00:00+00:00)")
+    soon = (datetime.now(UTC) + timedelta(hours=20)).isoformat()
+    near = export(run.manifest, labels, exported_at=soon, events=[{**e, "at": soon} for e in events])
+    assert converted(run, write(tmp_path / "near.json", near)).concerns == ()
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+def test_the_same_events_under_two_names_are_refused_and_both_files_named(
+    run: FakeRun, tmp_path: Path, numbered: bool
+) -> None:
+    cells = in_filter(run, "mk")[:5]
+    labels = dict.fromkeys(cells, "positive")
+    events = [logged(c, "positive", n if numbered else None, EARLY) for n, c in enumerate(cells)]
+    anna = write(tmp_path / "anna.json", export(run.manifest, labels, events=events))
+    own = logged(in_filter(run, "mk")[5], "negative", None, EARLY, at="2026-02-03T09:00:00.5Z")
+    ben = write(
+        tmp_path / "ben.json", export(run.manifest, labels, annotator="ben", events=[own, *events[:4]])
+    )
+    with pytest.raises(InputError) as refused:
+        converted(run, anna, ben)
+    first, fix = str(refused.value).splitlines()
+    assert first == (
+        f"{ben}: holds 4 answers that {anna} has too, under another name ('ben' here, 'anna' there):"
+        " one person would count as two"
+    )
+    assert fix.startswith("  leave one of the two files out")
+
+
+def test_events_alike_in_two_files_count_once_for_who_gave_them(run: FakeRun, tmp_path: Path) -> None:
+    """Ben imported Anna's labels; Cleo alone disagrees, so that two votes for one answer would decide."""
+    a, b, c = in_filter(run, "mk")[:3]
+    hers = [logged(x, "positive", n, EARLY, annotator="anna") for n, x in enumerate((a, b))]
+    his = [logged(c, "positive", 1, EARLY, browser="b2", annotator="ben")]
+    cleos = [logged(a, "negative", 1, EARLY, browser="b3", annotator="cleo")]
+    files = [
+        write(tmp_path / f"{name}.json", export(run.manifest, labels, annotator=name, events=events))
+        for name, labels, events in (
+            ("anna", {a: "positive", b: "positive"}, hers),
+            ("ben", {a: "positive", b: "positive", c: "positive"}, [*his, *hers]),
+            ("cleo", {a: "negative"}, cleos),
+        )
+    ]
+    conversion = converted(run, *files)
+    assert {d.cell_id: d.annotators for d in conversion.samples} == {b: ("anna",), c: ("ben",)}
+    (conflict,) = conversion.conflicts
+    assert conflict.votes == {"anna": ("positive",), "cleo": ("negative",)}
+    alone = converted(run, files[1])
+    assert {d.cell_id: d.annotators for d in alone.samples} == {a: ("anna",), b: ("anna",), c: ("ben",)}
+
+
+def test_a_nameless_export_of_the_same_log_counts_for_the_name_given_later(
+    run: FakeRun, tmp_path: Path
+) -> None:
+    a, b = in_filter(run, "mk")[:2]
+    events = [logged(a, "positive", 1, EARLY), logged(b, "positive", 2, EARLY)]
+    before = export(run.manifest, {a: "positive"}, annotator="anonymous", events=events[:1])
+    after = export(run.manifest, {a: "positive", b: "positive"}, events=events)
+    files = [write(tmp_path / f"{n}.json", data) for n, data in enumerate((before, after))]
+    conversion = converted(run, *files)
+    assert {d.cell_id: d.annotators for d in conversion.samples} == {a: ("anna",), b: ("anna",)}
+    assert [file.annotator for file in conversion.files] == ["anna", "anna"]
+
+
+def test_a_name_is_one_however_its_accents_are_written(run: FakeRun, tmp_path: Path) -> None:
+    a, b = in_filter(run, "mk")[:2]
+    files = [
+        write(
+            tmp_path / f"{n}.json",
+            export(run.manifest, {a: value, b: "positive"}, annotator=name, events=events),
+        )
+        for n, (name, value, events) in enumerate(
+            [("Zo\u00eb", "positive", []), (" Zoe\u0308 ", "negative", [logged(a, "negative", 1, EARLY)])]
+        )
+    ]
+    conversion = converted(run, *files)
+    assert conversion.conflicts == ()
+    assert {file.annotator for file in conversion.files} == {"Zo\u00eb"}
+
+
+def test_a_cell_that_a_file_lists_twice_has_one_vote(run: FakeRun, tmp_path: Path) -> None:
+    a, b = in_filter(run, "mk")[:2]
+    anna = {"mk": {"positive": [a, a, old_id(a), b], "negative": []}}
+    ben = {"mk": {"positive": [b], "negative": [a]}}
+    files = [write(tmp_path / f"{n}.json", data) for n, data in (("anna", anna), ("ben", ben))]
+    assert [d.cell_id for d in converted(run, *files).conflicts] == [a]
+
+
+def test_an_export_after_all_labels_were_taken_back_is_taken(run: FakeRun, tmp_path: Path) -> None:
+    a, b = in_filter(run, "mk")[:2]
+    given = [logged(a, "positive", 1, EARLY)]
+    files = [
+        write(tmp_path / "monday.json", export(run.manifest, {a: "positive"}, events=given)),
+        write(
+            tmp_path / "tuesday.json",
+            export(run.manifest, {}, events=[*given, logged(a, "unlabelled", 2, EARLY)]),
+        ),
+        write(tmp_path / "ben.json", by_type({b: "positive"})),
+    ]
+    conversion = converted(run, *files)
+    assert [d.cell_id for d in conversion.samples] == [b]
+    assert conversion.replaced == 1
+
+
+def test_older_files_that_may_be_copies_or_one_persons_are_named(run: FakeRun, tmp_path: Path) -> None:
+    a, b = in_filter(run, "mk")[:2]
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+    copy = [write(tmp_path / f"{name}.json", by_type({a: "positive"})) for name in ("anna", "anna (1)")]
+    assert converted(run, *copy).concerns == (
+        "anna.json, anna (1).json hold the same labels and count as 2 annotators: is one a copy?",
+    )
+    one = [write(tmp_path / f / "labels.json", by_type({c: "positive"})) for f, c in (("x", a), ("y", b))]
+    assert converted(run, *one).concerns == (
+        "labels.json, labels.json give no annotator's name and count as one: the newest answer counts",
+    )

@@ -133,7 +133,10 @@ def test_a_label_that_was_taken_away_is_known_with_its_time(tmp_path: Path) -> N
         event(MK, "unlabelled", 12),
     ]  # fmt: skip
     found = read_annotations(write(tmp_path / "l.json", {**OURS, "mk": LISTS, "events": events}))
-    assert {cell_id: at.hour for cell_id, at in found.withdrawn.items()} == {gone: 11}
+    (withdrawal,) = found.withdrawn
+    assert withdrawal.cell_id == gone
+    assert withdrawal.presentation.at is not None
+    assert withdrawal.presentation.at.hour == 11
 
 
 IMPOSSIBLE = {"cell_id": MK, "policy": "random", "inclusion_prob": 0}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,6 +19,8 @@ from mkhspc.config.typed import checked
 from mkhspc.errors import InputError, some_of
 from mkhspc.learn.classifier.features import feature_matrix
 from mkhspc.learn.labels.agreement import Agreement, self_agreement
+from mkhspc.learn.labels.authors import overtaken, with_authors
+from mkhspc.learn.labels.concerns import concerns_of
 from mkhspc.learn.labels.label import AnnotationFile, Label
 from mkhspc.learn.labels.match import Match, MatchKind, match_names
 from mkhspc.learn.labels.read import read_annotations
@@ -57,7 +60,8 @@ class FileReport:
 
     @property
     def match_rate(self) -> float:
-        return 1.0 - sum(counts[MatchKind.UNMATCHED] for counts in self.counts.values()) / self.labels
+        lost = sum(counts[MatchKind.UNMATCHED] for counts in self.counts.values())
+        return 1.0 - lost / max(1, self.labels)
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class Conversion:
 
     Attributes:
         replaced: how many answers their annotator gave anew, or took back, in another file.
+        concerns: a sentence about each thing that is odd about the files.
     """
 
     manifest: Manifest
@@ -77,6 +82,7 @@ class Conversion:
     unsure: tuple[Decision, ...]
     conflicts: tuple[Decision, ...]
     outside_filter: tuple[Decision, ...]
+    concerns: tuple[str, ...] = ()
 
 
 def convert(
@@ -104,7 +110,7 @@ def convert(
     checked(on_conflict, OnConflict, "--on-conflict")
     manifest = manifests.read(run)
     _check_filter(expected_filter, manifest)
-    files = [read_annotations(path) for path in annotations]
+    files = with_authors([read_annotations(path) for path in annotations])
     for file in files:
         _check_run(file, manifest, run)
     progress("read", len(files), len(files), labels=sum(len(file.labels) for file in files))
@@ -114,7 +120,9 @@ def convert(
     for report in reports:
         _check_matched(report, min_match)
     votes = [vote for number, file in enumerate(files) for vote in _votes(number, file, matches)]
-    counting = latest_answers(votes, [file.exported_at for file in files], last_withdrawn(files))
+    superseded = overtaken(files).union(*(file.superseded for file in files))
+    exported_at = [file.exported_at for file in files]
+    counting = latest_answers(votes, exported_at, last_withdrawn(files, superseded), superseded)
     decisions = resolve(counting, on_conflict)
     in_filter = {match.cell_id for match in matches.values() if match.in_filter}
     inside = [d for d in decisions if d.cell_id in in_filter]
@@ -127,6 +135,7 @@ def convert(
         unsure=tuple(d for d in inside if d.value == "unsure"),
         conflicts=tuple(d for d in inside if d.value is None),
         outside_filter=tuple(outside),
+        concerns=concerns_of(files, datetime.now(UTC)),
     )  # fmt: skip
 
 
@@ -202,7 +211,7 @@ def _votes(number: int, file: AnnotationFile, matches: Mapping[Any, Match]) -> I
                 cell_id=match.cell_id,
                 cell_type=label.cell_type,
                 value=label.value,
-                annotator=file.annotator,
+                annotator=label.presentation.annotator or file.annotator,
                 label_id=label.cell_id,
                 presentation=label.presentation,
                 at=label.presentation.at or file.exported_at,
@@ -250,6 +259,7 @@ def report_of(conversion: Conversion) -> dict[str, Any]:
             for report in conversion.files
         ],
         "superseded": conversion.replaced,
+        "concerns": list(conversion.concerns),
         "cells": {cell_type: _outcome(conversion, cell_type) for cell_type in CELL_TYPES},
     }
 

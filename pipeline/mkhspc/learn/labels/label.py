@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,20 +22,30 @@ _MAX_ID_LENGTH = 256
 _BARE_ID = re.compile(r"(?P<slide>.+?)(?:_s(?P<scene>\d+))?_(?P<x>\d+)_(?P<y>\d+)")
 
 
+EventKey = tuple[str, str | None, datetime | None, str, str | None, int | None]
+"""What tells one event from all others: cell, label, time, policy, browser, number in that browser's log.
+
+An event that was brought in from another file keeps all of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Presentation:
-    """How a cell was presented to the annotator.
+    """How a cell was presented to the annotator, and which event of the log the answer was.
 
     Attributes:
         policy: the order or strategy of the gallery, such as 'random' or 'uncertainty'.
         inclusion_prob: the probability with which a cell in the filter was put into the gallery;
             None when the file does not say.
         at: when the answer was given.
+        annotator: who gave the answer; None where only the file's annotator is known.
+        event: the event; None without one, or where it has neither a time nor a number.
     """
 
     policy: str = UNKNOWN_POLICY
     inclusion_prob: float | None = None
     at: datetime | None = None
+    annotator: str | None = None
+    event: EventKey | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +74,14 @@ class Repeat:
     again: Value
 
 
+@dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """A label that was taken back and not given again, by the id that the file writes."""
+
+    cell_id: str
+    presentation: Presentation
+
+
 @dataclass(frozen=True)
 class AnnotationFile:
     """What one file of labels says.
@@ -72,7 +89,10 @@ class AnnotationFile:
     Attributes:
         shape: 'mkhspc-annotations', or the letter of an older shape, 'A' to 'E'.
         annotator: a name; without one 'anonymous' if every label has its time, else the file's stem.
-        withdrawn: when a label was taken back, by the id of each cell that has none any more.
+        is_named: whether the annotator gave that name.
+        withdrawn: the labels taken back, of cells that have none any more.
+        answers: every event of the file, blind repeats too.
+        superseded: those of them that a later answer to the same cell has replaced.
         dataset, config_hash: the run that the labels were made on; None in older shapes.
         exported_at: when the file was made, if it says so.
     """
@@ -81,8 +101,11 @@ class AnnotationFile:
     shape: str
     annotator: str
     labels: tuple[Label, ...]
+    is_named: bool = False
     repeats: tuple[Repeat, ...] = ()
-    withdrawn: Mapping[str, datetime] = field(default_factory=dict)
+    withdrawn: tuple[Withdrawal, ...] = ()
+    answers: tuple[Presentation, ...] = ()
+    superseded: frozenset[EventKey] = frozenset()
     dataset: str | None = None
     config_hash: str | None = None
     exported_at: datetime | None = None
@@ -92,14 +115,14 @@ def make_label(
     text: object,
     cell_type: CellType | None,
     value: Value,
-    presentations: Mapping[str, Presentation],
+    presentation: Presentation,
     path: Path,
 ) -> Label:
     """Makes the label that a file states for the id `text`.
 
     Args:
         cell_type: what the file says of the type; None when only the id tells.
-        presentations: how the cells of the file were presented, by the id as the file writes it.
+        presentation: how the cell was presented when it got this answer.
 
     Raises:
         InputError: the id is an integer or not a text, or its type is not the file's.
@@ -113,9 +136,7 @@ def make_label(
             fix=EXPORT_AGAIN,
         )
     found_type = cell_type if name is None else name.cell_type
-    return Label(
-        raw if name is None else str(name), name, found_type, value, presentations.get(raw, Presentation())
-    )
+    return Label(raw if name is None else str(name), name, found_type, value, presentation)
 
 
 def checked_id(text: object, path: Path) -> str:

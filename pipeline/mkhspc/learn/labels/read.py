@@ -14,17 +14,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from mkhspc.config import CELL_TYPES, CellType
 from mkhspc.errors import InputError
-from mkhspc.learn.labels.events import Events, read_events
+from mkhspc.learn.labels.events import Events, plain_name, read_events
 from mkhspc.learn.labels.label import (
     EXPORT_AGAIN,
     AnnotationFile,
     Label,
+    Presentation,
     Repeat,
     checked_id,
     is_cell_id,
@@ -54,18 +54,23 @@ def read_annotations(path: Path) -> AnnotationFile:
     data = read_json(path, LABELS)
     shape = _shape(data, path)
     entries = list(_READERS[shape](data, path))
-    events = read_events(data, path) if shape == FORMAT else Events()
-    labels = tuple(make_label(text, kind, value, events.presentations, path) for text, kind, value in entries)
-    if not labels:
-        raise InputError("holds no label", where=path, fix="leave the file out")
     is_ours = shape == FORMAT
+    events = read_events(data, path) if is_ours else Events()
+    labels = tuple(_label(entry, events, path) for entry in entries)
+    if not labels and not events.answers:
+        raise InputError("holds no label", where=path, fix="leave the file out")
+    listed = {label.cell_id: label.value for label in labels}
+    name = plain_name(_text(data, "annotator", path)) if is_ours else ""
     return AnnotationFile(
         path=path,
         shape=shape,
-        annotator=_annotator(data, labels, path) if is_ours else path.stem,
+        annotator=name if name not in ("", ANONYMOUS) else _nameless(labels, path, is_ours),
         labels=labels,
-        repeats=_repeats(entries, events, path),
-        withdrawn=_withdrawn(labels, events),
+        is_named=name not in ("", ANONYMOUS),
+        repeats=_repeats(entries, events),
+        withdrawn=events.withdrawn(listed),
+        answers=events.answers,
+        superseded=events.superseded(listed),
         dataset=_text(data, "dataset", path) if is_ours else None,
         config_hash=_text(data, "config_hash", path) if is_ours else None,
         exported_at=parse_time(data.get("exported_at"), path) if shape in (FORMAT, "C") else None,
@@ -99,7 +104,7 @@ def _own_format(data: dict[str, Any], path: Path) -> str:
             where=path,
             fix="name a file that the gallery exported",
         )
-    if data.get("version") != VERSION:
+    if isinstance(data.get("version"), bool) or data.get("version") != VERSION:
         raise InputError(
             f"is of version {str(data.get('version'))[:20]} of {FORMAT}; this program reads {VERSION}",
             where=path,
@@ -183,7 +188,13 @@ def _value(text: str, answer: object, path: Path) -> Value:
     return value
 
 
-def _repeats(entries: list[Entry], events: Events, path: Path) -> tuple[Repeat, ...]:
+def _label(entry: Entry, events: Events, path: Path) -> Label:
+    text, cell_type, value = entry
+    event = events.standing(text, value) if isinstance(text, str) else None
+    return make_label(text, cell_type, value, Presentation() if event is None else event.shown, path)
+
+
+def _repeats(entries: list[Entry], events: Events) -> tuple[Repeat, ...]:
     repeats = []
     for text, cell_type, first in entries if events.repeats else ():
         again = events.repeats.get(str(text))
@@ -192,18 +203,10 @@ def _repeats(entries: list[Entry], events: Events, path: Path) -> tuple[Repeat, 
     return tuple(repeats)
 
 
-def _withdrawn(labels: tuple[Label, ...], events: Events) -> dict[str, datetime]:
-    """When labels were taken back, without those of cells that the file lists with a label nevertheless."""
-    listed = {label.cell_id for label in labels}
-    return {cell_id: at for cell_id, at in events.withdrawn.items() if cell_id not in listed}
-
-
-def _annotator(data: dict[str, Any], labels: tuple[Label, ...], path: Path) -> str:
-    """The name given. Nameless answers whose times are known are one person's, who exported twice."""
-    name = _text(data, "annotator", path)
-    if name not in (None, "", ANONYMOUS):
-        return str(name)
-    return ANONYMOUS if all(label.presentation.at is not None for label in labels) else path.stem
+def _nameless(labels: tuple[Label, ...], path: Path, is_ours: bool) -> str:
+    """Who answered, where no name was given: nameless answers whose times are known are one person's."""
+    is_timed = is_ours and all(label.presentation.at is not None for label in labels)
+    return ANONYMOUS if is_timed else path.stem
 
 
 def _text(data: dict[str, Any], key: str, path: Path) -> str | None:

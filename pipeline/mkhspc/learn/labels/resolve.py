@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
 from mkhspc.config import CellType
-from mkhspc.learn.labels.label import AnnotationFile, Presentation
+from mkhspc.learn.labels.label import AnnotationFile, EventKey, Presentation
 from mkhspc.store.annotations import Value
 
 OnConflict = Literal["majority", "latest", "exclude"]
@@ -62,10 +62,12 @@ def latest_answers(
     votes: Sequence[Vote],
     exported_at: Sequence[datetime | None],
     withdrawn: Mapping[tuple[str, str], datetime],
+    superseded: Set[EventKey] = frozenset(),
 ) -> list[Vote]:
     """Keeps each annotator's latest answer for an id, unless the annotator took it back later.
 
-    The newest answer counts, by its own time, or else that of its file; answers without a time
+    An answer that another one has replaced in the log of its browser does not count, whatever the clock
+    said. Of the others the newest counts, by its own time, or else that of its file; answers without a time
     count as older. Among equals the one in the file exported later is the newer, then the one in
     the later file on the command line. An id that a later file merely lacks keeps its answer: it
     may have been given in another browser.
@@ -73,12 +75,14 @@ def latest_answers(
     Args:
         exported_at: of each file, in the order of the command line.
         withdrawn: when an answer was last taken back, by annotator and id.
+        superseded: events that a file knows to be followed by another.
     """
 
     def age(vote: Vote) -> tuple[datetime, datetime, int]:
         return vote.at or _LONG_AGO, exported_at[vote.file] or _LONG_AGO, vote.file
 
     newest: dict[tuple[str, str], tuple[datetime, datetime, int]] = {}
+    votes = _standing(votes, withdrawn, superseded)
     for vote in votes:
         key = vote.annotator, vote.label_id
         newest[key] = max(newest.get(key, age(vote)), age(vote))
@@ -90,13 +94,30 @@ def latest_answers(
     ]
 
 
-def last_withdrawn(files: Iterable[AnnotationFile]) -> dict[tuple[str, str], datetime]:
-    """When each annotator last took back an answer, by annotator and id."""
+def _standing(
+    votes: Sequence[Vote], withdrawn: Mapping[tuple[str, str], datetime], superseded: Set[EventKey]
+) -> Sequence[Vote]:
+    """Votes that none replaces; all of a cell's where two browsers each say that the other's is replaced."""
+    standing = [vote for vote in votes if vote.presentation.event not in superseded]
+    settled = {(vote.annotator, vote.label_id) for vote in standing} | withdrawn.keys()
+    return [
+        vote
+        for vote in votes
+        if vote.presentation.event not in superseded or (vote.annotator, vote.label_id) not in settled
+    ]
+
+
+def last_withdrawn(
+    files: Iterable[AnnotationFile], superseded: Set[EventKey] = frozenset()
+) -> dict[tuple[str, str], datetime]:
+    """When each annotator last took back an answer and gave no other, by annotator and id."""
     times: dict[tuple[str, str], datetime] = {}
     for file in files:
-        for cell_id, at in file.withdrawn.items():
-            key = file.annotator, cell_id
-            times[key] = max(times.get(key, at), at)
+        for withdrawal in file.withdrawn:
+            shown = withdrawal.presentation
+            key, at = (shown.annotator or file.annotator, withdrawal.cell_id), shown.at or _LONG_AGO
+            if shown.event not in superseded:
+                times[key] = max(times.get(key, at), at)
     return times
 
 
@@ -135,7 +156,8 @@ def _decide(votes: list[Vote], rule: OnConflict) -> Decision:
 
 def _settle(votes: list[Vote], rule: OnConflict) -> Value | None:
     if rule == "majority":
-        (first, most), (_, next_most) = Counter(vote.value for vote in votes).most_common(2)
+        given = {(vote.annotator, vote.value) for vote in votes}  # a cell that a file lists twice counts once
+        (first, most), (_, next_most) = Counter(value for _, value in sorted(given)).most_common(2)
         return first if most > next_most else None
     if rule == "latest":
         age = max((vote.at or _LONG_AGO, vote.file) for vote in votes)

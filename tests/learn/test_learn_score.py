@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from mkhspc.learn.score import (
 )
 from mkhspc.learn.train import train
 from mkhspc.learn.training_file import write_training
+from mkhspc.run.classifiers import refuse_unfit_classifiers
 from mkhspc.store import cells as cell_tables, tables
 from mkhspc.store.cells import read_cells
 from mkhspc.store.layout import RunLayout
@@ -312,6 +314,32 @@ def test_a_classifier_without_its_card_is_a_concern_and_with_anothers_is_refused
     shutil.copy(trained["hspc"].with_suffix(".json"), tmp_path / "alone.json")
     with pytest.raises(InputError, match=r"does not belong to the model card alone\.json"):
         scored(fresh, {"mk": alone})
+
+
+def test_a_card_that_says_something_else_than_its_classifier_is_refused(
+    fresh: FakeRun, trained: dict[CellType, Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "mk.skops"
+    shutil.copy(trained["mk"], path)
+    card = json.loads(trained["mk"].with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps({**card, "threshold": 0.123}))
+    with pytest.raises(InputError, match=r"mk\.json: says that the classifier's threshold is '0\.123'"):
+        scored(fresh, {"mk": path})
+
+
+def test_a_run_that_names_a_classifier_with_another_card_is_refused_before_its_work(
+    fresh: FakeRun, trained: dict[CellType, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mk.skops"
+    shutil.copy(trained["mk"], path)
+    shutil.copy(trained["mk"].with_suffix(".json"), path.with_suffix(".json"))
+    config = replace(fresh.manifest.config, mk=replace(fresh.manifest.config.mk, classifier=str(path)))
+    monkeypatch.setattr("mkhspc.run.classifiers.check_classifiers", lambda *_: [])  # its run is this one
+    refuse_unfit_classifiers(replace(fresh.manifest, config=config))
+    card = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps({**card, "threshold": 0.123}))
+    with pytest.raises(InputError, match=r"mk\.json: says that the classifier's threshold is '0\.123'"):
+        refuse_unfit_classifiers(replace(fresh.manifest, config=config))
 
 
 def test_a_classifier_that_rejects_nearly_every_cell_is_a_concern(

@@ -60,7 +60,8 @@ def test_the_predictions_are_a_row_a_cell_by_a_classifier_of_other_groups(tmp_pa
     assert {row["group"]: row["fold"] for row in rows} == {"FGC1": "0", "FHU1": "1", "MGC1": "2"}
     for row in rows:
         assert int(row["predicted"]) == int(float(row["probability"]) >= float(row["threshold"]))
-    _, predictions = read_beside(tmp_path / "mk_classifier.skops")
+    path = tmp_path / "mk_classifier.skops"
+    _, predictions = read_beside(path, classifier_file.read(path))
     assert predictions.labels.tolist() == [bool(label) for label in card["labels"]]
 
 

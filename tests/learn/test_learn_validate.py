@@ -238,6 +238,36 @@ def test_a_card_that_lacks_what_the_report_needs_is_damaged(
         judged(path)
 
 
+@pytest.mark.parametrize(
+    ("key", "edit", "words"),
+    [
+        ("cell_type", lambda _: "hspc", "cell type is 'hspc', and its file says 'mk'"),
+        ("threshold", lambda value: value / 2, "threshold is '"),
+        ("recipe", lambda value: [*value, "boosting"], "models are 2, and its file names 1"),
+        ("features", lambda value: value[:-1], "features are 2, and its file names 3"),
+        ("features", lambda value: [*value[:-1], "z"], "features include 'z', where its file has '"),
+        ("features", lambda value: value[::-1], "features include '"),
+        (
+            "config_hash",
+            lambda _: "f" * 16,
+            "settings (config_hash) is 'ffffffffffffffff', and",
+        ),
+        ("calibration", lambda value: {**value, "slope": 9}, "calibration is \"{'slope': 9"),
+    ],
+)
+def test_a_card_that_says_something_else_than_its_classifier_is_refused(
+    tmp_path: Path, good: Path, key: str, edit: Callable[[Any], Any], words: str
+) -> None:
+    path = copied(good, tmp_path)
+    card = json.loads((tmp_path / "mk.json").read_text())
+    (tmp_path / "mk.json").write_text(json.dumps({**card, key: edit(card[key])}))
+    with pytest.raises(InputError) as refused:
+        judged(path)
+    first, second = str(refused.value).splitlines()
+    assert first.startswith(f"{tmp_path / 'mk.json'}: says that the classifier's {words}")
+    assert second == "  train it again: `mkhspc train` writes classifier and card together"
+
+
 def test_predictions_that_were_touched_up_do_not_belong_to_the_classifier(tmp_path: Path, good: Path) -> None:
     path = copied(good, tmp_path)
     oof = tmp_path / "mk.oof.csv"

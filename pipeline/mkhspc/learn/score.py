@@ -116,7 +116,7 @@ def _keep_summaries(
     """Writes a summary of each classifier beside the scores; returns the concerns about them."""
     from mkhspc.learn.classifier.summary import summarise_classifier
 
-    summaries = [summarise_classifier(paths[t], t, c.classifier_id, manifest) for t, c in loaded.items()]
+    summaries = [summarise_classifier(paths[t], c, manifest) for t, c in loaded.items()]
     for summary in summaries:
         write_classifier_summary(layout, summary)
     return [f"{paths[s.cell_type]} {concern}" for s in summaries for concern in s.concerns]

@@ -78,7 +78,7 @@ def validate(
     verdicts = []
     for cell_type, classifier in read_classifiers(classifiers).items():
         path = classifiers[cell_type]
-        card, predictions = read_beside(path)
+        card, predictions = read_beside(path, classifier)
         if training_data:
             _check_training(cell_type, predictions, training_data, path)
         in_filter = None if run is None else _cells_in_filter(classifier, run, path)

@@ -21,4 +21,9 @@ def refuse_unfit_classifiers(manifest: Manifest) -> None:
     """Raises `InputError` for a classifier that a run names and cannot use, before a night's work."""
     classifiers = classifiers_of(manifest.config)
     names = feature_names(manifest.config.compute.embedders)
-    check_classifiers(read_classifiers(classifiers), manifest, names, classifiers)
+    loaded = read_classifiers(classifiers)
+    check_classifiers(loaded, manifest, names, classifiers)
+    if loaded:
+        from mkhspc.learn.classifier.card import refuse_other_cards  # imports scikit-learn
+
+        refuse_other_cards(loaded, classifiers)

@@ -7,8 +7,10 @@ import itertools
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -565,3 +567,129 @@ def test_only_a_skops_name_is_written(suffix: str) -> None:
 def test_the_name_of_the_notes_is_refused_with_the_reason() -> None:
     with pytest.raises(UsageError, match="a pickle can run any code when it is loaded"):
         check_name(Path("mk_classifier.pkl"))
+
+
+def head_node(schema: dict[str, Any]) -> dict[str, Any]:
+    """The node of the text in which a classifier says what it is."""
+    (node,) = (n for n in nodes(schema, "JsonNode") if "feature_names" in n["content"])
+    return node
+
+
+def says(**facts: Any) -> Callable[[dict[str, Any]], None]:
+    """An edit of what a classifier says of itself; NaN and infinity are written as Python writes them."""
+
+    def edit(schema: dict[str, Any]) -> None:
+        node = head_node(schema)
+        head = json.loads(json.loads(node["content"]))
+        node["content"] = json.dumps(json.dumps({**head, **facts}))
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    "threshold",
+    [float("nan"), float("inf"), float("-inf"), -0.01, 1.01, 10**400, True, "0.5", None, [0.5]],
+    ids=lambda value: str(value)[:8],
+)
+def test_a_threshold_that_is_no_probability_is_refused(
+    tmp_path: Path, logistic: bytes, threshold: object
+) -> None:
+    message = refusal(stored(tmp_path, edited(logistic, says(threshold=threshold))))
+    first, second = message.splitlines()
+    assert first.endswith(
+        f"is a classifier file that has a threshold of {str(threshold)[:40]},"
+        " where a number from 0 to 1 belongs"
+    )
+    assert second == "  use files that `mkhspc train` wrote"
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0, 1])
+def test_a_threshold_at_the_ends_is_taken(tmp_path: Path, logistic: bytes, threshold: float) -> None:
+    assert read(stored(tmp_path, edited(logistic, says(threshold=threshold)))).threshold == threshold
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ([*FEATURES[:3], FEATURES[0]], "names features twice: shape_a"),
+        ([*FEATURES, FEATURES[0]], "names features twice: shape_a"),
+        (FEATURES[:3], "leads out of its own bounds|learned from 4 features and names 3"),
+        ([*FEATURES, "texture_e"], "learned from 4 features and names 5"),
+        ([], "has features that are not names"),
+        ([*FEATURES[:3], ""], "has features that are not names"),
+        ([*FEATURES[:3], 7], "has features that are not names"),
+        ("abcd", "has features that are not names"),
+    ],
+)
+@pytest.mark.parametrize("name", ["logistic", "forest"])
+def test_features_that_are_not_those_learned_from_are_refused(
+    tmp_path: Path, request: pytest.FixtureRequest, name: str, names: Any, words: str
+) -> None:
+    content = edited(request.getfixturevalue(name), says(feature_names=names))
+    assert re.search(
+        f"is a classifier file that (has a tree that )?({words})", refusal(stored(tmp_path, content))
+    )
+
+
+@pytest.mark.parametrize("calibration", [[float("nan"), 0.0], [1.0, float("inf")], ["1", 0.0]])
+def test_a_calibration_that_is_not_of_numbers_is_refused(
+    tmp_path: Path, logistic: bytes, calibration: list[Any]
+) -> None:
+    message = refusal(stored(tmp_path, edited(logistic, says(calibration=calibration))))
+    assert "has a calibration of" in message
+    assert "where two numbers belong" in message
+
+
+@pytest.mark.parametrize("classes", [(1, 0), (1, 2), (0, 2)])
+@pytest.mark.parametrize("name", ["logistic", "boosting"])
+def test_other_classes_than_negative_and_positive_are_refused(
+    tmp_path: Path, name: str, classes: tuple[int, int]
+) -> None:
+    made = classifier(name)
+    estimator = made.fitted.members[0][-1] if name == "logistic" else made.fitted.members[0]
+    estimator.classes_ = np.array(classes)
+    assert f"tells apart the labels {list(classes)}, where [0, 1] belong" in refusal(
+        stored(tmp_path, dumps(made))
+    )
+
+
+def test_a_small_file_of_90_mb_of_schema_is_refused_before_it_is_read(
+    tmp_path: Path, logistic: bytes
+) -> None:
+    path = stored(tmp_path, bomb(logistic, b'{"protocol": 2, "x": [' + b"[]," * 30_000_000 + b"[]]}"))
+    assert path.stat().st_size < 200_000
+    tracemalloc.start()
+    message = refusal(path)
+    assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    tracemalloc.stop()
+    assert "unpacks to 90 MB, more than 40 times its size" in message
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        (b"[" + b"[]," * 6_000_000 + b"[]]", "has a schema of 18 MB; 17 MB are the most"),
+        (b"[" + b"[]," * 300_000 + b"[]]", "has a schema that holds about 300,002 lists and objects"),
+        (b"[" * 100_000, "has a schema that is nested too deep"),
+        (b"[" + b"9" * 5000 + b"]", "has a schema that holds a whole number of 5,000 digits"),
+    ],
+    ids=["large", "many lists", "deep", "digits"],
+)
+def test_a_schema_beyond_its_limits_is_refused(
+    tmp_path: Path, logistic: bytes, schema: bytes, words: str
+) -> None:
+    assert f"is a classifier file that {words}" in refusal(stored(tmp_path, bomb(logistic, schema)))
+
+
+def bomb(content: bytes, schema: bytes) -> bytes:
+    """The archive with another schema, packed well."""
+    out = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(content)) as old,
+        zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as new,
+    ):
+        new.writestr(SCHEMA, schema)
+        for name in old.namelist():
+            if name != SCHEMA:
+                new.writestr(name, old.read(name))
+    return out.getvalue()

@@ -19,12 +19,19 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 
-from mkhspc.store.untrusted_json import parse_json
+from mkhspc.store.untrusted_json import JsonError, JsonLimits, parse_json
+from mkhspc.units import MB
 
 MAX_FILE_BYTES = 512 * 2**20
 """The largest classifier file that is read."""
 MAX_CONTENT_BYTES = 2 * 2**30
 """The most bytes that a file may unpack to."""
+MAX_GROWTH = 40
+"""How many times its size a file may unpack to, beyond `SMALL_CONTENT_BYTES`; ours unpack to five times."""
+SMALL_CONTENT_BYTES = 64 * 2**20
+"""Bytes that any file may unpack to."""
+SCHEMA_LIMITS = JsonLimits(max_bytes=16 * 2**20, max_values=1_000_000, max_containers=250_000)
+"""Of the schema: a dozen times what an ensemble of 2,000 features takes."""
 MAX_ENTRIES = 100_000
 """The most arrays in a file."""
 SCHEMA = "schema.json"
@@ -83,8 +90,8 @@ def audit(content: bytes) -> None:
         zipfile.BadZipFile, ValueError, KeyError, ...: it is damaged.
     """
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        _check_entries(archive.infolist())
-        schema = parse_json(archive.read(SCHEMA).decode("utf-8"))
+        _check_entries(archive.infolist(), len(content))
+        schema = _schema(archive)
         if not isinstance(schema, dict):
             raise AuditError("has no object in its schema")
         _check_protocol(schema.get("protocol"))
@@ -93,10 +100,25 @@ def audit(content: bytes) -> None:
         _check_node(node, arrays)
 
 
-def _check_entries(entries: list[zipfile.ZipInfo]) -> None:
+def _schema(archive: zipfile.ZipFile) -> Any:
+    size_bytes = archive.getinfo(SCHEMA).file_size
+    if size_bytes > SCHEMA_LIMITS.max_bytes:
+        raise AuditError(
+            f"has a schema of {size_bytes / MB:,.0f} MB; {SCHEMA_LIMITS.max_bytes / MB:,.0f} MB are the most"
+        )
+    try:
+        return parse_json(archive.read(SCHEMA), SCHEMA_LIMITS)
+    except JsonError as error:
+        raise AuditError(f"has a schema that {error}") from error
+
+
+def _check_entries(entries: list[zipfile.ZipInfo], file_bytes: int) -> None:
     names = [entry.filename for entry in entries]
-    if len(names) > MAX_ENTRIES or sum(entry.file_size for entry in entries) > MAX_CONTENT_BYTES:
+    unpacked_bytes = sum(entry.file_size for entry in entries)
+    if len(names) > MAX_ENTRIES or unpacked_bytes > MAX_CONTENT_BYTES:
         raise AuditError(f"unpacks to more than {MAX_CONTENT_BYTES // 2**30} GiB or {MAX_ENTRIES} entries")
+    if unpacked_bytes > max(SMALL_CONTENT_BYTES, MAX_GROWTH * file_bytes):
+        raise AuditError(f"unpacks to {unpacked_bytes / MB:,.0f} MB, more than {MAX_GROWTH} times its size")
     if len(set(names)) != len(names):
         raise AuditError("names an entry twice")
     if names.count(SCHEMA) != 1 or not all(name == SCHEMA or name.endswith(".npy") for name in names):

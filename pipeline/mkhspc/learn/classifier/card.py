@@ -16,10 +16,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
+from mkhspc.config import CellType
 from mkhspc.errors import InputError
 from mkhspc.learn.classifier import models
-from mkhspc.learn.classifier.file import sha256
+from mkhspc.learn.classifier.file import Classifier, sha256
 from mkhspc.learn.classifier.fit import Fitted, Groups, OutOfFold, Settings
+from mkhspc.learn.classifier.sense import check_card
 from mkhspc.learn.metrics import Predictions, metrics_of
 from mkhspc.learn.samples import Samples
 from mkhspc.store import atomic
@@ -95,22 +97,33 @@ def write_beside(classifier: Path, content: bytes, oof: str, facts: Mapping[str,
     return card
 
 
-def read_beside(classifier: Path) -> tuple[dict[str, Any], Predictions]:
+def read_beside(classifier: Path, loaded: Classifier) -> tuple[dict[str, Any], Predictions]:
     """The model card and the out-of-fold predictions of a classifier.
 
     Raises:
         InputError: one of the files is missing, damaged, or belongs to another classifier.
     """
-    card = read_card(classifier)
+    card = read_card(classifier, loaded)
     _check_belongs(oof_path(classifier), card, "oof_sha256", classifier)
     return card, _predictions(oof_path(classifier))
 
 
-def read_card(classifier: Path) -> dict[str, Any]:
+def refuse_other_cards(loaded: Mapping[CellType, Classifier], paths: Mapping[CellType, Path]) -> None:
+    """Raises `InputError` where a classifier has a card beside it that `read_card` refuses."""
+    for cell_type, classifier in loaded.items():
+        if card_path(paths[cell_type]).exists():
+            read_card(paths[cell_type], classifier)
+
+
+def read_card(classifier: Path, loaded: Classifier) -> dict[str, Any]:
     """The model card of a classifier.
 
+    Args:
+        loaded: the classifier as it lies in its file.
+
     Raises:
-        InputError: the card or the classifier is missing, the card is damaged or of another one.
+        InputError: the card or the classifier is missing, the card is damaged or of another one, or says
+            something else than the classifier's file.
     """
     if classifier.exists() and not card_path(classifier).exists():
         raise InputError(
@@ -129,6 +142,7 @@ def read_card(classifier: Path) -> dict[str, Any]:
             fix=_FIX,
         )
     _check_belongs(classifier, card, "classifier_sha256", classifier)
+    check_card(card, loaded, card_path(classifier))
     return card
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from mkhspc.config import CELL_TYPES, CellType
 from mkhspc.errors import InputError, UsageError
 from mkhspc.learn.classifier.audit import ALLOWED, MAX_FILE_BYTES, SCHEMA, AuditError, audit, check_members
+from mkhspc.learn.classifier.sense import check_fit, check_head
 from mkhspc.store import atomic
 
 FORMAT = "mkhspc-classifier"
@@ -184,6 +185,7 @@ def read(path: Path) -> Classifier:
         audit(content)
         classifier = _build(content)
         check_members(list(classifier.fitted.members), len(classifier.feature_names))
+        check_fit(classifier)
         answers = classifier.score(classifier.probe)
     except AuditError as error:
         raise InputError(
@@ -252,9 +254,10 @@ def _build(content: bytes) -> Classifier:
         # the probe shows whether another version of scikit-learn matters
         warnings.simplefilter("ignore", InconsistentVersionWarning)
         parts = skops.io.loads(content, trusted=sorted(set().union(*ALLOWED.values())))
-    head = json.loads(parts["head"])
+    head = json.loads(parts["head"])  # a part of the schema, which was read within limits
     if head["format"] != FORMAT or head["version"] != VERSION or head["cell_type"] not in CELL_TYPES:
         raise AuditError(f"is not a {FORMAT} of version {VERSION}")
+    check_head(head)
     for model in _models(parts["members"]):
         if hasattr(model, "n_jobs"):
             model.n_jobs = None

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mkhspc.config import CellType
 from mkhspc.errors import InputError, some_of
 from mkhspc.learn.classifier.card import card_path, read_card
+from mkhspc.learn.classifier.file import Classifier
 from mkhspc.learn.intervals import Estimate
 from mkhspc.learn.limits import DEFAULT_LIMITS, checks_of
 from mkhspc.store.classifier_summary import FIGURE_NAMES, ClassifierSummary, Interval
@@ -17,18 +17,17 @@ from mkhspc.store.manifest import Manifest
 from mkhspc.store.schema import parse_cell_id
 
 
-def summarise_classifier(
-    classifier: Path, cell_type: CellType, classifier_id: str, manifest: Manifest
-) -> ClassifierSummary:
+def summarise_classifier(classifier: Path, loaded: Classifier, manifest: Manifest) -> ClassifierSummary:
     """What is known of a classifier file, for a run.
 
     Raises:
         InputError: the model card is damaged, or of another classifier.
     """
+    cell_type, classifier_id = loaded.cell_type, loaded.classifier_id
     if not card_path(classifier).exists():
         concern = f"has no model card beside it ({card_path(classifier).name}), so its accuracy is unknown"
         return ClassifierSummary(cell_type, classifier_id, concerns=(concern,))
-    card = read_card(classifier)
+    card = read_card(classifier, loaded)
     try:
         figures = {name: _figure(card["cross_validated"][name]) for name in (*FIGURE_NAMES, "accuracy_gain")}
         slides = sorted({parse_cell_id(cell_id).slide_id for cell_id in card["cells"]})

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import codecs
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -242,3 +243,28 @@ def test_the_options_of_another_machine_have_the_limits_of_settings() -> None:
         machine_for(gpu_memory_gb=-1)
     with pytest.raises(UsageError, match=r"^--cores is 0; it must be at least 1$"):
         machine_for(cores=0)
+
+
+@pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
+def test_a_config_is_read_with_and_without_a_byte_order_mark(tmp_path: Path, mark: bytes) -> None:
+    path = tmp_path / "study.toml"
+    path.write_bytes(mark + b"[run]\r\nseed = 7\r\n")
+    assert load_config(path).run.seed == 7
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ("[run]\nseed = 7\n".encode("utf-16"), "the config file is in UTF-16, not in UTF-8"),
+        ("[run]\nseed = 7\n".encode("utf-16-le"), "the config file is in UTF-16, not in UTF-8"),
+        (b'[run]\noutput_dir = "M\xfcller"\n', "the config file is not in UTF-8 (line 2)"),
+    ],
+)
+def test_a_config_in_another_encoding_is_refused_with_the_way_out(
+    tmp_path: Path, data: bytes, words: str
+) -> None:
+    path = tmp_path / "study.toml"
+    path.write_bytes(data)
+    with pytest.raises(InputError) as refused:
+        load_config(path)
+    assert str(refused.value) == f"{path}: {words}\n  save it as UTF-8 in your editor"

@@ -155,9 +155,9 @@ def test_groups_are_slides_scenes_or_what_a_file_says(training: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("slide_id,animal\nFGC1,a\n", "lacks a column"),
-        ("group\na\n", "lacks a column"),
-        ("", "lacks a column"),
+        ("slide_id,animal\nFGC1,a\n", "has no column"),
+        ("group\na\n", "has no column"),
+        ("", "has no column"),
         ("slide_id,group\nFGC1,a\n", "gives no group for FHU1"),
         ("slide_id,group\nFGC1,a\nFGC1,b\nFHU1,a\n", "puts FGC1 into two groups: a and b"),
         ("slide_id,group\nFGC1,\nFHU1,a\n", "lacks a value in line 2"),
@@ -174,5 +174,5 @@ def test_a_file_of_groups_that_leaves_a_doubt_is_refused(
 
 
 def test_a_group_that_is_not_a_file_says_what_may_be_given(training: Path) -> None:
-    with pytest.raises(InputError, match="--group-by takes slide, scene or a CSV file"):
+    with pytest.raises(InputError, match="--group-by, which takes slide, scene or a CSV file"):
         groups_of(samples(training), "animal")

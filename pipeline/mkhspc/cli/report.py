@@ -9,7 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from mkhspc.cli import progress
+from mkhspc.cli.notes import note
 from mkhspc.cli.options import json_option, print_json, run_option
+from mkhspc.errors import some_of
 
 
 @click.command(short_help="Counts and densities by slide and by group.")
@@ -74,6 +76,9 @@ def report(
         return
     if made.is_simulated:
         click.echo("Simulated slides: these numbers say nothing about an animal.")
+    if made.design.others:
+        others = some_of(made.design.others)
+        note(f"the groups name slides that the run does not have, which are left out: {others}")
     table = Table("group", "cells", f"{made.design.unit}s", "counted", "per mm² of tissue", "sd")
     for group in made.groups:
         words = f"{group.cell_type.upper()}, {group.counted_as}"

@@ -26,7 +26,12 @@ def _setting(name: str, key: str, words: str, **kind: Any) -> Callable[[Any], An
 
 
 OPTIONS: tuple[Callable[[Any], Any], ...] = (
-    click.option("--czi-path", multiple=True, metavar="FILE", help="A CZI slide; may be repeated."),
+    click.option(
+        "--czi-path",
+        multiple=True,
+        metavar="FILE",
+        help="A CZI slide, a folder of them, or a quoted wildcard; may be repeated.",
+    ),
     click.option("--output-dir", metavar="RUN", help="The run's directory; the same again resumes."),
     click.option(
         "--config", type=click.Path(path_type=Path), metavar="FILE.toml", help="Settings of a study."

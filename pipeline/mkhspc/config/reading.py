@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import tomllib
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from mkhspc.config.schema import RunConfig
 from mkhspc.config.typed import refuse_unknown, with_values
 from mkhspc.errors import InputError, UsageError
 
+SAVE_AS_UTF8 = "save it as UTF-8 in your editor"
 SECTIONS = ("run", "mk", "hspc", "compute", "gallery", "slurm")
 LATER_SETTINGS = ("run.channel",)
 """Settings that the first runs did not have: written only where they are given, so that manifests without
@@ -78,14 +80,28 @@ def _placed_weights(folder: Path, name: str) -> str:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+        return tomllib.loads(_text(path.read_bytes(), path))
+    except OSError as error:
         raise InputError(
-            f"the config file cannot be read ({reason})", where=path, fix="check the path given to --config"
+            f"the config file cannot be read ({error.strerror})",
+            where=path,
+            fix="check the path given to --config",
         ) from error
     except (ValueError, RecursionError) as error:  # also a number of 5,000 digits, and lists without end
         raise InputError(f"is not valid TOML: {error}", where=path, fix="see https://toml.io") from error
+
+
+def _text(data: bytes, path: Path) -> str:
+    """A config's text, without the byte order mark that editors of Windows put before UTF-8."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:
+        raise InputError("the config file is in UTF-16, not in UTF-8", where=path, fix=SAVE_AS_UTF8)
+    try:
+        return data.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"the config file is not in UTF-8 (line {line})", where=path, fix=SAVE_AS_UTF8
+        ) from error
 
 
 def from_dict(data: Mapping[str, Any]) -> RunConfig:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mkhspc.config.user_table import read_user_table
 from mkhspc.errors import InputError, some_of
 from mkhspc.learn.samples import Samples
 
 Groups = NDArray[np.str_]
+KEYS = (("cell_id",), ("slide_id", "scene"), ("slide_id",))
+"""Columns that can name the cells of a group, the narrowest first."""
+OPTION = "--group-by, which takes slide, scene or a CSV file"
 
 
 def groups_of(samples: Samples, group_by: str) -> Groups:
@@ -53,52 +56,21 @@ def groups_of(samples: Samples, group_by: str) -> Groups:
 
 def _read(path: Path) -> tuple[tuple[str, ...], Mapping[str, str]]:
     """The key columns of a CSV file of groups, and the group of every key."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            columns = _key_columns(reader.fieldnames or (), path)
-            groups: dict[str, str] = {}
-            for key, group in _rows(reader, columns, path):
-                if groups.setdefault(key, group) != group:
-                    raise InputError(
-                        f"puts {key} into two groups: {groups[key]} and {group}",
-                        where=path,
-                        fix="give it one",
-                    )
-    except OSError as error:
-        raise InputError(
-            f"cannot be read ({error.strerror})",
-            where=path,
-            fix="--group-by takes slide, scene or a CSV file",
-        ) from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(
-            f"is not a CSV file in UTF-8 ({error})", where=path, fix="save it as CSV in UTF-8"
-        ) from error
-    return columns, groups
-
-
-def _key_columns(names: object, path: Path) -> tuple[str, ...]:
-    found = set(names) if isinstance(names, (list, tuple)) else set()
-    if "group" in found:
-        for columns in (("cell_id",), ("slide_id", "scene"), ("slide_id",)):
-            if found.issuperset(columns):
-                return columns
-    raise InputError(
-        "lacks a column",
-        where=path,
-        fix="it needs `group`, and either `cell_id` or `slide_id` (with `scene` if need be)",
-    )
-
-
-def _rows(reader: csv.DictReader[str], columns: tuple[str, ...], path: Path) -> Iterator[tuple[str, str]]:
-    for row in reader:
-        values = [row[name] for name in (*columns, "group")]
-        if not all(values):
+    needed = [(*keys, "group") for keys in KEYS]
+    table = read_user_table(path, {name for names in needed for name in names}, needed, OPTION)
+    columns = next(keys for keys in KEYS if {*keys, "group"} <= set(table.columns))
+    groups: dict[str, str] = {}
+    for line, row in zip(table.lines, table.rows, strict=True):
+        *key, group = (row[name] for name in (*columns, "group"))
+        if not all((*key, group)):
             raise InputError(
-                f"lacks a value in line {reader.line_num}",
+                f"lacks a value in line {line}",
                 where=path,
                 fix=f"fill in {' and '.join((*columns, 'group'))}",
             )
-        *key, group = values
-        yield "_s".join(key), group
+        name = "_s".join(key)
+        if groups.setdefault(name, group) != group:
+            raise InputError(
+                f"puts {name} into two groups: {groups[name]} and {group}", where=path, fix="give it one"
+            )
+    return columns, groups

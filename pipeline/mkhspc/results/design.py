@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mkhspc.config.user_table import read_user_table
 from mkhspc.errors import InputError, some_of
 from mkhspc.store.manifest import Manifest
 
@@ -42,11 +42,13 @@ class Design:
 
     Attributes:
         unit: what is counted as one observation: 'animal', or 'slide' where no animal is named.
+        others: slides that were named and are not in the run.
     """
 
     factors: tuple[str, ...]
     slides: Mapping[str, SlideOrigin]
     unit: str = "slide"
+    others: tuple[str, ...] = ()
 
 
 def read_design(manifest: Manifest, groups_csv: Path | None = None) -> Design:
@@ -68,50 +70,36 @@ def read_design(manifest: Manifest, groups_csv: Path | None = None) -> Design:
     if not rows:
         return Design((), {s: SlideOrigin(s, s, "", {}) for s in slide_ids})
     missing = [slide_id for slide_id in slide_ids if slide_id not in rows]
+    others = tuple(name for name in rows if name not in slide_ids)
     if missing:
+        named = f"; it names {some_of(others)}, which the run does not have" if others else ""
         raise InputError(
-            f"does not name {some_of(missing)} of this run",
+            f"does not name {some_of(missing)} of this run{named}",
             where=where,
             fix="add a line for every slide of the run",
         )
-    return _design({slide_id: rows[slide_id] for slide_id in slide_ids}, where)
+    return replace(_design({slide_id: rows[slide_id] for slide_id in slide_ids}, where), others=others)
 
 
 def _read_csv(path: Path) -> dict[str, dict[str, str]]:
+    table = read_user_table(path, ("slide_id", *ORIGIN_COLUMNS), [("slide_id",)], "--groups")
     rows: dict[str, dict[str, str]] = {}
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            if "slide_id" not in (reader.fieldnames or ()):
-                raise InputError("has no column slide_id", where=path, fix="its first line names the columns")
-            for row in reader:
-                slide_id, levels = _row(row, f"{path}, line {reader.line_num}")
-                if slide_id in rows:
-                    raise InputError(f"names {slide_id} twice", where=path, fix="keep one line a slide")
-                rows[slide_id] = levels
-    except OSError as error:
-        raise InputError(
-            f"cannot be read ({error.strerror})", where=path, fix="name the CSV file of groups with --groups"
-        ) from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(
-            f"is not a CSV file in UTF-8 ({error})", where=path, fix="save it as CSV in UTF-8"
-        ) from error
+    for line, row in zip(table.lines, table.rows, strict=True):
+        empty = [name for name, value in row.items() if not value]
+        if empty:
+            raise InputError(
+                f"has no value for {', '.join(empty)}",
+                where=f"{path}, line {line}",
+                fix="give every column one value",
+            )
+        levels = dict(row)
+        slide_id = levels.pop("slide_id")
+        if slide_id in rows:
+            raise InputError(f"names {slide_id} twice", where=path, fix="keep one line a slide")
+        rows[slide_id] = levels
     if not rows:
         raise InputError("names no slide", where=path, fix="add a line for every slide of the run")
     return rows
-
-
-def _row(row: Mapping[str | None, str | None], where: str) -> tuple[str, dict[str, str]]:
-    values = {name: (value or "").strip() for name, value in row.items() if name is not None}
-    empty = [name for name, value in values.items() if not value]
-    if empty or None in row:
-        raise InputError(
-            f"has no value for {', '.join(empty)}" if empty else "has more values than columns",
-            where=where,
-            fix="give every column one value",
-        )
-    return values.pop("slide_id"), values
 
 
 def _design(rows: Mapping[str, Mapping[str, str]], where: str) -> Design:

@@ -16,6 +16,7 @@ from mkhspc.run.opening.copies import refuse_copies
 from mkhspc.run.opening.extend import merged_with
 from mkhspc.run.opening.notices import chosen_detectors, deviations
 from mkhspc.run.opening.settings import RunSettings, run_settings
+from mkhspc.run.opening.slide_files import slide_files
 from mkhspc.slide.czi.slide import CziSlide
 from mkhspc.slide.model import SceneInfo, SlideInfo
 from mkhspc.slide.oddities import oddities
@@ -23,7 +24,7 @@ from mkhspc.slide.survey import prepare_tile_plan
 from mkhspc.slide.tiles import TilePlan, load_tile_plan, save_tile_plan
 from mkhspc.store import manifest as manifests
 from mkhspc.store.atomic import TEMPORARY_SUFFIX
-from mkhspc.store.layout import RunLayout, distinct_slide_ids
+from mkhspc.store.layout import RunLayout
 from mkhspc.store.manifest import Manifest, SceneEntry, SlideEntry
 
 
@@ -130,7 +131,7 @@ def pending_run(
     if not config.run.output_dir:
         raise UsageError("no output directory is named", fix="give one with --output-dir")
     layout = RunLayout(Path(config.run.output_dir))
-    files = _slide_files(config.run.slides)
+    files = slide_files(config.run.slides)
     wanted = _wanted_ids(tuple(files), only)
     found = manifests.read(layout) if layout.manifest.exists() else None
     seen = [_seen(s, files[s], config.run) for s in (files if found is None else wanted)]
@@ -147,29 +148,6 @@ def pending_run(
     with TemporaryDirectory(prefix="mkhspc-") as scratch:
         there = RunLayout(Path(scratch))
         yield PendingRun(layout, config, settings, slides, unusual, wanted, found, manifest, there)
-
-
-def _slide_files(patterns: Sequence[str]) -> dict[str, Path]:
-    """Files by slide id, for paths and wildcards in the order in which they are named.
-
-    Raises:
-        UsageError: nothing is named.
-        InputError: a path does not exist, or two files would have one slide id.
-    """
-    paths = [path for pattern in patterns for path in _files(pattern)]
-    if not paths:
-        raise UsageError("no slide is named", fix="give one with --czi-path, or [run] slides in a config")
-    return distinct_slide_ids(paths)
-
-
-def _files(pattern: str) -> list[Path]:
-    literal = Path(pattern)
-    if literal.exists():
-        return [literal]
-    found = sorted(literal.parent.glob(literal.name)) if literal.name else []
-    if not found:
-        raise InputError("this slide does not exist", where=pattern, fix="check the path to the CZI file")
-    return found
 
 
 def _wanted_ids(slide_ids: Sequence[str], only: Sequence[str]) -> tuple[str, ...]:

@@ -180,7 +180,7 @@ def test_the_files_of_a_run_have_the_names_and_columns_of_then(tiny_slide: Path,
         keys[name] = set(pq.read_schema(path).metadata)
     assert keys["part"] == {b"mkhspc:config_hash"}
     assert keys["tiles"] == {b"mkhspc:config_hash", b"mkhspc:tissue", b"mkhspc:calibration"}
-    assert keys["cells"] == {b"mkhspc:config_hash", b"mkhspc:parts"}
+    assert keys["cells"] == {b"mkhspc:config_hash", b"mkhspc:parts", b"mkhspc:filter"}
     assert pq.read_schema(part).names[: len(PART)] == PART
     assert pq.read_schema(tmp_path / "tiles" / "TINY.parquet").names == PLAN
     written = json.loads((tmp_path / "manifest.json").read_text())

@@ -140,10 +140,10 @@ def test_a_slow_process_brings_no_older_manifest_back(run: FakeRun, monkeypatch:
     """It made revision 2, and others went on before it came to show it."""
     show, others = manifests.atomic.write_text, iter("CD")
 
-    def late(path: Path, text: str) -> None:
+    def late(path: Path, text: str, *, within: Path) -> None:
         for slide_id in others:
             manifests.update(run.layout, with_slide(slide_id))
-        show(path, text)
+        show(path, text, within=within)
 
     monkeypatch.setattr(manifests.atomic, "write_text", late)
     manifests.update(run.layout, with_slide("B"))
@@ -152,7 +152,7 @@ def test_a_slow_process_brings_no_older_manifest_back(run: FakeRun, monkeypatch:
 
 
 def test_a_manifest_that_never_rests_is_said(run: FakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifests, "_put", lambda path, manifest: False)
+    monkeypatch.setattr(manifests, "_put", lambda path, manifest, within: False)
     monkeypatch.setattr(manifests, "MOST_WAIT_S", 0.0)
     with pytest.raises(InputError, match="changed it 200 times in a row"):
         manifests.update(run.layout, with_slide("B"))

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mkhspc.pool.contract import RENEW_EVERY_S, ClaimResult
 from mkhspc.process.identity import ProcessId, host_token, process_start_ticks
-from mkhspc.store.atomic import file_system_time, give_name, temporary_name
+from mkhspc.store.atomic import file_system_time, give_name, make_directories, temporary_name
 from mkhspc.store.layout import RunLayout
 
 log = logging.getLogger(__name__)
@@ -135,12 +135,14 @@ class ClaimFiles:
 
     def _create(self, path: Path) -> bool:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_directories(path.parent, [], within=self._layout.root)
             with path.open("x", encoding="utf-8") as file:
                 file.write(self._text)
         except FileExistsError:
             return False
         except FileNotFoundError:  # another process gave its last tile back and took the directory along
+            if not self._layout.root.exists():  # the run was moved
+                raise
             return self._create(path)
         except OSError:  # no room, perhaps for the name alone
             path.unlink(missing_ok=True)

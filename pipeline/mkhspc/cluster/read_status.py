@@ -9,12 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mkhspc.cluster.journal import read_journals
 from mkhspc.cluster.status import Cells, ProcessStatus, RunStatus, SlideStatus, TaskEnd
 from mkhspc.config import CELL_TYPES, CellType
-from mkhspc.errors import InputError
 from mkhspc.process.identity import ProcessId, process_start_ticks
 from mkhspc.progress import Event, Journal, ProcessState, steps_per_s
 from mkhspc.slide.tiles import chosen_tiles, load_tile_plan
@@ -145,14 +143,7 @@ def _slide_status(layout: RunLayout, manifest: Manifest, slide_id: str, ends: Ti
 
 def _merged_cells(table: Path) -> int | None:
     """Rows of a table of cells, from its footer; None when there is no table."""
-    try:
-        return int(pq.read_metadata(table).num_rows)
-    except FileNotFoundError:
-        return None
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(
-            f"this table of cells is damaged ({error})", where=table, fix="delete it and run `mkhspc merge`"
-        ) from error
+    return tables.count_rows(table) if table.exists() else None
 
 
 def _cells(

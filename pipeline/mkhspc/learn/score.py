@@ -18,7 +18,8 @@ from mkhspc.learn.classifier.file import Classifier, read_classifiers
 from mkhspc.progress import Progress, silent
 from mkhspc.store import tables
 from mkhspc.store.cells import cell_batches, feature_names
-from mkhspc.store.classifier_summary import write_classifier_summary
+from mkhspc.store.classifier_summary import scored_types, write_classifier_summary
+from mkhspc.store.damage import DamagedTableError
 from mkhspc.store.layout import RunLayout
 from mkhspc.store.manifest import Manifest
 from mkhspc.store.schema import SCORES, types_of
@@ -232,6 +233,11 @@ def _kept(
     path = layout.scores(slide_id)
     if not path.exists():
         return SCORES.empty_table()
-    scores = tables.read_table(path, manifest.config_hash, columns=SCORES.names)
+    try:
+        scores = tables.read_table(path, manifest.config_hash, columns=SCORES.names)
+    except DamagedTableError:
+        if scored_types(layout) <= set(classifiers):
+            return SCORES.empty_table()  # nothing in it would be kept
+        raise
     types = types_of(scores["cell_id"])
     return scores.filter(pc.invert(pc.is_in(types, value_set=pa.array(list(classifiers), pa.string()))))

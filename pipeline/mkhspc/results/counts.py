@@ -13,12 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from mkhspc.config import CELL_TYPES, CellType
 from mkhspc.errors import IncompleteError, InputError
@@ -148,16 +146,7 @@ def _is_merged(layout: RunLayout, slide_id: str) -> bool:
     if not path.exists():
         return False
     parts = (layout.part(slide_id, tile_id) for tile_id in layout.finished_tiles(slide_id))
-    return _rows(path) == sum(map(_rows, parts))
-
-
-def _rows(path: Path) -> int:
-    try:
-        return int(pq.read_metadata(path).num_rows)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(
-            f"is damaged ({error})", where=path, fix="remove it, then run the same `mkhspc segment` again"
-        ) from error
+    return tables.count_rows(path) == sum(map(tables.count_rows, parts))
 
 
 def _searched(layout: RunLayout, manifest: Manifest, slide_id: str) -> Searched:

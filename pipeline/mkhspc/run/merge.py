@@ -11,13 +11,16 @@ from mkhspc.cluster.summary.page import write_run_summary
 from mkhspc.learn.score import apply_classifiers
 from mkhspc.progress import Progress, silent
 from mkhspc.run.classifiers import classifiers_of
+from mkhspc.run.damaged_parts import refuse_damaged, set_aside_damaged
 from mkhspc.run.opening.versions import with_precisions
 from mkhspc.run.resumable import resumable
 from mkhspc.run.slide_tables import merge_slide, missing_tiles, refuse_missing
-from mkhspc.slide.tiles import chosen_tiles, load_tile_plan
+from mkhspc.slide.tiles import Tile, chosen_tiles, load_tile_plan
 from mkhspc.store import manifest as manifests
 from mkhspc.store.atomic import file_system_time
+from mkhspc.store.damage import DamagedTableError
 from mkhspc.store.layout import RunLayout
+from mkhspc.store.manifest import Manifest
 from mkhspc.store.summary import RunSummary, summarise
 
 
@@ -47,12 +50,27 @@ def merge_slides(layout: RunLayout, slide_ids: Sequence[str] | None, progress: P
         missing[slide_id] = missing_tiles(layout, slide_id, chosen_tiles(manifest, plan))
         tiles[slide_id] = plan.tiles
     refuse_missing(missing, unplanned=[s for s in slide_ids if s not in tiles])
+    damaged: list[str] = []
     for done, slide_id in enumerate(slide_ids, start=1):
-        merge_slide(layout, manifest, slide_id, tiles[slide_id])
+        damaged += _merge_or_set_aside(layout, manifest, slide_id, tiles[slide_id])
         progress("merge", done, len(slide_ids), slide=slide_id)
+    refuse_damaged(layout, damaged)
     if classifiers := classifiers_of(manifest.config):
         apply_classifiers(layout, manifest, slide_ids, classifiers, progress)
     return summarise(layout, manifest, slide_ids)
+
+
+def _merge_or_set_aside(
+    layout: RunLayout, manifest: Manifest, slide_id: str, tiles: Sequence[Tile]
+) -> list[str]:
+    """Merges a slide; returns the tiles whose parts were found damaged and set aside, so it could not."""
+    try:
+        merge_slide(layout, manifest, slide_id, tiles)
+    except DamagedTableError:
+        if damaged := set_aside_damaged(layout, manifest, slide_id):
+            return damaged
+        raise
+    return []
 
 
 def draw_summary(layout: RunLayout, progress: Progress) -> None:

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 from mkhspc.config import CellRange, CellType, check_filter
 from mkhspc.errors import UsageError
+from mkhspc.run.slide_tables import belong_together, merge_slide
+from mkhspc.slide.tiles import load_tile_plan
 from mkhspc.store import cells, manifest as manifests
 from mkhspc.store.layout import RunLayout
 from mkhspc.store.manifest import Manifest
@@ -25,8 +27,15 @@ def refilter(layout: RunLayout, changes: Changes) -> RunSummary:
     manifest = manifests.update(layout, lambda current: _changed(current, changes))
     merged = [s.slide_id for s in manifest.slides if layout.cells(s.slide_id).exists()]
     for slide_id in merged:
-        cells.rewrite_in_filter(layout, manifest, slide_id)
+        cells.settle_in_filter(layout, slide_id)
+        _merge_again(layout, manifest, slide_id)
     return summarise(layout, manifest, merged)
+
+
+def _merge_again(layout: RunLayout, manifest: Manifest, slide_id: str) -> None:
+    """Where a merge ends in the same moment, its table of more tiles may have been replaced: comes again."""
+    if layout.crops(slide_id).exists() and not belong_together(layout, slide_id):
+        merge_slide(layout, manifest, slide_id, load_tile_plan(layout, slide_id, manifest.config_hash).tiles)
 
 
 def _changed(manifest: Manifest, changes: Changes) -> Manifest:

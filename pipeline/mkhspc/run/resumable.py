@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mkhspc.errors import IncompleteError
+from mkhspc.errors import IncompleteError, MkhspcError
 from mkhspc.process.disk import FAULTS
 from mkhspc.store.layout import RunLayout
 
@@ -15,11 +15,17 @@ def resumable(layout: RunLayout) -> Iterator[None]:
     """Calls a fault of the disk under a run what it is, wherever it shows: the run is not complete.
 
     Raises:
-        IncompleteError: in the place of an `OSError`, once there is a run to go on with.
+        IncompleteError: in the place of an `OSError`, once there is a run to go on with; and of any error
+            once the run that was there is no longer where it was.
     """
+    was_there = layout.manifest.exists()
     try:
         yield
-    except OSError as fault:
+    except (OSError, MkhspcError) as fault:
+        if was_there and not layout.root.exists():
+            raise _moved(layout) from fault
+        if not isinstance(fault, OSError):
+            raise
         if not layout.manifest.exists() or not _is_of_the_disk(fault, layout):
             raise
         raise IncompleteError(
@@ -27,6 +33,14 @@ def resumable(layout: RunLayout) -> Iterator[None]:
             where=fault.filename or layout.root,
             fix="correct that, then run the same command again: finished tiles are kept",
         ) from fault
+
+
+def _moved(layout: RunLayout) -> IncompleteError:
+    return IncompleteError(
+        "the run is no longer here: it was moved, renamed or removed while this command worked on it",
+        where=layout.root,
+        fix="every finished tile went along: run the same command again with the run's new place",
+    )
 
 
 def _is_of_the_disk(fault: OSError, layout: RunLayout) -> bool:

@@ -125,7 +125,8 @@ def _prepared(
                 models.close()
                 share, job = _planned(pending, manifest, shard, silent)
                 job = models.enter_context(with_models(job))
-        yield _Work(pending.layout, manifest, share, job)
+        with resumable(pending.layout):  # which is there by now, and may be moved from here on
+            yield _Work(pending.layout, manifest, share, job)
 
 
 def _planned(

@@ -19,7 +19,8 @@ from mkhspc.errors import IncompleteError
 from mkhspc.measure.analysis import feature_names
 from mkhspc.slide.tiles import Tile
 from mkhspc.store import tables
-from mkhspc.store.cells import with_in_filter
+from mkhspc.store.cells import filter_metadata, settle_in_filter, with_in_filter
+from mkhspc.store.damage import DamagedTableError
 from mkhspc.store.layout import RunLayout
 from mkhspc.store.manifest import Manifest
 from mkhspc.store.schema import CROPS, cells_schema
@@ -71,22 +72,37 @@ def merge_slide(layout: RunLayout, manifest: Manifest, slide_id: str, tiles: Seq
     )
     paths = [layout.part(slide_id, tile.tile_id) for tile in ordered]
     signature = _signature([tile.tile_id for tile in ordered])
-    if _is_current(layout, slide_id, signature):
-        return False
-    _write_tables(layout, manifest, slide_id, paths, {PARTS_KEY: signature})
-    return True
+    is_current = _is_current(layout, manifest, slide_id, signature)
+    if not is_current:
+        _write_tables(layout, manifest, slide_id, paths, {PARTS_KEY: signature})
+    settle_in_filter(layout, slide_id)
+    return not is_current
+
+
+def belong_together(layout: RunLayout, slide_id: str) -> bool:
+    """Whether the tables of a slide were made of the same tiles."""
+    schemas = (tables.read_schema(layout.cells(slide_id)), tables.read_schema(layout.crops(slide_id)))
+    return len({tables.metadata_of(schema).get(PARTS_KEY) for schema in schemas}) == 1
 
 
 def _signature(tile_ids: Sequence[str]) -> str:
     return hashlib.sha256(repr(list(tile_ids)).encode()).hexdigest()[:16]
 
 
-def _is_current(layout: RunLayout, slide_id: str, signature: str) -> bool:
-    paths = (layout.crops(slide_id), layout.cells(slide_id))
-    return all(
-        path.exists() and tables.metadata_of(tables.read_schema(path)).get(PARTS_KEY) == signature
-        for path in paths
-    )
+def _is_current(layout: RunLayout, manifest: Manifest, slide_id: str, signature: str) -> bool:
+    """Whether both tables hold the tiles of a signature, read to their ends."""
+    paths = (layout.cells(slide_id), layout.crops(slide_id))
+    return all(path.exists() and _holds(path, manifest, signature) for path in paths)
+
+
+def _holds(table: Path, manifest: Manifest, signature: str) -> bool:
+    try:
+        if tables.metadata_of(tables.read_schema(table)).get(PARTS_KEY) != signature:
+            return False
+        tables.verify(table, manifest.config_hash)
+    except DamagedTableError:
+        return False
+    return True
 
 
 def _write_tables(
@@ -108,8 +124,9 @@ def _write_tables(
         )
         try:
             cells = _ahead(_cells(parts, manifest, schema), threads)
+            of_cells = {**metadata, **filter_metadata(manifest)}
             tables.write_stream(
-                layout.cells(slide_id), schema, _then(crops, cells), config_hash, metadata=metadata
+                layout.cells(slide_id), schema, _then(crops, cells), config_hash, metadata=of_cells
             )
         finally:
             is_over.set()

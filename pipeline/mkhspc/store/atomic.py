@@ -18,6 +18,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,28 +60,56 @@ def writer_of(temporary: Path) -> ProcessId | None:
     return ProcessId(found["host"], int(found["pid"])) if found else None
 
 
+class ReplacedError(Exception):
+    """Another process replaced the file meanwhile; what it wrote is untouched."""
+
+
+@dataclass(frozen=True)
+class FileVersion:
+    """Tells a file from one that took its name later."""
+
+    inode: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileVersion:
+        facts = path.stat()
+        return cls(facts.st_ino, facts.st_mtime_ns)
+
+
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(
+    path: Path, *, within: Path | None = None, instead_of: FileVersion | None = None
+) -> Iterator[Path]:
     """Yields a temporary path to write; renames it over `path` when the block ends well.
 
     The directory is made when needed. If the block raises, the temporary file is removed and
     `path` is as it was.
+
+    Args:
+        within: a directory above it that is there already and is never made: a run that was moved stays one.
+        instead_of: the only file that may be replaced.
+
+    Raises:
+        ReplacedError: `path` is another file than `instead_of` by now.
     """
-    with _temporary(path) as temporary:
+    with _temporary(path, within) as temporary:
         yield temporary
         _sync_file(temporary)
+        if instead_of is not None and FileVersion.of(path) != instead_of:
+            raise ReplacedError(str(path))
         temporary.replace(path)
         _sync_directory(path.parent)
 
 
 @contextmanager
-def creating(path: Path) -> Iterator[Path]:
+def creating(path: Path, *, within: Path | None = None) -> Iterator[Path]:
     """Like `replacing`, but the first of several processes wins.
 
     Raises:
         FileExistsError: when another process created `path` first; that file is untouched.
     """
-    with _temporary(path) as temporary:
+    with _temporary(path, within) as temporary:
         yield temporary
         _sync_file(temporary)
         give_name(temporary, path)
@@ -124,20 +153,20 @@ def _move(temporary: Path, path: Path) -> None:
         raise OSError(fault, os.strerror(fault), str(path))
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replaces `path` by a file of these bytes in one step."""
-    with replacing(path) as temporary:
+def write_bytes(path: Path, data: bytes, *, within: Path | None = None) -> None:
+    """Replaces `path` by a file of these bytes in one step; `within` as for `replacing`."""
+    with replacing(path, within=within) as temporary:
         temporary.write_bytes(data)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replaces `path` by a file of this text, as UTF-8, in one step."""
-    write_bytes(path, text.encode("utf-8"))
+def write_text(path: Path, text: str, *, within: Path | None = None) -> None:
+    """Replaces `path` by a file of this text, as UTF-8, in one step; `within` as for `replacing`."""
+    write_bytes(path, text.encode("utf-8"), within=within)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, within: Path | None = None) -> None:
     """Writes indented JSON; NaN and infinity, which JSON does not have, raise `ValueError`."""
-    write_text(path, dump_json(value))
+    write_text(path, dump_json(value), within=within)
 
 
 def dump_json(value: Any) -> str:
@@ -152,11 +181,11 @@ def json_text(value: Any, indent: int | None = None) -> str:
 
 
 @contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
+def _temporary(path: Path, within: Path | None) -> Iterator[Path]:
     temporary = temporary_name(path)
     made: list[Path] = []
     try:
-        _reserve(temporary, made)
+        _reserve(temporary, made, within)
         yield temporary
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -175,21 +204,28 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f"{path.name[:SHOWN_NAME_LENGTH]}.{mark}{TEMPORARY_SUFFIX}")
 
 
-def _reserve(temporary: Path, made: list[Path], tries: int = 50) -> None:
+def _reserve(temporary: Path, made: list[Path], within: Path | None, tries: int = 50) -> None:
     """Makes an empty file, and the directories missing above it, which are added to `made`."""
     try:
-        _make_directories(temporary.parent, made)
+        make_directories(temporary.parent, made, within)
         temporary.touch(exist_ok=False)
     except FileNotFoundError:  # another process took the directory away, for it was empty
-        if tries == 1:
+        if tries == 1 or (within is not None and not within.exists()):
             raise
         time.sleep(random.uniform(0.0, 0.002))  # so that the two do not keep step
-        _reserve(temporary, made, tries - 1)
+        _reserve(temporary, made, within, tries - 1)
 
 
-def _make_directories(directory: Path, made: list[Path]) -> None:
+def make_directories(directory: Path, made: list[Path], within: Path | None = None) -> None:
+    """Makes a directory and those missing above it, which are added to `made`.
+
+    Raises:
+        FileNotFoundError: `within` is not there, which is never made.
+    """
     if not directory.exists():
-        _make_directories(directory.parent, made)
+        if directory == within:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(directory))
+        make_directories(directory.parent, made, within)
         directory.mkdir(exist_ok=True)
         made.append(directory)
 

@@ -6,15 +6,18 @@ programs; here it is always computed from the manifest, so it cannot be stale.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from mkhspc.config import CELL_TYPES, CellRange, CellType
 from mkhspc.errors import InputError
-from mkhspc.store import tables
+from mkhspc.store import manifest as manifests, tables
+from mkhspc.store.atomic import FileVersion, ReplacedError
 from mkhspc.store.layout import RunLayout
 from mkhspc.store.manifest import Manifest
 from mkhspc.store.schema import CROPS, feature_columns
@@ -23,6 +26,9 @@ BATCH_ROWS = 16_384
 """Rows of cells in memory at a time."""
 CROPS_AT_ONCE = 256
 """Crops in memory at a time: about 6 MB, or 60 MB if all of them are MK."""
+
+FILTER_KEY = "mkhspc:filter"
+"""The key of the filter that the column `in_filter` follows, in the metadata of a table of cells."""
 
 _FILTERED_BY = ("cell_type", "area_um2", "detector_score")
 """The columns that `in_filter` follows from."""
@@ -121,9 +127,36 @@ def schema_of_cells(layout: RunLayout, manifest: Manifest) -> pa.Schema:
     raise InputError("the run has no tables of cells yet", where=layout.root, fix=tables.NOT_MADE)
 
 
-def rewrite_in_filter(layout: RunLayout, manifest: Manifest, slide_id: str) -> None:
-    """Brings the column `in_filter` on disk up to the manifest's filter; other columns stay."""
+def filter_metadata(manifest: Manifest) -> dict[str, str]:
+    """What a table of cells says of the filter that its column `in_filter` follows."""
+    areas = {cell_type: asdict(manifest.filter[cell_type]) for cell_type in CELL_TYPES}
+    return {FILTER_KEY: json.dumps(areas)}
+
+
+def settle_in_filter(layout: RunLayout, slide_id: str) -> None:
+    """Brings the column `in_filter` on disk up to the manifest's filter, whoever changes either meanwhile.
+
+    The filter is read again after the table has its name: what changed it before then is seen here, and what
+    changes it later finds this table.
+    """
     path = layout.cells(slide_id)
+    while True:
+        manifest = manifests.read(layout)
+        wanted = filter_metadata(manifest)
+        if wanted.items() <= tables.metadata_of(tables.read_schema(path)).items():
+            return
+        with suppress(ReplacedError):  # by another process's table, which may follow this filter or not
+            rewrite_in_filter(layout, manifest, slide_id)
+
+
+def rewrite_in_filter(layout: RunLayout, manifest: Manifest, slide_id: str) -> None:
+    """Writes the column `in_filter` on disk by the manifest's filter; other columns stay.
+
+    Raises:
+        ReplacedError: another process has written the table since; its rows are untouched.
+    """
+    path = layout.cells(slide_id)
+    read = FileVersion.of(path)
     schema = tables.read_schema(path)
     pieces = tables.read_pieces(path, manifest.config_hash, schema.names, BATCH_ROWS)
     tables.write_stream(
@@ -131,7 +164,8 @@ def rewrite_in_filter(layout: RunLayout, manifest: Manifest, slide_id: str) -> N
         schema,
         (with_in_filter(piece, manifest.filter) for piece in pieces),
         manifest.config_hash,
-        metadata=tables.metadata_of(schema),
+        metadata={**tables.metadata_of(schema), **filter_metadata(manifest)},
+        instead_of=read,
     )
 
 

@@ -65,7 +65,8 @@ class ClassifierSummary:
 def write_classifier_summary(layout: RunLayout, summary: ClassifierSummary) -> None:
     """Writes `RUN/scores/<classifier_id>.json`."""
     path = layout.classifier_summary(summary.classifier_id)
-    atomic.write_json(path, {"format": FORMAT, "version": VERSION, **asdict(summary)})
+    values = {"format": FORMAT, "version": VERSION, **asdict(summary)}
+    atomic.write_json(path, values, within=layout.root)
 
 
 def read_classifier_summary(layout: RunLayout, classifier_id: str) -> ClassifierSummary | None:
@@ -81,6 +82,13 @@ def read_classifier_summary(layout: RunLayout, classifier_id: str) -> Classifier
         return _parse(read_json(path, SMALL, _FIX))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"is damaged ({error})", where=path, fix=_FIX) from error
+
+
+def scored_types(layout: RunLayout) -> set[CellType]:
+    """The cell types that a classifier ever scored in a run; errors as for `read_classifier_summary`."""
+    ids = [path.stem for path in layout.classifier_summary("_").parent.glob("*.json")]
+    summaries = (read_classifier_summary(layout, classifier_id) for classifier_id in ids)
+    return {summary.cell_type for summary in summaries if summary}
 
 
 def _parse(data: dict[str, Any]) -> ClassifierSummary:

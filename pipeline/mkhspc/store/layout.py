@@ -73,6 +73,29 @@ class RunLayout:
         return self.root / "scores" / f"{classifier_id}.json"
 
 
+@dataclass(frozen=True)
+class TablePlace:
+    """What a table of a run is, by its path.
+
+    Attributes:
+        kind: the folder of its kind: 'tiles', 'parts', 'cells', 'crops' or 'scores'.
+        tile_id: of a part.
+    """
+
+    run: Path
+    kind: str
+    slide_id: str
+    tile_id: str | None = None
+
+
+def place_of(table: Path) -> TablePlace:
+    """Where in its run a table lies; touches no file."""
+    folder = table.parent
+    if folder.parent.name == "parts":
+        return TablePlace(folder.parent.parent, "parts", folder.name, table.stem)
+    return TablePlace(folder.parent, folder.name, table.stem)
+
+
 MAX_SLIDE_ID_LENGTH = 150
 """Longest slide id, in characters: file names of 255 bytes at most are made of it."""
 SIMULATED_PREFIX = "DEMO_"

@@ -204,7 +204,7 @@ def blind_codes(seed: int, slide_ids: list[str], taken: int = 0) -> dict[str, st
 
 def create(layout: RunLayout, manifest: Manifest) -> Manifest:
     """Creates the manifest, or reads the one that another process created first."""
-    return manifest if _put(layout.manifest, manifest) else read(layout)
+    return manifest if _put(layout.manifest, manifest, None) else read(layout)
 
 
 def update(layout: RunLayout, change: Callable[[Manifest], Manifest]) -> Manifest:
@@ -225,7 +225,7 @@ def update(layout: RunLayout, change: Callable[[Manifest], Manifest]) -> Manifes
         changed = replace(change(manifest), revision=manifest.revision + 1)
         if changed == manifest:
             changed = manifest
-        elif not _put(layout.manifest_revision(changed.revision), changed):
+        elif not _put(layout.manifest_revision(changed.revision), changed, layout.root):
             time.sleep(random.uniform(0.0, MOST_WAIT_S))
             continue
         _show_newest(layout)
@@ -237,10 +237,10 @@ def update(layout: RunLayout, change: Callable[[Manifest], Manifest]) -> Manifes
     )
 
 
-def _put(path: Path, manifest: Manifest) -> bool:
+def _put(path: Path, manifest: Manifest, within: Path | None) -> bool:
     """Whether this process was the first to create the file, and so it holds the manifest."""
     try:
-        with atomic.creating(path) as temporary:
+        with atomic.creating(path, within=within) as temporary:
             temporary.write_text(dumps(manifest), encoding="utf-8")
     except FileExistsError:
         return False
@@ -250,7 +250,7 @@ def _put(path: Path, manifest: Manifest) -> bool:
 def _show_newest(layout: RunLayout) -> None:
     """Makes `manifest.json` the newest revision; a slow process may have made it an older one meanwhile."""
     while (newest := read(layout)).revision > _load(layout.manifest).revision:
-        atomic.write_text(layout.manifest, dumps(newest))
+        atomic.write_text(layout.manifest, dumps(newest), within=layout.root)
 
 
 def read(layout: RunLayout) -> Manifest:

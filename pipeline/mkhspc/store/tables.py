@@ -16,7 +16,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mkhspc.errors import InputError
-from mkhspc.store import atomic
+from mkhspc.store import atomic, footer
+from mkhspc.store.damage import unreadable
+from mkhspc.store.layout import place_of
 
 ROWS_PER_GROUP = 65_536
 """Most rows of a row group, which narrow tables have."""
@@ -28,6 +30,8 @@ CONFIG_HASH_KEY = "mkhspc:config_hash"
 """The key of the run's hash in the metadata of its tables."""
 ROWS_AT_ONCE = 64
 """Rows that the writer packs before it checks whether a page is full; 1024 crops would take 30 MB twice."""
+ROWS_VERIFIED_AT_ONCE = 512
+"""Rows in memory while a table is verified: of crops some 12 MB."""
 READ_BUFFER_BYTES = 1 << 18
 """Size of the buffer through which a column is read, so that a tile's crops never lie in memory at once."""
 
@@ -36,7 +40,7 @@ def write_table(
     path: Path, table: pa.Table, config_hash: str, *, metadata: Mapping[str, str] | None = None
 ) -> None:
     """Writes a table under its final name in one step, with its config hash inside."""
-    with atomic.replacing(path) as temporary:
+    with atomic.replacing(path, within=place_of(path).run) as temporary:
         _write(temporary, table, config_hash, metadata or {})
 
 
@@ -44,14 +48,24 @@ def create_table(
     path: Path, table: pa.Table, config_hash: str, *, metadata: Mapping[str, str] | None = None
 ) -> None:
     """Like `write_table`; raises `FileExistsError` when another process was first."""
-    with atomic.creating(path) as temporary:
+    with atomic.creating(path, within=place_of(path).run) as temporary:
         _write(temporary, table, config_hash, metadata or {})
 
 
 def _write(path: Path, table: pa.Table, config_hash: str, metadata: Mapping[str, str]) -> None:
     schema = table.schema.with_metadata({CONFIG_HASH_KEY: config_hash, **metadata})
     stored = pa.Table.from_arrays(table.combine_chunks().columns, schema=schema)
-    pq.write_table(stored, path, row_group_size=rows_per_group(stored.schema), **_encoding(stored.schema))
+    with _writer(path, stored.schema) as writer:
+        writer.write_table(stored, row_group_size=rows_per_group(stored.schema))
+
+
+@contextmanager
+def _writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """A writer of a table with checksums of its pages and its footer."""
+    with pq.ParquetWriter(path, schema, write_page_checksum=True, **_encoding(schema)) as writer:
+        yield writer
+        writer.add_key_value_metadata(footer.KEYS)
+    footer.seal(path)
 
 
 def rows_per_group(schema: pa.Schema) -> int:
@@ -69,6 +83,7 @@ def write_stream(
     *,
     metadata: Mapping[str, str] | None = None,
     group_rows: int | None = None,
+    instead_of: atomic.FileVersion | None = None,
 ) -> int:
     """Writes pieces one after another as one table, with only a row group in memory.
 
@@ -77,11 +92,12 @@ def write_stream(
 
     Args:
         group_rows: of a row group, where `rows_per_group` would not do.
+        instead_of: the only table that may be replaced; see `atomic.replacing`.
 
     Returns:
         The number of rows written.
     """
-    with atomic.replacing(path) as temporary:
+    with atomic.replacing(path, within=place_of(path).run, instead_of=instead_of) as temporary:
         return _write_stream(temporary, schema, pieces, config_hash, metadata or {}, group_rows)
 
 
@@ -89,7 +105,7 @@ def create_stream(
     path: Path, schema: pa.Schema, pieces: Iterable[pa.Table], config_hash: str, *, group_rows: int
 ) -> int:
     """Like `write_stream`; raises `FileExistsError` when another process was first."""
-    with atomic.creating(path) as temporary:
+    with atomic.creating(path, within=place_of(path).run) as temporary:
         return _write_stream(temporary, schema, pieces, config_hash, {}, group_rows)
 
 
@@ -104,7 +120,7 @@ def _write_stream(
     length = group_rows or rows_per_group(schema)
     stored = schema.with_metadata({CONFIG_HASH_KEY: config_hash, **metadata})
     rows = 0
-    with pq.ParquetWriter(path, stored, **_encoding(stored)) as writer:
+    with _writer(path, stored) as writer:
         for group in _regrouped(pieces, length):
             writer.write_table(group.cast(stored), row_group_size=length)
             rows += len(group)
@@ -169,7 +185,7 @@ def read_table(path: Path, config_hash: str, *, columns: list[str] | None = None
         InputError: the file is missing, damaged, lacks a column, or belongs to another run.
     """
     with _opened(path, config_hash, columns) as file:
-        return file.read(columns=columns)
+        return file.read(columns=columns).replace_schema_metadata(file.schema_arrow.metadata)
 
 
 def read_pieces(
@@ -197,12 +213,30 @@ def groups_with(path: Path, config_hash: str, column: str, values: pa.Array) -> 
         return [n for n, group in enumerate(groups) if pc.any(pc.is_in(group, value_set=values)).as_py()]
 
 
+def verify(path: Path, config_hash: str) -> None:
+    """Reads a table to its end and keeps nothing; the errors of `read_table`."""
+    with _opened(path, config_hash, None) as file:
+        for _ in file.iter_batches(ROWS_VERIFIED_AT_ONCE):
+            pass
+
+
+def count_rows(path: Path) -> int:
+    """The number of rows of a table of any run, from its footer; the errors of `read_table`."""
+    with _opened(path, None, None) as file:
+        return int(file.metadata.num_rows)
+
+
 @contextmanager
-def _opened(path: Path, config_hash: str, columns: list[str] | None) -> Iterator[pq.ParquetFile]:
+def _opened(path: Path, config_hash: str | None, columns: list[str] | None) -> Iterator[pq.ParquetFile]:
+    """A table with what it holds verified as it is read; without a hash of any run."""
     try:
-        with pq.ParquetFile(path, buffer_size=READ_BUFFER_BYTES, pre_buffer=False) as file:
+        footer.verify(path)
+        with pq.ParquetFile(
+            path, buffer_size=READ_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
+        ) as file:
             schema = file.schema_arrow
-            _check_hash(schema, config_hash, path)
+            if config_hash is not None:
+                _check_hash(schema, config_hash, path)
             missing = sorted(set(columns or ()) - set(schema.names))
             if missing:
                 raise InputError(
@@ -211,26 +245,14 @@ def _opened(path: Path, config_hash: str, columns: list[str] | None) -> Iterator
             yield file
     except FileNotFoundError as error:
         raise InputError("is missing", where=path, fix=NOT_MADE) from error
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(
-            f"is damaged ({error})",
-            where=path,
-            fix="delete this file and run the same `mkhspc segment` again",
-        ) from error
+    except (pa.ArrowException, footer.FooterError, OSError) as error:
+        raise unreadable(path, error) from error
 
 
 def read_schema(path: Path) -> pa.Schema:
     """The schema of a table with its metadata, without reading a row."""
-    try:
-        return pq.read_schema(path)
-    except FileNotFoundError as error:
-        raise InputError("is missing", where=path, fix=NOT_MADE) from error
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(
-            f"is damaged ({error})",
-            where=path,
-            fix="delete this file and run the same `mkhspc segment` again",
-        ) from error
+    with _opened(path, None, None) as file:
+        return file.schema_arrow
 
 
 def metadata_of(table_or_schema: pa.Table | pa.Schema) -> dict[str, str]:

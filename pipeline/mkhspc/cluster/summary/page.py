@@ -45,7 +45,8 @@ def write_run_summary(
     if not journals:
         return None
     page = RunPage(journals, now_s, state_of)
-    atomic.write_text(logs / PAGE, render("run_summary.html", page=page, charts=_pictures(page)))
+    html = render("run_summary.html", page=page, charts=_pictures(page))
+    atomic.write_text(logs / PAGE, html, within=logs)
     return logs / PAGE
 
 

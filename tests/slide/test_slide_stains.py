@@ -116,6 +116,25 @@ def test_windows_without_stained_tissue_are_refused(windows):
         calibrate(windows, UM_PER_PX)
 
 
+@pytest.mark.parametrize("corner", [slice(0, 150), slice(0, 40), np.s_[::60]])
+def test_black_where_nothing_was_scanned_takes_no_part(corner):
+    """The corners of a turned image are black: no nucleus is as dark."""
+    whole = [tissue(seed) for seed in range(2)]
+    cut = [window.copy() for window in whole]
+    for window in cut:
+        window[corner] = 0
+    usual, found = calibrate(whole, UM_PER_PX), calibrate(cut, UM_PER_PX)
+    assert found.levels.nucleus_haematoxylin == pytest.approx(usual.levels.nucleus_haematoxylin, rel=0.05)
+    assert found.levels.cytoplasm_haematoxylin == pytest.approx(usual.levels.cytoplasm_haematoxylin, rel=0.1)
+    assert found.haematoxylin == pytest.approx(usual.haematoxylin, abs=0.03)
+    assert min(found.intensity_range[0]) > 0
+
+
+def test_windows_of_black_alone_are_refused():
+    with pytest.raises(InputError, match="hold no stained tissue"):
+        calibrate([np.zeros((300, 300, 3), np.uint8)], UM_PER_PX)
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 255), min_size=20, max_size=400).filter(lambda v: len(set(v)) > 1))
 def test_otsu_splits_as_well_as_the_reference(values):

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mkhspc.errors import InputError
-from mkhspc.geometry import RgbImage
+from mkhspc.geometry import BoolMask, RgbImage
 
 FloatArray = NDArray[np.float64]
 Histogram = NDArray[np.int64]
@@ -187,6 +187,12 @@ def calibrate(windows: Sequence[RgbImage], um_per_px: float) -> SceneCalibration
     return SceneCalibration(white, haematoxylin, eosin, source, levels, (_triple(low), _triple(high)))
 
 
+_BLACK = 8
+"""A pixel whose brightest channel is no brighter was not scanned: programs fill the corners of turned images
+with black. It would count as the darkest of all nuclei."""
+_NO_STAIN = "the calibration windows hold no stained tissue"
+_LOOK_AT_IT = "look at it with `mkhspc inspect --preview`: it must be an H&E stain"
+
 _MAX_SAMPLE = 2_000_000
 """White and stain vectors are estimated from about this many pixels at most."""
 
@@ -199,7 +205,11 @@ def _subsample(windows: Sequence[RgbImage]) -> RgbImage:
             "there is no tissue to calibrate the stains on", fix="leave the scene out with --scene"
         )
     step = max(1, round((total / _MAX_SAMPLE) ** 0.5))
-    return np.concatenate([window[::step, ::step].reshape(-1, 3) for window in windows])
+    pixels = np.concatenate([window[::step, ::step].reshape(-1, 3) for window in windows])
+    scanned = pixels.max(axis=1) > _BLACK
+    if not scanned.any():
+        raise InputError(_NO_STAIN, fix=_LOOK_AT_IT)
+    return pixels if scanned.all() else pixels[scanned]
 
 
 _CLEAR_INTENSITY = 200
@@ -294,15 +304,13 @@ def _levels(windows: Sequence[RgbImage], um_per_px: float, tables: NDArray[np.in
     for window in windows:
         stains = [smooth(_apply(window, table), SMOOTHING_UM / um_per_px) for table in tables]
         code = (stains[0].astype(np.uint16) << 8) | stains[1]
-        joint += np.bincount(code.ravel(), minlength=1 << 16).reshape(256, 256)
+        seen = code[_far_from_black(window, SMOOTHING_UM / um_per_px)]
+        joint += np.bincount(seen.ravel(), minlength=1 << 16).reshape(256, 256)
     amount = np.add.outer(np.arange(256), np.arange(256))
     joint[amount <= FAINTEST_DENSITY * OD_UNIT] = 0
     joint[amount <= TISSUE_SHARE * (joint * amount).sum() / max(1, joint.sum())] = 0
     if joint.sum() * um_per_px**2 < MIN_TISSUE_UM2:
-        raise InputError(
-            "the calibration windows hold no stained tissue",
-            fix="look at it with `mkhspc inspect --preview`: it must be an H&E stain",
-        )
+        raise InputError(_NO_STAIN, fix=_LOOK_AT_IT)
     haematoxylin = joint.sum(axis=1)
     split = otsu(haematoxylin)
     cytoplasm = _median(np.where(np.arange(256) < split, haematoxylin, 0))
@@ -314,12 +322,26 @@ def _levels(windows: Sequence[RgbImage], um_per_px: float, tables: NDArray[np.in
     )
 
 
+def _far_from_black(window: RgbImage, sigma_px: float) -> BoolMask | slice:
+    """The pixels of a window whose smoothed stains no black pixel takes part in."""
+    black = window.max(axis=2) <= _BLACK
+    if not black.any():
+        return slice(None)
+    size = _kernel_px(sigma_px)
+    return np.asarray(cv2.dilate(black.astype(np.uint8), np.ones((size, size), np.uint8)) == 0)
+
+
+def _kernel_px(sigma_px: float) -> int:
+    """The side of the kernel of a Gaussian that is truncated at 3 sigma."""
+    return 2 * int(np.ceil(3.0 * sigma_px)) + 1
+
+
 def smooth(amounts: NDArray[Any], sigma_px: float) -> NDArray[np.uint8]:
     """Gaussian smoothing of uint8, truncated at 3 sigma.
 
     On uint8 cv2 filters in fixed point, so the result is the same wherever a pixel lies.
     """
-    size = 2 * int(np.ceil(3.0 * sigma_px)) + 1
+    size = _kernel_px(sigma_px)
     return np.asarray(cv2.GaussianBlur(amounts, (size, size), sigma_px), np.uint8)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from mkhspc.errors import InputError, UsageError
 from mkhspc.gallery.publishing.git import quiet_environment, reason_of
 from mkhspc.gallery.publishing.publish import PublishOptions, publish
 from mkhspc.gallery.publishing.remote import page_address, redacted, redactor
-from processes import mkhspc
+from processes import command, mkhspc
 from webserver import free_port, web
 
 SECRET = "s3cr3t-t0ken"
@@ -193,14 +194,11 @@ def test_what_ssh_says_is_heard(
 
 
 @pytest.mark.parametrize("variable", ["GIT_SSH_COMMAND", "GIT_SSH", "core.sshCommand"])
-def test_an_ssh_of_ones_own_is_used_and_has_no_terminal_to_ask_at(
+def test_an_ssh_of_ones_own_is_used(
     site: Path, nobody: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str
 ) -> None:
     script = write_script(
-        tmp_path / "bin" / "ownssh",
-        f'echo "$@" >> {tmp_path}/asked\n'
-        "(: < /dev/tty) 2>/dev/null && echo a terminal >&2\necho refused >&2\n"
-        "exit 255\n",
+        tmp_path / "bin" / "ownssh", f'echo "$@" >> {tmp_path}/asked\necho refused >&2\nexit 255\n'
     )
     if variable == "core.sshCommand":
         (tmp_path / "gitconfig").write_text(f"[core]\n sshCommand = {script}\n")
@@ -209,6 +207,20 @@ def test_an_ssh_of_ones_own_is_used_and_has_no_terminal_to_ask_at(
     said = refusal(site, "SECRET@lab.invalid:x.git")
     assert said == "***@lab.invalid:x.git: git ls-remote failed: refused"
     assert "BatchMode=yes" in (tmp_path / "asked").read_text()
+
+
+def test_what_git_starts_finds_no_terminal_to_ask_at(
+    site: Path, nobody: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen = tmp_path / "seen"
+    look = f"(: < /dev/tty) 2>/dev/null && echo a terminal >> {seen} || echo none >> {seen}\n"
+    monkeypatch.setenv("GIT_SSH_COMMAND", str(write_script(tmp_path / "bin" / "ownssh", f"{look}exit 255\n")))
+    at_a_terminal = [sys.executable, "-c", "import pty, sys; pty.spawn(sys.argv[1:])"]
+    subprocess.run([*at_a_terminal, "sh", "-c", look], check=True, stdin=subprocess.DEVNULL, timeout=60)
+    publish_it = command("publish", site, "--repo", "git@lab.invalid:x.git")
+    subprocess.run([*at_a_terminal, *publish_it], check=True, stdin=subprocess.DEVNULL, timeout=60)
+    assert set(seen.read_text().splitlines()[1:]) == {"none"}
+    assert seen.read_text().startswith("a terminal\n")
 
 
 def test_git_asks_nothing(site: Path, nobody: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

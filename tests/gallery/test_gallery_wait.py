@@ -31,7 +31,7 @@ def test_waiting_ends_when_the_site_is_live(site: Path) -> None:
 def test_a_name_that_does_not_resolve_is_said_soon(site: Path) -> None:
     said = waited("https://nobody.invalid/x/", site)
     assert said.startswith(
-        "https://nobody.invalid/x/: does not show the new site: its name does not resolve, for 0 s"
+        "https://nobody.invalid/x/: does not show the new site: its name does not resolve, for "
     )
     assert said.endswith("check the address; GitHub names it in the repository's Settings > Pages")
 
@@ -61,7 +61,8 @@ def test_a_server_without_a_certificate_is_named(site: Path) -> None:
 def test_an_error_that_lasts_is_said_with_its_number(site: Path, status: int, words: str) -> None:
     with web(lambda _: (status, b"")) as server:
         said = waited(server.address, site)
-    assert f": the server answers {words}, for 0 s\n  look at the repository's Settings > Pages" in said
+    assert f": the server answers {words}, for " in said
+    assert said.splitlines()[1].startswith("  look at the repository's Settings > Pages")
 
 
 def test_another_site_is_waited_for_longest(site: Path) -> None:
@@ -69,14 +70,14 @@ def test_another_site_is_waited_for_longest(site: Path) -> None:
         start_s = time.monotonic()
         said = waited(server.address, site)
         assert time.monotonic() - start_s >= HASTY.total_s
-    assert ": an older site or another page is there, for 1 s\n" in said
+    assert ": an older site or another page is there, for " in said
 
 
 def test_what_is_seen_last_counts_from_when_it_was_seen_first(site: Path) -> None:
     with web(lambda n: (200, b"{}") if n < 8 else (404, b"")) as server:
         said = waited(server.address, site, replace(HASTY, total_s=60))
         assert "404" in said
-        assert len(server.asked) >= 8 + 3, "0.3 s of 404 were borne"
+        assert len(server.asked) > 8 + 1, "one 404 was borne"
 
 
 def test_a_short_failure_is_borne(site: Path) -> None:

@@ -146,8 +146,6 @@ def convert(
         progress=progress,
     )
     write_training(Path(output), conversion)
-    for concern in conversion.concerns:
-        _log.warning(concern)
     return conversion
 
 

@@ -394,6 +394,16 @@ def test_a_time_in_the_future_is_named_with_file_and_annotator(run: FakeRun, tmp
     assert converted(run, write(tmp_path / "near.json", near)).concerns == ()
 
 
+def test_a_time_in_the_future_is_named_even_where_nothing_is_left_to_learn(
+    run: FakeRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cell = in_filter(run, "mk")[0]
+    data = export(run.manifest, {cell: "negative"}, events=[logged(cell, "negative", None, LATE)])
+    with pytest.raises(InputError, match="there are only negatives"):
+        converted(run, write(tmp_path / "ahead.json", data))
+    assert "ahead.json: 1 answer of anna dated in the future" in caplog.text
+
+
 @pytest.mark.parametrize("numbered", [True, False])
 def test_the_same_events_under_two_names_are_refused_and_both_files_named(
     run: FakeRun, tmp_path: Path, numbered: bool

@@ -57,6 +57,14 @@ def test_an_id_without_a_scene_or_type_means_scene_0_and_the_files_type(tmp_path
     assert label.cell_type == "mk"
 
 
+@pytest.mark.parametrize("spaced", [f" {MK} ", f"{MK}\t", f"\u00a0{MK}"])
+def test_spaces_around_an_id_are_no_part_of_it(tmp_path: Path, spaced: str) -> None:
+    events = [{"cell_id": spaced, "label": "positive", "policy": "area"}]
+    data = {**OURS, "mk": {"positive": [spaced], "negative": []}, "events": events}
+    (label,) = read_annotations(write(tmp_path / "labels.json", data)).labels
+    assert (label.cell_id, label.presentation.policy) == (MK, "area")
+
+
 def test_a_bare_id_of_a_slide_whose_name_ends_in_numbers_keeps_its_name(tmp_path: Path) -> None:
     data = {"cell_type": "hspc", "positive": ["2025_11_18_100_200"], "negative": []}
     (label,) = read_annotations(write(tmp_path / "labels.json", data)).labels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -32,6 +33,8 @@ from mkhspc.store.cells import cell_batches, feature_names
 from mkhspc.store.layout import RunLayout
 from mkhspc.store.manifest import Manifest
 from mkhspc.store.schema import parse_cell_id
+
+_log = logging.getLogger("mkhspc")
 
 OUTSIDE_FILTER = "outside_filter"
 OUTCOMES = (MatchKind.EXACT, MatchKind.CONTOUR, MatchKind.NEAR, OUTSIDE_FILTER, MatchKind.UNMATCHED)
@@ -96,6 +99,8 @@ def convert(
 ) -> Conversion:
     """Matches labels to the cells of a run and settles conflicts; writes nothing.
 
+    What is odd about the files goes to the logger 'mkhspc' at once, whatever comes of them.
+
     Args:
         min_match: share of each file's labels, from 0 to 1, that must find a cell.
         on_conflict: what becomes of a cell with different labels (see `resolve`).
@@ -111,6 +116,9 @@ def convert(
     manifest = manifests.read(run)
     _check_filter(expected_filter, manifest)
     files = with_authors([read_annotations(path) for path in annotations])
+    concerns = concerns_of(files, datetime.now(UTC))
+    for concern in concerns:
+        _log.warning(concern)
     for file in files:
         _check_run(file, manifest, run)
     progress("read", len(files), len(files), labels=sum(len(file.labels) for file in files))
@@ -135,7 +143,7 @@ def convert(
         unsure=tuple(d for d in inside if d.value == "unsure"),
         conflicts=tuple(d for d in inside if d.value is None),
         outside_filter=tuple(outside),
-        concerns=concerns_of(files, datetime.now(UTC)),
+        concerns=concerns,
     )  # fmt: skip
 
 

@@ -140,11 +140,12 @@ def make_label(
 
 
 def checked_id(text: object, path: Path) -> str:
-    """Returns `text` if it can be an id.
+    """Returns `text` if it can be an id, without the spaces that spreadsheet programs put around it.
 
     Raises:
         InputError: it is an integer (also one in quotes), not a text, empty, or absurdly long.
     """
+    text = text.strip() if isinstance(text, str) else text
     if (isinstance(text, int) and not isinstance(text, bool)) or (isinstance(text, str) and text.isdecimal()):
         raise InputError(
             f"holds integer ids ({str(text)[:20]}): a number in a list does not say which cell it meant",

@@ -190,14 +190,14 @@ def _value(text: str, answer: object, path: Path) -> Value:
 
 def _label(entry: Entry, events: Events, path: Path) -> Label:
     text, cell_type, value = entry
-    event = events.standing(text, value) if isinstance(text, str) else None
+    event = events.standing(text.strip(), value) if isinstance(text, str) else None
     return make_label(text, cell_type, value, Presentation() if event is None else event.shown, path)
 
 
 def _repeats(entries: list[Entry], events: Events) -> tuple[Repeat, ...]:
     repeats = []
     for text, cell_type, first in entries if events.repeats else ():
-        again = events.repeats.get(str(text))
+        again = events.repeats.get(str(text).strip())
         if again is not None and cell_type is not None:
             repeats.append(Repeat(cell_type, first, again))
     return tuple(repeats)

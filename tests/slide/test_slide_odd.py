@@ -21,6 +21,7 @@ from czifiles import (
     write_czi,
 )
 from mkhspc.errors import InputError
+from mkhspc.geometry import Box
 from mkhspc.slide.czi.slide import CziSlide, read_slide_info
 from mkhspc.slide.oddities import oddities
 
@@ -341,6 +342,45 @@ class TestScenesOverOneAnother:
         with CziSlide.open(write_czi(tmp_path / "a.czi", blocks, um_per_px)) as slide:
             (line,) = oddities(slide)
         assert (": 1,600 px is in both" in line) == (um_per_px is None)
+
+
+class TestKept:
+    """Unusual, and right already."""
+
+    @pytest.mark.parametrize("factor", [8, 16])
+    def test_a_pyramid_whose_sizes_are_rounded_up(self, tmp_path: Path, factor: int) -> None:
+        smooth = np.asarray(
+            np.repeat(np.repeat(noise(20, 20) // 4 + 150, 31, axis=0), 31, axis=1), np.uint8
+        )  # 620 x 620, no multiple of the factor
+        blocks = mosaic_blocks(smooth, (0, 0), 301, 40)
+        tiles = [(y, x, smooth[y : y + 311, x : x + 311]) for y in (0, 311) for x in (0, 311)]
+        reduced = [Block(block_means(tile, factor).astype(np.uint8), x, y) for y, x, tile in tiles]
+        path = write_czi(tmp_path / "a.czi", [*blocks, *reduced])
+        for nth, (_, _, tile) in enumerate(tiles, start=len(blocks)):
+            bend_entry(path, nth, size_px=(tile.shape[1], tile.shape[0]))
+        with CziSlide.open(path) as slide:
+            assert (whole(slide) == smooth).all()
+            lowres = slide.read_lowres(0, 2 * factor).astype(float)
+        # Off by less than a pixel of the level, which is a small share of a smooth patch.
+        assert np.abs(lowres - block_means(smooth, 2 * factor)).mean() < 4
+
+    def test_a_tile_far_away(self, tmp_path: Path) -> None:
+        rgb, far = noise(80, 80), noise(30, 30, 1)
+        blocks = [*mosaic_blocks(rgb, (0, 0), 40), Block(far, 150_000, 120_000)]
+        with CziSlide.open(write_czi(tmp_path / "a.czi", blocks)) as slide:
+            assert (slide.scene(0).width_px, slide.scene(0).height_px) == (150_030, 120_030)
+            assert (slide.read(0, Box(0, 0, 80, 80)) == rgb).all()
+            assert (slide.read(0, Box(150_000, 120_000, 150_030, 120_030)) == far).all()
+            assert (slide.read(0, Box(70_000, 60_000, 70_030, 60_030)) == 255).all()
+            assert oddities(slide) == []
+
+    @pytest.mark.parametrize(("dimension", "count", "read"), [("Z", 5, 2), ("T", 2, 0)])
+    def test_planes(self, tmp_path: Path, dimension: str, count: int, read: int) -> None:
+        rgb = [noise(80, 80, n) for n in range(count)]
+        blocks = [block for n in range(count) for block in quartered(rgb[n], {"C": 0, dimension: n})]
+        with CziSlide.open(write_czi(tmp_path / "a.czi", blocks)) as slide:
+            assert slide.info.planes == ((dimension, count),)
+            assert (whole(slide) == rgb[read]).all()
 
 
 @pytest.mark.parametrize("count", [1, 300])

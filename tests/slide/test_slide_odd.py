@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -273,16 +274,18 @@ class TestPixelTypes:
             assert (whole(slide, 1) == rgb).all()
             assert np.abs(slide.read_lowres(1, 10) - block_means(rgb, 10)).max() <= 0.5
 
-    def test_a_pyramid_beside_gray_images_is_not_needed(self, tmp_path: Path) -> None:
-        """libCZI composes images of one pixel type alone."""
+    @pytest.mark.parametrize("gray", [(0, 0), (0, 1), (2, 1)])
+    def test_a_pyramid_beside_gray_images_is_not_needed(self, tmp_path: Path, gray: tuple[int, int]) -> None:
+        """libCZI composes images of the type of a file's first image alone."""
         full = np.repeat(np.repeat(noise(24, 32), 4, axis=0), 4, axis=1)
-        reduced = Block(full[::4, ::4], 0, 0)
-        gray = Block(np.zeros((30, 30), np.uint16), 900, 0, 1)
-        path = write_czi(tmp_path / "a.czi", [Block(full, 0, 0), reduced, gray])
+        scene, channel = gray
+        reduced = Block(full[::4, ::4], 0, 0, 1, {"C": 0})
+        dim = Block(np.zeros((30, 30), np.uint16), 900, 0, scene, {"C": channel})
+        path = write_czi(tmp_path / "a.czi", [dim, replace(reduced, pixels=full), reduced])
         make_reduced(path, reduced, 4)
         with CziSlide.open(path) as slide:
             assert slide.info.pyramid_levels == (1, 4)
-            assert np.abs(slide.read_lowres(0, 8) - block_means(full, 8)).max() <= 0.5
+            assert np.abs(slide.read_lowres(1, 8) - block_means(full, 8)).max() <= 0.5
 
     def test_images_of_two_types_in_one_channel_of_a_scene_are_refused(self, tmp_path: Path) -> None:
         blocks = [Block(noise(40, 40), 0, 0), Block(np.zeros((40, 40), np.uint8), 40, 0)]

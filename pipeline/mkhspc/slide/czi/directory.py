@@ -137,12 +137,9 @@ class CziDirectory:
         return np.array(rows, np.int64).reshape(-1, 5)
 
     @cached_property
-    def types_by_channel(self) -> Mapping[int | None, set[str]]:
-        """The pixel types of all blocks of a channel; None stands for blocks that name no channel."""
-        found: dict[int | None, set[str]] = {}
-        for block in self.sub_blocks:
-            found.setdefault(block.plane.get("C"), set()).add(block.pixel_type)
-        return found
+    def pixel_types(self) -> frozenset[str]:
+        """Of all blocks."""
+        return frozenset(block.pixel_type for block in self.sub_blocks)
 
     @cached_property
     def by_scene(self) -> Mapping[int, tuple[SubBlock, ...]]:

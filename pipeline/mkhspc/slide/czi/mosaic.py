@@ -38,7 +38,7 @@ class SceneMosaic:
         pyramid: blocks of the reduced levels, by reduction.
         foreign: (n, 4) corners of level-0 blocks of other scenes that reach into `box`.
         scene, path: named in errors.
-        is_mixed: the channel holds images of other pixel types too, here or in other scenes.
+        is_mixed: the file holds images of other pixel types too.
     """
 
     box: Box
@@ -121,7 +121,7 @@ def scene_mosaic(directory: CziDirectory, scene: SceneInfo) -> SceneMosaic:
         level_0=tuple(sorted((b for b in own if b.is_level_0), key=lambda block: block.mosaic_index)),
         pyramid={reduction: tuple(blocks) for reduction, blocks in pyramid.items()},
         foreign=others[meets(others[:, :4], scene.mosaic_box) & (others[:, 4] != scene.index), :4],
-        is_mixed=len(directory.types_by_channel.get(scene.channel, ())) > 1,
+        is_mixed=len(directory.pixel_types) > 1,
     )
 
 

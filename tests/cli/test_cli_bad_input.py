@@ -75,7 +75,7 @@ def test_a_gray_slide(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     code, message = refused(capsys, segment(path, tmp_path / "run"))
     assert code == 3
     assert "gray16" in message
-    assert run_command(["inspect", str(path)]) == 0
+    assert run_command(["inspect", str(path)]) == 3
 
 
 def test_two_slides_of_one_name(slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,8 +29,8 @@ def marrow_like(height: int = 900, width: int = 1200) -> NDArray[np.uint8]:
     return picture
 
 
-def report(path: Path, *options: object, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    assert run_command(["inspect", str(path), "--json", *map(str, options)]) == 0
+def report(path: Path, *options: object, capsys: pytest.CaptureFixture[str], code: int = 0) -> dict[str, Any]:
+    assert run_command(["inspect", str(path), "--json", *map(str, options)]) == code
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
     return found
 
@@ -53,7 +53,7 @@ def test_every_slide_is_described(
     shared: Path, capsys: pytest.CaptureFixture[str], name: str,
     refused: str | None, tissue_share: float | None, tiles: int | None,
 ) -> None:  # fmt: skip
-    found = report(shared / "data" / name, capsys=capsys)
+    found = report(shared / "data" / name, capsys=capsys, code=3 if refused else 0 if tiles else 1)
     assert found["scenes"][0]["tissue_share"] == tissue_share
     assert found["tiles"] == tiles
     if refused is None:
@@ -103,7 +103,7 @@ class TestPixelSize:
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         path = write_czi(tmp_path / "a.czi", mosaic_blocks(marrow_like(), (0, 0), 500), None)
-        found = report(path, capsys=capsys)
+        found = report(path, capsys=capsys, code=3)
         assert found["um_per_px"] is None
         assert found["scenes"][0]["tissue_mm2"] is None
         assert found["segment_refuses_because"] == "states no pixel size (give it in µm with --um-per-px)"
@@ -138,7 +138,7 @@ class TestPreview:
 
     def test_a_slide_without_a_pixel_size_is_drawn_bare(self, tmp_path: Path) -> None:
         path = write_czi(tmp_path / "a.czi", [Block(marrow_like(), 0, 0)], None)
-        assert run_command(["inspect", str(path), "--preview", str(tmp_path / "a.png")]) == 0
+        assert run_command(["inspect", str(path), "--preview", str(tmp_path / "a.png")]) == 3
         drawn = cv2.imread(str(tmp_path / "a.png"))[..., ::-1].astype(int)
         assert not (np.abs(drawn - (0, 130, 60)).max(axis=2) == 0).any()
 

@@ -11,7 +11,7 @@ import click
 from mkhspc.cli import progress
 from mkhspc.cli.options import default_of, json_option
 from mkhspc.config import CELL_TYPES, RunConfig, load_config
-from mkhspc.errors import UsageError, printable
+from mkhspc.errors import CheckFailedError, IncompleteError, InputError, UsageError, printable
 from mkhspc.units import GB, MB
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ def inspect(
     """What a CZI file holds: scenes, pixel size, compression, tissue, tiles.
 
     The picture of --preview shows tissue (green), fat (orange) and the tiles. A slide that
-    `segment` would refuse is described as far as it can be, with the reason.
+    `segment` would refuse is described as far as it can be, with the reason, and the exit code is
+    that of `segment`: 3 for such a slide, 1 without tissue, 4 where images cannot be decoded (the
+    picture crosses them out, and their tiles would fail).
 
     \b
     Examples:
@@ -67,15 +69,48 @@ def inspect(
         raise UsageError(
             "the preview can only be written as PNG", where=preview, fix="give it a name that ends in .png"
         )
-    with CziSlide.open(czi, config.run.um_per_px, config.run.channel) as slide:
+    with CziSlide.open(_only_slide(czi), config.run.um_per_px, config.run.channel) as slide:
         refuse_inspection(slide, _memory(config.compute.memory_gb))
         with progress.shown() as show:
-            report = inspect_slide(slide, config.run.tile_size, _analysis(config).halo_px, show)
+            report = inspect_slide(slide, config.run, _analysis(config).halo_px, show)
         click.echo(json.dumps(report.to_dict(), indent=1) if as_json else describe(report))
+        is_damaged = bool(report.damaged)
         if preview is not None:
             from mkhspc.slide.preview import draw_preview, write_png
 
-            write_png(preview, draw_preview(slide, report))
+            picture, shows_damage = draw_preview(slide, report)
+            write_png(preview, picture)
+            is_damaged = is_damaged or shows_damage
+    _refuse_as_segment(report, is_damaged)
+
+
+def _only_slide(named: Path) -> Path:
+    """The slide that a path, a folder or a wildcard names, as `segment` understands them."""
+    from mkhspc.run.opening.slide_files import files_named
+
+    first, *others = files_named(str(named))
+    if others:
+        raise UsageError(
+            f"names {1 + len(others)} slides; `inspect` looks at one",
+            where=named,
+            fix=f"name one of them, such as {first}",
+        )
+    return first
+
+
+def _refuse_as_segment(report: SlideReport, is_damaged: bool) -> None:
+    """Raises the error with the exit code that `segment` would end with on this slide."""
+    where = report.info.path
+    if report.refusal:
+        raise InputError(f"`segment` would refuse this slide: it {report.refusal}", where=where)
+    if not report.tiles:
+        raise CheckFailedError("`segment` would find no tissue on this slide", where=where)
+    if is_damaged:
+        raise IncompleteError(
+            "holds images that cannot be decoded: `segment` would fail the tiles that need them",
+            where=where,
+            fix="copy the slide again from where it came from",
+        )
 
 
 def _memory(memory_gb: float | None) -> MemoryLimit:
@@ -132,7 +167,13 @@ def _facts(report: SlideReport) -> list[tuple[str, str]]:
 def _verdict(report: SlideReport) -> str:
     if report.refusal:
         return f"would refuse it: it {printable(report.refusal)}"
-    return "would take it" if report.tiles else "would find no tissue on it"
+    if not report.tiles:
+        return "would find no tissue on it"
+    damaged = sum(map(len, report.damaged.values()))
+    if damaged:
+        places = "1 place" if damaged == 1 else f"{damaged} places"
+        return f"would take it, but for the tiles at {places} that cannot be decoded"
+    return "would take it"
 
 
 def _tiles_line(report: SlideReport) -> str:

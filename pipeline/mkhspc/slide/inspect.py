@@ -6,13 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mkhspc.geometry import area_um2
+from mkhspc.config import RunSection
+from mkhspc.config.identity import DRAW_BY_TISSUE
+from mkhspc.errors import InputError
+from mkhspc.geometry import Box, area_um2
 from mkhspc.progress import Progress, silent
+from mkhspc.slide.calibration import calibrate_scenes
 from mkhspc.slide.czi.slide import CziSlide
 from mkhspc.slide.model import SceneInfo, SlideInfo
 from mkhspc.slide.oddities import oddities
 from mkhspc.slide.tiles import Tile, plan_tiles
-from mkhspc.slide.tissue import TissueMask, tissue_by_scene
+from mkhspc.slide.tissue import TissueMask, tissue_and_damage
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class SlideReport:
         refusal: why `segment` would refuse the slide, or '' when it would not.
         oddities: what is unusual about the slide and does not stop it, one line each.
         tissue: masks by scene; empty when they cannot be found.
+        damaged: what cannot be decoded, by scene, in the scene's own coordinates; scenes without damage are
+            left out. Only what was looked at is known, which may be a pyramid.
         tiles: of all scenes, in sampling order; None when they cannot be planned.
         halo_px: added on every side of a tile's core when it is read.
         read_share: pixels read for each pixel of tile core, or None without tiles.
@@ -55,6 +61,7 @@ class SlideReport:
     oddities: tuple[str, ...]
     scenes: tuple[SceneReport, ...]
     tissue: Mapping[int, TissueMask]
+    damaged: Mapping[int, Sequence[Box]]
     tiles: tuple[Tile, ...] | None
     tile_size: int
     halo_px: int | None
@@ -82,39 +89,45 @@ class SlideReport:
             "halo_px": self.halo_px,
             "read_share": self.read_share,
             "segment_refuses_because": self.refusal or None,
+            "damaged": [
+                {"scene": scene, **asdict(box)} for scene, boxes in self.damaged.items() for box in boxes
+            ],
             "notes": list(self.oddities),
         }
 
 
 def inspect_slide(
-    slide: CziSlide, tile_size: int, halo_px: Callable[[float], int], progress: Progress = silent
+    slide: CziSlide, run: RunSection, halo_px: Callable[[float], int], progress: Progress = silent
 ) -> SlideReport:
     """Surveys a slide as far as it can be read.
 
     Args:
-        tile_size: side of a tile's core in pixels.
+        run: tile size, seed and calibration windows.
         halo_px: what is read around a core, for a pixel size in µm.
 
     Raises:
-        InputError: its images are damaged.
+        InputError: a disk or a server does not answer.
     """
     info, size, refusal = slide.info, slide.known_um_per_px, _refusal(slide)
     tissue: dict[int, TissueMask] = {}
+    damaged: dict[int, Sequence[Box]] = {}
     scenes = () if refusal else info.read_scenes
     for done, scene in enumerate(scenes, start=1):
-        tissue |= tissue_by_scene(slide, [scene.index])
+        tissue[scene.index], unseen = tissue_and_damage(slide, scene.index)
+        damaged |= {scene.index: unseen} if unseen else {}
         progress("tissue", done, len(scenes), scene=scene.index)
-    tiles = None if refusal else plan_tiles(info.slide_id, scenes, tissue, tile_size, seed=0)
+    tiles = None if refusal else plan_tiles(info.slide_id, scenes, tissue, run.tile_size, run.seed)
     halo = None if size is None else halo_px(size)
     return SlideReport(
         info=info,
         um_per_px=size,
-        refusal=refusal,
+        refusal=refusal or _refusal_of_colours(slide, tissue, run),
         oddities=() if info.unreadable_because else tuple(oddities(slide)),
         scenes=tuple(_scene(scene, size, tissue.get(scene.index), tiles) for scene in info.scenes),
         tissue=tissue,
+        damaged=damaged,
         tiles=tiles,
-        tile_size=tile_size,
+        tile_size=run.tile_size,
         halo_px=halo,
         read_share=_read_share(tiles or (), tissue, halo or 0),
     )
@@ -125,6 +138,15 @@ def _refusal(slide: CziSlide) -> str:
         return f"{slide.info.unreadable_because} ({slide.info.remedy})"
     if slide.known_um_per_px is None:
         return f"{slide.info.pixel_size_fault} (give it in µm with --um-per-px)"
+    return ""
+
+
+def _refusal_of_colours(slide: CziSlide, tissue: Mapping[int, TissueMask], run: RunSection) -> str:
+    """Why the survey would end at the calibration, or ''."""
+    try:
+        calibrate_scenes(slide, tissue, run, DRAW_BY_TISSUE)
+    except InputError as error:
+        return f"has colours that cannot be measured: {error.what} ({error.fix})"
     return ""
 
 

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mkhspc.errors import InputError
-from mkhspc.geometry import BoolMask
+from mkhspc.geometry import BoolMask, Box
 from mkhspc.slide.czi.slide import CziSlide
 from mkhspc.slide.inspect import SlideReport
 from mkhspc.slide.model import SceneInfo
 from mkhspc.slide.tiles import Tile
-from mkhspc.slide.tissue import TissueMask
+from mkhspc.slide.tissue import TissueMask, seen_around_damage
 from mkhspc.store import atomic
 
 Picture = NDArray[np.uint8]
@@ -29,34 +29,39 @@ MOST_PX = 64_000_000
 TISSUE_COLOUR: Colour = (0, 130, 60)
 FAT_COLOUR: Colour = (220, 120, 0)
 TILE_COLOUR: Colour = (40, 40, 40)
+DAMAGE_COLOUR: Colour = (200, 0, 120)
+"""Of the crossed boxes where images cannot be decoded."""
 PAPER: Colour = (250, 250, 250)
 """The colour around the scenes."""
 MARGIN_PX = 24
 """The space above a scene for its caption, in pixels; the other sides have a third of it."""
 
 
-def draw_preview(slide: CziSlide, report: SlideReport) -> Picture:
+def draw_preview(slide: CziSlide, report: SlideReport) -> tuple[Picture, bool]:
     """All scenes of a slide that can be read, one below the other.
 
-    Green outlines tissue, orange fat, and dark lines the cores of the planned tiles. Without a
-    pixel size there is only the picture.
+    Green outlines tissue, orange fat, dark lines the cores of the planned tiles; a crossed box is an image
+    that cannot be decoded. Without a pixel size there is only the picture.
 
     Returns:
-        (h, w, 3) uint8 RGB.
+        (h, w, 3) uint8 RGB, and whether it shows damage.
 
     Raises:
-        InputError: the slide is not RGB, or damaged.
+        InputError: the slide is not RGB, or a disk or a server does not answer.
     """
     slide.require_rgb()
     factor = preview_factor(slide.info.read_scenes)
-    panels = []
+    panels, is_damaged = [], False
     for scene in slide.info.read_scenes:
-        picture = slide.read_lowres(scene.index, factor)
+        picture, unseen = seen_around_damage(slide, scene.index, factor)
         if scene.index in report.tissue:
             tiles = [tile for tile in report.tiles or () if tile.scene == scene.index]
             _draw(picture, factor, report.tissue[scene.index], tiles)
+        for box in (*unseen, *report.damaged.get(scene.index, ())):
+            _cross_out(picture, box, factor)
+            is_damaged = True
         panels.append(_with_caption(picture, scene))
-    return _stacked(panels)
+    return _stacked(panels), is_damaged
 
 
 def preview_factor(scenes: Sequence[SceneInfo]) -> int:
@@ -87,6 +92,13 @@ def _draw(picture: Picture, factor: int, tissue: TissueMask, tiles: Sequence[Til
     for tile in tiles:
         x0, y0, x1, y1 = (c // factor for c in (tile.core.x0, tile.core.y0, tile.core.x1, tile.core.y1))
         cv2.rectangle(picture, (x0, y0), (x1 - 1, y1 - 1), TILE_COLOUR, 1)
+
+
+def _cross_out(picture: Picture, box: Box, factor: int) -> None:
+    x0, y0, x1, y1 = box.x0 // factor, box.y0 // factor, (box.x1 - 1) // factor, (box.y1 - 1) // factor
+    cv2.rectangle(picture, (x0, y0), (x1, y1), DAMAGE_COLOUR, 2)
+    for start, end in (((x0, y0), (x1, y1)), ((x0, y1), (x1, y0))):
+        cv2.line(picture, start, end, DAMAGE_COLOUR, 1)
 
 
 def _resampled(mask: BoolMask, mask_factor: int, factor: int, shape: tuple[int, int]) -> BoolMask:

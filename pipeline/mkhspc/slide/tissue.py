@@ -258,17 +258,26 @@ def tissue_by_scene(slide: CziSlide, scenes: Sequence[int] | None = None) -> dic
         InputError: the slide is not RGB, has no pixel size, or has no such scene.
     """
     indices = [scene.index for scene in slide.info.read_scenes] if scenes is None else scenes
-    return {index: _tissue_of_scene(slide, index, mask_factor(slide.um_per_px)) for index in indices}
+    return {index: tissue_and_damage(slide, index)[0] for index in indices}
 
 
-def _tissue_of_scene(slide: CziSlide, scene: int, factor: int) -> TissueMask:
-    """The tissue of a scene; where its images are damaged, and so is what a pyramid shows, unknown."""
-    unknown: Sequence[Box] = ()
+def tissue_and_damage(slide: CziSlide, scene: int) -> tuple[TissueMask, Sequence[Box]]:
+    """The tissue of a scene, and the boxes of it that cannot be decoded, where tissue is unknown.
+
+    Raises:
+        InputError: as for `tissue_by_scene`.
+    """
+    factor = mask_factor(slide.um_per_px)
+    lowres_rgb, unknown = seen_around_damage(slide, scene, factor)
+    return find_tissue(lowres_rgb, factor, slide.um_per_px, slide.scene(scene).box, unknown), unknown
+
+
+def seen_around_damage(slide: CziSlide, scene: int, factor: int) -> tuple[NDArray[np.uint8], Sequence[Box]]:
+    """A scene reduced, and what of it neither its images nor its pyramid show, as none can be decoded."""
     try:
-        lowres_rgb = slide.read_lowres(scene, factor)
+        return slide.read_lowres(scene, factor), ()
     except InputError:
-        lowres_rgb, unknown = slide.read_lowres_around_damage(scene, factor)
-    return find_tissue(lowres_rgb, factor, slide.um_per_px, slide.scene(scene).box, unknown)
+        return slide.read_lowres_around_damage(scene, factor)
 
 
 def find_tissue(

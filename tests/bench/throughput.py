@@ -239,7 +239,7 @@ def _sleeping(slide: Path, scratch: Path) -> Row:
     run = replace(base.run, output_dir=str(scratch / "sleep"), slides=(str(slide),), tile_size=2048)
     config = replace(base, run=run, compute=replace(base.compute, num_workers=2))
     layout, manifest, (slide_id,) = committed(config)
-    tiles = {slide_id: chosen_tiles(manifest, prepare_tile_plan(layout, manifest, slide_id))}
+    tiles = {slide_id: chosen_tiles(manifest, slide_id, prepare_tile_plan(layout, manifest, slide_id))}
     job = plan_job(manifest, tiles, config.compute)
     slots = Slots(job.budget.slots, job.demand.slot_bytes)
     work = SleepingWork(

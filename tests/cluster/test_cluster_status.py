@@ -382,6 +382,7 @@ def test_the_command_prints_it_all(run: FakeRun) -> None:
         "slide_id": "A", "tiles": 4, "done": 2, "failed": 1, "left": 2, "merged": True,
         "merged_cells": 40, "cells": None,
         "missing_tiles": [TILES[0], TILES[1]], "failed_tiles": {TILES[0]: "broken"}, "estimated_tiles": None,
+        "excluded": 0, "is_excluded": False,
     }  # fmt: skip
     assert facts["slides"][1]["missing_tiles"] == []
     assert facts["tiles_per_s"] == pytest.approx(0.2)

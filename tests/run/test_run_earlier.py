@@ -141,6 +141,7 @@ def test_a_manifest_of_then_is_read_and_written_as_it_was_but_for_least_scores(r
     written = json.loads(manifests.dumps(found))
     parts = [written[part][t] for part in ("filter", "config") for t in ("mk", "hspc")]
     assert [part.pop("min_score") for part in parts] == [0.5, 0.0, 0.5, 0.0]
+    assert written.pop("exclusions") == []
     assert {**written, "checksum": None} == {**MANIFEST, "checksum": None}
     then = config_hash(identity(found.config, found.model_hashes, {}, DRAW_BY_NAME))
     assert found.config_hash == then == "5f21005c3d6513e5"

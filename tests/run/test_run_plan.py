@@ -85,7 +85,7 @@ def study(tiny_slide: Path, tmp_path: Path) -> RunConfig:
 
 def test_the_options_of_a_forecast_are_accepted_or_refused_by_the_run(study: RunConfig) -> None:
     layout, manifest, (slide_id,) = committed(study)
-    tiles = {slide_id: chosen_tiles(manifest, prepare_tile_plan(layout, manifest, slide_id))}
+    tiles = {slide_id: chosen_tiles(manifest, slide_id, prepare_tile_plan(layout, manifest, slide_id))}
     assert len(tiles[slide_id]) == TILES
     ample = MemoryLimit(100 * GB, "the test")
     eight, nine = (

@@ -17,6 +17,7 @@ from mkhspc.errors import UsageError, some_of
 from mkhspc.geometry import RgbImage
 from mkhspc.progress import Progress, silent
 from mkhspc.store import manifest as manifests
+from mkhspc.store.exclusions import Exclusion
 from mkhspc.store.layout import RunLayout
 from mkhspc.store.manifest import Manifest, SlideEntry
 from mkhspc.store.picture import decode_picture
@@ -187,6 +188,51 @@ class Run:
                 + shlex.join(["mkhspc", "merge", str(self.path)])
             )
         return summary
+
+    @property
+    def exclusions(self) -> tuple[Exclusion, ...]:
+        """What has left the study: `slide_id`, `tile_id` (None for the whole slide) and `reason` each."""
+        return self._read().exclusions
+
+    def exclude(
+        self,
+        *,
+        slides: str | Sequence[str] = (),
+        tiles: str | Sequence[str] = (),
+        failed: bool = False,
+        reason: str | None = None,
+        undo: bool = False,
+        dry_run: bool = False,
+    ) -> tuple[Exclusion, ...]:
+        """Leaves slides or tiles out of the study; `merge` then makes the tables anew.
+
+        Args:
+            slides: ids of whole slides.
+            tiles: names of tiles, such as 'FGC1/s0_8192_4096'.
+            failed: every tile that failed too, each for its own error unless a reason is given.
+            reason: why, for the reports; needed for what is named.
+            undo: take back what is named instead.
+            dry_run: change nothing.
+
+        Returns:
+            All that is left out of the study then.
+
+        Raises:
+            UsageError: nothing is named, a name is unknown, a reason is missing, or nothing would be left.
+        """
+        from mkhspc.run import exclude as excluding
+
+        named = excluding.Named(_texts(slides), _texts(tiles))
+        if not (named or (failed and not undo)):
+            raise UsageError(
+                "no slide and no tile is named", fix="name some with --slide or --tile, or ask for --failed"
+            )
+        if undo:
+            return excluding.include(self._layout, named, dry_run=dry_run).exclusions
+        added = excluding.exclusions_of(self._layout, named, reason or "") if named else []
+        if failed:
+            added += excluding.failed_exclusions(self._layout, reason)
+        return excluding.exclude(self._layout, added, dry_run=dry_run).exclusions
 
     def merge(self, *, progress: Progress = silent) -> RunSummary:
         """Puts the finished tiles of a sharded run together into its tables; `segment` does it by itself.

@@ -26,6 +26,7 @@ COMMANDS = {
     "plan": ("mkhspc.cli.plan", "What a run will take: workers, memory, time, disk, site."),
     "segment": ("mkhspc.cli.segment", "Find, measure and crop the cells of one or more slides."),
     "refilter": ("mkhspc.cli.refilter", "Change the filter of a run; no detector runs again."),
+    "exclude": ("mkhspc.cli.exclude", "Leave damaged tiles or a slide out of a study, by name and reason."),
     "merge": ("mkhspc.cli.merge", "Put the finished tiles of a run together into its tables."),
     "status": ("mkhspc.cli.status", "How far a run is: tiles done, failed and left by slide."),
     "clean": ("mkhspc.cli.clean", "Remove what killed processes left in a run."),

@@ -10,6 +10,7 @@ import click
 from mkhspc.cli.notes import note
 from mkhspc.cli.options import command_line, default_of, json_option, print_json, run_option
 from mkhspc.config import ORDERS
+from mkhspc.errors import IncompleteError
 from mkhspc.gallery.options import SiteOptions, site_options
 
 
@@ -58,6 +59,12 @@ def gallery(run_dir: Path, no_blind: bool, as_json: bool, **given: object) -> No
     found = manifest.read(layout)
     options = site_options(found.config.gallery, given, blind=not no_blind)
     stale = [slide_id for slide_id in unmerged_slides(layout, found) if layout.cells(slide_id).exists()]
+    if excluded := [one for one in stale if any(e.slide_id == one for e in found.exclusions)]:
+        raise IncompleteError(
+            f"the tables of {', '.join(excluded)} are older than what was excluded",
+            where=run_dir,
+            fix=f"make them anew: `{command_line('merge', run_dir)}`",
+        )
     if stale:
         note(
             f"the tables of {', '.join(stale)} lack cells of finished tiles, which are not shown;"

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from mkhspc.cli.progress_view import Bar
 from mkhspc.errors import printable
+from mkhspc.store.exclusions import summary_lines
 from mkhspc.units import duration_text, memory_text, rate_text
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def to_json(status: RunStatus) -> dict[str, Any]:
         "is_estimate": status.is_estimate,
         "failed": status.failed,
         "unplanned_slides": status.unplanned,
+        "exclusions": [asdict(one) for one in status.exclusions],
         "cells": sum(status.cells.values()),
         "cells_by_type": dict(status.cells),
         "tiles_per_s": status.tiles_per_s,
@@ -51,6 +53,8 @@ def picture(status: RunStatus) -> RenderableType:
     parts += [_task_end(end) for end in (*ends, *status.unheard_tasks)]
     if status.cluster_problem:
         parts.append(Text(f"sacct cannot be asked: {printable(status.cluster_problem)}", style="yellow"))
+    lines = (f"left out: {line}" for line in summary_lines(status.exclusions))
+    parts += [Text(printable(line), style="yellow") for line in lines]
     return Group(*parts, _summary(status))
 
 
@@ -147,6 +151,8 @@ def _summary(status: RunStatus) -> Text:
         parts.append(f"memory {memory_text(status.memory_bytes)}")
     if not status.is_finished and not status.working:
         parts.append("nobody works on it: run `mkhspc segment` again to go on")
+        if status.failed:
+            parts.append("tiles that fail for good are left out by `mkhspc exclude RUN --failed`")
     elif any(slide.is_stale for slide in status.slides) and not status.working:
         parts.append("tables lack finished tiles: run `mkhspc merge`")
     return Text("; ".join(parts))

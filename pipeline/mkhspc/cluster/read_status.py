@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -39,6 +40,7 @@ def run_status(layout: RunLayout, *, now_s: float | None = None) -> RunStatus:
     now_s = _now(layout, journals) if now_s is None else now_s
     slides = [_slide_status(layout, manifest, s.slide_id, ends) for s in manifest.slides]
     return RunStatus(
+        exclusions=manifest.exclusions,
         slides=_with_estimates(slides, {s.slide_id: _asked_px(manifest, s) for s in manifest.slides}),
         processes=tuple(_process_status(journal, now_s) for journal in journals),
     )
@@ -104,6 +106,26 @@ def _with_end(process: ProcessStatus, end: TaskEnd) -> ProcessStatus:
     return replace(process, state=state, task_end=end)
 
 
+def failed_tiles(layout: RunLayout) -> dict[tuple[str, str], str]:
+    """Why, by slide and tile id, of tiles without a part whose last try failed."""
+    manifest = manifests.read(layout)
+    ends = _last_ends(read_journals(layout))
+    finished = {s.slide_id: layout.finished_tiles(s.slide_id) for s in manifest.slides}
+    return {
+        (slide_id, tile_id): str(end.facts.get("error", ""))
+        for (slide_id, tile_id), end in sorted(ends.items())
+        if end.name == "failed"
+        and slide_id in finished
+        and tile_id not in finished[slide_id]
+        and not manifest.is_excluded(slide_id, tile_id)
+    }
+
+
+def exclude_failed(root: Path) -> str:
+    """The command that leaves out every tile that failed, to copy."""
+    return shlex.join(["mkhspc", "exclude", str(root), "--failed"])
+
+
 TileEnds = Mapping[tuple[str, str], Event]
 
 
@@ -118,10 +140,13 @@ def _slide_status(layout: RunLayout, manifest: Manifest, slide_id: str, ends: Ti
     finished = layout.finished_tiles(slide_id)
     merged_cells = _merged_cells(layout.cells(slide_id))
     merged = merged_cells is not None
+    none = dict.fromkeys(CELL_TYPES, 0)
+    if manifest.is_excluded(slide_id):
+        return SlideStatus(slide_id, 0, 0, none, merged, merged_cells, is_excluded=True)
     if not layout.plan(slide_id).exists():
-        return SlideStatus(slide_id, None, len(finished), dict.fromkeys(CELL_TYPES, 0), merged, merged_cells)
+        return SlideStatus(slide_id, None, len(finished), none, merged, merged_cells)
     plan = load_tile_plan(layout, slide_id, manifest.config_hash)
-    wanted = [tile.tile_id for tile in chosen_tiles(manifest, plan)]
+    wanted = [tile.tile_id for tile in chosen_tiles(manifest, slide_id, plan)]
     done = [tile_id for tile_id in wanted if tile_id in finished]
     missing = [tile_id for tile_id in wanted if tile_id not in finished]
     last = {tile_id: ends.get((slide_id, tile_id)) for tile_id in missing}
@@ -133,6 +158,7 @@ def _slide_status(layout: RunLayout, manifest: Manifest, slide_id: str, ends: Ti
         merged=merged,
         merged_cells=merged_cells,
         missing_tiles=missing,
+        excluded=sum(one.slide_id == slide_id for one in manifest.exclusions),
         failed_tiles={
             tile_id: str(end.facts.get("error", ""))
             for tile_id, end in last.items()

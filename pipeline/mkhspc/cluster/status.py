@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from mkhspc.config import CELL_TYPES, CellType
 from mkhspc.progress import ProcessState
+from mkhspc.store.exclusions import Exclusion
 
 Cells = Mapping[CellType, int]
 
@@ -23,6 +24,8 @@ class SlideStatus:
         cells: in the tiles that are done, by type.
         merged: whether the slide has its tables.
         merged_cells: in these tables, which may be older than some of the tiles.
+        excluded: tiles that have left the study; they count nowhere else.
+        is_excluded: whether the whole slide has.
     """
 
     slide_id: str
@@ -34,6 +37,8 @@ class SlideStatus:
     missing_tiles: Sequence[str] = ()
     failed_tiles: Mapping[str, str] = field(default_factory=dict)
     estimated_tiles: int | None = None
+    excluded: int = 0
+    is_excluded: bool = False
 
     @property
     def failed(self) -> int:
@@ -46,8 +51,12 @@ class SlideStatus:
 
     @property
     def is_stale(self) -> bool:
-        """Whether the tables lack cells of finished tiles."""
-        return self.merged_cells is not None and self.merged_cells < sum(self.cells.values())
+        """Whether the tables lack cells of finished tiles, or hold some of excluded ones."""
+        if self.merged_cells is None:
+            return False
+        cells = sum(self.cells.values())
+        may_hold_excluded = self.is_excluded or self.excluded > 0
+        return self.merged_cells < cells or (may_hold_excluded and self.merged_cells > cells)
 
 
 @dataclass(frozen=True)
@@ -104,12 +113,14 @@ class RunStatus:
     Attributes:
         unheard_tasks: ends of tasks that left no journal, such as those that died before their first tile.
         cluster_problem: why Slurm's accounting could not be read; empty if it was, or without Slurm.
+        exclusions: slides and tiles that have left the study, and why.
     """
 
     slides: tuple[SlideStatus, ...]
     processes: tuple[ProcessStatus, ...]
     unheard_tasks: tuple[TaskEnd, ...] = ()
     cluster_problem: str = ""
+    exclusions: tuple[Exclusion, ...] = ()
 
     @property
     def tiles(self) -> int:

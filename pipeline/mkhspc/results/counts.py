@@ -111,6 +111,8 @@ def slide_results(layout: RunLayout, manifest: Manifest) -> list[SlideResult]:
     _refuse_unmerged(layout, manifest)
     results = []
     for slide in manifest.slides:
+        if manifest.is_excluded(slide.slide_id):
+            continue
         searched = _searched(layout, manifest, slide.slide_id)
         holders = HOLDERS if manifest.stored("mk").has_weak else HOLDER
         cells = read_cells(layout, manifest, slide.slide_id, [*_CELL_COLUMNS, holders])
@@ -123,7 +125,7 @@ def slide_results(layout: RunLayout, manifest: Manifest) -> list[SlideResult]:
 
 def unmerged_slides(layout: RunLayout, manifest: Manifest) -> list[str]:
     """The ids of slides that have no tables, or whose tables lack cells of finished tiles."""
-    return [s.slide_id for s in manifest.slides if not _is_merged(layout, s.slide_id)]
+    return [s.slide_id for s in manifest.slides if not _is_merged(layout, manifest, s.slide_id)]
 
 
 def _refuse_unmerged(layout: RunLayout, manifest: Manifest) -> None:
@@ -137,21 +139,23 @@ def _refuse_unmerged(layout: RunLayout, manifest: Manifest) -> None:
         )
 
 
-def _is_merged(layout: RunLayout, slide_id: str) -> bool:
-    """Whether the table of cells holds as many rows as the finished tiles.
+def _is_merged(layout: RunLayout, manifest: Manifest, slide_id: str) -> bool:
+    """Whether the table of cells holds as many rows as the finished tiles that are not excluded.
 
     Tiles without a cell need not be merged to be counted: they add area, and no row.
     """
     path = layout.cells(slide_id)
     if not path.exists():
         return False
-    parts = (layout.part(slide_id, tile_id) for tile_id in layout.finished_tiles(slide_id))
+    parts = (layout.part(slide_id, tile_id) for tile_id in manifest.kept_tiles(layout, slide_id))
     return tables.count_rows(path) == sum(map(tables.count_rows, parts))
 
 
 def _searched(layout: RunLayout, manifest: Manifest, slide_id: str) -> Searched:
     plan = tables.read_table(layout.plan(slide_id), manifest.config_hash, columns=PLAN.names)
-    finished = pa.array(sorted(layout.finished_tiles(slide_id)), pa.string())
+    excluded = [one.tile_id for one in manifest.exclusions if one.slide_id == slide_id]
+    plan = plan.filter(pc.invert(pc.is_in(plan["tile_id"], pa.array(excluded, pa.string()))))
+    finished = pa.array(sorted(manifest.kept_tiles(layout, slide_id)), pa.string())
     done = plan.filter(pc.is_in(plan["tile_id"], finished))
     planned_um2 = _sum(plan, "tissue_area_um2")
     tissue_um2 = _sum(done, "tissue_area_um2")

@@ -62,7 +62,7 @@ def read_design(manifest: Manifest, groups_csv: Path | None = None) -> Design:
         InputError: the file cannot be read, names a slide twice, leaves a value empty, or lacks a
             slide of the run; or an animal's slides differ in a factor.
     """
-    slide_ids = [slide.slide_id for slide in manifest.slides]
+    slide_ids = [s.slide_id for s in manifest.slides if not manifest.is_excluded(s.slide_id)]
     if groups_csv is None:
         rows, where = manifest.config.groups, "[groups]"
     else:

@@ -19,7 +19,7 @@ from mkhspc.store import atomic
 from mkhspc.store.classifier_summary import FIGURE_NAMES
 from mkhspc.store.csv_text import csv_text
 
-FILES = ("results.csv", "groups.csv", "comparisons.csv", "density.png", "report.html")
+FILES = ("results.csv", "groups.csv", "comparisons.csv", "exclusions.csv", "density.png", "report.html")
 
 
 def refuse_foreign(out_dir: Path) -> None:
@@ -40,6 +40,8 @@ def refuse_foreign(out_dir: Path) -> None:
 def write_report(report: Report, out_dir: Path) -> Path:
     """Writes results.csv, groups.csv, comparisons.csv, density.png and report.html.
 
+    And exclusions.csv where anything has left the study.
+
     Returns:
         The path of report.html.
 
@@ -51,6 +53,7 @@ def write_report(report: Report, out_dir: Path) -> Path:
     atomic.write_text(out_dir / "results.csv", _csv(rows))
     atomic.write_text(out_dir / "groups.csv", _csv(_marked(report, report.groups)))
     atomic.write_text(out_dir / "comparisons.csv", _csv(_marked(report, report.comparisons)))
+    _write_exclusions(report, out_dir / "exclusions.csv")
     picture = density_png(report.units, is_simulated=report.is_simulated)
     atomic.write_bytes(out_dir / "density.png", picture)
     page = render(
@@ -63,6 +66,14 @@ def write_report(report: Report, out_dir: Path) -> Path:
     )
     atomic.write_text(out_dir / "report.html", page)
     return out_dir / "report.html"
+
+
+def _write_exclusions(report: Report, path: Path) -> None:
+    """A row for each slide or tile that has left the study; no file where none has."""
+    if report.manifest.exclusions:
+        atomic.write_text(path, _csv([asdict(one) for one in report.manifest.exclusions]))
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _pictures(report: Report, cell_type: CellType) -> dict[str, str]:

@@ -13,6 +13,7 @@ from mkhspc.results.design import Design, read_design
 from mkhspc.results.statistics import Comparison, GroupSummary, Unit, comparisons, group_summaries, units
 from mkhspc.store import manifest as manifests
 from mkhspc.store.classifier_summary import ClassifierSummary, read_classifier_summary
+from mkhspc.store.exclusions import summary_lines
 from mkhspc.store.layout import RunLayout, is_simulated
 from mkhspc.store.manifest import Manifest
 
@@ -32,6 +33,11 @@ class Report:
     @property
     def is_simulated(self) -> bool:
         return any(is_simulated(slide.slide_id) for slide in self.manifest.slides)
+
+    @property
+    def left_out(self) -> list[str]:
+        """Slides and tiles that have left the study, a line for each reason of a slide."""
+        return summary_lines(self.manifest.exclusions)
 
     @property
     def concerns(self) -> list[str]:
@@ -73,6 +79,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "config_hash": report.manifest.config_hash,
         "simulated": report.is_simulated,
         "classifiers": [asdict(classifier) for classifier in report.classifiers],
+        "exclusions": [asdict(one) for one in report.manifest.exclusions],
         "slides": slide_rows(report),
         "groups": [asdict(group) for group in report.groups],
         "comparisons": [asdict(comparison) for comparison in report.comparisons],

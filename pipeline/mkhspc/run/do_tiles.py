@@ -211,5 +211,5 @@ def refuse_failures(failed: Sequence[Outcome]) -> None:
     raise IncompleteError(
         f"{len(failed)} tile{'s' if len(failed) > 1 else ''} failed: {named}{more}",
         fix="all other tiles are kept; run the same command again to try these once more;"
-        " `mkhspc status RUN --json` lists all of them",
+        " `mkhspc status RUN --json` lists all of them, and `mkhspc exclude RUN --failed` leaves them out",
     )

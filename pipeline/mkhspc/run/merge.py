@@ -47,12 +47,13 @@ def merge_slides(layout: RunLayout, slide_ids: Sequence[str] | None, progress: P
     missing, tiles = {}, {}
     for slide_id in (s for s in slide_ids if layout.plan(s).exists()):
         plan = load_tile_plan(layout, slide_id, manifest.config_hash)  # its masks are large: one at a time
-        missing[slide_id] = missing_tiles(layout, slide_id, chosen_tiles(manifest, plan))
+        missing[slide_id] = missing_tiles(layout, slide_id, chosen_tiles(manifest, slide_id, plan))
         tiles[slide_id] = plan.tiles
-    refuse_missing(missing, unplanned=[s for s in slide_ids if s not in tiles])
+    unplanned = [s for s in slide_ids if s not in tiles and not manifest.is_excluded(s)]
+    refuse_missing(layout, missing, unplanned)
     damaged: list[str] = []
     for done, slide_id in enumerate(slide_ids, start=1):
-        damaged += _merge_or_set_aside(layout, manifest, slide_id, tiles[slide_id])
+        damaged += _merge_or_set_aside(layout, manifest, slide_id, tiles.get(slide_id, ()))
         progress("merge", done, len(slide_ids), slide=slide_id)
     refuse_damaged(layout, damaged)
     if classifiers := classifiers_of(manifest.config):

@@ -58,7 +58,8 @@ def segment(
     with resumable(work.layout):
         summary = merge_slides(work.layout, whole, progress)
     refuse_failures(failed)
-    refuse_empty(summary)
+    if whole:  # else all that the command names is excluded
+        refuse_empty(summary)
     return summary
 
 
@@ -147,7 +148,7 @@ def tiles_asked(pending: PendingRun, manifest: Manifest, progress: Progress) -> 
     """The tiles that a run asks for, by the ids of the slides wanted; slides without a plan are surveyed."""
     tiles = {}
     for done, slide_id in enumerate(pending.wanted, start=1):
-        tiles[slide_id] = chosen_tiles(manifest, pending.tile_plan(slide_id))
+        tiles[slide_id] = chosen_tiles(manifest, slide_id, pending.tile_plan(slide_id))
         progress("survey", done, len(pending.wanted), slide=slide_id)
     return tiles
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
 
+from mkhspc.cluster.read_status import exclude_failed, failed_tiles
 from mkhspc.errors import IncompleteError
 from mkhspc.measure.analysis import feature_names
 from mkhspc.slide.tiles import Tile
@@ -29,6 +30,7 @@ PARTS_KEY = "mkhspc:parts"
 CROPS_PER_GROUP = 512
 """Some 12 MB, and 110 MB should all of them be MK."""
 NAMED_TILES = 8
+SEGMENT_AGAIN = "run the same `mkhspc segment` again: finished tiles are kept"
 
 
 def missing_tiles(layout: RunLayout, slide_id: str, wanted: Sequence[Tile]) -> list[str]:
@@ -37,7 +39,7 @@ def missing_tiles(layout: RunLayout, slide_id: str, wanted: Sequence[Tile]) -> l
     return [tile.tile_id for tile in wanted if tile.tile_id not in done]
 
 
-def refuse_missing(missing: dict[str, list[str]], unplanned: Sequence[str]) -> None:
+def refuse_missing(layout: RunLayout, missing: Mapping[str, Sequence[str]], unplanned: Sequence[str]) -> None:
     """Raises `IncompleteError` that names the first missing tiles, unless there are none.
 
     Args:
@@ -49,24 +51,27 @@ def refuse_missing(missing: dict[str, list[str]], unplanned: Sequence[str]) -> N
     if named:
         more = f" and {len(named) - NAMED_TILES} more" if len(named) > NAMED_TILES else ""
         clauses.append(f"{len(named)} tiles are missing: {', '.join(named[:NAMED_TILES])}{more}")
-    if clauses:
-        raise IncompleteError(
-            "; ".join(clauses),
-            fix="run the same `mkhspc segment` again: finished tiles are kept;"
-            " `mkhspc status RUN --json` lists all that are missing",
-        )
+    if not clauses:
+        return
+    failed = failed_tiles(layout)
+    if named and all((slide_id, t) in failed for slide_id, tiles in missing.items() for t in tiles):
+        fix = f"{SEGMENT_AGAIN}, or leave out those that fail for good: `{exclude_failed(layout.root)}`"
+    else:
+        fix = f"{SEGMENT_AGAIN}; `mkhspc status RUN --json` lists all that are missing"
+    raise IncompleteError("; ".join(clauses), fix=fix)
 
 
 def merge_slide(layout: RunLayout, manifest: Manifest, slide_id: str, tiles: Sequence[Tile]) -> bool:
     """Writes a slide's `cells` and `crops` from its finished tiles.
 
     Args:
-        tiles: the slide's whole plan; those with a part are merged, so a table never loses tiles.
+        tiles: the slide's whole plan; those with a part that are not excluded are merged, so a table loses
+            no other tiles. Of an excluded slide none is, and its tables have no rows.
 
     Returns:
         False when the tables already hold exactly these tiles.
     """
-    done = layout.finished_tiles(slide_id)
+    done = manifest.kept_tiles(layout, slide_id)
     ordered = sorted(
         (tile for tile in tiles if tile.tile_id in done), key=lambda t: (t.scene, t.core.y0, t.core.x0)
     )

@@ -185,8 +185,10 @@ def is_wanted_scene(run: RunSection, scene: int) -> bool:
     return not run.scenes or scene in run.scenes
 
 
-def chosen_tiles(manifest: Manifest, plan: TilePlan) -> list[Tile]:
+def chosen_tiles(manifest: Manifest, slide_id: str, plan: TilePlan) -> list[Tile]:
     """The tiles of a slide that the run's scenes and fraction ask for, in sampling order.
+
+    Those that are excluded are left out, and none is drawn in their place.
 
     Raises:
         InputError: they lie in a scene that could not be calibrated.
@@ -198,4 +200,5 @@ def chosen_tiles(manifest: Manifest, plan: TilePlan) -> list[Tile]:
             f"scene {without[0]} could not be calibrated when the slide was surveyed",
             fix="leave it out with --scene",
         )
-    return list(sampled(tiles, manifest.config.run.sample_fraction))
+    chosen = sampled(tiles, manifest.config.run.sample_fraction)
+    return [tile for tile in chosen if not manifest.is_excluded(slide_id, tile.tile_id)]

@@ -15,6 +15,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,6 +44,7 @@ from mkhspc.config.identity import (
 from mkhspc.config.typed import from_values
 from mkhspc.errors import InputError, UsageError, some_of
 from mkhspc.store import atomic
+from mkhspc.store.exclusions import Exclusion
 from mkhspc.store.layout import RunLayout, is_slide_id
 from mkhspc.store.untrusted_json import SMALL, JsonError, content_of, parse_json
 
@@ -126,6 +128,7 @@ class Manifest:
         filter: the filter in force, per cell type: a view on the stored cells.
         detectors: the detector in use per cell type, and why it was chosen.
         versions: of the libraries whose numbers enter the results.
+        exclusions: slides and tiles that have left the study.
         revision: counts the changes of what the run was asked for, from 1.
     """
 
@@ -137,6 +140,7 @@ class Manifest:
     detectors: Mapping[CellType, str]
     versions: Mapping[str, str]
     model_hashes: Mapping[str, str]
+    exclusions: tuple[Exclusion, ...] = ()
     revision: int = field(default=1, compare=False)
 
     @classmethod
@@ -184,6 +188,22 @@ class Manifest:
         score = stored_scores_of(self.identity).get(cell_type, SCORES_BEFORE[cell_type])
         low_um2, high_um2 = self.identity[f"{cell_type}.stored_area_um2"]
         return CellRange(low_um2, high_um2, score)
+
+    def is_excluded(self, slide_id: str, tile_id: str | None = None) -> bool:
+        """Whether a slide, or a tile of it, has left the study."""
+        return (slide_id, None) in self._excluded or (slide_id, tile_id) in self._excluded
+
+    @cached_property
+    def _excluded(self) -> frozenset[tuple[str, str | None]]:
+        return frozenset((one.slide_id, one.tile_id) for one in self.exclusions)
+
+    def kept_tiles(self, layout: RunLayout, slide_id: str) -> set[str]:
+        """Ids of a slide's finished tiles that are in the study."""
+        finished = layout.finished_tiles(slide_id)
+        return {tile_id for tile_id in finished if not self.is_excluded(slide_id, tile_id)}
+
+    def with_exclusions(self, exclusions: tuple[Exclusion, ...]) -> Manifest:
+        return replace(self, exclusions=exclusions)
 
     def with_filter(self, views: Mapping[CellType, CellRange]) -> Manifest:
         return replace(self, filter={**self.filter, **views})
@@ -294,6 +314,7 @@ def dumps(manifest: Manifest) -> str:
         "identity": dict(manifest.identity),
         "seed": manifest.config.run.seed,
         "filter": {k: asdict(v) for k, v in manifest.filter.items()},
+        "exclusions": [asdict(one) for one in manifest.exclusions],
         "detectors": dict(manifest.detectors),
         "model_hashes": dict(manifest.model_hashes),
         "versions": dict(manifest.versions),
@@ -391,6 +412,10 @@ def _from_dict(data: Mapping[str, Any]) -> Manifest:
         detectors=data["detectors"],
         versions=data["versions"],
         model_hashes=data["model_hashes"],
+        exclusions=tuple(
+            from_values(Exclusion, one, f"exclusions[{i}]")
+            for i, one in enumerate(data.get("exclusions", ()))
+        ),
         revision=data["revision"],
     )
     check(manifest.config)

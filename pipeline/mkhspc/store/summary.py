@@ -57,7 +57,7 @@ def summarise(layout: RunLayout, manifest: Manifest, slide_ids: Sequence[str]) -
                 of_type = pc.equal(rows["cell_type"], cell_type)
                 stored[cell_type] += pc.sum(of_type).as_py() or 0
                 in_filter[cell_type] += pc.sum(pc.and_(of_type, rows["in_filter"])).as_py() or 0
-    tiles = sum(len(layout.finished_tiles(slide_id)) for slide_id in slide_ids)
+    tiles = sum(len(manifest.kept_tiles(layout, slide_id)) for slide_id in slide_ids)
     return RunSummary(layout.root, tiles, stored, in_filter)
 
 

@@ -8,6 +8,7 @@ from mkhspc.config import CELL_TYPES, CellRange, CellType, RunConfig
 from mkhspc.run.opening.copies import copies_in
 from mkhspc.run.opening.settings import RunSettings
 from mkhspc.run.opening.versions import changed_versions
+from mkhspc.store.exclusions import summary_lines
 from mkhspc.store.manifest import Manifest
 
 
@@ -34,6 +35,7 @@ def deviations(manifest: Manifest, config: RunConfig, settings: RunSettings) -> 
     """
     return [
         *_wider_than_asked(manifest, config),
+        *(f"left out of the study: {line}" for line in summary_lines(manifest.exclusions)),
         *_other_filters(manifest, config),
         *_unknown_in_groups(manifest, config),
         *_other_versions(manifest, settings),

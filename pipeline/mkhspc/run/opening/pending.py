@@ -132,8 +132,10 @@ def pending_run(
         raise UsageError("no output directory is named", fix="give one with --output-dir")
     layout = RunLayout(Path(config.run.output_dir))
     files = slide_files(config.run.slides)
-    wanted = _wanted_ids(tuple(files), only)
     found = manifests.read(layout) if layout.manifest.exists() else None
+    wanted = _wanted_ids(tuple(files), only)
+    if found is not None:
+        wanted = tuple(slide_id for slide_id in wanted if not found.is_excluded(slide_id))
     seen = [_seen(s, files[s], config.run) for s in (files if found is None else wanted)]
     slides = [slide.entry for slide in seen]
     if found is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -110,7 +112,7 @@ def _on_tiles(
         on_memory=recorder.memory,
         on_postponed=lambda task: recorder.postponed(task.slide_id, task.tile_id),
     )
-    pool.on_tick = partial(_check, guard, job.servers, recorder)
+    pool.on_tick = partial(_check, layout, guard, job.servers, recorder)
     budget = job.budget
     feed = WindowFeed(
         job.slides, slots, ClaimFiles(layout), use_slots=budget.slots, threads=budget.read_threads
@@ -138,8 +140,16 @@ def _worker(layout: RunLayout, manifest: Manifest, job: Job, slots: Slots) -> Ti
     )
 
 
-def _check(guard: MemoryGuard, servers: ModelServers | None, recorder: TileRecorder) -> None:
-    """Looks after memory and model servers; the pool calls this twice a second or more often."""
+def _check(
+    layout: RunLayout, guard: MemoryGuard, servers: ModelServers | None, recorder: TileRecorder
+) -> None:
+    """Looks after the run, memory and model servers; the pool calls this twice a second or more often.
+
+    Raises:
+        FileNotFoundError: the run was moved, so no tile could be stored.
+    """
+    if not layout.root.exists():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(layout.root))
     guard.check()
     for line in servers.watch() if servers else ():
         recorder.device(line)

@@ -86,11 +86,11 @@ def test_inspect_takes_no_more_of_its_own_accord_than_a_scan_of_glass_needs(tmp_
 
 
 @pytest.mark.slow
-def test_a_huge_image_is_unpacked_once_where_there_is_memory_for_it(tmp_path: Path) -> None:
+def test_a_huge_image_is_read_within_the_memory_that_it_asks_for(tmp_path: Path) -> None:
     done, peak = with_peak("inspect", one_huge(tmp_path / "a.czi"), "--memory-gb", 2.7)
     assert done.returncode == 0
     assert "16,000 x 16,000 px" in done.stdout
-    assert 3 * 16_000**2 < peak < 1.2 * GB
+    assert 3 * 16_000**2 < peak < 2.5 * GB
 
 
 def with_half_size_images(path: Path) -> Path:

@@ -153,6 +153,7 @@ def _site_json(
         "bytes": size_bytes,
         "blind": options.blind,
         "cards_per_page": options.cards_per_page,
+        "excluded": writer.excluded,
         "cell_types": {deck.cell_type: _deck_json(writer, deck, options) for deck in decks},
     }
 

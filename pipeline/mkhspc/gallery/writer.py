@@ -58,6 +58,18 @@ class SiteWriter:
         """What the annotator sees of a slide: its code, or its name if the site is not blind."""
         return self._manifest.slide(slide_id).code if self._blind else slide_id
 
+    @property
+    def excluded(self) -> list[dict[str, str | None]]:
+        """What has left the study: the slide as the annotator knows it, the tile or None, and the reason.
+
+        A blind site keeps the reason to itself, which may name the slide.
+        """
+        return [
+            {"slide": self.label(one.slide_id), "tile": one.tile_id}
+            | ({} if self._blind else {"reason": one.reason})
+            for one in self._manifest.exclusions
+        ]
+
     def inclusion(self, deck: Deck) -> dict[str, float]:
         """Inclusion probabilities by the slides' labels, in an order that does not reveal names."""
         return dict(sorted((self.label(slide_id), share) for slide_id, share in deck.inclusion.items()))

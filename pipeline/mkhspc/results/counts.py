@@ -140,15 +140,16 @@ def _refuse_unmerged(layout: RunLayout, manifest: Manifest) -> None:
 
 
 def _is_merged(layout: RunLayout, manifest: Manifest, slide_id: str) -> bool:
-    """Whether the table of cells holds as many rows as the finished tiles that are not excluded.
+    """Whether the table of cells holds, tile by tile, the rows of those finished that are not excluded.
 
     Tiles without a cell need not be merged to be counted: they add area, and no row.
     """
     path = layout.cells(slide_id)
     if not path.exists():
         return False
-    parts = (layout.part(slide_id, tile_id) for tile_id in manifest.kept_tiles(layout, slide_id))
-    return tables.count_rows(path) == sum(map(tables.count_rows, parts))
+    parts = {t: tables.count_rows(layout.part(slide_id, t)) for t in manifest.kept_tiles(layout, slide_id)}
+    held = pc.value_counts(read_cells(layout, manifest, slide_id, ["tile_id"])["tile_id"]).to_pylist()
+    return {one["values"]: one["counts"] for one in held} == {t: rows for t, rows in parts.items() if rows}
 
 
 def _searched(layout: RunLayout, manifest: Manifest, slide_id: str) -> Searched:

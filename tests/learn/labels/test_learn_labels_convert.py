@@ -106,7 +106,7 @@ def test_the_report_counts_every_label_once_by_how_it_ended(run: FakeRun, tmp_pa
     labels |= {"FGC1_s0_mk_99999_99999": "positive"}
     report = report_of(converted(run, write(tmp_path / "a.json", by_type(labels)), min_match=0.9))
     assert report["files"][0]["counts"] == {
-        "mk": {"exact": 5, "contour": 4, "near": 0, "outside_filter": 3, "unmatched": 1}
+        "mk": {"exact": 5, "contour": 4, "near": 0, "outside_filter": 3, "excluded": 0, "unmatched": 1}
     }
     assert report["files"][0]["unmatched"] == ("FGC1_s0_mk_99999_99999",)
     assert report["files"][0]["match_rate"] == round(12 / 13, 6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from labelfiles import moved, old_id
 from mkhspc.geometry import Box, contour_to_mask, mask_to_contour, normalise_mask
 from mkhspc.learn.labels.match import NEAR_UM, Match, MatchKind, match_names, points_in_contours
 from mkhspc.store.cells import read_cells
+from mkhspc.store.exclusions import Exclusion
 from mkhspc.store.schema import CellName, parse_cell_id
+from mkhspc.store.tables import read_table
 from runs import FakeRun, make_run, write_cells
 
 
@@ -148,3 +151,31 @@ def test_points_in_contours_agree_with_the_pixels_of_the_masks(seed: int, count:
     points = np.tile(pixels + 0.5, (count, 1))
     padded = [np.pad(mask, 2).ravel() for mask in masks]
     assert np.array_equal(points_in_contours(points, which, contours), np.concatenate(padded))
+
+
+def excluding(run: FakeRun, *exclusions: Exclusion) -> FakeRun:
+    return replace(run, manifest=run.manifest.with_exclusions(exclusions))
+
+
+def test_labels_of_an_excluded_slide_are_told_apart_from_those_without_a_cell(run: FakeRun) -> None:
+    ids = [cell["cell_id"] for cell in cells_of(run, "FGC1")[:3]]
+    gone = excluding(run, Exclusion("FGC1", "wrong stain"))
+    assert found(gone, *map(str, ids)) == [Match(MatchKind.EXCLUDED)] * 3
+
+
+def test_labels_in_an_excluded_tile_have_no_cell_even_before_the_tables_are_made_anew(run: FakeRun) -> None:
+    plan = read_table(run.layout.plan("FGC1"), run.manifest.config_hash)
+    tile = plan.to_pylist()[0]
+    gone = excluding(run, Exclusion("FGC1", "folded", tile["tile_id"]))
+    names = [parse_cell_id(str(cell["cell_id"])) for cell in cells_of(run, "FGC1")]
+    matches = match_names(gone.layout, gone.manifest, names)
+    inside = {
+        n
+        for n in names
+        if n.scene == tile["scene"]
+        and n.x in range(tile["x0_px"], tile["x1_px"])
+        and n.y in range(tile["y0_px"], tile["y1_px"])
+    }
+    assert 0 < len(inside) < len(names)
+    assert {n for n, match in matches.items() if match == Match(MatchKind.EXCLUDED)} == inside
+    assert {matches[n].kind for n in set(names) - inside} == {MatchKind.EXACT}

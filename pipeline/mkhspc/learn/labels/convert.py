@@ -37,7 +37,8 @@ from mkhspc.store.schema import parse_cell_id
 _log = logging.getLogger("mkhspc")
 
 OUTSIDE_FILTER = "outside_filter"
-OUTCOMES = (MatchKind.EXACT, MatchKind.CONTOUR, MatchKind.NEAR, OUTSIDE_FILTER, MatchKind.UNMATCHED)
+NO_CELL = (MatchKind.EXCLUDED, MatchKind.UNMATCHED)
+OUTCOMES = (MatchKind.EXACT, MatchKind.CONTOUR, MatchKind.NEAR, OUTSIDE_FILTER, *NO_CELL)
 """What can become of a label. One whose cell lies outside the filter counts as that alone."""
 NO_TYPE = "unknown"
 """Stands in a report for the cell type of labels that do not say it."""
@@ -196,7 +197,7 @@ def _match_of(label: Label, matches: Mapping[Any, Match]) -> Match:
 
 def _outcome_of(match: Match) -> str:
     """One of `OUTCOMES`."""
-    is_outside = match.kind != MatchKind.UNMATCHED and not match.in_filter
+    is_outside = match.kind not in NO_CELL and not match.in_filter
     return OUTSIDE_FILTER if is_outside else str(match.kind)
 
 
@@ -214,7 +215,7 @@ def _check_matched(report: FileReport, min_match: float) -> None:
 def _votes(number: int, file: AnnotationFile, matches: Mapping[Any, Match]) -> Iterable[Vote]:
     for label in file.labels:
         match = _match_of(label, matches)
-        if match.kind != MatchKind.UNMATCHED and label.cell_type is not None:
+        if match.kind not in NO_CELL and label.cell_type is not None:
             yield Vote(
                 cell_id=match.cell_id,
                 cell_type=label.cell_type,

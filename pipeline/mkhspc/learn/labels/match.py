@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from mkhspc.config import CELL_TYPES, CellType
+from mkhspc.learn.labels.left_out import left_out
 from mkhspc.store.cells import BATCH_ROWS, cell_batches
 from mkhspc.store.layout import RunLayout
 from mkhspc.store.manifest import Manifest
@@ -30,11 +31,12 @@ Points = NDArray[np.float64]
 
 
 class MatchKind(StrEnum):
-    """How a label found its cell."""
+    """How a label found its cell, or why it has none: its tile or slide is excluded, or it is nowhere."""
 
     EXACT = "exact"
     CONTOUR = "contour"
     NEAR = "near"
+    EXCLUDED = "excluded"
     UNMATCHED = "unmatched"
 
 
@@ -54,7 +56,8 @@ def match_names(
 
     An id of the run is that cell. Any other name is a point, the centre of the pixel (x, y): it
     means the one cell of its slide, scene and type whose contour holds that point; where there is
-    none, or more than one, the one whose centroid is nearest and at most `NEAR_UM` away.
+    none, or more than one, the one whose centroid is nearest and at most `NEAR_UM` away. A name in an
+    excluded tile or slide has no cell, even while the tables still hold it.
     """
     by_slide: dict[str, list[CellName]] = defaultdict(list)
     for name in dict.fromkeys(name for name in names if name is not None):
@@ -63,7 +66,10 @@ def match_names(
     known = {slide.slide_id for slide in manifest.slides}
     for slide_id, wanted in by_slide.items():
         if slide_id in known:
-            found |= _Slide(layout, manifest, slide_id).match(wanted)
+            gone = left_out(layout, manifest, slide_id, wanted)
+            found |= dict.fromkeys(gone, Match(MatchKind.EXCLUDED))
+            if there := [name for name in wanted if name not in gone]:
+                found |= _Slide(layout, manifest, slide_id).match(there)
         else:
             found |= dict.fromkeys(wanted, Match(MatchKind.UNMATCHED))
     return found

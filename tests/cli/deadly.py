@@ -1,6 +1,6 @@
 """`mkhspc` in which every worker that begins the tile `$DEADLY_TILE` is killed, as by the kernel.
 
-Workers are new processes that import this file too, as processes started by 'spawn' do.
+Workers import the module of what they are given, so that is this one and not the script.
 """
 
 from __future__ import annotations
@@ -11,18 +11,21 @@ from typing import Any
 
 from mkhspc.run.worker import TileWorker
 
-_run = TileWorker.run
 
+class DeadlyWorker(TileWorker):
+    """A worker's work that one tile ends."""
 
-def deadly(self: TileWorker, task: Any) -> dict[str, Any]:
-    if task.tile_id == os.environ["DEADLY_TILE"]:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return _run(self, task)
+    def run(self, task: Any) -> dict[str, Any]:
+        if task.tile_id == os.environ["DEADLY_TILE"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().run(task)
 
-
-TileWorker.run = deadly  # type: ignore[method-assign]
 
 if __name__ == "__main__":
-    from mkhspc.cli import main
+    import deadly
 
+    from mkhspc.cli import main
+    from mkhspc.run import do_tiles
+
+    do_tiles.TileWorker = deadly.DeadlyWorker  # type: ignore[misc]
     main()

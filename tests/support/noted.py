@@ -1,6 +1,6 @@
 """`mkhspc` in which every worker notes each tile that it begins, and whose worker it is, in `$BEGUN_TILES`.
 
-Workers are new processes that import this file too, as processes started by 'spawn' do.
+Workers import the module of what they are given, so that is this one and not the script.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ from typing import Any
 
 from mkhspc.run.worker import TileWorker
 
-_run = TileWorker.run
-_parent = os.getppid()
 
+class NotedWorker(TileWorker):
+    """A worker's work with a note of its beginning."""
 
-def noted(self: TileWorker, task: Any) -> dict[str, Any]:
-    with Path(os.environ["BEGUN_TILES"]).open("a") as file:
-        file.write(f"{task.slide_id}/{task.tile_id} {_parent}\n")
-    return _run(self, task)
+    def run(self, task: Any) -> dict[str, Any]:
+        with Path(os.environ["BEGUN_TILES"]).open("a") as file:
+            file.write(f"{task.slide_id}/{task.tile_id} {os.getppid()}\n")
+        return super().run(task)
 
-
-TileWorker.run = noted  # type: ignore[method-assign]
 
 if __name__ == "__main__":
+    import noted
     from mkhspc.cli import main
+    from mkhspc.run import do_tiles
 
+    do_tiles.TileWorker = noted.NotedWorker  # type: ignore[misc]
     main()

@@ -55,7 +55,7 @@ def failed(slides: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
     root = tmp_path_factory.mktemp("study") / "run"
     done = segment(slides, root)
     assert done.returncode == 4, done.stderr
-    assert "`mkhspc exclude RUN --failed` leaves them out" in done.stderr
+    assert f"`mkhspc exclude {root} --failed` leaves them out" in done.stderr
     return root
 
 
@@ -130,6 +130,32 @@ def test_densities_lose_the_area_of_what_is_left_out(run: Path, tmp_path: Path) 
     )
 
 
+def test_status_and_gallery_name_the_command_too(run: Path, tmp_path: Path) -> None:
+    command = f"mkhspc exclude {run} --failed"
+    assert command in done("status", run).replace("\n", "")
+    assert command in mkhspc("gallery", "--run", run, "--out", tmp_path / "site").stderr
+
+
+def test_before_the_tables_are_made_anew_what_is_left_out_is_in_no_answer(run: Path) -> None:
+    study = library.open_run(run)
+    tile = str(study.cells(slide=WHOLE, columns=["tile_id"])["tile_id"][0])
+    study.exclude(tiles=f"{WHOLE}/{tile}", reason="folded")
+    assert tile not in set(study.cells(slide=WHOLE, columns=["tile_id"])["tile_id"].to_pylist())
+    study.exclude(slides=WHOLE, undo=True)  # takes back its tile as well
+    assert study.exclusions == ()
+    assert tile in set(study.cells(slide=WHOLE, columns=["tile_id"])["tile_id"].to_pylist())
+
+
+def test_a_damaged_part_of_a_tile_that_is_left_out_holds_nothing_up(run: Path) -> None:
+    part = min((run / "parts" / WHOLE).glob("*.parquet"))
+    data = bytearray(part.read_bytes())
+    data[len(data) // 2] ^= 1
+    part.write_bytes(data)
+    done("exclude", run, "--tile", f"{WHOLE}/{part.stem}", "--slide", BROKEN, "--reason", "damaged")
+    done("merge", run)
+    assert part.exists()
+
+
 def test_every_report_names_what_is_left_out_and_why(run: Path, tmp_path: Path) -> None:
     done("exclude", run, "--failed", "--reason", "one image was never written")
     done("merge", run)
@@ -139,7 +165,8 @@ def test_every_report_names_what_is_left_out_and_why(run: Path, tmp_path: Path) 
     assert "(one image was never written)" in page
     rows = list(csv.DictReader((tmp_path / "report" / "exclusions.csv").open()))
     assert {row["reason"] for row in rows} == {"one image was never written"}
-    assert "one image was never written" in done("status", run)
+    assert "one image was never written" in " ".join(done("status", run).split())
+    assert "(one image was never written)" in (run / "logs" / "run-summary.html").read_text()
 
 
 def test_no_tile_is_drawn_in_the_place_of_one_that_is_left_out(
@@ -165,11 +192,12 @@ def test_a_tile_that_is_done_leaves_the_tables_and_comes_back_with_the_same_byte
     done("exclude", run, "--tile", f"{WHOLE}/{tile}", "--reason", "folded")
     stale = slide_status(run, WHOLE)
     assert stale["merged_cells"] > sum(stale["cells"].values())
-    assert "older than what was excluded" in done("gallery", "--run", run, "--out", run / "x", code=4)
-    assert "not all finished tiles" in done("report", "--run", run, "--out", run / "y", code=4)
+    done("gallery", "--run", run, "--out", run.with_name("site"))
+    assert tile not in set(table(run, WHOLE)["tile_id"].to_pylist())
     done("merge", run)
     assert tile not in set(table(run, WHOLE)["tile_id"].to_pylist())
     done("exclude", run, "--tile", f"{WHOLE}/{tile}", "--undo")
+    assert "not all finished tiles" in done("report", "--run", run, "--out", run.with_name("r"), code=4)
     done("merge", run)
     assert path.read_bytes() == before
 

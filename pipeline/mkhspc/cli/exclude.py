@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.option("--tile", "tiles", multiple=True, metavar="SLIDE/TILE", help="A tile; may be repeated.")
 @click.option("--failed", is_flag=True, help="Every tile that failed, each for its own error.")
 @click.option("--reason", metavar="TEXT", help="Why: every report names it.")
-@click.option("--undo", is_flag=True, help="Take back what --slide and --tile name.")
+@click.option("--undo", is_flag=True, help="Take back what --slide and --tile name; of a slide all tiles.")
 @click.option("--dry-run", is_flag=True, help="Say what would be left out, and change nothing.")
 @json_option
 def exclude(

@@ -10,7 +10,6 @@ import click
 from mkhspc.cli.notes import note
 from mkhspc.cli.options import command_line, default_of, json_option, print_json, run_option
 from mkhspc.config import ORDERS
-from mkhspc.errors import IncompleteError
 from mkhspc.gallery.options import SiteOptions, site_options
 
 
@@ -49,6 +48,7 @@ def gallery(run_dir: Path, no_blind: bool, as_json: bool, **given: object) -> No
       mkhspc serve site
     """
     from mkhspc.cli.progress import shown
+    from mkhspc.cluster.read_status import exclude_failed, failed_tiles
     from mkhspc.gallery.site import build_site
     from mkhspc.results.counts import unmerged_slides
     from mkhspc.store import manifest
@@ -58,13 +58,10 @@ def gallery(run_dir: Path, no_blind: bool, as_json: bool, **given: object) -> No
     layout = RunLayout(run_dir)
     found = manifest.read(layout)
     options = site_options(found.config.gallery, given, blind=not no_blind)
-    stale = [slide_id for slide_id in unmerged_slides(layout, found) if layout.cells(slide_id).exists()]
-    if excluded := [one for one in stale if any(e.slide_id == one for e in found.exclusions)]:
-        raise IncompleteError(
-            f"the tables of {', '.join(excluded)} are older than what was excluded",
-            where=run_dir,
-            fix=f"make them anew: `{command_line('merge', run_dir)}`",
-        )
+    if failed := failed_tiles(layout):
+        leave_out = exclude_failed(run_dir)
+        note(f"{len(failed)} tiles failed; those that fail for good are left out by `{leave_out}`")
+    stale = [s for s in unmerged_slides(layout, found) if layout.cells(s).exists()]
     if stale:
         note(
             f"the tables of {', '.join(stale)} lack cells of finished tiles, which are not shown;"

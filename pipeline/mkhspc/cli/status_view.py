@@ -152,7 +152,7 @@ def _summary(status: RunStatus) -> Text:
     if not status.is_finished and not status.working:
         parts.append("nobody works on it: run `mkhspc segment` again to go on")
         if status.failed:
-            parts.append("tiles that fail for good are left out by `mkhspc exclude RUN --failed`")
+            parts.append(f"tiles that fail for good are left out by `{printable(status.exclude_failed)}`")
     elif any(slide.is_stale for slide in status.slides) and not status.working:
         parts.append("tables lack finished tiles: run `mkhspc merge`")
     return Text("; ".join(parts))

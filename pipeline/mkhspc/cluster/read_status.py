@@ -41,6 +41,7 @@ def run_status(layout: RunLayout, *, now_s: float | None = None) -> RunStatus:
     slides = [_slide_status(layout, manifest, s.slide_id, ends) for s in manifest.slides]
     return RunStatus(
         exclusions=manifest.exclusions,
+        exclude_failed=exclude_failed(layout.root),
         slides=_with_estimates(slides, {s.slide_id: _asked_px(manifest, s) for s in manifest.slides}),
         processes=tuple(_process_status(journal, now_s) for journal in journals),
     )

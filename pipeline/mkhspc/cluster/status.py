@@ -114,6 +114,7 @@ class RunStatus:
         unheard_tasks: ends of tasks that left no journal, such as those that died before their first tile.
         cluster_problem: why Slurm's accounting could not be read; empty if it was, or without Slurm.
         exclusions: slides and tiles that have left the study, and why.
+        exclude_failed: the command that leaves out what failed.
     """
 
     slides: tuple[SlideStatus, ...]
@@ -121,6 +122,7 @@ class RunStatus:
     unheard_tasks: tuple[TaskEnd, ...] = ()
     cluster_problem: str = ""
     exclusions: tuple[Exclusion, ...] = ()
+    exclude_failed: str = ""
 
     @property
     def tiles(self) -> int:

@@ -18,13 +18,14 @@ NAMED_PARTS = 8
 def set_aside_damaged(layout: RunLayout, manifest: Manifest, slide_id: str) -> list[str]:
     """Renames the damaged parts of a slide, which are missing then; returns their ids, slide and tile.
 
-    Each part is read to its end once more. Only one whose bytes prove the damage is set aside.
+    Each part is read to its end once more, but those of excluded tiles. Only one whose bytes prove the damage
+    is set aside.
 
     Raises:
         InputError: the disk did not let a part be read; no part is set aside for that.
     """
     damaged = []
-    for tile_id in sorted(layout.finished_tiles(slide_id)):
+    for tile_id in sorted(manifest.kept_tiles(layout, slide_id)):
         if _is_damaged(layout.part(slide_id, tile_id), manifest.config_hash):
             part = layout.part(slide_id, tile_id)
             part.rename(part.with_name(part.name + DAMAGED_SUFFIX))

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from mkhspc.budget.workers import Budget
 from mkhspc.cluster.claims import ClaimFiles
 from mkhspc.cluster.journal import RunLog
+from mkhspc.cluster.read_status import exclude_failed
 from mkhspc.cluster.recorder import SlideTiles, TileRecorder
 from mkhspc.config import CELL_TYPES
 from mkhspc.errors import IncompleteError, InterruptedRunError
@@ -212,8 +214,12 @@ class WorkerScaler:
         return budget
 
 
-def refuse_failures(failed: Sequence[Outcome]) -> None:
-    """Raises `IncompleteError` that names the first failed tiles and why, unless there are none."""
+def refuse_failures(failed: Sequence[Outcome], root: Path) -> None:
+    """Raises `IncompleteError` that names the first failed tiles and why, unless there are none.
+
+    Args:
+        root: of the run, for the command that leaves them out.
+    """
     if not failed:
         return
     named = "; ".join(f"{o.task.slide_id}/{o.task.tile_id}: {o.error}" for o in failed[:NAMED_FAILURES])
@@ -221,5 +227,5 @@ def refuse_failures(failed: Sequence[Outcome]) -> None:
     raise IncompleteError(
         f"{len(failed)} tile{'s' if len(failed) > 1 else ''} failed: {named}{more}",
         fix="all other tiles are kept; run the same command again to try these once more;"
-        " `mkhspc status RUN --json` lists all of them, and `mkhspc exclude RUN --failed` leaves them out",
+        f" `mkhspc status RUN --json` lists all of them, and `{exclude_failed(root)}` leaves them out",
     )

@@ -95,7 +95,7 @@ def exclude(layout: RunLayout, added: Sequence[Exclusion], *, dry_run: bool = Fa
 
 
 def include(layout: RunLayout, named: Named, *, dry_run: bool = False) -> Manifest:
-    """Takes exclusions back.
+    """Takes exclusions back; of a slide those of its tiles as well.
 
     Args:
         dry_run: write nothing.
@@ -105,14 +105,20 @@ def include(layout: RunLayout, named: Named, *, dry_run: bool = False) -> Manife
     """
 
     def changed(there: Manifest) -> Manifest:
-        excluded = [one.name for one in there.exclusions]
-        for name in named.names:
-            if name not in excluded:
-                fix = f"excluded are: {some_of(excluded)}" if excluded else "nothing of this run is"
-                raise UsageError(f"'{name}' is not excluded", fix=fix)
-        return there.with_exclusions(without(there.exclusions, named.names))
+        taken_back = [name for name in named.names for name in _excluded_under(name, there)]
+        return there.with_exclusions(without(there.exclusions, taken_back))
 
     return _changed(layout, changed, dry_run)
+
+
+def _excluded_under(name: str, manifest: Manifest) -> list[str]:
+    """The exclusions of a name: of a slide its tiles' as well."""
+    names = [one.name for one in manifest.exclusions]
+    under = [one for one in names if one == name or one.startswith(f"{name}/")]
+    if not under:
+        fix = f"excluded are: {some_of(names)}" if names else "nothing of this run is"
+        raise UsageError(f"'{name}' is not excluded", fix=fix)
+    return under
 
 
 def _changed(layout: RunLayout, change: Callable[[Manifest], Manifest], dry_run: bool) -> Manifest:

@@ -19,6 +19,7 @@ from mkhspc.slide.tiles import Tile, chosen_tiles, load_tile_plan
 from mkhspc.store import manifest as manifests
 from mkhspc.store.atomic import file_system_time
 from mkhspc.store.damage import DamagedTableError
+from mkhspc.store.exclusions import summary_lines
 from mkhspc.store.layout import RunLayout
 from mkhspc.store.manifest import Manifest
 from mkhspc.store.summary import RunSummary, summarise
@@ -78,7 +79,9 @@ def draw_summary(layout: RunLayout, progress: Progress) -> None:
     """Writes the run's summary page; a fault of that is shown and must not hide how the run itself ended."""
     try:
         if journals := read_journals(layout):
-            write_run_summary(layout.logs, journals, file_system_time(layout.logs), state_of)
+            left_out = summary_lines(manifests.read(layout).exclusions)
+            now_s = file_system_time(layout.logs)
+            write_run_summary(layout.logs, journals, now_s, state_of, left_out=left_out)
     except Exception as fault:  # whatever it is: the run's own error is under way, or its tiles are done
         words = str(fault) if isinstance(fault, OSError) else f"{type(fault).__name__}: {fault}"
         progress("summary", 0, 1, error=words)

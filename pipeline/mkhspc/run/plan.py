@@ -99,7 +99,7 @@ def _measured(
         raise RuntimeError("a run that was just made has its first tile already")
     read_s, read_bytes = _read(work.slides[0])
     with with_models(work) as job:
-        refuse_failures(do_tiles(layout, manifest, share, job, progress))
+        refuse_failures(do_tiles(layout, manifest, share, job, progress), layout.root)
         server_bytes = job.servers.peak_bytes if job and job.servers else 0
         device = ", ".join(work.devices)
     path = layout.part(slide_id, tile.tile_id)

@@ -57,7 +57,7 @@ def segment(
     whole = [s for s in work.share.asked if s not in with_failures]
     with resumable(work.layout):
         summary = merge_slides(work.layout, whole, progress)
-    refuse_failures(failed)
+    refuse_failures(failed, work.layout.root)
     if whole:  # else all that the command names is excluded
         refuse_empty(summary)
     return summary
@@ -73,7 +73,7 @@ def segment_shard(
 ) -> ShardSummary:
     """Like `segment`, for one part of the tiles and up to the finished tiles."""
     with _prepared(config, only, shard, progress, notify) as work:
-        refuse_failures(_do_tiles(work, progress, notify))
+        refuse_failures(_do_tiles(work, progress, notify), work.layout.root)
     return ShardSummary(work.layout.root, str(shard), work.share.tiles)
 
 

@@ -58,13 +58,24 @@ def cell_batches(
     """
     path = layout.cells(slide_id)
     for rows in tables.read_pieces(path, manifest.config_hash, _on_disk(columns), BATCH_ROWS):
-        yield (with_in_filter(rows, manifest.filter) if "in_filter" in columns else rows).select(columns)
+        kept = _kept(rows, manifest, slide_id)
+        yield (with_in_filter(kept, manifest.filter) if "in_filter" in columns else kept).select(columns)
 
 
 def _on_disk(columns: Sequence[str]) -> list[str]:
     """The columns to read for those wanted."""
-    needed = [name for name in columns if name != "in_filter"]
+    needed = [*(name for name in columns if name != "in_filter"), "tile_id"]
     return list(dict.fromkeys([*needed, *(_FILTERED_BY if "in_filter" in columns else ())]))
+
+
+def _kept(cells: pa.Table, manifest: Manifest, slide_id: str) -> pa.Table:
+    """The cells that are in the study: a table may be older than an exclusion."""
+    if manifest.is_excluded(slide_id):
+        return cells.slice(0, 0)
+    tile_ids = [one.tile_id for one in manifest.exclusions if one.slide_id == slide_id]
+    if not tile_ids:
+        return cells
+    return cells.filter(pc.invert(pc.is_in(cells["tile_id"], pa.array(tile_ids, pa.string()))))
 
 
 def with_in_filter(cells: pa.Table, views: Mapping[CellType, CellRange]) -> pa.Table:
@@ -104,7 +115,8 @@ def read_cells(
         InputError: the table is missing, damaged or of another run.
     """
     on_disk = None if columns is None else _on_disk(columns)
-    cells = tables.read_table(layout.cells(slide_id), manifest.config_hash, columns=on_disk)
+    whole = tables.read_table(layout.cells(slide_id), manifest.config_hash, columns=on_disk)
+    cells = _kept(whole, manifest, slide_id)
     if columns is None or "in_filter" in columns:
         cells = with_in_filter(cells, manifest.filter)
     return cells if columns is None else cells.select(columns)

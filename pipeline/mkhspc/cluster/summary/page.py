@@ -31,13 +31,19 @@ PAGE = "run-summary.html"
 
 
 def write_run_summary(
-    logs: Path, journals: Sequence[Journal], now_s: float, state_of: StateOf = Journal.state
+    logs: Path,
+    journals: Sequence[Journal],
+    now_s: float,
+    state_of: StateOf = Journal.state,
+    *,
+    left_out: Sequence[str] = (),
 ) -> Path | None:
     """Writes `run-summary.html` into a run's folder of journals.
 
     Args:
         now_s: decides, for `state_of`, which processes are still at work.
         state_of: judges by journals alone, unless somebody can look for the processes too.
+        left_out: what has left the study, a line each.
 
     Returns:
         The page's path, or None when there is no journal, so nothing to show.
@@ -45,7 +51,7 @@ def write_run_summary(
     if not journals:
         return None
     page = RunPage(journals, now_s, state_of)
-    html = render("run_summary.html", page=page, charts=_pictures(page))
+    html = render("run_summary.html", page=page, charts=_pictures(page), left_out=left_out)
     atomic.write_text(logs / PAGE, html, within=logs)
     return logs / PAGE
 

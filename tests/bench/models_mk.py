@@ -116,12 +116,14 @@ def _side(side: str, checkpoint: Path, window: Window, scratch: Path) -> dict[st
     pickled = scratch / "window.pickle"
     pickled.write_bytes(pickle.dumps(window))
     script = Path(__file__).with_name("sam2_sides.py")
+    doubles = str(script.parents[1] / "support")
     done = subprocess.run(
         [sys.executable, "-W", "ignore", script, side, checkpoint, pickled],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, **FRUGAL},  # as model servers are started; the same for both sides
+        # As model servers are started; the same for both sides.
+        env={**os.environ, **FRUGAL, "PYTHONPATH": doubles},
     )
     if done.returncode:
         raise RuntimeError(done.stderr)

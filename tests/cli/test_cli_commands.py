@@ -19,6 +19,9 @@ from mkhspc.gallery.options import SiteOptions
 from mkhspc.learn.classifier.models import ModelName, ThresholdFor
 from mkhspc.learn.labels.resolve import OnConflict
 from mkhspc.models.embedders import ARCHITECTURES
+from mkhspc.store import manifest as manifests
+from mkhspc.store.layout import RunLayout
+from processes import mkhspc
 from runs import make_run
 
 
@@ -194,3 +197,24 @@ def test_the_defaults_in_help_are_those_of_the_settings() -> None:
     assert f"Cells on a page. [{site.cards_per_page}]" in shown
     assert f"[{site.max_site_mb:g}]" in shown
     assert f"[default: {site.blind_repeats}]" in shown
+
+
+def test_slides_are_arguments_too(tiny_slide: Path, tmp_path: Path) -> None:
+    done = mkhspc("segment", tiny_slide, "--output-dir", tmp_path / "run", "--sample-fraction", 0.1)
+    assert done.returncode == 0, done.stderr
+    assert [slide.slide_id for slide in manifests.read(RunLayout(tmp_path / "run")).slides] == ["TINY"]
+
+
+@pytest.mark.parametrize("words", [["merge"], ["status"], ["clean"], ["refilter", "--mk-min-area-um", "120"]])
+def test_a_run_is_named_as_an_argument_or_with_run(words: list[str], tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", slide_ids=("A",))
+    root = str(run.layout.root)
+    assert run_command([*words, root]) == run_command([*words, "--run", root])
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [([], "no run is named"), (["a", "--run", "b"], "two runs are named")]
+)
+def test_a_command_takes_one_run(given: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["status", *given]) == 2
+    assert said in capsys.readouterr().err

@@ -25,6 +25,8 @@ RULES = ("majority", "latest", "exclude")
 )  # fmt: skip
 @click.option(
     "--base-dir",
+    "--run",
+    "base_dir",
     required=True,
     type=click.Path(path_type=Path),
     metavar="RUN",

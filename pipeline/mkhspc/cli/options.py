@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shlex
 import shutil
@@ -20,8 +21,23 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 run_option = click.option(
     "--run", "run_dir", required=True, type=click.Path(path_type=Path), help="The run's directory."
 )
-run_argument = click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+
+def run_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the run's directory as an argument, or as --run: the command gets it as `run_dir`."""
+
+    @click.argument("run_dir", metavar="RUN", required=False, type=click.Path(path_type=Path))
+    @click.option("--run", "named", type=click.Path(path_type=Path), help="The run's directory, as RUN.")
+    @functools.wraps(command)
+    def with_run(*, run_dir: Path | None, named: Path | None, **options: Any) -> Any:
+        given = [path for path in (run_dir, named) if path is not None]
+        if len(given) != 1:
+            words = "no run is" if not given else "two runs are"
+            raise click.UsageError(f"{words} named; give one, as RUN or with --run")
+        return command(run_dir=given[0], **options)
+
+    return with_run
 
 
 def area_options(command: Command, *, with_defaults: bool = False) -> Command:

@@ -40,7 +40,7 @@ def plan(
 
     \b
     Examples:
-      mkhspc plan --czi-path slide.czi --sample-fraction 0.1
+      mkhspc plan slides/*.czi --sample-fraction 0.1
       mkhspc plan --config study.toml --memory-gb 128 --cores 32 --gpus 2 --gpu-memory-gb 40
     """
     from mkhspc.process.signals import interruptible

@@ -32,7 +32,13 @@ OPTIONS: tuple[Callable[[Any], Any], ...] = (
         metavar="FILE",
         help="A CZI slide, a folder of them, or a quoted wildcard; may be repeated.",
     ),
-    click.option("--output-dir", metavar="RUN", help="The run's directory; the same again resumes."),
+    click.option(
+        "--output-dir",
+        "--run",
+        "output_dir",
+        metavar="RUN",
+        help="The run's directory; the same again resumes.",
+    ),
     click.option(
         "--config", type=click.Path(path_type=Path), metavar="FILE.toml", help="Settings of a study."
     ),
@@ -79,10 +85,10 @@ OPTIONS: tuple[Callable[[Any], Any], ...] = (
 
 
 def run_options(command: Command) -> Command:
-    """Adds an option for every setting of a run."""
+    """Adds an option for every setting of a run, and slides as arguments."""
     for option in reversed(OPTIONS):
         command = option(command)
-    return command
+    return click.argument("slides", nargs=-1, metavar="[CZI]...")(command)
 
 
 def resolved(options: Mapping[str, Any]) -> RunConfig:
@@ -94,7 +100,7 @@ def resolved(options: Mapping[str, Any]) -> RunConfig:
     """
     values = dict(options)
     config: Path | None = values.pop("config")
-    values["slides"] = values.pop("czi_path")
+    values["slides"] = (*values["slides"], *values.pop("czi_path"))
     values["num_workers"] = _workers(values["num_workers"])
     return load_config(config, settings_of(values))
 

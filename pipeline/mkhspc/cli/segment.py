@@ -28,7 +28,8 @@ def segment(shard: str | None, only: tuple[str, ...], as_json: bool, **options: 
 
     \b
     Examples:
-      mkhspc segment --czi-path slide.czi --output-dir run --sample-fraction 0.02
+      mkhspc segment slides/*.czi --output-dir run --sample-fraction 0.02
+      mkhspc segment --czi-path slide.czi --output-dir run
       mkhspc segment --config study.toml
     """
     from mkhspc.process.limits import require_least_memory

@@ -62,7 +62,7 @@ def test_a_run_that_would_not_fit_is_refused_with_the_memory_that_will_do(
 
 
 @pytest.mark.parametrize(
-    ("written", "needed_gb"), [(one_huge, "2.6"), (far_apart, "29.1"), (as_far_as_it_goes, "460.6")]
+    ("written", "needed_gb"), [(one_huge, "2.7"), (far_apart, "29.1"), (as_far_as_it_goes, "460.6")]
 )
 def test_a_look_that_would_not_fit_is_refused_with_the_number(
     tmp_path: Path, written: Callable[[Path], Path], needed_gb: str
@@ -71,7 +71,7 @@ def test_a_look_that_would_not_fit_is_refused_with_the_number(
     done, peak = with_peak("inspect", slide, "--memory-gb", 1)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        f"mkhspc: {slide}: finding its tissue takes {needed_gb} GB of memory and the limit is 1 GB,"
+        f"mkhspc: {slide}: finding its tissue and stains takes {needed_gb} GB of memory and the limit is 1 GB,"
         " set by --memory-gb",
         "  give it more with --memory-gb; or is the place of an image wrong in the file?",
     ]

@@ -84,16 +84,16 @@ def tissue_bytes(scenes_px: Sequence[int], images: ImageSizes) -> int:
     return SURVEY_BYTES + max(MASK_BYTES_PER_PX * largest_px, images.reading_bytes(largest_px))
 
 
-def refuse_inspection(slide: CziSlide, limit: MemoryLimit) -> None:
-    """Raises `UsageError`, with the number, where the memory is not enough to find the tissue of a slide."""
+def refuse_inspection(slide: CziSlide, calibration_samples: int, limit: MemoryLimit) -> None:
+    """Raises `UsageError`, with the number, where a look at a slide takes too much: it is a survey."""
     um_per_px = slide.known_um_per_px
     if um_per_px is None or slide.info.unreadable_because:
         return
-    scenes_px = masks_of(slide.info.read_scenes, um_per_px)
-    needed_bytes = tissue_bytes(scenes_px, ImageSizes.of(slide.directory, um_per_px))
+    images = ImageSizes.of(slide.directory, um_per_px)
+    needed_bytes = _survey_bytes(slide.info.read_scenes, um_per_px, calibration_samples, images)
     if needed_bytes > SAFE_SHARE * limit.limit_bytes:
         raise UsageError(
-            f"finding its tissue takes {limit_gb_for(needed_bytes):.1f} GB of memory"
+            f"finding its tissue and stains takes {limit_gb_for(needed_bytes):.1f} GB of memory"
             f" and the limit is {limit.limit_bytes / GB:.3g} GB, set by {limit.set_by}",
             where=slide.info.path,
             fix="give it more with --memory-gb; or is the place of an image wrong in the file?",
@@ -102,9 +102,15 @@ def refuse_inspection(slide: CziSlide, limit: MemoryLimit) -> None:
 
 def survey_bytes(slide: SlideEntry, calibration_samples: int, images: ImageSizes = ImageSizes()) -> int:
     """The most that planning the tiles of a slide takes, known before a pixel is read."""
-    of_scenes_px = masks_px(slide)
-    window_px = round(CALIBRATION_WINDOW_UM / slide.um_per_px) ** 2
-    largest_px = max(scene.width_px * scene.height_px for scene in slide.scenes)
+    return _survey_bytes(slide.scenes, slide.um_per_px, calibration_samples, images)
+
+
+def _survey_bytes(
+    scenes: Sequence[SceneEntry | SceneInfo], um_per_px: float, calibration_samples: int, images: ImageSizes
+) -> int:
+    of_scenes_px = masks_of(scenes, um_per_px)
+    window_px = round(CALIBRATION_WINDOW_UM / um_per_px) ** 2
+    largest_px = max((scene.width_px * scene.height_px for scene in scenes), default=0)
     windows_px = min(calibration_samples * window_px, max(window_px, largest_px))
     sample_bytes = SAMPLE_BYTES_PER_PX * min(windows_px, MOST_SAMPLED_PX)
     decoding_bytes = images.decoding_bytes(AHEAD_PER_THREAD) - USUAL_IMAGES_BYTES

@@ -70,7 +70,7 @@ def inspect(
             "the preview can only be written as PNG", where=preview, fix="give it a name that ends in .png"
         )
     with CziSlide.open(_only_slide(czi), config.run.um_per_px, config.run.channel) as slide:
-        refuse_inspection(slide, _memory(config.compute.memory_gb))
+        refuse_inspection(slide, config.run.calibration_samples, _memory(config.compute.memory_gb))
         with progress.shown() as show:
             report = inspect_slide(slide, config.run, _analysis(config).halo_px, show)
         click.echo(json.dumps(report.to_dict(), indent=1) if as_json else describe(report))

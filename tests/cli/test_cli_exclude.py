@@ -18,8 +18,8 @@ from mkhspc.simulate import SlideSpec, write_demo_slides
 from mkhspc.slide.czi.slide import CziSlide
 from mkhspc.slide.tiles import load_tile_plan
 from mkhspc.store import cells, manifest as manifests
-from mkhspc.store.exclusions import Exclusion, summary_lines
 from mkhspc.store.layout import RunLayout
+from mkhspc.store.manifest.exclusions import Exclusion, summary_lines
 from processes import mkhspc
 
 BROKEN, WHOLE = "BROKEN", "DEMO_A"

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from mkhspc.results.counts import unmerged_slides
 from mkhspc.store import tables
-from mkhspc.store.exclusions import Exclusion
+from mkhspc.store.manifest.exclusions import Exclusion
 from runs import make_run
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from mkhspc.cluster.claims import ClaimFiles
-from mkhspc.store import manifest as manifests, tables
+from mkhspc.store import tables
 from mkhspc.store.layout import RunLayout
+from mkhspc.store.manifest import revisions
 from processes import mkhspc, started
 from runs import make_run
 
@@ -62,7 +63,7 @@ def test_no_writer_of_a_run_makes_its_directory_again(tmp_path: Path) -> None:
         ),
         "a table": lambda: tables.write_table(layout.cells("A"), table, "h"),
         "a claim": lambda: ClaimFiles(layout).claim("A", "t"),
-        "a revision": lambda: manifests._put(layout.manifest_revision(2), run.manifest, layout.root),
+        "a revision": lambda: revisions._put(layout.manifest_revision(2), run.manifest, layout.root),
     }
     for what, write in writers.items():
         with pytest.raises(FileNotFoundError):

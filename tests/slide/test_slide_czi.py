@@ -27,7 +27,7 @@ from czifiles import (
 )
 from mkhspc.errors import InputError, UsageError
 from mkhspc.geometry import Box
-from mkhspc.slide.czi import slide as czi_module
+from mkhspc.slide.czi import slide as czi_module, strips
 from mkhspc.slide.czi.directory import SubBlock, read_directory
 from mkhspc.slide.czi.slide import CziSlide, read_slide_info
 from mkhspc.slide.czi.unpack import Image
@@ -304,7 +304,7 @@ class TestOverview:
         assert np.abs(lowres - means).max() <= 0.5
 
     def test_a_large_image_is_summed_in_bands(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(czi_module, "BAND_PX", 500)
+        monkeypatch.setattr(strips, "BAND_PX", 500)
         rgb = noise(130, 170)
         with CziSlide.open(write_czi(tmp_path / "a.czi", [Block(rgb, 3, 5)])) as slide:
             assert np.abs(slide.read_lowres(0, 12) - block_means(rgb, 12)).max() <= 0.5

@@ -71,8 +71,8 @@ def test_a_look_that_would_not_fit_is_refused_with_the_number(
     done, peak = with_peak("inspect", slide, "--memory-gb", 1)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        f"mkhspc: {slide}: finding its tissue and stains takes {needed_gb} GB of memory and the limit is 1 GB,"
-        " set by --memory-gb",
+        f"mkhspc: {slide}: finding its tissue and stains takes {needed_gb} GB of memory and"
+        " the limit is 1 GB, set by --memory-gb",
         "  give it more with --memory-gb; or is the place of an image wrong in the file?",
     ]
     assert peak < 0.3 * GB

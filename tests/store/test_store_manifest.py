@@ -19,6 +19,7 @@ from mkhspc.cli import run_command
 from mkhspc.errors import InputError
 from mkhspc.store import manifest as manifests
 from mkhspc.store.layout import RunLayout
+from mkhspc.store.manifest import revisions
 from runs import FakeRun, make_run, put_manifest
 
 ADD_SLIDES = """
@@ -138,22 +139,22 @@ def test_a_change_that_was_killed_is_made_or_not_and_blocks_nobody(
 
 def test_a_slow_process_brings_no_older_manifest_back(run: FakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """It made revision 2, and others went on before it came to show it."""
-    show, others = manifests.atomic.write_text, iter("CD")
+    show, others = revisions.atomic.write_text, iter("CD")
 
     def late(path: Path, text: str, *, within: Path) -> None:
         for slide_id in others:
             manifests.update(run.layout, with_slide(slide_id))
         show(path, text, within=within)
 
-    monkeypatch.setattr(manifests.atomic, "write_text", late)
+    monkeypatch.setattr(revisions.atomic, "write_text", late)
     manifests.update(run.layout, with_slide("B"))
     assert slide_ids(run.layout) == ["A", "B", "C", "D"]
     assert manifests.loads(run.layout.manifest.read_text(), run.layout.manifest).revision == 4
 
 
 def test_a_manifest_that_never_rests_is_said(run: FakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifests, "_put", lambda path, manifest, within: False)
-    monkeypatch.setattr(manifests, "MOST_WAIT_S", 0.0)
+    monkeypatch.setattr(revisions, "_put", lambda path, manifest, within: False)
+    monkeypatch.setattr(revisions, "MOST_WAIT_S", 0.0)
     with pytest.raises(InputError, match="changed it 200 times in a row"):
         manifests.update(run.layout, with_slide("B"))
 

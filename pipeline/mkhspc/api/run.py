@@ -17,9 +17,9 @@ from mkhspc.errors import UsageError, some_of
 from mkhspc.geometry import RgbImage
 from mkhspc.progress import Progress, silent
 from mkhspc.store import manifest as manifests
-from mkhspc.store.exclusions import Exclusion
 from mkhspc.store.layout import RunLayout
 from mkhspc.store.manifest import Manifest, SlideEntry
+from mkhspc.store.manifest.exclusions import Exclusion
 from mkhspc.store.picture import decode_picture
 from mkhspc.store.selection import (
     Selection,

@@ -12,7 +12,7 @@ import click
 from mkhspc.cli.options import command_line, json_option, print_json, run_argument
 
 if TYPE_CHECKING:
-    from mkhspc.store.exclusions import Exclusion
+    from mkhspc.store.manifest.exclusions import Exclusion
 
 
 @click.command(short_help="Leave damaged tiles or a slide out of a study, by name and reason.")
@@ -64,7 +64,7 @@ def exclude(
 
 
 def _changes(before: Sequence[Exclusion], now: Sequence[Exclusion], verb: str) -> list[str]:
-    from mkhspc.store.exclusions import summary_lines
+    from mkhspc.store.manifest.exclusions import summary_lines
 
     left = [one for one in now if one not in before]
     back = [one for one in before if one.name not in {other.name for other in now}]

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from mkhspc.cli.progress_view import Bar
 from mkhspc.errors import printable
-from mkhspc.store.exclusions import summary_lines
+from mkhspc.store.manifest.exclusions import summary_lines
 from mkhspc.units import duration_text, memory_text, rate_text
 
 if TYPE_CHECKING:

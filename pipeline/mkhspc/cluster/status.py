@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from mkhspc.config import CELL_TYPES, CellType
 from mkhspc.progress import ProcessState
-from mkhspc.store.exclusions import Exclusion
+from mkhspc.store.manifest.exclusions import Exclusion
 
 Cells = Mapping[CellType, int]
 

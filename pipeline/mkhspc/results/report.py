@@ -13,9 +13,9 @@ from mkhspc.results.design import Design, read_design
 from mkhspc.results.statistics import Comparison, GroupSummary, Unit, comparisons, group_summaries, units
 from mkhspc.store import manifest as manifests
 from mkhspc.store.classifier_summary import ClassifierSummary, read_classifier_summary
-from mkhspc.store.exclusions import summary_lines
 from mkhspc.store.layout import RunLayout, is_simulated
 from mkhspc.store.manifest import Manifest
+from mkhspc.store.manifest.exclusions import summary_lines
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from mkhspc.cluster.read_status import failed_tiles
 from mkhspc.errors import UsageError, some_of
 from mkhspc.slide.tiles import load_tile_plan
 from mkhspc.store import manifest as manifests
-from mkhspc.store.exclusions import Exclusion, with_added, without
 from mkhspc.store.layout import RunLayout
 from mkhspc.store.manifest import Manifest
+from mkhspc.store.manifest.exclusions import Exclusion, with_added, without
 
 
 @dataclass(frozen=True)

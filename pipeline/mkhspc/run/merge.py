@@ -19,9 +19,9 @@ from mkhspc.slide.tiles import Tile, chosen_tiles, load_tile_plan
 from mkhspc.store import manifest as manifests
 from mkhspc.store.atomic import file_system_time
 from mkhspc.store.damage import DamagedTableError
-from mkhspc.store.exclusions import summary_lines
 from mkhspc.store.layout import RunLayout
 from mkhspc.store.manifest import Manifest
+from mkhspc.store.manifest.exclusions import summary_lines
 from mkhspc.store.summary import RunSummary, summarise
 
 

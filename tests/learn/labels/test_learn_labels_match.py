@@ -15,7 +15,7 @@ from labelfiles import moved, old_id
 from mkhspc.geometry import Box, contour_to_mask, mask_to_contour, normalise_mask
 from mkhspc.learn.labels.match import NEAR_UM, Match, MatchKind, match_names, points_in_contours
 from mkhspc.store.cells import read_cells
-from mkhspc.store.exclusions import Exclusion
+from mkhspc.store.manifest.exclusions import Exclusion
 from mkhspc.store.schema import CellName, parse_cell_id
 from mkhspc.store.tables import read_table
 from runs import FakeRun, make_run, write_cells

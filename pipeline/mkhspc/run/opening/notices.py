@@ -8,8 +8,8 @@ from mkhspc.config import CELL_TYPES, CellRange, CellType, RunConfig
 from mkhspc.run.opening.copies import copies_in
 from mkhspc.run.opening.settings import RunSettings
 from mkhspc.run.opening.versions import changed_versions
-from mkhspc.store.exclusions import summary_lines
 from mkhspc.store.manifest import Manifest
+from mkhspc.store.manifest.exclusions import summary_lines
 
 
 def chosen_detectors(manifest: Manifest, config: RunConfig) -> list[str]:

@@ -11,7 +11,7 @@ import importlib
 import itertools
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -35,6 +35,7 @@ from mkhspc.slide.czi.directory import (
 )
 from mkhspc.slide.czi.metadata import channel_of, describe, read_blocks
 from mkhspc.slide.czi.mosaic import Grid, SceneMosaic, corners_of, scene_mosaic
+from mkhspc.slide.czi.strips import bands, shrink, split, to_rgb
 from mkhspc.slide.czi.unpack import Image, unpack
 from mkhspc.slide.model import RGB, SceneInfo, SlideInfo
 from mkhspc.units import MIB
@@ -43,8 +44,6 @@ WHITE = 255
 """The grey level of places that no image covers."""
 STRIP_BYTES = 256 * 1024**2
 """A pyramid level is read at once up to this many bytes, and in strips beyond."""
-BAND_PX = 2**22
-"""The most pixels whose intensities are summed at once: 255 times as many fit into 32 bits."""
 
 MOST_STORED_SHARE = 2
 """The most bytes of a stored image for each byte of its pixels: noise that is packed grows by less."""
@@ -298,7 +297,7 @@ class CziSlide:
                     raise
                 damaged += parts
                 continue
-            for part in itertools.chain.from_iterable(map(_bands, parts)):
+            for part in itertools.chain.from_iterable(map(bands, parts)):
                 rows, columns = grid.edges(part)
                 running = cv2.integral(image.pixels[part.slices_in(image.box)])
                 corners = running[np.ix_(rows - part.y0, columns - part.x0)]
@@ -339,11 +338,11 @@ class CziSlide:
         picture = np.empty((rows, columns, 3), np.uint8)
         # Strips begin where a pixel of the level does, so that none is displaced against its neighbour.
         step = level[0].reduction // math.gcd(level[0].reduction, grid.factor)
-        for top, bottom in itertools.pairwise(_split(rows, strips, step)):
+        for top, bottom in itertools.pairwise(split(rows, strips, step)):
             band = grid.band(top, bottom)
             inside = band.clipped(mosaic.box)
             stored = self._read_mosaic(inside, zoom, mosaic.plane)
-            picture[top:bottom] = _shrink(stored, inside, band, (columns, bottom - top))
+            picture[top:bottom] = shrink(stored, inside, band, (columns, bottom - top))
         return to_rgb(picture)
 
     def _read_mosaic(self, box: Box, zoom: float, plane: Mapping[str, int]) -> RgbImage:
@@ -375,35 +374,3 @@ class CziSlide:
 def is_damage(error: InputError) -> bool:
     """Whether an image cannot be decoded for good: a disk or a server may answer the next time."""
     return not isinstance(error.__cause__, OSError)
-
-
-def _bands(box: Box) -> Iterator[Box]:
-    """A box cut into bands of rows whose sums of intensities fit into 32 bits."""
-    height = max(1, BAND_PX // box.width)
-    for y0 in range(box.y0, box.y1, height):
-        yield Box(box.x0, y0, box.x1, min(y0 + height, box.y1))
-
-
-def _split(rows: int, strips: int, step: int) -> list[int]:
-    """Borders of about `strips` strips of rows: multiples of `step`, no strip thinner than two rows."""
-    height = step * math.ceil(max(2, rows / max(1, strips)) / step)
-    return [0, *range(height, rows - 1, height), rows]
-
-
-def _shrink(stored: RgbImage, inside: Box, band: Box, size: tuple[int, int]) -> RgbImage:
-    """Area means of a band of which `stored` shows the part inside the scene.
-
-    Cells that reach beyond the scene see its edge repeated; `size` is (columns, rows).
-    """
-    right = round((band.width - inside.width) * stored.shape[1] / inside.width)
-    below = round((band.height - inside.height) * stored.shape[0] / inside.height)
-    if right or below:
-        stored = np.asarray(cv2.copyMakeBorder(stored, 0, below, 0, right, cv2.BORDER_REPLICATE), np.uint8)
-    return np.asarray(cv2.resize(stored, size, interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def to_rgb(bgr: RgbImage) -> RgbImage:
-    """Swaps red and blue in place, and returns the same array."""
-    if bgr.size:
-        cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=bgr)
-    return bgr

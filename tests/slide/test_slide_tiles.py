@@ -223,6 +223,7 @@ class TestFreezing:
     def test_the_same_plan_gives_the_same_bytes(self, tmp_path: Path) -> None:
         layouts = [RunLayout(tmp_path / name) for name in ("a", "b")]
         for layout in layouts:
+            layout.root.mkdir()
             save_tile_plan(layout, "FGC1", plan(), "hash")
         one, other = (layout.plan("FGC1").read_bytes() for layout in layouts)
         assert one == other

@@ -36,6 +36,7 @@ from mkhspc.simulate import (
     AnnotatorSkill,
     DemoScore,
     DemoSlide,
+    TypeScore,
     match_truth,
     read_truth,
     simulated_annotator,
@@ -49,6 +50,8 @@ LABELS_PER_SLIDE: Mapping[CellType, int] = {"mk": 40, "hspc": 150}
 """How many cells of each slide the simulated annotator labels: a few hours of a real one's work."""
 TITLE = "Simulated bone marrow"
 """The title of the gallery."""
+CONFIDENT = 0.5
+"""The score from which a candidate is more likely an MK than not."""
 MARK = "SIMULATED.txt"
 """The name of a file that lies in every folder that the demo made; only there does it replace files."""
 
@@ -119,7 +122,8 @@ class DemoResult:
     """What the demo made.
 
     Attributes:
-        found: cells found against those that were drawn.
+        found: cells in the filter against those that were drawn.
+        confident_mk: the same for MK from a score of `CONFIDENT` on.
         labels: how many cells of each type the simulated annotator labelled.
     """
 
@@ -127,6 +131,7 @@ class DemoResult:
     slides: Sequence[DemoSlide]
     skill: AnnotatorSkill
     found: DemoScore
+    confident_mk: TypeScore
     labels: Mapping[CellType, int]
     verdicts: Sequence[Verdict]
 
@@ -163,7 +168,16 @@ def run_demo(root: Path, listeners: Listeners = Listeners()) -> DemoResult:
     listeners.announce("report", "--run", paths.run, "--out", paths.report)
     write_report(make_report(layout), paths.report)
     labels = {t: pc.sum(pc.equal(chosen["cell_type"], t)).as_py() for t in CELL_TYPES}
-    return DemoResult(paths, slides, skill, match_truth(truth, found), labels, verdicts)
+    confident = found.filter(pc.greater_equal(found["detector_score"], CONFIDENT))
+    return DemoResult(
+        paths=paths,
+        slides=slides,
+        skill=skill,
+        found=match_truth(truth, found),
+        confident_mk=match_truth(truth, confident).mk,
+        labels=labels,
+        verdicts=verdicts,
+    )
 
 
 def _claim_folder(root: Path) -> None:
@@ -201,7 +215,8 @@ title = "{TITLE}"
 
 
 def _all_cells(layout: RunLayout, manifest: Manifest) -> pa.Table:
-    columns = ["cell_id", "slide_id", "scene", "cell_type", "x_px", "y_px", "contour_px", "in_filter"]
+    columns = ["cell_id", "slide_id", "scene", "cell_type", "x_px", "y_px", "contour_px"]
+    columns += ["detector_score", "in_filter"]
     return pa.concat_tables(cells.read_cells(layout, manifest, s.slide_id, columns) for s in manifest.slides)
 
 

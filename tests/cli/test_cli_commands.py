@@ -147,7 +147,7 @@ def test_an_error_is_at_most_two_lines_and_no_traceback(capsys: pytest.CaptureFi
     assert run_command(["status", "/no/such/run"]) == 3
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert shown.err.startswith("mkhspc: /no/such/run: is not a run")
+    assert shown.err.startswith("mkhspc: /no/such/run: there is no such run")
     assert len(shown.err.splitlines()) <= 2
 
 

@@ -261,6 +261,13 @@ def test_what_makes_no_sense_is_refused_and_changes_nothing(
     assert {p: p.read_bytes() for p in run.glob("manifest*")} == before
 
 
+def test_a_damaged_plan_of_another_slide_holds_no_exclusion_up(run: Path) -> None:
+    plan = RunLayout(run).plan(WHOLE)
+    plan.write_bytes(plan.read_bytes()[:-40])
+    done("exclude", run, "--slide", BROKEN, "--reason", "wrong stain")
+    assert [one.name for one in library.open_run(run).exclusions] == [BROKEN]
+
+
 def test_to_leave_out_what_failed_twice_changes_nothing_the_second_time(run: Path) -> None:
     done("exclude", run, "--failed")
     before = (run / "manifest.json").read_bytes()

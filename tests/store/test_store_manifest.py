@@ -160,7 +160,7 @@ def test_a_manifest_that_never_rests_is_said(run: FakeRun, monkeypatch: pytest.M
 
 
 def test_a_change_of_no_run_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is not a run"):
+    with pytest.raises(InputError, match="there is no such run"):
         manifests.update(RunLayout(tmp_path / "run"), lambda manifest: manifest)
     assert not (tmp_path / "run").exists()
 

@@ -15,6 +15,7 @@ from mkhspc.cli.options import command_line, json_option, print_json
 
 if TYPE_CHECKING:
     from mkhspc.demo import DemoResult
+    from mkhspc.simulate import TypeScore
 
 
 @click.command(short_help="The whole journey on simulated slides, in about two minutes.")
@@ -61,8 +62,9 @@ def _facts(result: DemoResult) -> dict[str, object]:
     return {
         "simulated": True,
         "found": {
-            t: {"found": s.found, "missed": s.missed, "false": s.false, "f1": s.f1}
-            for t, s in (("mk", result.found.mk), ("hspc", result.found.hspc))
+            "mk": _counts(result.found.mk),
+            "hspc": _counts(result.found.hspc),
+            "mk_confident": _counts(result.confident_mk),
         },
         "labels": dict(result.labels),
         "passed": {v.cell_type: v.passed for v in result.verdicts},
@@ -71,15 +73,29 @@ def _facts(result: DemoResult) -> dict[str, object]:
     }
 
 
+def _counts(score: TypeScore) -> dict[str, object]:
+    return {"found": score.found, "missed": score.missed, "false": score.false, "f1": score.f1}
+
+
 def _print(result: DemoResult) -> None:
+    from mkhspc.demo import CONFIDENT
+
     console = Console()
     found = Table(
         "cells", "true", "found", "missed", "false", "F1", title="Found against true (simulated slides)"
     )
-    for name, score in (("MK", result.found.mk), ("HSPC", result.found.hspc)):
+    rows = {
+        "MK": result.found.mk,
+        f"MK from a score of {CONFIDENT} on": result.confident_mk,
+        "HSPC": result.found.hspc,
+    }
+    for name, score in rows.items():
         numbers = (score.found + score.missed, score.found, score.missed, score.false)
         found.add_row(name, *(f"{n:,}" for n in numbers), f"{score.f1:.3f}")
     console.print(found)
+    click.echo(
+        "MK are candidates down to a low score, so that none is missed: the classifier decides about them below."
+    )
     verdicts = Table(
         "classifier", "labels", "accuracy", "recall", "precision", "verdict",
         title="Validator's verdict on slides held out (simulated labels)",

@@ -153,14 +153,14 @@ def _planned(layout: RunLayout, manifest: Manifest, slide_id: str) -> list[str]:
 
 
 def _refuse_nothing_left(layout: RunLayout, manifest: Manifest) -> None:
-    """A slide without a plan has tiles that nobody knows: it counts as something left."""
-    for slide in manifest.slides:
-        if manifest.is_excluded(slide.slide_id):
-            continue
-        if not layout.plan(slide.slide_id).exists():
-            return
-        if not all(
-            manifest.is_excluded(slide.slide_id, t) for t in _planned(layout, manifest, slide.slide_id)
-        ):
-            return
-    raise UsageError("nothing of the study would be left", fix="leave out fewer slides or tiles")
+    if not any(_has_tiles_left(layout, manifest, slide.slide_id) for slide in manifest.slides):
+        raise UsageError("nothing of the study would be left", fix="leave out fewer slides or tiles")
+
+
+def _has_tiles_left(layout: RunLayout, manifest: Manifest, slide_id: str) -> bool:
+    """Only a slide with excluded tiles has its plan read: another's may be missing, or damaged."""
+    if manifest.is_excluded(slide_id):
+        return False
+    if not any(one.slide_id == slide_id for one in manifest.exclusions):
+        return True
+    return not all(manifest.is_excluded(slide_id, tile) for tile in _planned(layout, manifest, slide_id))

@@ -88,6 +88,8 @@ def read(layout: RunLayout) -> Manifest:
     try:
         manifest = _load(layout.manifest)
     except FileNotFoundError as error:
+        if not layout.root.exists():
+            raise InputError("there is no such run", where=layout.root, fix="check the path") from error
         raise InputError(
             "is not a run: it has no manifest.json", where=layout.root, fix="make one with `mkhspc segment`"
         ) from error

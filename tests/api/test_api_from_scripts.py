@@ -32,6 +32,7 @@ def everything():
     mk = run.cells(cell_type="mk", in_filter=None)
     run.merge(), run.status(), run.refilter(mk_min_area_um=120.0), run.report(out="report")
     run.crops(mk["cell_id"]), run.contours(mk["cell_id"])
+    run.exclude(tiles=f"TINY/{mk['tile_id'][0]}", reason="folded")
     labelled = mkhspc.open_run("labelled")
     mkhspc.convert("anna.json", labelled, "training.json")
     mkhspc.train("training.json", output_mk="mk.skops", model="logistic")

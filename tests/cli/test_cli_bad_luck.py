@@ -229,7 +229,7 @@ def test_a_summary_that_cannot_be_drawn_does_not_hide_how_the_run_ended(
     tiny_slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     error: MkhspcError, code: int, fault: Exception,
 ) -> None:  # fmt: skip
-    def fails(*_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise fault
 
     def ends(layout: RunLayout, *_: object) -> None:

@@ -23,6 +23,7 @@ TILE = ("DEMO", "s0_0_0")
 
 @pytest.fixture
 def layout(tmp_path: Path) -> RunLayout:
+    (tmp_path / "run").mkdir()  # claims and parts are put where a run is, and make none
     return RunLayout(tmp_path / "run")
 
 

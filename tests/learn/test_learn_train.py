@@ -74,7 +74,8 @@ def test_groups_that_look_like_formulas_are_harmless_in_the_file_and_read_as_the
     with (tmp_path / "mk_classifier.oof.csv").open(newline="") as file:
         written = {row["slide_id"]: row["group"] for row in csv.DictReader(file)}
     assert written == dict(zip(TRAINING_SLIDES, ("'=1+1", "'@anna", "-0.5"), strict=True))
-    _, read = read_beside(tmp_path / "mk_classifier.skops")
+    path = tmp_path / "mk_classifier.skops"
+    _, read = read_beside(path, classifier_file.read(path))
     assert dict(zip(read.slide_ids.tolist(), read.groups.tolist(), strict=True)) == groups
 
 

@@ -32,6 +32,7 @@ CORE_PX, HALO_PX = 64, 16
 
 @pytest.fixture
 def layout(tmp_path: Path) -> RunLayout:
+    (tmp_path / "run").mkdir()  # claims and parts are put where a run is, and make none
     return RunLayout(tmp_path / "run")
 
 

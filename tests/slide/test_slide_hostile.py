@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable
@@ -11,11 +12,16 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
+from mkhspc.config import RunSection
+from mkhspc.config.identity import DRAW_BY_TISSUE
 from mkhspc.errors import InputError
 from mkhspc.geometry import Box, uncovered
-from mkhspc.slide.czi.directory import read_directory
+from mkhspc.slide.calibration import ROOM_BYTES, calibrate_scenes
+from mkhspc.slide.czi.directory import SubBlock, read_directory
 from mkhspc.slide.czi.mosaic import MAX_OVERLAPS, MAX_PIECES, corners_of, overlapping_pairs
 from mkhspc.slide.czi.slide import CziSlide
+from mkhspc.slide.czi.unpack import Image
+from mkhspc.slide.tissue import tissue_by_scene
 from mkhspc.units import GB
 from processes import with_peak
 from rawczi import Part, RawBlock, claim, packed, write_raw
@@ -91,6 +97,25 @@ def test_a_huge_image_is_read_within_the_memory_that_it_asks_for(tmp_path: Path)
     assert done.returncode == 0
     assert "16,000 x 16,000 px" in done.stdout
     assert 3 * 16_000**2 < peak < 2.5 * GB
+
+
+def test_an_image_larger_than_all_that_is_kept_is_decoded_once_for_all_calibration_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side = math.isqrt(ROOM_BYTES // 3) + 100
+    path = write_raw(tmp_path / "a.czi", [RawBlock(0, 0, side, side, packed(side, side))])
+    decoded: list[Box] = []
+    plainly = CziSlide.decode
+
+    def noted(reader: CziSlide, block: SubBlock) -> Image:
+        decoded.append(block.box)
+        return plainly(reader, block)
+
+    with CziSlide.open(path) as slide:
+        tissue = tissue_by_scene(slide)
+        monkeypatch.setattr(CziSlide, "decode", noted)
+        calibrate_scenes(slide, tissue, RunSection(), DRAW_BY_TISSUE)
+    assert decoded == [Box(0, 0, side, side)]
 
 
 def with_half_size_images(path: Path) -> Path:

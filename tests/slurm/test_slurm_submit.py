@@ -202,10 +202,10 @@ def test_a_task_gets_as_many_cpus_as_have_work_in_its_memory(
 
 
 def test_a_slide_that_is_gone_and_not_asked_for_is_not_looked_at(
-    small_slides: dict[str, Path], tmp_path: Path
+    small_slides: dict[str, Path], tiny_slide: Path, tmp_path: Path
 ) -> None:
     gone = tmp_path / "GONE.czi"
-    gone.write_bytes(small_slides["DEMO_A"].read_bytes())
+    gone.write_bytes(tiny_slide.read_bytes())
     config = write_study(tmp_path, {**small_slides, "GONE": gone})
     assert mkhspc("slurm", "--config", config, "--out", tmp_path / "jobs").returncode == 0
     gone.unlink()

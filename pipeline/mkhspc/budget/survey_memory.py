@@ -113,7 +113,7 @@ def _survey_bytes(
     largest_px = max((scene.width_px * scene.height_px for scene in scenes), default=0)
     windows_px = min(calibration_samples * window_px, max(window_px, largest_px))
     sample_bytes = SAMPLE_BYTES_PER_PX * min(windows_px, MOST_SAMPLED_PX)
-    decoding_bytes = images.decoding_bytes(AHEAD_PER_THREAD) - USUAL_IMAGES_BYTES
+    decoding_bytes = images.decoding_bytes(AHEAD_PER_THREAD + 1) - USUAL_IMAGES_BYTES  # and one that is kept
     stain_bytes = (
         HELD_MASK_BYTES_PER_PX * sum(of_scenes_px) + 3 * windows_px + max(sample_bytes, decoding_bytes)
     )

@@ -31,7 +31,8 @@ TRIES_PER_WINDOW = 20
 SPARE_WINDOWS = 2
 """Where windows cannot be decoded, this multiple of the windows asked for is drawn, to take their places."""
 ROOM_BYTES = 64_000_000
-"""Bytes of decoded images kept while windows are read: less than the calibration itself takes afterwards."""
+"""Bytes of decoded images kept while windows are read: less than the calibration itself takes afterwards.
+Where one image is larger it is kept all the same, for many windows may lie in it."""
 
 
 def calibrate_scenes(
@@ -107,13 +108,14 @@ def _read_undamaged(
     Boxes lie all over the scene, and on a small one many in the same images: those are decoded once.
     """
     windows = [SceneBox(scene, box) for box in boxes]
-    order = order_windows(mosaics_of(slide, windows), windows, ROOM_BYTES)
+    room_bytes = max(ROOM_BYTES, *(block.unpacked_bytes for block in slide.directory.level_0))
+    order = order_windows(mosaics_of(slide, windows), windows, room_bytes)
     found: dict[int, RgbImage] = {}
     faults: list[InputError] = []
     with WindowStream(
         CziSlide(read_directory(slide.info.path), slide.um_per_px, slide.info.channel_asked),
         order.windows,
-        room_bytes=ROOM_BYTES,
+        room_bytes=room_bytes,
         threads=1,
     ) as stream:
         while (step := stream.next_window()) is not None:

@@ -22,6 +22,9 @@ from mkhspc.slide.czi.unpack import Image
 AHEAD_PER_THREAD = 4
 """How many blocks may be decoded and not yet shown, for each decoding thread. With 2, two threads wait while
 a window is put together."""
+WORTH_A_COPY = 7 / 8
+"""A part of a block is copied, and the rest forgotten, where it takes no more than this share of what is held:
+many windows in one huge image would else copy nearly all of it each time."""
 
 
 def always(*_: int) -> bool:
@@ -42,9 +45,9 @@ class _Block:
         return self._image
 
     def keep(self, part: Box) -> None:
-        """Forgets all but a part of the image."""
+        """Forgets all but a part of the image, and perhaps a little more."""
         image = self.image()
-        if part != image.box:
+        if part.area_px <= WORTH_A_COPY * image.box.area_px:
             self._image = image.part(part)
 
 

@@ -37,7 +37,9 @@ pytestmark = [pytest.mark.models, pytest.mark.slow]
 PACKAGED = "efficientnet-lite0"
 DEEP = [f"deep_{PACKAGED}_{i:04d}" for i in range(1280)] + [f"deep_sam2_{i:04d}" for i in range(256)]
 MOST_EXTRA = 1.15
-"""Memory beyond the model server, with models over without."""
+"""Memory of the workers, with models over without."""
+MOST_OF_COLUMNS_BYTES = 60_000_000
+"""More in the first process: to merge parts of 1,280 columns more takes it about 30 MB, however few cells."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -247,8 +249,8 @@ class Watched:
         return [s for s in self.children.values() if s.has_cells and not s.has_torch]
 
     @property
-    def bytes_beyond_servers(self) -> int:
-        return self.own.peak_bytes + sum(worker.peak_bytes for worker in self.workers)
+    def bytes_of_workers(self) -> int:
+        return sum(worker.peak_bytes for worker in self.workers)
 
 
 def watched(*arguments: object, each: Callable[[int, Seen], object] = lambda pid, seen: None) -> Watched:
@@ -295,7 +297,8 @@ def test_workers_never_map_torch_and_take_no_more_memory_than_without_models(
     assert len(with_models.servers) == 1
     assert not with_models.own.has_torch
     assert len(without.workers) == len(with_models.workers) == 2
-    assert with_models.bytes_beyond_servers <= MOST_EXTRA * without.bytes_beyond_servers
+    assert with_models.bytes_of_workers <= MOST_EXTRA * without.bytes_of_workers
+    assert with_models.own.peak_bytes <= without.own.peak_bytes + MOST_OF_COLUMNS_BYTES
 
 
 def test_a_server_that_is_killed_is_started_again_and_the_run_completes(

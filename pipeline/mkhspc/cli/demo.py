@@ -93,9 +93,7 @@ def _print(result: DemoResult) -> None:
         numbers = (score.found + score.missed, score.found, score.missed, score.false)
         found.add_row(name, *(f"{n:,}" for n in numbers), f"{score.f1:.3f}")
     console.print(found)
-    click.echo(
-        "MK are candidates down to a low score, so that none is missed: the classifier decides about them below."
-    )
+    click.echo("MK are candidates down to a low score, so that none is missed; the classifier below decides.")
     verdicts = Table(
         "classifier", "labels", "accuracy", "recall", "precision", "verdict",
         title="Validator's verdict on slides held out (simulated labels)",

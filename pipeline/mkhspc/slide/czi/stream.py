@@ -23,8 +23,8 @@ AHEAD_PER_THREAD = 4
 """How many blocks may be decoded and not yet shown, for each decoding thread. With 2, two threads wait while
 a window is put together."""
 WORTH_A_COPY = 7 / 8
-"""A part of a block is copied, and the rest forgotten, where it takes no more than this share of what is held:
-many windows in one huge image would else copy nearly all of it each time."""
+"""A part of a block is copied, and the rest forgotten, where it takes no more than this share of what is
+held: many windows in one huge image would else copy nearly all of it each time."""
 
 
 def always(*_: int) -> bool:

@@ -79,4 +79,4 @@ $(VENV)/installed-models: $(VENV)/installed pyproject.toml tests/constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) demo-out bench.json build dist htmlcov .coverage
+	rm -rf $(VENV) demo-out build dist htmlcov .coverage

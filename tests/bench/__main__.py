@@ -1,8 +1,8 @@
 """Every measured number of the project: `make bench`, or `python tests/bench --only learn`.
 
 Each part is a function that returns rows. A figure that depends on the machine's speed is a ratio to
-a baseline measured in the same run. Writes `bench.json`, where the rows of what was left out stay, and
-prints one table; exit code 1 when a target is missed. `document.py` makes `docs/benchmarks.md` of it.
+a baseline measured in the same run. Writes `docs/benchmarks.json`, where the rows of what was left out stay,
+and the page that shows it, and prints one table; exit code 1 when a target is missed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import document
 from rich.console import Console
 from rich.table import Table
 
@@ -31,6 +32,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "reading",
         "throughput",
         "merge",
+        "damage",
         "crash",
         "limits",
         "cluster",
@@ -60,7 +62,6 @@ def main() -> int:
     parser.add_argument("--only", choices=PARTS, help="one part")
     parser.add_argument("--module", action="append", default=[], help="one module of a part; repeatable")
     parser.add_argument("--full", action="store_true", help="the long measurements too")
-    parser.add_argument("--out", type=Path, default=ROOT / "bench.json")
     asked = parser.parse_args()
     shared = ROOT.parent / "shared"
     if not shared.exists():
@@ -70,16 +71,17 @@ def main() -> int:
         for part in ([asked.only] if asked.only else PARTS)
         for row in measure(part, asked.module, shared if shared.exists() else None, asked.full)
     ]
-    kept = _not_measured_now(asked.out, rows) if asked.only or asked.module else []
-    asked.out.write_text(json.dumps([*kept, *rows], indent=1) + "\n")
+    kept = _not_measured_now(rows) if asked.only or asked.module else []
+    document.NUMBERS.write_text(json.dumps([*kept, *rows], indent=1, ensure_ascii=False) + "\n")
+    document.write_page()
     show(rows)
     return 0 if all(row["ok"] is not False for row in rows) else 1
 
 
-def _not_measured_now(out: Path, rows: list[Row]) -> list[Row]:
+def _not_measured_now(rows: list[Row]) -> list[Row]:
     """What an earlier call measured and this one did not."""
     measured = {(row["part"], row["name"]) for row in rows}
-    earlier: list[Row] = json.loads(out.read_text()) if out.exists() else []
+    earlier: list[Row] = json.loads(document.NUMBERS.read_text())
     return [row for row in earlier if (row["part"], row["name"]) not in measured]
 
 

@@ -252,7 +252,7 @@ def test_a_stage_that_comes_again_begins_anew() -> None:
     assert "8 min" in drawn(view), "begun when the news before it came"
 
 
-def test_only_the_first_failures_are_told_at_once() -> None:
+def test_only_the_first_failures_are_reported_at_once() -> None:
     out = io.StringIO()
     with live(Console(file=out, width=100, force_terminal=True)) as say:
         for i in range(SHOWN_ERRORS + 4):

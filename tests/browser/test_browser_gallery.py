@@ -616,7 +616,7 @@ def test_a_full_storage_is_shown_and_the_labels_can_still_be_exported(open_page:
     assert list(labelled(page).values()) == ["positive", "negative", "unsure"]
 
 
-def test_damaged_labels_are_told_of_and_left_as_they_are(
+def test_damaged_labels_are_reported_and_left_as_they_are(
     open_page: Callable[..., Page], run: FakeRun
 ) -> None:
     page = open_page()
@@ -632,7 +632,7 @@ def test_damaged_labels_are_told_of_and_left_as_they_are(
     assert page.evaluate("key => localStorage.getItem(key)", key) == "damaged"
 
 
-def test_labels_work_without_indexeddb_and_the_annotator_is_told(
+def test_labels_work_without_indexeddb_and_the_annotator_learns_of_it(
     context: BrowserContext, open_page: Callable[..., Page]
 ) -> None:
     context.add_init_script("Object.defineProperty(window, 'indexedDB', {value: undefined})")

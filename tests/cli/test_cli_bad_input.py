@@ -380,7 +380,7 @@ def test_a_classifier_of_another_run_is_refused_before_anything_is_made(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_full_disk_is_told_and_nothing_half_written_stays(
+def test_a_full_disk_is_reported_and_nothing_half_written_stays(
     run: FakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, message = refused(capsys, ["gallery", "--run", run.layout.root, "--out", "/proc/none/site"])

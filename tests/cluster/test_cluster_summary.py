@@ -132,7 +132,7 @@ def test_processes_say_what_became_of_them(story: list[Journal]) -> None:
     assert ended.note == "its clock is 2 h 01 min behind the file system's"
 
 
-def test_plan_and_waiting_are_told_where_they_are_known(story: list[Journal]) -> None:
+def test_plan_and_waiting_are_reported_where_they_are_known(story: list[Journal]) -> None:
     assert "waiting" not in [fact.name for fact in page(*story).facts]
     waited = Event(T0 + 5, "done", {**done(5, "A", 0, seconds=9.0).facts, "waited_s": 1.0})
     found = page(journal("a", begin(0, {}, planned_peak_bytes=4 * GB), memory(1, 3.5 * GB), waited))

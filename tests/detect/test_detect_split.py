@@ -98,7 +98,7 @@ def test_every_pixel_goes_to_the_seed_of_the_nearest_disc(um_per_px):
     assert np.array_equal(labels, expected)
 
 
-def test_bumps_are_told_however_many_pairs_are_looked_at_at_a_time(monkeypatch):
+def test_bumps_are_recognised_however_many_pairs_are_looked_at_at_a_time(monkeypatch):
     rng = np.random.default_rng(4)
     mask = mask_of(
         *((x, y, r) for x, y, r in zip(*rng.uniform((2, 2, 1), (38, 28, 4), (60, 3)).T, strict=True))

@@ -111,7 +111,7 @@ test("a label that another tab has changed since is not put back", () => {
   assert.equal(mine.get(cell(1)), "negative");
 });
 
-test("a full storage is told, and the label is still held and tried again", () => {
+test("a full storage is reported, and the label is still held and tried again", () => {
   const storage = new FakeStorage({}, 200);
   const store = storeAt(storage);
   const ids = [1, 2, 3, 4, 5, 6].map(cell);

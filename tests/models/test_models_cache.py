@@ -75,7 +75,7 @@ def test_without_a_home_the_variable_is_asked_for(monkeypatch: pytest.MonkeyPatc
         models_dir()
 
 
-def test_missing_weights_are_told_with_both_ways_out(models: Path) -> None:
+def test_missing_weights_are_reported_with_both_ways_out(models: Path) -> None:
     with pytest.raises(InputError) as refused:
         weights_for("small")
     first, second = str(refused.value).splitlines()

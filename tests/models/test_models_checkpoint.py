@@ -33,7 +33,7 @@ def failing(error: Exception, monkeypatch: pytest.MonkeyPatch) -> Exception:
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
-def test_a_disk_that_gives_no_bytes_is_told_with_its_own_reason(
+def test_a_disk_that_gives_no_bytes_is_reported_with_its_own_reason(
     path: Path, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing(OSError(number, os.strerror(number)), monkeypatch)

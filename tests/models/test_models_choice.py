@@ -70,7 +70,7 @@ def test_an_8_gb_card_does_not_get_cellpose_and_a_large_sam2(sam2: str) -> None:
     assert models.too_large_for(int(8.59 * GB)) == [sam2, "cpsam"]
 
 
-def test_weights_too_large_alone_are_told_alone() -> None:
+def test_weights_too_large_alone_are_reported_alone() -> None:
     assert models_of("sam2.1-tiny", "cpsam").too_large_for(6 * GB) == ["cpsam"]
 
 
@@ -184,7 +184,7 @@ def test_a_gpu_that_this_torch_cannot_use_is_none(
         (2.0, ", but only 2.0 GB of A30 are free now: that may be too little"),
     ],
 )
-def test_memory_that_others_hold_now_is_told_and_changes_nothing(
+def test_memory_that_others_hold_now_is_reported_and_changes_nothing(
     free_gb: float | None, shortage: str, weights_here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(weights_here, "sam2.1-large", "sam2.1-tiny")
@@ -208,7 +208,7 @@ def test_a_driver_that_keeps_its_share_of_a_gpu_is_no_shortage(
         assert ("free now" in found.reason) == is_told
 
 
-def test_of_gpus_that_differ_the_smallest_decides_and_the_fullest_is_told(
+def test_of_gpus_that_differ_the_smallest_decides_and_the_fullest_is_reported(
     weights_here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(weights_here, "sam2.1-large", "sam2.1-tiny")

@@ -375,7 +375,7 @@ def test_gpus_are_found_by_a_process_of_its_own(torch: Any) -> None:
     assert done.stdout.split() == [str(torch.cuda.device_count()), "False"]
 
 
-def test_gpus_are_told_with_their_memory_and_precision(
+def test_gpus_are_reported_with_their_memory_and_precision(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     _pretend_torch(
@@ -413,7 +413,7 @@ def test_gpus_are_told_with_their_memory_and_precision(
         ((9, 0), ["gfx90a"], True),
     ],
 )
-def test_a_gpu_for_which_this_torch_was_not_built_is_told(
+def test_a_gpu_for_which_this_torch_was_not_built_is_reported(
     capability: tuple[int, int], built_for: list[str], runs: bool
 ) -> None:
     said = device._missing_kernels(capability, built_for)
@@ -431,7 +431,7 @@ def test_what_lies_in_the_working_directory_is_not_started(
     assert len(device.find_gpus()) == torch.cuda.device_count()
 
 
-def test_a_torch_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_torch_that_does_not_start_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _pretend_torch(tmp_path, monkeypatch, "raise OSError('libcudart.so.13: cannot open shared object file')")
     with pytest.raises(UsageError, match="torch does not start: OSError: libcudart") as caught:
         device.find_gpus()
@@ -451,7 +451,7 @@ def test_without_torch_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch)
     assert "pip install 'mkhspc[models]'" in caught.value.fix
 
 
-def test_a_driver_that_hangs_is_told_after_a_while(torch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_that_hangs_is_reported_after_a_while(torch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "ANSWER_S", 0.01)
     with pytest.raises(device.TorchError, match=r"did not list the GPUs within 0\.01 s"):
         device.find_gpus()

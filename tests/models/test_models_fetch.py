@@ -409,7 +409,7 @@ def test_a_cache_directory_on_a_server_is_a_mirror(models: Path) -> None:
         assert fetch(weight, models, weight.from_mirror(mirror)).path.read_bytes() == DATA
 
 
-def test_progress_is_told_in_megabytes_from_what_was_there(models: Path) -> None:
+def test_progress_is_reported_in_megabytes_from_what_was_there(models: Path) -> None:
     told: list[tuple[str, int, int]] = []
     with serving(Served(DATA)) as served:
         leave_part(models, served, 2_000_000)

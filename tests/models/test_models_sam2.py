@@ -466,7 +466,7 @@ def test_a_truncated_checkpoint_is_refused(sam2_checkpoint, tmp_path, share):
         Sam2Loader(cut).load("cpu")
 
 
-def test_a_checkpoint_of_sam_1_is_told(sam2_checkpoint, tmp_path):
+def test_a_checkpoint_of_sam_1_is_reported(sam2_checkpoint, tmp_path):
     """Its tensors lie bare in the file, under the names of another architecture."""
     names = ("image_encoder.patch_embed.proj.weight", "mask_decoder.iou_token.weight", "prompt_encoder.x")
     path = changed(tmp_path, {name: torch.zeros(1, 256) for name in names})

@@ -158,7 +158,7 @@ def test_a_worker_that_connects_and_sends_nothing_keeps_no_other_waiting(servers
     assert client.ask("double", {})["pid"] == answer["pid"], "it has closed its end meanwhile"
 
 
-def test_a_batch_that_became_smaller_is_told_once(servers: ModelServers) -> None:
+def test_a_batch_that_became_smaller_is_reported_once(servers: ModelServers) -> None:
     client, lines = servers.address.open(), []
     for size in (8, 2, 2, 1, 8):  # what the last asks for comes after what the others told
         lines += ask(servers, client, {"batch size": size})[1]
@@ -166,7 +166,7 @@ def test_a_batch_that_became_smaller_is_told_once(servers: ModelServers) -> None
     assert lines == [full.format(8, 2), full.format(2, 1)]
 
 
-def test_a_full_memory_that_no_model_expected_is_told_as_such(servers: ModelServers) -> None:
+def test_a_full_memory_that_no_model_expected_is_reported_as_such(servers: ModelServers) -> None:
     (full,), lines = ask_together(servers, {"do": "fill the memory"})
     assert isinstance(full, DeviceMemoryError)
     assert str(full).startswith("the model 'double' on cpu: RuntimeError: CUDA error: out of memory\n")

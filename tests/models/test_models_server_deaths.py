@@ -50,7 +50,7 @@ def test_a_process_that_can_use_its_gpu_no_more_is_replaced_and_says_why(
     assert capfd.readouterr().err == "", "no traceback of a process that nobody asked"
 
 
-def test_a_gpu_that_is_lost_again_and_again_is_told_with_what_cuda_said(servers: ModelServers) -> None:
+def test_a_gpu_that_is_lost_again_and_again_is_reported_with_what_cuda_said(servers: ModelServers) -> None:
     client = servers.address.open()
     errors = [ask(servers, client, {"do": "lose every GPU"})[0][0] for _ in range(2)]
     reason = "cpu: the GPU was lost (RuntimeError: CUDA error: unspecified launch failure"
@@ -206,13 +206,13 @@ def test_a_package_that_is_not_there_is_to_be_installed(temporary: Path) -> None
     assert caught.value.fix == INSTALL
 
 
-def test_a_process_that_dies_while_it_loads_is_told_with_its_cause(temporary: Path) -> None:
+def test_a_process_that_dies_while_it_loads_is_reported_with_its_cause(temporary: Path) -> None:
     with pytest.raises(ServerLostError) as caught:
         ModelServers([Loading(fails="die")], ["cpu"])
     assert str(caught.value).startswith("cpu: the model server died (SIGKILL, perhaps out of memory)")
 
 
-def test_one_device_that_fails_is_told_though_another_loads(temporary: Path) -> None:
+def test_one_device_that_fails_is_reported_though_another_loads(temporary: Path) -> None:
     begun_s = time.monotonic()
     with pytest.raises(UsageError, match="no device 'cpu:2'"):
         ModelServers([Loading("a", fails="second of two"), Slow()], ["cpu:1", "cpu:2"])

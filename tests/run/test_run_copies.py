@@ -212,7 +212,7 @@ class TestRunsOfBefore:
         _, manifest, _ = committed(study(old, other))
         assert [slide.content is None for slide in manifest.slides] == [True, False]
 
-    def test_one_that_took_a_scan_twice_goes_on_and_is_told(
+    def test_one_that_took_a_scan_twice_goes_on_and_is_reported(
         self, tmp_path: Path, old: Path, alpha: Path
     ) -> None:
         manifest = manifests.read(layout := committed(study(old, alpha))[0])

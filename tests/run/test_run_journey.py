@@ -144,7 +144,7 @@ def test_running_again_does_nothing_anew(whole: Path, small_slides: Slides, tmp_
     assert tables_digest(root) == digest
 
 
-def test_slides_that_are_no_longer_named_are_told_of_and_stay(
+def test_slides_that_are_no_longer_named_are_reported_and_stay(
     whole: Path, small_slides: Slides, tmp_path: Path
 ) -> None:
     root = copied(whole, tmp_path)

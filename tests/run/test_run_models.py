@@ -171,7 +171,7 @@ def test_another_embedder_is_refused(whole: Path, tiny_slide: Path) -> None:
     assert files(whole) == before
 
 
-def test_weights_that_are_missing_are_told_with_both_ways_out(
+def test_weights_that_are_missing_are_reported_with_both_ways_out(
     tiny_slide: Path, tmp_path: Path, no_weights: Path
 ) -> None:
     done = mkhspc(*words(tmp_path / "run", tiny_slide, "--mk-detector", "sam2"))

@@ -29,7 +29,9 @@ def test_a_manifest_tells_in_what_the_jobs_of_a_cluster_computed(tmp_path: Path)
     )
 
 
-def test_what_the_cpu_computed_in_is_told_though_a_gpu_had_the_same_for_another_model(tmp_path: Path) -> None:
+def test_what_the_cpu_computed_in_is_reported_though_a_gpu_had_the_same_for_another_model(
+    tmp_path: Path,
+) -> None:
     run = make_run(tmp_path / "run", slide_ids=("A",), cells_per_type=4)
     began = "sam2 bfloat16, resnet50 float32 on an A100"
     known = replace(run.manifest, versions={**run.manifest.versions, "precision": began})

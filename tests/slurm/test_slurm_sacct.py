@@ -120,7 +120,7 @@ def test_every_death_has_its_reason(changes: dict[str, object], why: str) -> Non
 
 
 @pytest.mark.parametrize("state", ["COMPLETED", "RUNNING", "PENDING", "REQUEUED", "SUSPENDED", "COMPLETING"])
-def test_who_lives_or_ended_well_is_not_told(state: str) -> None:
+def test_who_lives_or_ended_well_is_not_reported(state: str) -> None:
     assert dead_tasks([replace(RECORD, state=state)], NOTE) == ()
 
 
@@ -149,7 +149,7 @@ def test_the_last_submission_is_asked_about(noted, tmp_path: Path) -> None:
     assert "--jobs=13,14,15" in (tmp_path / "heard").read_text()
 
 
-def test_a_sacct_that_cannot_answer_is_told(noted) -> None:
+def test_a_sacct_that_cannot_answer_is_reported(noted) -> None:
     report = sacct.slurm_report(noted('echo "Slurm accounting storage is disabled" >&2; exit 1'))
     assert report == sacct.SlurmReport(problem="Slurm accounting storage is disabled")
 

@@ -85,7 +85,7 @@ def submitted(config: Path, *more: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("gpus", [0, 2])
-def test_gpus_that_no_model_would_use_are_told(
+def test_gpus_that_no_model_would_use_are_reported(
     small_slides: dict[str, Path], tmp_path: Path, fake_slurm, gpus: int
 ) -> None:
     fake_slurm()
@@ -125,7 +125,7 @@ def test_each_job_is_submitted_after_the_one_it_needs(
 
 
 @pytest.mark.parametrize("more", [(), ("--json",)])
-def test_jobs_that_are_queued_are_told_before_a_full_disk_refuses_their_note(
+def test_jobs_that_are_queued_are_reported_before_a_full_disk_refuses_their_note(
     small_slides: dict[str, Path], tmp_path: Path, fake_slurm, monkeypatch: pytest.MonkeyPatch,
     more: tuple[str, ...],
 ) -> None:  # fmt: skip
@@ -288,7 +288,7 @@ def test_too_little_memory_is_refused_with_what_is_needed(
     assert not (tmp_path / "jobs").exists()
 
 
-def test_a_damaged_slide_is_told_before_anything_is_queued(
+def test_a_damaged_slide_is_reported_before_anything_is_queued(
     small_slides: dict[str, Path], tmp_path: Path, fake_slurm
 ) -> None:
     heard = fake_slurm()

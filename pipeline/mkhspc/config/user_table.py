@@ -24,7 +24,7 @@ class UserTable:
     """A table as it was written.
 
     Attributes:
-        columns: names in order; those that the reader was told of under their own spelling.
+        columns: names in order; those that the reader knows under their own spelling.
         rows: the values of each row that holds any, by column.
         lines: the line of the file in which each row ends, for errors.
     """
@@ -98,7 +98,7 @@ def _full_rows(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _names_separator(row: Sequence[str], line: int) -> bool:
-    """Whether this is the line by which Excel is told what separates: `sep=;`."""
+    """Whether this is the line that names the separator to Excel: `sep=;`."""
     return line == 1 and re.fullmatch(r"sep=.?", row[0], re.IGNORECASE) is not None and not any(row[1:])
 
 

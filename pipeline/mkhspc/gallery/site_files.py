@@ -31,7 +31,7 @@ def check_files(site: Path, facts: Mapping[str, Any]) -> dict[str, int]:
         facts: contents of its `site.json`. `CNAME` and `.nojekyll` may lie beside what it lists.
 
     Raises:
-        InputError: a link or another thing that is no plain file lies in it, a file is missing, changed
+        InputError: a link, or another thing that is not a plain file, lies in it, a file is missing, changed
             or not part of it, or `site.json` lists no digests.
     """
     sizes = plain_files(site)

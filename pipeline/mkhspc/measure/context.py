@@ -22,7 +22,8 @@ CONTEXT_NAMES = (
     "colour_ring_eosin_contrast",
 )
 RING_UM = 3.0
-"""About half a nucleus: reaches the cell's own cytoplasm and the nearest neighbours, not beyond."""
+"""The width in µm of the ring around a cell, about half a nucleus: it reaches the cell's own cytoplasm and
+the nearest neighbours, not beyond."""
 
 
 def ring_reach_px(um_per_px: float) -> int:

@@ -14,7 +14,7 @@ from mkhspc.geometry import Box, RgbImage
 from mkhspc.store.picture import encoded_pieces
 
 CROP_SIZE_UM: dict[CellType, float] = {"mk": 80.0, "hspc": 25.0}
-"""Side of the square: the largest MK in the default filter is a disc of 52 µm, the largest HSPC one
+"""The side of a crop in µm: the largest MK in the default filter is a disc of 52 µm, the largest HSPC one
 of 14 µm; the rest is room for long cells and for what surrounds them, which experts judge by."""
 
 WHITE = 255

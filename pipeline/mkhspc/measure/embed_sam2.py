@@ -22,7 +22,7 @@ from mkhspc.measure.regions import PackedMasks
 from mkhspc.models.service import Message, ModelService, errors_at
 
 SIZE = 256
-"""The features of a cell: the channels of the encoder's embedding."""
+"""A cell has this many features, the channels of the encoder's embedding."""
 
 
 def column_names() -> list[str]:

@@ -17,10 +17,12 @@ from mkhspc.measure.regions import Floats, Ints, PackedMasks, ragged_indices
 Coordinates = NDArray[np.int32]
 
 MAX_SIDE_PX = 16_000
-"""Of a cell's box: up to here products of two lengths in half pixels fit 32 bits, the faster half."""
+"""The longest side of a cell's box, in pixels, up to which products of two lengths in half pixels fit 32
+bits, which are twice as fast."""
 
 PAIRS_AT_ONCE = 1 << 17
-"""Of hull vertices, compared in one go: a tile's cells have millions, at some 40 bytes each."""
+"""The number of pairs of hull vertices that are compared in one go, at some 40 bytes each: a tile's cells
+have millions."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ SHAPE_NAMES = (
 )
 
 ONE_PIXEL_AXIS_PX = 4.0 / math.sqrt(12.0)
-"""Axis of the ellipse with the second moment of a line one pixel wide."""
+"""The axis in pixels of the ellipse that has the second moment of a line one pixel wide."""
 
 
 def shape_features(masks: PackedMasks, perimeters_px: Floats, um_per_px: float) -> dict[str, Floats]:

@@ -16,9 +16,10 @@ from mkhspc.measure.strips import Bytes, Strip, variances
 from mkhspc.slide.stains import OD_UNIT, STAINS
 
 NUCLEUS_SHARE = 0.5
-"""Nucleus begins half-way from the scene's typical cytoplasm to its typical nucleus."""
+"""A pixel of a cell is nucleus from half-way from the scene's typical cytoplasm to its typical nucleus on."""
 SCALES_NM = (500, 1000)
-"""Sizes of chromatin clumps and of nucleoli, which scans of 0.15 to 0.5 µm a pixel resolve."""
+"""The distances in nm at which pixels are compared: the sizes of chromatin clumps and of nucleoli, which
+scans of 0.15 to 0.5 µm a pixel resolve."""
 
 _OF_VALUES = ("mean", "std", "p10", "median", "p90", "skewness", "entropy")
 _OF_SCALES = ("edge", "contrast", "homogeneity", "correlation")
@@ -33,9 +34,9 @@ TEXTURE_NAMES = (
 )
 
 LEVELS_PER_BIN = 8
-"""1/16 OD, about the noise of a pixel: the unit of 'alike' for entropy and homogeneity."""
+"""Entropy and homogeneity count in bins of this many levels, 1/16 OD: about the noise of a pixel."""
 ROUNDING_VARIANCE = 1.0 / 12.0
-"""Variance of rounding to whole levels; keeps ratios to a variance finite in a uniform cell."""
+"""The variance that rounding to whole levels has. It keeps ratios to a variance finite in a uniform cell."""
 
 
 def texture_reach_px(um_per_px: float) -> int:

@@ -197,7 +197,7 @@ class TissueMask:
         """Reads what `to_bytes` wrote.
 
         Raises:
-            InputError: the bytes are no tissue mask, or damaged.
+            InputError: the bytes are not a tissue mask, or damaged.
         """
         try:
             magic, head, packed = data.split(b"\n", 2)

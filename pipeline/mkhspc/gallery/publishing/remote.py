@@ -86,7 +86,7 @@ def redactor(repo: str) -> Callable[[str], str]:
 
 
 def _user_part(repo: str) -> str:
-    """All that stands before the host, its '@' included; nothing for the user `git`, who is no secret."""
+    """All that stands before the host, its '@' included; nothing for the user `git`, which hides nothing."""
     found = _USER_PART.search(repo) or _SCP_USER.search(repo)
     return found[0] if found and found[0] != "git@" else ""
 

@@ -79,7 +79,7 @@ def site_json_address(url: str) -> str:
         parts = urlsplit(url.strip())
         host = (parts.hostname or "").encode("idna").decode("ascii")
         port = "" if parts.port is None else f":{parts.port}"
-    except ValueError as error:  # brackets that do not close, a port that is no number, a label too long
+    except ValueError as error:  # brackets that do not close, a port that is not a number, a label too long
         raise _no_address(url) from error
     if parts.scheme not in ("http", "https") or not host or " " in host:
         raise _no_address(url)
@@ -139,7 +139,7 @@ def look(address: str, expected: bytes, answer_s: float) -> Sight:
     except (OSError, http.client.HTTPException) as error:
         return Sight(Kind.UNREACHABLE, _trouble(error))
     except ValueError:  # brackets that do not close
-        return Sight(Kind.MISSING, "the server sends on to an address that is none")
+        return Sight(Kind.MISSING, "the server redirects to something that is not an address")
     return Sight(Kind.LIVE, "") if is_live else Sight(Kind.OTHER, "an older site or another page is there")
 
 

@@ -281,7 +281,7 @@ def _answer(request: urllib.request.Request, silence_s: float) -> Iterator[http.
         raise _BrokenError(f"no connection ({_reason(error.reason)})") from error
     except (OSError, http.client.HTTPException) as error:
         raise _BrokenError(f"no answer ({_reason(error)})") from error
-    except ValueError as error:  # it sends us on to an address that is none
+    except ValueError as error:  # it redirects to what is not an address
         raise InputError(
             f"the server's answer cannot be understood ({error})",
             where=request.full_url,

@@ -37,7 +37,7 @@ _BARE_AMPERSAND = re.compile("&(?!(?:#x[0-9a-fA-F]+|#[0-9]+|amp|lt|gt|quot|apos)
 _REPLACEMENT = "\ufffd"
 """Stands where a character was that no XML can hold, so that no number is read from what is left."""
 _MOST_DIGITS = 8
-"""A reference to a character with more digits is none."""
+"""The most digits of a reference to a character; with more it refers to nothing."""
 
 
 def describe(directory: CziDirectory, channel: int | None = None) -> SlideInfo:

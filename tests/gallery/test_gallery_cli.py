@@ -86,7 +86,7 @@ def test_tables_older_than_the_tiles_are_shown_with_a_warning(
         (["gallery", "--run", "{run}", "--out", "{out}", "--order", "suggested"], 2, "suggested"),
         (["gallery", "--run", "{run}", "--out", "{out}", "--order", "uncertainty"], 3, "mkhspc score"),
         (["gallery", "--run", "{run}", "--out", "{run}"], 3, "does not hold a site of mkhspc"),
-        (["gallery", "--run", "{out}", "--out", "{out}"], 3, "no manifest.json"),
+        (["gallery", "--run", "{out}", "--out", "{out}"], 3, "there is no such run"),
         (["gallery", "--run", "{run}", "--out", "{out}", "--max-site-mb", "0.001"], 1, "MB are allowed"),
         (["serve", "{run}"], 3, "is not a site"),
         (["publish", "{run}", "--repo", "{run}"], 3, "is not a site"),
